@@ -1,0 +1,52 @@
+"""From scribbles and network predictions to dense labels: one explicit energy, interchangeable solvers.
+
+Names are imported when first used, so that the command line can show its help without waiting for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selflabel.affinity import DenseAffinity, GaussianKernel, GridAffinity, WindowAffinity, WindowKernel
+    from selflabel.problem import Energy, Problem
+    from selflabel.driver import Result, Solution, SolveError, Solver, Step, solve
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DenseAffinity": "selflabel.affinity",
+    "GaussianKernel": "selflabel.affinity",
+    "Energy": "selflabel.problem",
+    "GridAffinity": "selflabel.affinity",
+    "Problem": "selflabel.problem",
+    "Result": "selflabel.driver",
+    "Solution": "selflabel.driver",
+    "SolveError": "selflabel.driver",
+    "Solver": "selflabel.driver",
+    "Step": "selflabel.driver",
+    "WindowAffinity": "selflabel.affinity",
+    "WindowKernel": "selflabel.affinity",
+    "solve": "selflabel.driver",
+}
+
+__all__ = [
+    "DenseAffinity",
+    "Energy",
+    "GaussianKernel",
+    "GridAffinity",
+    "Problem",
+    "Result",
+    "Solution",
+    "SolveError",
+    "Solver",
+    "Step",
+    "WindowAffinity",
+    "WindowKernel",
+    "solve",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'selflabel' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

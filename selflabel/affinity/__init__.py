@@ -1,0 +1,23 @@
+"""Affinities: who is whose neighbor, how strongly. Operators W, built from an image or from features."""
+
+from selflabel.affinity.exact import ExactFilter, SeparableFilter
+from selflabel.affinity.gaussian import POST_PROCESSING, DenseAffinity, GaussianKernel
+from selflabel.affinity.grid import GridAffinity
+from selflabel.affinity.lattice import Lattice
+from selflabel.affinity.protocol import Affinity, Edges, SparseAffinity
+from selflabel.affinity.window import WindowAffinity, WindowKernel
+
+__all__ = [
+    "POST_PROCESSING",
+    "Affinity",
+    "DenseAffinity",
+    "Edges",
+    "ExactFilter",
+    "GaussianKernel",
+    "GridAffinity",
+    "Lattice",
+    "SeparableFilter",
+    "SparseAffinity",
+    "WindowAffinity",
+    "WindowKernel",
+]

@@ -1,0 +1,152 @@
+"""Affinities between pixels a fixed offset apart: what grid and window share.
+
+Each offset is kept once (its negative is the same pairs), with one weight a pair and none outside the image:
+offset o pairs the pixels of a box with those of the same box moved by o, so looking up neighbors is slicing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from types import EllipsisType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from selflabel.affinity.protocol import Edges
+
+Offset = tuple[int, ...]
+Box = tuple[EllipsisType | slice, ...]
+
+
+def boxes(offset: Offset, size: tuple[int, ...]) -> tuple[Box, Box]:
+    """Where the first and the second pixels of the pairs lie: indices into ``[... *s]``."""
+    first = [slice(max(0, -o), max(0, min(n, n - o))) for o, n in zip(offset, size, strict=True)]
+    second = [slice(max(0, o), max(0, min(n, n + o))) for o, n in zip(offset, size, strict=True)]
+    return (..., *first), (..., *second)
+
+
+@dataclass(frozen=True)
+class OffsetPairs:
+    """The pairs of one offset."""
+
+    first_box: Box
+    second_box: Box
+    weight: Tensor
+
+    def first(self, values: Tensor) -> Tensor:
+        """A view."""
+        return values[self.first_box]
+
+    def second(self, values: Tensor) -> Tensor:
+        """A view."""
+        return values[self.second_box]
+
+    def add(self, to: Tensor, at_first: Tensor, at_second: Tensor) -> None:
+        """In place, through the views."""
+        self.first(to).add_(at_first)
+        self.second(to).add_(at_second)
+
+    def add_products(self, to: Tensor, scale: Tensor, at_first: Tensor, at_second: Tensor) -> None:
+        """In place, through the views."""
+        self.first(to).addcmul_(scale, at_first)
+        self.second(to).addcmul_(scale, at_second)
+
+
+@dataclass(frozen=True)
+class Stencil:
+    """Weights ``[b 1 *box]`` for each of a few offsets."""
+
+    size: tuple[int, ...]
+    offsets: tuple[Offset, ...]
+    weights: tuple[Tensor, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(b, *s)``."""
+        return (self.weights[0].shape[0], *self.size)
+
+    def pairs(self) -> Iterator[OffsetPairs]:
+        """One block an offset."""
+        for offset, weight in zip(self.offsets, self.weights, strict=True):
+            yield OffsetPairs(*boxes(offset, self.size), weight)
+
+    def apply(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+        """``W x``: two multiply-adds a pair and class."""
+        result = torch.zeros_like(labels)
+        for pairs in self.pairs():
+            weight = pairs.weight.to(labels.dtype)
+            pairs.add_products(result, weight, pairs.second(labels), pairs.first(labels))
+        return result
+
+    def degree(self) -> Float[Tensor, "b 1 *s"]:
+        """``W 1``: the sum of the weights around each pixel."""
+        result = self.weights[0].new_zeros(self.shape[0], 1, *self.size)
+        for pairs in self.pairs():
+            pairs.add(result, pairs.weight, pairs.weight)
+        return result
+
+    def edges(self) -> Edges:
+        """Index lists, offset by offset, each in reading order."""
+        numbers = torch.arange(prod(self.size), device=self.weights[0].device).view(self.size)
+        blocks = list(self.pairs())
+        return Edges(
+            first=torch.cat([pairs.first(numbers).flatten() for pairs in blocks]),
+            second=torch.cat([pairs.second(numbers).flatten() for pairs in blocks]),
+            weight=torch.cat([pairs.weight.flatten(1) for pairs in blocks], dim=1),
+        )
+
+    def as_matrix(self) -> Float[Tensor, "b n n"]:
+        """Dense W, for tests."""
+        edges, n = self.edges(), prod(self.size)
+        matrix = edges.weight.new_zeros(self.shape[0], n, n)
+        matrix[:, edges.first, edges.second] = edges.weight
+        return matrix + matrix.transpose(1, 2)
+
+    def coarsen(self) -> "Stencil":
+        """The affinity between blocks of 2 pixels an axis: weights between two blocks add up.
+
+        For labels that are constant on each block it gives the same Potts sum (pairs within a block cost
+        nothing). Cost: one pass over the pairs.
+        """
+        size, batch = tuple((n + 1) // 2 for n in self.size), self.shape[0]
+        coarse: dict[Offset, Tensor] = {}
+        for offset, weight in zip(self.offsets, self.weights, strict=True):
+            at_first = weight.new_zeros(batch, 1, *(2 * n for n in size))
+            at_first[boxes(offset, self.size)[0]] = weight
+            for corner in product((0, 1), repeat=len(size)):
+                moved = tuple((c + o) // 2 for c, o in zip(corner, offset, strict=True))
+                if not any(moved):
+                    continue
+                # a coarse offset and its negative are the same pairs: keep the one that is first in order
+                key = max(moved, tuple(-m for m in moved))
+                first, second = boxes(key, size)
+                part = at_first[(..., *(slice(c, None, 2) for c in corner))][first if key == moved else second]
+                coarse[key] = coarse[key] + part if key in coarse else part.clone()
+        return Stencil(size, tuple(coarse), tuple(coarse.values()))
+
+    def to(self, dtype: torch.dtype) -> "Stencil":
+        """The same affinity with weights of another type."""
+        return Stencil(self.size, self.offsets, tuple(weight.to(dtype) for weight in self.weights))
+
+
+def check_size(size: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless there are two or three spatial axes, none of them empty."""
+    if len(size) not in (2, 3) or 0 in size:
+        raise ValueError(f"expected two or three spatial axes with pixels, (h, w) or (d, h, w), got {size}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise `ValueError` unless the value is above zero."""
+    if not value > 0:
+        raise ValueError(f"expected {name} > 0, got {value}")
+
+
+def check_spacing(spacing: tuple[float, ...] | None, size: tuple[int, ...]) -> tuple[float, ...]:
+    """The voxel spacing, one unit an axis by default; `ValueError` for another number of axes or if not positive."""
+    if spacing is None:
+        return (1.0,) * len(size)
+    if len(spacing) != len(size) or min(spacing) <= 0:
+        raise ValueError(f"expected a positive spacing for each of {len(size)} axes, got {spacing}")
+    return spacing

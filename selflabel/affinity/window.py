@@ -1,0 +1,100 @@
+"""All neighbors within a radius, weighted by a mixture of kernels, with gates: the affinity of the gated CRF."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from selflabel.affinity.image import colors
+from selflabel.affinity.stencil import Offset, Stencil, boxes, check_positive, check_size, check_spacing
+
+
+@dataclass(frozen=True)
+class WindowKernel:
+    """``weight · exp(-½ d² / sigma_xy² - ½ ‖f_i - f_j‖² / sigma_rgb²)``; a sigma of None leaves its part out.
+
+    `sigma_xy` in pixels (in units of the spacing, if one is given), `sigma_rgb` in 0..255 units for images and
+    in the features' own otherwise.
+    """
+
+    weight: float = 1.0
+    sigma_xy: float | None = 6.0
+    sigma_rgb: float | None = 15.0
+
+
+def window_offsets(radius: int, axes: int) -> tuple[Offset, ...]:
+    """Half of the offsets of the (2·radius + 1)^axes window, without its center."""
+    return tuple(o for o in product(range(-radius, radius + 1), repeat=axes) if o > (0,) * axes)
+
+
+class WindowAffinity(Stencil):
+    """``w_ij = ½ (m_i^dst m_j^src + m_j^dst m_i^src) Σ_p K_p(i, j)`` within a window (paper 002, eq. 3 and 4).
+
+    The gates m are 1 where not given, and then ``w = Σ_p K_p``. A pair counts once; the published sum counts
+    both orders, which is twice this one, for any gates. Memory: half the window's pixels numbers a pixel.
+    """
+
+    @classmethod
+    def from_image(
+        cls,
+        image: Tensor,
+        radius: int = 5,
+        kernels: tuple[WindowKernel, ...] = (WindowKernel(),),
+        *,
+        source: Float[Tensor, "b 1 *s"] | None = None,
+        destination: Float[Tensor, "b 1 *s"] | None = None,
+        spacing: tuple[float, ...] | None = None,
+    ) -> "WindowAffinity":
+        """From an image ``[b c *s]``, uint8 in 0..255 or floats in [0, 1]. Published: radius 5, sigma_xy 6."""
+        return cls.from_features(
+            colors(image), radius, kernels, source=source, destination=destination, spacing=spacing
+        )
+
+    @classmethod
+    def from_features(
+        cls,
+        features: Float[Tensor, "b c *s"],
+        radius: int = 5,
+        kernels: tuple[WindowKernel, ...] = (WindowKernel(),),
+        *,
+        source: Float[Tensor, "b 1 *s"] | None = None,
+        destination: Float[Tensor, "b 1 *s"] | None = None,
+        spacing: tuple[float, ...] | None = None,
+    ) -> "WindowAffinity":
+        """From any feature map."""
+        size = tuple(features.shape[2:])
+        check_size(size)
+        check_positive("radius", radius)
+        spacing = check_spacing(spacing, size)
+        if not kernels:
+            raise ValueError("expected at least one kernel, got none")
+        for sigma in [s for kernel in kernels for s in (kernel.sigma_xy, kernel.sigma_rgb) if s is not None]:
+            check_positive("every sigma", sigma)
+        for name, gate in (("source", source), ("destination", destination)):
+            if gate is not None and gate.shape != (features.shape[0], 1, *size):
+                raise ValueError(
+                    f"expected a {name} gate of shape {(features.shape[0], 1, *size)}, got {tuple(gate.shape)}"
+                )
+        ones = features.new_ones(features.shape[0], 1, *size)
+        source, destination = ones if source is None else source, ones if destination is None else destination
+        offsets = tuple(
+            o for o in window_offsets(radius, len(size)) if all(abs(x) < n for x, n in zip(o, size, strict=True))
+        ) or (window_offsets(radius, len(size))[:1])  # one pixel: a single offset without pairs
+        weights = []
+        for offset in offsets:
+            first, second = boxes(offset, size)
+            squared = (features[first] - features[second]).square().sum(1, keepdim=True)
+            distance = sum((o * s) ** 2 for o, s in zip(offset, spacing, strict=True))
+            weight = torch.zeros_like(squared)
+            for kernel in kernels:
+                exponent = torch.zeros_like(squared)
+                if kernel.sigma_xy is not None:
+                    exponent = exponent - distance / (2 * kernel.sigma_xy**2)
+                if kernel.sigma_rgb is not None:
+                    exponent = exponent - squared / (2 * kernel.sigma_rgb**2)
+                weight += kernel.weight * exponent.exp()
+            gates = destination[first] * source[second] + destination[second] * source[first]
+            weights.append(weight * gates / 2)
+        return cls(size, offsets, tuple(weights))

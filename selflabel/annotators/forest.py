@@ -1,0 +1,52 @@
+"""Extremely randomized trees on pixel features."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from sklearn.ensemble import ExtraTreesClassifier
+from torch import Tensor
+
+from selflabel.annotators.features import pixel_features
+from selflabel.annotators.protocol import seeds_by_image, spread
+
+
+@dataclass(frozen=True)
+class ForestAnnotator:
+    """One forest an image, learned from its seeds (paper 004, Sec. 3.1: 50 trees).
+
+    Extremely randomized trees (Geurts et al. 2006) on `pixel_features`, with the given number of `trees` and
+    pixels a leaf at least. `random_state` draws the trees: the same gives the same. Cost: about 0.5 s for
+    0.2 megapixels on one core.
+    """
+
+    trees: int = 50
+    leaf: int = 2
+    random_state: int = 0
+
+    name: ClassVar[str] = "forest"
+
+    def predict(
+        self, image: Float[Tensor, "b c *s"], seeds: Integer[Tensor, "b *s"], num_classes: int
+    ) -> Float[Tensor, "b k *s"]:
+        """Probabilities; a class without a seed in an image gets zero there."""
+        each = seeds_by_image(image, seeds, num_classes)
+        return torch.stack(
+            [
+                self._predict(features, one, num_classes)
+                for features, one in zip(pixel_features(image), each, strict=True)
+            ]
+        )
+
+    def _predict(
+        self, features: np.ndarray, seeds: Integer[Tensor, "*s"], num_classes: int
+    ) -> Float[Tensor, "k *s"]:
+        index = seeds.cpu().numpy().ravel()
+        known = index < num_classes
+        forest = ExtraTreesClassifier(self.trees, min_samples_leaf=self.leaf, random_state=self.random_state)
+        forest.fit(features[known], index[known])
+        probs = torch.from_numpy(np.ascontiguousarray(forest.predict_proba(features).T))
+        probs = probs.view(-1, *seeds.shape).to(seeds.device)
+        return spread(probs, torch.from_numpy(forest.classes_).to(seeds.device), num_classes)

@@ -1,0 +1,64 @@
+"""A Gaussian mixture for each class."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from scipy.special import softmax
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from selflabel.affinity.image import lab
+from selflabel.annotators.protocol import seeds_by_image, spread
+
+
+@dataclass(frozen=True)
+class MixtureAnnotator:
+    """Gaussian mixtures of color and place, one a class, as in GrabCut; equal priors.
+
+    `components` at most, and one for every ten seeds at most; `regularization` is added to the variances of
+    the features: Lab, blurred by a pixel, and coordinates in units of a tenth of the image's longest side times
+    Lab's typical spread. `random_state` starts the fit. Cost: about 0.1 s for 0.2 megapixels on one core.
+    """
+
+    components: int = 5
+    regularization: float = 10.0
+    random_state: int = 0
+
+    name: ClassVar[str] = "mixture"
+
+    def predict(
+        self, image: Float[Tensor, "b c *s"], seeds: Integer[Tensor, "b *s"], num_classes: int
+    ) -> Float[Tensor, "b k *s"]:
+        """Probabilities; a class without a seed in an image gets zero there."""
+        each = seeds_by_image(image, seeds, num_classes)
+        features = lab(image, blur=1.0).flatten(2).transpose(1, 2).cpu().numpy().astype(np.float64)
+        size = image.shape[2:]
+        places = np.stack([axis.ravel() for axis in np.indices(size)], axis=1) * (100 / max(size))
+        return torch.stack(
+            [
+                self._predict(np.concatenate([colors, places], axis=1), one, num_classes)
+                for colors, one in zip(features, each, strict=True)
+            ]
+        )
+
+    def _predict(
+        self, features: np.ndarray, seeds: Integer[Tensor, "*s"], num_classes: int
+    ) -> Float[Tensor, "k *s"]:
+        index = seeds.cpu().numpy().ravel()
+        present = np.unique(index[index < num_classes])
+        scores = np.empty((len(present), len(features)))
+        for row, label in enumerate(present):
+            samples = features[index == label]
+            if len(samples) == 1:
+                samples = np.repeat(samples, 2, axis=0)
+            mixture = GaussianMixture(
+                min(self.components, 1 + len(samples) // 10),
+                reg_covar=self.regularization,
+                random_state=self.random_state,
+            )
+            scores[row] = mixture.fit(samples).score_samples(features)
+        probs = torch.from_numpy(softmax(scores, axis=0)).view(-1, *seeds.shape).to(seeds.device)
+        return spread(probs, torch.from_numpy(present).to(seeds.device), num_classes)

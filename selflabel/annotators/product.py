@@ -1,0 +1,40 @@
+"""Two predictions multiplied: each vetoes what the other cannot know."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from selflabel.annotators.forest import ForestAnnotator
+from selflabel.annotators.walker import WalkerAnnotator
+from selflabel.labels import classes_present
+
+
+@dataclass(frozen=True)
+class ProductAnnotator:
+    """``p ∝ (p_walker + walker_floor) (p_forest + forest_floor)^forest_power`` over the classes with seeds.
+
+    The forest knows appearance and would put a class anywhere; the walker knows what is connected to the seeds
+    and nothing of appearance. Their product is better than either by several points of mean IoU (README). The
+    floors keep one from overruling the other with a zero learned from a few seeds.
+    """
+
+    walker: WalkerAnnotator = WalkerAnnotator()
+    forest: ForestAnnotator = ForestAnnotator()
+    forest_power: float = 1.5
+    walker_floor: float = 1e-3
+    forest_floor: float = 0.02
+
+    name: ClassVar[str] = "product"
+
+    def predict(
+        self, image: Float[Tensor, "b c *s"], seeds: Integer[Tensor, "b *s"], num_classes: int
+    ) -> Float[Tensor, "b k *s"]:
+        """Probabilities; a class without a seed in an image gets zero there."""
+        walker = self.walker.predict(image, seeds, num_classes)
+        forest = self.forest.predict(image, seeds, num_classes)
+        product = (walker + self.walker_floor) * (forest + self.forest_floor) ** self.forest_power
+        present = classes_present(seeds, num_classes)
+        product = product * present.view(*present.shape, *[1] * (product.ndim - 2))
+        return product / product.sum(1, keepdim=True)

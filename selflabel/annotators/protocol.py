@@ -1,0 +1,50 @@
+"""What an annotator is: a prediction from one image and its seeds, without a network."""
+
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from selflabel.labels import check_seeds
+
+
+@runtime_checkable
+class Annotator(Protocol):
+    """A frozen dataclass of settings; learns from the seeds of each image alone (paper 004, Sec. 3.1)."""
+
+    name: ClassVar[str]
+    """As on the command line: "forest"."""
+
+    def predict(
+        self, image: Float[Tensor, "b c *s"], seeds: Integer[Tensor, "b *s"], num_classes: int
+    ) -> Float[Tensor, "b k *s"]:
+        """Probabilities; a class without a seed in an image gets zero there.
+
+        `image` in [0, 1]. Raises `ValueError` for an image without seeds, or with seeds out of range.
+        """
+
+
+def seeds_by_image(
+    image: Float[Tensor, "b c *s"], seeds: Integer[Tensor, "b *s"], num_classes: int
+) -> list[Integer[Tensor, "*s"]]:
+    """The seeds of each image, checked: what every annotator does first."""
+    if image.shape[0] != seeds.shape[0] or image.shape[2:] != seeds.shape[1:]:
+        raise ValueError(
+            f"expected seeds of shape {(image.shape[0], *image.shape[2:])} as the images', got {tuple(seeds.shape)}"
+        )
+    check_seeds(seeds, num_classes)
+    each = list(seeds)
+    for number, one in enumerate(each):
+        if not bool((one < num_classes).any()):
+            raise ValueError(f"expected at least one seed in every image, got none in image {number} of the batch")
+    return each
+
+
+def spread(
+    probs: Float[Tensor, "present *s"], present: Integer[Tensor, " present"], num_classes: int
+) -> Float[Tensor, "k *s"]:
+    """Probabilities of the classes present, at their places among all classes."""
+    full = torch.zeros(num_classes, *probs.shape[1:], dtype=torch.float32, device=probs.device)
+    full[present.long()] = probs.to(torch.float32)
+    return full

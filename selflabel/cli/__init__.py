@@ -1,0 +1,49 @@
+"""The command line: `selflabel label`, `score`, `solvers`, `demo`.
+
+Names become objects in `names` only. Nothing heavy is imported before a command runs, so that help is
+immediate.
+"""
+
+from typing import Annotated
+
+import typer
+
+import selflabel
+from selflabel.cli.demo import demo
+from selflabel.cli.label import label
+from selflabel.cli.score import score
+from selflabel.cli.solvers import solvers
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From scribbles and network predictions to dense labels: one energy, interchangeable solvers.",
+)
+app.command()(label)
+app.command()(score)
+app.command()(solvers)
+app.command()(demo)
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(selflabel.__version__)
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The entry point of the command `selflabel`."""
+    app()

@@ -1,0 +1,82 @@
+"""`selflabel demo`: every solver on the photographs that scikit-image ships."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float32, UInt8
+
+    from selflabel.data.mosaic import Tile
+    from selflabel.labeling.engine import Engine
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = Path("demo.png"),
+    size: Annotated[int, typer.Option(min=32, help="Longer side of a photograph, in pixels.")] = 288,
+) -> None:
+    """Label five photographs from the scribbles kept in this package, with every solver, and compare them.
+
+    Writes one picture: a row for each photograph; its scribbles, then the labels of each solver, with the
+    seconds that solver and prediction took. Nothing is downloaded.
+    """
+    from selflabel.cli import names, screen
+    from selflabel.data.atomic import write_atomic
+    from selflabel.data.mosaic import mosaic
+    from selflabel.data.photographs import photographs
+
+    if not out.parent.is_dir():
+        raise screen.stop(f"{out} cannot be written: there is no folder {out.parent}")
+    engines = {name: names.engine(names.Choices(name)) for name in names.SOLVERS}
+    shown = photographs()
+    rows: list[list[Tile]] = []
+    with screen.progress() as bar:
+        task = bar.add_task("labeling", total=len(shown) * len(engines))
+        for photograph in shown:
+            image = photograph.image(size)
+            seeds = photograph.seeds((image.shape[0], image.shape[1]))
+            row = [_scribbles(photograph.name, image, seeds)]
+            for name, engine in engines.items():
+                row.append(_labels(name, engine, image, seeds, len(photograph.classes)))
+                bar.advance(task)
+            rows.append(row)
+    picture = mosaic(rows)
+    try:
+        write_atomic(out, lambda file: picture.save(file, format="PNG"))
+    except OSError as error:
+        raise screen.stop(f"{out} cannot be written: {error}") from error
+    screen.tell(f"{len(shown)} photographs, {len(engines)} solvers: {out}")
+
+
+def _scribbles(
+    title: str, image: "Float32[np.ndarray, 'h w c']", seeds: "UInt8[np.ndarray, 'h w']"
+) -> "Tile":
+    from selflabel.data.mosaic import Tile
+    from selflabel.data.palette import overlay
+
+    return Tile(overlay(0.4 + 0.6 * image, seeds, opacity=1.0), title)
+
+
+def _labels(
+    name: str,
+    engine: "Engine",
+    image: "Float32[np.ndarray, 'h w c']",
+    seeds: "UInt8[np.ndarray, 'h w']",
+    num_classes: int,
+) -> "Tile":
+    import time
+
+    import numpy as np
+    import torch
+
+    from selflabel.data.mosaic import Tile
+    from selflabel.data.palette import overlay
+
+    channels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
+    began = time.perf_counter()
+    found = engine.label(channels, torch.from_numpy(seeds.astype(np.int64)), num_classes)
+    seconds = time.perf_counter() - began
+    index = found.labels.argmax(0).numpy().astype(np.uint8)
+    return Tile(overlay(image, index, opacity=0.6), f"{name}, {seconds:.1f} s")

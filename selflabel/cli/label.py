@@ -1,0 +1,268 @@
+"""`selflabel label`: folders of images with seeds to labels."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from selflabel.labeling.folder import Outcome
+    from selflabel.labeling.report import Report
+
+FILES = "Files"
+ENERGY = "Energy and affinity (default: the solver's own)"
+OUTPUT = "Output"
+RUN = "Run"
+
+
+def label(
+    images: Annotated[Path, typer.Argument(help="Folder of images, or one image.")],
+    seeds: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of scribbles or clicks of the same stems: class indices.", rich_help_panel=FILES
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write to.", rich_help_panel=FILES)],
+    probs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of predictions, npy or npz, instead of an annotator.", rich_help_panel=FILES
+        ),
+    ] = None,
+    probs_layout: Annotated[
+        str, typer.Option(help="Axes of the predictions: khw or hwk.", rich_help_panel=FILES)
+    ] = "khw",
+    probs_key: Annotated[
+        str, typer.Option(help="Name of the array in npz files.", rich_help_panel=FILES)
+    ] = "",
+    unlabeled: Annotated[
+        int, typer.Option(help="Value in the seeds of pixels without a label.", rich_help_panel=FILES)
+    ] = 255,
+    seeds_offset: Annotated[
+        int, typer.Option(help="Value in the seeds of class 0 (napari, ilastik: 1).", rich_help_panel=FILES)
+    ] = 0,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(min=1, max=255, help="Seeds of class N or above are an error.", rich_help_panel=FILES),
+    ] = None,
+    all_classes: Annotated[
+        bool,
+        typer.Option(
+            "--all-classes",
+            help="Let classes without seeds in an image win, too (with --probs).",
+            rich_help_panel=FILES,
+        ),
+    ] = False,
+    stems: Annotated[
+        Path | None,
+        typer.Option(help="Text file of stems, such as val.txt: only these.", rich_help_panel=FILES),
+    ] = None,
+    solver: Annotated[
+        str, typer.Option(help="See `selflabel solvers`.", rich_help_panel=ENERGY)
+    ] = "graph-cut",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Option of the solver, or annotator.KEY=VALUE.",
+            rich_help_panel=ENERGY,
+        ),
+    ] = None,
+    annotator: Annotated[
+        str | None,
+        typer.Option(help="Appearance model that predicts from the seeds, or none.", rich_help_panel=ENERGY),
+    ] = None,
+    coupling: Annotated[str | None, typer.Option(help="Cross-entropy.", rich_help_panel=ENERGY)] = None,
+    relaxation: Annotated[str | None, typer.Option(help="Potts relaxation.", rich_help_panel=ENERGY)] = None,
+    coupling_weight: Annotated[float | None, typer.Option(min=0, help="η", rich_help_panel=ENERGY)] = None,
+    pairwise_weight: Annotated[float | None, typer.Option(min=0, help="λ", rich_help_panel=ENERGY)] = None,
+    affinity: Annotated[
+        str | None, typer.Option(help="grid, window or dense.", rich_help_panel=ENERGY)
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="Color bandwidth in 0..255 units.", rich_help_panel=ENERGY)
+    ] = None,
+    sigma_xy: Annotated[
+        float | None,
+        typer.Option(help="Spatial bandwidth in pixels (window, dense).", rich_help_panel=ENERGY),
+    ] = None,
+    neighbors: Annotated[int | None, typer.Option(help="4 or 8 (grid).", rich_help_panel=ENERGY)] = None,
+    radius: Annotated[int | None, typer.Option(help="In pixels (window).", rich_help_panel=ENERGY)] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Limit of steps.", rich_help_panel=ENERGY)
+    ] = None,
+    soft: Annotated[
+        str, typer.Option(help="Also write soft labels: none, uint8 or float16.", rich_help_panel=OUTPUT)
+    ] = "none",
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write the labels over the image.", rich_help_panel=OUTPUT)
+    ] = False,
+    min_confidence: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Leave pixels below it unlabeled (255).", rich_help_panel=OUTPUT),
+    ] = 0.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Label again what is done already.", rich_help_panel=RUN)
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The first N images only.", rich_help_panel=RUN)
+    ] = None,
+    num_parts: Annotated[
+        int, typer.Option(min=1, help="Divide the images among this many runs.", rich_help_panel=RUN)
+    ] = 1,
+    part_id: Annotated[
+        int, typer.Option(min=0, help="Which part this run is, from 0.", rich_help_panel=RUN)
+    ] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processes of one thread each. Default: one a processor.", rich_help_panel=RUN
+        ),
+    ] = None,
+) -> None:
+    """Label every pixel of images from scribbles or clicks.
+
+    Images: gray, RGB or palette, 8 or 16 bit (divided by 255 or 65535), floats in [0, 1], turned as their
+    EXIF tag says; alpha is dropped. Seeds: index or palette PNG. Files belong together by stem. Only classes
+    with seeds in an image can win there.
+
+    Writes OUT/labels (palette PNG), OUT/confidence (8-bit PNG), OUT/soft and OUT/overlays if asked for, and
+    OUT/manifest.jsonl with the arguments and, for each image, its energy before and after. What is done is
+    skipped when the command runs again; images that cannot be labeled are listed at the end, and the exit
+    code is 1 then.
+    """
+    import selflabel
+    from selflabel.cli import names, screen
+    from selflabel.data.folders import read_lines
+    from selflabel.data.labelfiles import LabelFormat
+    from selflabel.data.probabilities import ProbabilityFormat
+    from selflabel.labeling.folder import label_folder
+    from selflabel.labeling.manifest import Run
+    from selflabel.labeling.plan import Part, make_plan
+    from selflabel.labeling.settings import Settings, described
+
+    choices = names.Choices(
+        solver=solver,
+        options=tuple(set_ or ()),
+        annotator=annotator,
+        coupling=coupling,
+        relaxation=relaxation,
+        coupling_weight=coupling_weight,
+        pairwise_weight=pairwise_weight,
+        affinity=affinity,
+        affinity_options={"sigma": sigma, "sigma_xy": sigma_xy, "neighbors": neighbors, "radius": radius},
+        max_steps=max_steps,
+        has_probs=probs is not None,
+    )
+    try:
+        settings = Settings(
+            engine=names.engine(choices),
+            seeds_format=LabelFormat(unlabeled, seeds_offset),
+            probs_format=ProbabilityFormat(
+                names.known("layout", probs_layout, names.CHANNELS_LAST), probs_key
+            ),
+            num_classes=num_classes,
+            all_classes=all_classes,
+            soft=names.known("soft format", soft, names.SOFT),
+            overlay=overlay,
+            min_confidence=min_confidence,
+        )
+        part = Part(part_id, num_parts)
+        wanted = read_lines(stems) if stems is not None else None
+        plan = make_plan(images, seeds, probs, stems=wanted, limit=limit, part=part)
+    except (ValueError, OSError) as error:
+        raise screen.stop(str(error)) from error
+    paths = {"seeds": str(seeds.resolve()), "probs": None if probs is None else str(probs.resolve())}
+    run = Run(selflabel.__version__, {**paths, **described(settings)}, str(images.resolve()))
+    work = label_folder(
+        plan, settings, run, out, part=part, workers=_workers(workers, len(plan.jobs)), overwrite=overwrite
+    )
+    _follow(work, len(plan.jobs) + len(plan.failures), out)
+
+
+def _workers(asked: int | None, jobs: int) -> int:
+    import os
+
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(there if asked is None else asked, jobs))
+
+
+def _follow(work: "Generator[Outcome, None, None]", total: int, out: Path) -> None:
+    """Let the work go on, show how far it is, then what was done."""
+    from contextlib import closing
+
+    import torch
+
+    from selflabel.cli import screen
+    from selflabel.labeling.folder import Skipped
+    from selflabel.labeling.report import Report
+
+    torch.set_num_threads(1)  # as in worker processes: the same bytes whatever their number
+    outcomes: list[Outcome] = []
+    interrupted, broken = False, ""
+    try:
+        with screen.progress() as bar, closing(work):
+            task = bar.add_task("labeling", total=total)
+            for outcome in work:
+                if outcomes and isinstance(outcomes[-1], Skipped) and not isinstance(outcome, Skipped):
+                    bar.reset(task, total=total, completed=len(outcomes))  # the rate is that of labeling
+                outcomes.append(outcome)
+                bar.advance(task)
+    except KeyboardInterrupt:
+        interrupted = True
+    except OSError as error:
+        broken = f"{out} cannot be written: {error}"
+    except ValueError as error:
+        raise screen.stop(str(error)) from error
+    if broken and not outcomes:
+        raise screen.stop(broken)
+    report = Report.of(outcomes)
+    _summary(report, out)
+    screen.failures([(failure.stem, failure.reason) for failure in report.failures])
+    if interrupted:
+        screen.tell(
+            f"interrupted with {total - len(outcomes)} images left: the same command goes on", "bold yellow"
+        )
+        raise typer.Exit(screen.INTERRUPTED)
+    if broken:
+        raise screen.stop(broken, screen.BAD_IMAGES)
+    if report.failures:
+        raise typer.Exit(screen.BAD_IMAGES)
+
+
+def _summary(report: "Report", out: Path) -> None:
+    from rich.table import Table
+
+    from selflabel.cli import screen
+
+    table = Table(title=str(out), show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in _lines(report):
+        table.add_row(name, value)
+    screen.show(table)
+
+
+def _lines(report: "Report") -> Sequence[tuple[str, str]]:
+    from selflabel.cli import screen
+
+    records = report.records
+    lines = [("labeled", str(len(report.labeled))), ("done before", str(len(report.skipped)))]
+    lines.append(("failed", str(len(report.failures))))
+    if not records:
+        return lines
+    unfinished = sum(record.result != "converged" for record in records)
+    return [
+        *lines,
+        ("energy per pixel, before", screen.number(report.per_pixel(before=True), 4)),
+        ("energy per pixel, after", screen.number(report.per_pixel(before=False), 4)),
+        ("steps, mean", screen.number(report.mean([record.steps for record in records]), 1)),
+        ("step limit reached", str(unfinished)),
+        ("pixels with seeds", f"{100 * report.mean([record.seeded for record in records]):.2f} %"),
+        ("pixels labeled", f"{100 * report.mean([record.labeled for record in records]):.2f} %"),
+        ("entropy, mean (nats)", screen.number(report.mean([record.entropy for record in records]))),
+        ("seconds an image", screen.number(report.mean([record.seconds for record in records]))),
+    ]

@@ -1,0 +1,214 @@
+"""The only place where names become objects."""
+
+import difflib
+import enum
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar, Union
+
+from selflabel.annotators import ANNOTATORS, Annotator
+from selflabel.labeling.builders import AffinityBuilder, Dense, Grid, Window
+from selflabel.labeling.engine import Engine
+from selflabel.labeling.engines import default_engine
+from selflabel.labeling.settings import Soft
+from selflabel.problem import Energy
+from selflabel.solvers import SOLVERS
+from selflabel.terms import COUPLINGS, RELAXATIONS
+
+AFFINITIES: dict[str, type[AffinityBuilder]] = {"grid": Grid, "window": Window, "dense": Dense}
+SOFT = {"none": None, "uint8": Soft.UINT8, "float16": Soft.FLOAT16}
+CHANNELS_LAST = {"khw": False, "hwk": True}
+NO_ANNOTATOR = "none"
+OF_ANNOTATOR = "annotator."
+
+__all__ = [
+    "AFFINITIES",
+    "ANNOTATORS",
+    "CHANNELS_LAST",
+    "NO_ANNOTATOR",
+    "SOFT",
+    "SOLVERS",
+    "Choices",
+    "configured",
+    "default_engine",
+    "engine",
+    "known",
+    "name_of",
+    "option_defaults",
+    "spelled",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the command line says about how to label; None where it says nothing."""
+
+    solver: str
+    options: Sequence[str] = ()
+    annotator: str | None = None
+    coupling: str | None = None
+    relaxation: str | None = None
+    coupling_weight: float | None = None
+    pairwise_weight: float | None = None
+    affinity: str | None = None
+    affinity_options: Mapping[str, float | int | None] = field(default_factory=dict)
+    max_steps: int | None = None
+    has_probs: bool = False
+
+
+def engine(choices: Choices) -> Engine:
+    """The solver's default engine with what was chosen put in its place.
+
+    Raises `ValueError` for unknown names and options, with the known ones.
+    """
+    of_annotator = [
+        option.removeprefix(OF_ANNOTATOR) for option in choices.options if option.startswith(OF_ANNOTATOR)
+    ]
+    of_solver = [option for option in choices.options if not option.startswith(OF_ANNOTATOR)]
+    solver = configured(known("solver", choices.solver, SOLVERS)(), of_solver)
+    base = default_engine(solver)
+    if choices.has_probs and choices.annotator not in (None, NO_ANNOTATOR):
+        raise ValueError("--probs and --annotator both give a prediction: leave one of them out")
+    affinity = base.affinity
+    if choices.affinity is not None:
+        chosen = known("affinity", choices.affinity, AFFINITIES)
+        affinity = affinity if isinstance(affinity, chosen) else chosen()
+    annotator = None if choices.has_probs else _annotator(base.annotator, choices.annotator)
+    if of_annotator and annotator is None:
+        raise ValueError(f"there is no annotator to set {of_annotator[0]} of")
+    return Engine(
+        solver=solver,
+        energy=_energy(base.energy, choices),
+        affinity=_with_options(affinity, choices.affinity_options),
+        annotator=None if annotator is None else configured(annotator, of_annotator),
+        max_steps=base.max_steps if choices.max_steps is None else choices.max_steps,
+    )
+
+
+def known(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """The entry of a table. Raises `ValueError` with the names that there are, and the nearest."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise ValueError(f"there is no {kind} {name!r}{hint}: there are {', '.join(table)}")
+
+
+def configured(instance: T, options: Sequence[str]) -> T:
+    """A frozen dataclass with options of the form ``key=value`` set; ``part.key=value`` sets an option of a part.
+
+    Raises `ValueError` for unknown keys and for values that do not fit the field's type.
+    """
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals:
+            raise ValueError(f"expected --set key=value, got {option!r}")
+        instance = _with(instance, key.strip().replace("-", "_"), text.strip())
+    return instance
+
+
+def _with(instance: T, key: str, text: str) -> T:
+    field_name, dot, rest = key.partition(".")
+    there = option_defaults(type(instance))
+    if field_name not in there:
+        raise ValueError(
+            f"{name_of(instance)} has no option {field_name!r}: it has {', '.join(there) or 'none'}"
+        )
+    if dot:
+        value: object = _with(getattr(instance, field_name), rest, text)
+    else:
+        value = _parse(key, text, typing.get_type_hints(type(instance))[field_name])
+    return replace(instance, **{field_name: value})  # type: ignore[type-var]
+
+
+def option_defaults(kind: type) -> dict[str, object]:
+    """The fields of a frozen dataclass with their defaults."""
+    found: dict[str, object] = {}
+    for entry in fields(kind):
+        if entry.default is not MISSING:
+            found[entry.name] = entry.default
+        elif entry.default_factory is not MISSING:
+            found[entry.name] = entry.default_factory()
+        else:
+            found[entry.name] = None
+    return found
+
+
+def spelled(value: object) -> str:
+    """A default as the command line takes it."""
+    if isinstance(value, enum.Enum):
+        return value.name.lower()
+    if is_dataclass(value):
+        return name_of(value)
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def name_of(value: object) -> str:
+    """What the command line calls an annotator, an affinity or a solver."""
+    for table in (SOLVERS, ANNOTATORS, AFFINITIES):
+        for name, kind in table.items():
+            if type(value) is kind:
+                return name
+    return type(value).__name__
+
+
+def _energy(base: Energy, choices: Choices) -> Energy:
+    couplings = {coupling.name: coupling for coupling in COUPLINGS}
+    relaxations = {relaxation.name: relaxation for relaxation in RELAXATIONS}
+    energy = base
+    if choices.coupling is not None:
+        energy = replace(energy, coupling=known("coupling", choices.coupling, couplings))
+    if choices.relaxation is not None:
+        energy = replace(energy, relaxation=known("relaxation", choices.relaxation, relaxations))
+    if choices.coupling_weight is not None:
+        energy = replace(energy, coupling_weight=choices.coupling_weight)
+    if choices.pairwise_weight is not None:
+        energy = replace(energy, pairwise_weight=choices.pairwise_weight)
+    return energy
+
+
+def _annotator(base: Annotator | None, name: str | None) -> Annotator | None:
+    if name is None:
+        return base
+    if name == NO_ANNOTATOR:
+        return None
+    chosen = known("annotator", name, {**ANNOTATORS, NO_ANNOTATOR: None})
+    assert chosen is not None
+    return base if base is not None and type(base) is chosen else chosen()
+
+
+def _with_options(builder: AffinityBuilder, options: Mapping[str, float | int | None]) -> AffinityBuilder:
+    given = {key: value for key, value in options.items() if value is not None}
+    there = option_defaults(type(builder))
+    for key in given:
+        if key not in there:
+            flag = "--" + key.replace("_", "-")
+            raise ValueError(f"the {name_of(builder)} affinity has no {flag}: it has {', '.join(there)}")
+    return replace(builder, **given)  # type: ignore[type-var]
+
+
+def _parse(key: str, text: str, hint: Any) -> object:
+    """A value of the field's type from its text."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for kind in options:
+        if kind is type(None) and text.lower() == "none":
+            return None
+        if kind is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if isinstance(kind, type) and issubclass(kind, enum.Enum) and text.upper() in kind.__members__:
+            return kind[text.upper()]
+        if typing.get_origin(kind) is typing.Literal and text in typing.get_args(kind):
+            return text
+        if kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+        if kind is str:
+            return text
+    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in options)
+    raise ValueError(f"expected {key} as {names}, got {text!r}")

@@ -1,0 +1,171 @@
+"""`selflabel score`: label files against true ones."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from selflabel.scoring.folders import FolderScore
+
+
+def score(
+    pred: Annotated[Path, typer.Argument(help="Folder of label files, such as OUT/labels, or one file.")],
+    truth: Annotated[Path, typer.Argument(help="Folder of true label files of the same stems, or one file.")],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write all numbers to this file.")
+    ] = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(min=1, max=255, help="Classes 0 .. N-1; another is an error. Default: as found."),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="Text file of class names, line 1 = class 0; sets the number of classes."),
+    ] = None,
+    background: Annotated[
+        bool, typer.Option(help="Let class 0 take part in the means (acdc: --no-background).")
+    ] = True,
+    per_image: Annotated[
+        bool,
+        typer.Option(
+            "--per-image",
+            help="Means within each image, then over images, for sets whose class numbers mean something "
+            "within an image only (bsds). Adds a list of images to the JSON.",
+        ),
+    ] = False,
+    hd95: Annotated[
+        bool, typer.Option(help="95th percentile of the Hausdorff distance; takes the most time.")
+    ] = True,
+    stems: Annotated[
+        Path | None,
+        typer.Option(help="Text file of stems, such as val.txt: compare these, and each must be there."),
+    ] = None,
+    unlabeled: Annotated[int, typer.Option(help="Value in TRUTH of pixels that do not count.")] = 255,
+    truth_offset: Annotated[int, typer.Option(help="Value in TRUTH of class 0.")] = 0,
+) -> None:
+    """Score label files: IoU and Dice of each class, their means, HD95.
+
+    Pixels that are unlabeled in TRUTH do not count; pixels that are 255 in PRED count as wrong. IoU and Dice
+    of a class are those of all images together; a class that occurs in neither folder is left out of the
+    means. HD95 is in pixels, a mean over the images in which both maps have the class; how many have it in
+    one only is said.
+    """
+    from selflabel.cli import screen
+    from selflabel.data.folders import read_lines
+    from selflabel.data.labelfiles import LabelFormat
+    from selflabel.scoring.folders import Rules, score_folder
+
+    try:
+        names = read_lines(classes) if classes is not None else ()
+        rules = Rules(
+            num_classes=len(names) or num_classes,
+            first=0 if background else 1,
+            distances=hd95,
+            truth=LabelFormat(unlabeled, truth_offset),
+        )
+        wanted = read_lines(stems) if stems is not None else None
+        with screen.progress() as bar:
+            task = bar.add_task("scoring", total=None)
+            found = score_folder(
+                pred,
+                truth,
+                rules,
+                stems=wanted,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+    except (ValueError, OSError) as error:
+        hint = f" (the labels are in {pred / 'labels'})" if (pred / "labels").is_dir() else ""
+        raise screen.stop(f"{error}{hint}") from error
+    if json_file is not None:
+        try:
+            _write_json(json_file, found, names, rules.first if per_image else None)
+        except OSError as error:
+            raise screen.stop(f"{json_file} cannot be written: {error}") from error
+    _show(found, names, per_image, hd95)
+    screen.failures(found.failures)
+    if found.failures:
+        raise typer.Exit(screen.BAD_IMAGES)
+
+
+def _show(found: "FolderScore", names: tuple[str, ...], per_image: bool, hd95: bool) -> None:
+    from rich.table import Table
+
+    from selflabel.cli import screen
+
+    table = Table()
+    table.add_column("class")
+    counts = () if per_image else ("in both", "in one")
+    for title in ("IoU", "Dice", *(("HD95", *counts) if hd95 else ())):
+        table.add_column(title, justify="right")
+    for entry in () if per_image else found.classes:
+        row = [_name(entry.index, names), screen.number(entry.iou), screen.number(entry.dice)]
+        if hd95:
+            row += [screen.number(entry.hd95, 2), str(entry.hd95_images), str(entry.hd95_skipped)]
+        table.add_row(*row)
+    if not per_image:
+        table.add_section()
+        distance = [screen.number(found.mean_hd95, 2)] if hd95 else []
+        table.add_row("mean", screen.number(found.mean_iou), screen.number(found.mean_dice), *distance)
+    distance = [screen.number(found.image_hd95, 2)] if hd95 else []
+    table.add_row(
+        "mean within images", screen.number(found.image_iou), screen.number(found.image_dice), *distance
+    )
+    screen.show(table)
+    typer.echo(_caption(found))
+
+
+def _caption(found: "FolderScore") -> str:
+    text = f"{len(found.images)} images, {100 * found.accuracy:.2f} % of the pixels right"
+    if found.missing:
+        text += f"; {len(found.missing)} images of TRUTH have no labels and are left out"
+    return text
+
+
+def _name(index: int, names: tuple[str, ...]) -> str:
+    return f"{index} {names[index]}" if index < len(names) else str(index)
+
+
+def _write_json(path: Path, found: "FolderScore", names: tuple[str, ...], first: int | None) -> None:
+    from dataclasses import asdict
+
+    from selflabel.data.atomic import write_atomic
+    from selflabel.scoring.confusion import mean_of_defined
+
+    result: dict[str, object] = {
+        "images": len(found.images),
+        "mean_iou": found.mean_iou,
+        "mean_dice": found.mean_dice,
+        "mean_hd95": found.mean_hd95,
+        "image_iou": found.image_iou,
+        "image_dice": found.image_dice,
+        "image_hd95": found.image_hd95,
+        "accuracy": found.accuracy,
+        "classes": [
+            {"name": names[entry.index] if entry.index < len(names) else str(entry.index), **asdict(entry)}
+            for entry in found.classes
+        ],
+        "missing": list(found.missing),
+        "failures": [{"stem": stem, "reason": reason} for stem, reason in found.failures],
+    }
+    if first is not None:
+        result["per_image"] = [
+            {
+                "stem": image.stem,
+                "iou": mean_of_defined(image.iou[first:]),
+                "dice": mean_of_defined(image.dice[first:]),
+            }
+            for image in found.images
+        ]
+    text = json.dumps(_without_nan(result), indent=1) + "\n"
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def _without_nan(value: object) -> object:
+    """JSON has no nan: null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

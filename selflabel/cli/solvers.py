@@ -1,0 +1,76 @@
+"""`selflabel solvers`: what is registered."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def solvers() -> None:
+    """List solvers, annotators, affinities and energies: what each does, its options and their defaults."""
+    from selflabel.cli import names, screen
+    from selflabel.terms import COUPLINGS, RELAXATIONS
+
+    screen.show(_classes("--solver", names.SOLVERS, "--set"))
+    screen.show(_engines())
+    screen.show(_classes("--annotator", names.ANNOTATORS, "--set annotator."))
+    screen.show(_classes("--affinity", names.AFFINITIES, "options"))
+    screen.tell("--coupling: " + ", ".join(coupling.name for coupling in COUPLINGS))
+    screen.tell("--relaxation: " + ", ".join(relaxation.name for relaxation in RELAXATIONS))
+
+
+def summary(kind: type) -> str:
+    """The first sentence of a class's docstring, on one line."""
+    paragraph = (kind.__doc__ or "").strip().split("\n\n")[0]
+    return " ".join(paragraph.split())
+
+
+def _classes(title: str, table: Mapping[str, type], options: str) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    from selflabel.cli import names
+
+    shown = Table(title_justify="left", show_lines=True)
+    shown.add_column(title, no_wrap=True)
+    shown.add_column("what it does")
+    shown.add_column(options)
+    for name, kind in table.items():
+        defaults = [f"{key}={names.spelled(value)}" for key, value in names.option_defaults(kind).items()]
+        shown.add_row(Text(name), Text(summary(kind)), Text("\n".join(defaults)))
+    return shown
+
+
+def _engines() -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    from selflabel.cli import names
+
+    shown = Table()
+    for title in ("--solver", "--coupling", "--relaxation", "η", "λ", "--affinity", "--annotator"):
+        shown.add_column(title)
+    for name, kind in names.SOLVERS.items():
+        engine = names.default_engine(kind())
+        energy = engine.energy
+        annotator = names.NO_ANNOTATOR if engine.annotator is None else names.name_of(engine.annotator)
+        settings = [
+            f"{key}={names.spelled(getattr(engine.affinity, key))}" for key in _fields(engine.affinity)
+        ]
+        shown.add_row(
+            name,
+            energy.coupling.name,
+            energy.relaxation.name,
+            f"{energy.coupling_weight:g}",
+            f"{energy.pairwise_weight:g}",
+            Text("\n".join([names.name_of(engine.affinity), *settings])),
+            annotator,
+        )
+    return shown
+
+
+def _fields(value: object) -> list[str]:
+    from selflabel.cli import names
+
+    return list(names.option_defaults(type(value)))

@@ -1,0 +1,55 @@
+"""Files that appear complete or not at all."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+SUFFIX = ".selflabel-part"
+
+
+def temporary_name(path: Path) -> Path:
+    """Where `path` is written before it is complete: a hidden file in the same folder, one a process."""
+    return path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, and move it to `path`.
+
+    On any exception, Ctrl-C included, the temporary file is removed and an earlier `path` is left as it was.
+    A
+    process that is killed can leave the temporary file behind: `remove_leftovers` finds it.
+
+    Raises `OSError` as the file system does (disk full, no permission).
+    """
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> int:
+    """Remove the temporary files that killed runs left for the files `names` of `folder`; returns their
+    number.
+
+    Only the names given are touched, so that runs that share a folder but not their files do not disturb each
+    other. A folder that does not exist has none.
+    """
+    if not folder.is_dir():
+        return 0
+    wanted = frozenset(names)
+    removed = 0
+    for path in sorted(folder.iterdir()):
+        if not path.name.endswith(SUFFIX) or not path.name.startswith("."):
+            continue
+        target, _, process = path.name[1 : -len(SUFFIX)].rpartition(".")
+        if process.isdigit() and target in wanted:
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed

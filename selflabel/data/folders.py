@@ -1,0 +1,35 @@
+"""Folders of files that belong together by stem."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def by_stem(path: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """The files of a folder, or one file alone, by stem (the name without its last suffix), in order of stem.
+
+    Files with other suffixes, hidden files and folders below are left out; case of the suffix does not
+    matter.
+
+    Raises `ValueError` if there is no such path, no such file in it, or two files share a stem.
+    """
+    if path.is_file():
+        if path.suffix.lower() not in suffixes:
+            raise ValueError(f"{path}: expected a file named {', '.join('*' + s for s in suffixes)}")
+        return {path.stem: path}
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such file or folder")
+    found: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):
+        if file.name.startswith(".") or file.suffix.lower() not in suffixes or not file.is_file():
+            continue
+        if file.stem in found:
+            raise ValueError(f"{found[file.stem]} and {file.name} have the same stem: which one is meant?")
+        found[file.stem] = file
+    if not found:
+        raise ValueError(f"{path}: no files named {', '.join('*' + s for s in suffixes)}")
+    return dict(sorted(found.items()))
+
+
+def read_lines(path: Path) -> tuple[str, ...]:
+    """The lines of a text file that are not empty, stripped: stems or class names."""
+    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())

@@ -1,0 +1,41 @@
+"""Colors of label files."""
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+
+def voc_palette() -> UInt8[np.ndarray, "256 3"]:
+    """The palette of PASCAL VOC: 256 RGB colors, entry 0 black, entry 255 a light cream.
+
+    Bits 3j, 3j+1 and 3j+2 of the index become bit 7-j of red, green and blue (the rule of `VOClabelcolormap`
+    in the VOC development kit). Neighboring indices therefore differ strongly, and a file of small indices
+    does not look black in a viewer, as it does without a palette.
+    """
+    index = np.arange(256, dtype=np.int64)
+    colors = np.zeros((256, 3), dtype=np.int64)
+    for j in range(8):
+        for channel in range(3):
+            colors[:, channel] |= ((index >> (3 * j + channel)) & 1) << (7 - j)
+    return colors.astype(np.uint8)
+
+
+def colorize(index: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The palette color of every pixel."""
+    colors: UInt8[np.ndarray, "h w 3"] = voc_palette()[index]
+    return colors
+
+
+def overlay(
+    image: Float32[np.ndarray, "h w c"],
+    index: UInt8[np.ndarray, "h w"],
+    unlabeled: int = 255,
+    opacity: float = 0.5,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with the label colors laid over it; unlabeled pixels keep the image alone.
+
+    `image` is in [0, 1] with one or three channels, `opacity` the share of the label color.
+    """
+    gray = np.broadcast_to(image[..., :3], (*image.shape[:2], 3)) * np.float32(255)
+    mixed = (1 - opacity) * gray + opacity * colorize(index)
+    shown = np.where((index == unlabeled)[..., None], gray, mixed)
+    return np.rint(shown).astype(np.uint8)

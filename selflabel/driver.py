@@ -1,0 +1,155 @@
+"""The driver, `solve`: the only loop, and all that solvers have in common.
+
+The file is not called after the function: importing it would put a module where `selflabel.solve` is expected.
+"""
+
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from selflabel.problem import Energy, Problem
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a solver yields: better labels, and what it happens to know of them.
+
+    `energy` is ``problem.value(labels)`` if the solver had it at hand; `bound` a lower bound of the energy;
+    `converged` says which images are finished (their labels change no more).
+    """
+
+    labels: Float[Tensor, "b k *s"]
+    energy: Float[Tensor, " b"] | None = None
+    bound: Float[Tensor, " b"] | None = None
+    converged: Bool[Tensor, " b"] | None = None
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A frozen dataclass of hyper-parameters with one generator; no problem, no state, no loop limit in it."""
+
+    name: ClassVar[str]
+    """As on the command line: "graph-cut"."""
+    default_energy: ClassVar[Energy]
+    """What it minimizes when nothing else is asked for."""
+    needs_edges: ClassVar[bool]
+    """Whether the affinity must list its pairs."""
+
+    def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
+        """Yield better and better labels; returning says that all images have converged.
+
+        Before the first `yield` is set-up; each round is a step; a closed form yields once, converged.
+        """
+
+
+class Result(enum.Enum):
+    """How the solve of one image ended; the value is the message, with advice."""
+
+    CONVERGED = "the solver stopped by itself"
+    MAX_STEPS = "the step limit was reached first: raise max_steps or loosen the tolerance"
+    NONFINITE = "nan or inf in the labels: check the predictions and the affinity"
+
+
+class SolveError(RuntimeError):
+    """A solve failed for some image; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What `solve` returns, for every solver alike."""
+
+    labels: Float[Tensor, "b k *s"]
+    """On the simplex, seeds at their class."""
+    energy: Float[Tensor, " b"]
+    """``problem.value(labels)``, float64."""
+    start_energy: Float[Tensor, " b"]
+    """The energy of the labels that the solver started from."""
+    bound: Float[Tensor, " b"] | None
+    """A lower bound of the energy, from solvers that have one."""
+    results: tuple[Result, ...]
+    """One an image: a bad image does not fail the batch."""
+    steps: Int64[Tensor, " b"]
+    """How many steps each image took."""
+    trace: Float[Tensor, "t b"] | None
+    """The energy at the start and after each step, if asked for."""
+
+
+def solve(
+    problem: Problem,
+    solver: Solver,
+    *,
+    start: Float[Tensor, "b k *s"] | None = None,
+    max_steps: int = 200,
+    throw: bool = True,
+    trace: bool = False,
+    callback: Callable[[int, Step], None] | None = None,
+) -> Solution:
+    """Minimize ``problem.energy`` over the labels with `solver`, from `start` (default: the prediction).
+
+    Records the energy of every step only if `trace` is set; it costs nothing otherwise. `callback` is called
+    with the number of each step and the `Step`. No gradients are recorded, inputs are left as they are, and
+    seeds keep their classes.
+
+    Raises `ValueError` if values or shapes do not fit, or if the solver cannot minimize this energy (the message
+    says which part does not fit and what would); `SolveError` if labels become nan or inf, unless `throw` is
+    off: then that image has `Result.NONFINITE`.
+    """
+    if max_steps < 1:
+        raise ValueError(f"expected max_steps >= 1, got {max_steps}")
+    if start is not None and start.shape != problem.probs.shape:
+        raise ValueError(f"expected start of shape {tuple(problem.probs.shape)}, got {tuple(start.shape)}")
+    with torch.no_grad():
+        problem.check()
+        labels = problem.feasible(problem.probs if start is None else start)
+        return _run(problem, solver, labels, max_steps, throw, trace, callback)
+
+
+def _run(
+    problem: Problem,
+    solver: Solver,
+    labels: Float[Tensor, "b k *s"],
+    max_steps: int,
+    throw: bool,
+    trace: bool,
+    callback: Callable[[int, Step], None] | None,
+) -> Solution:
+    batch = labels.shape[0]
+    start_energy = problem.value(labels)
+    energies, bound = [start_energy], None
+    done = torch.zeros(batch, dtype=torch.bool, device=labels.device)
+    steps = torch.zeros(batch, dtype=torch.int64, device=labels.device)
+    step = Step(labels)
+    iterator = solver.iterate(problem, labels)
+    for count in range(1, max_steps + 1):
+        following = next(iterator, None)
+        if following is None:
+            done = torch.ones_like(done)
+            break
+        step = Step(problem.feasible(following.labels), following.energy, following.bound, following.converged)
+        steps += ~done
+        bound = step.bound if step.bound is not None else bound
+        if trace:
+            energies.append(problem.value(step.labels) if step.energy is None else step.energy)
+        if callback is not None:
+            callback(count, step)
+        if step.converged is not None:
+            done = done | step.converged
+            if bool(done.all()):
+                break
+    finite = torch.isfinite(step.labels).flatten(1).all(1)
+    results = tuple(
+        Result.NONFINITE if not ok else Result.CONVERGED if end else Result.MAX_STEPS
+        for ok, end in zip(finite.tolist(), done.tolist(), strict=True)
+    )
+    if throw and Result.NONFINITE in results:
+        bad = [i for i, result in enumerate(results) if result is Result.NONFINITE]
+        raise SolveError(f"{solver.name}: images {bad} of the batch: {Result.NONFINITE.value}")
+    energy = problem.value(step.labels) if step.energy is None else step.energy
+    return Solution(
+        step.labels, energy, start_energy, bound, results, steps, torch.stack(energies) if trace else None
+    )

@@ -1,0 +1,61 @@
+"""Affinities still to be built: frozen settings that, given an image, make its affinity."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from selflabel.affinity import Affinity, DenseAffinity, GridAffinity, WindowAffinity, WindowKernel
+
+
+@runtime_checkable
+class AffinityBuilder(Protocol):
+    """Makes the affinity of an image ``[b c *s]`` in [0, 1]; a frozen dataclass of its settings."""
+
+    def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
+        """The affinity of the image."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Nearest neighbors weighted by contrast (`GridAffinity`). sigma: color bandwidth in 0..255 units."""
+
+    sigma: float = 9.0
+    neighbors: int | None = None
+    by_distance: bool = False
+
+    def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
+        """The grid affinity of the image."""
+        return GridAffinity.from_image(image, self.sigma, self.neighbors, by_distance=self.by_distance)
+
+
+@dataclass(frozen=True)
+class Window:
+    """All neighbors within a radius, one Gaussian kernel (`WindowAffinity`).
+
+    sigma: color bandwidth in 0..255 units; sigma_xy: spatial bandwidth in pixels.
+    """
+
+    sigma: float = 15.0
+    sigma_xy: float = 6.0
+    radius: int = 5
+
+    def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
+        """The window affinity of the image."""
+        return WindowAffinity.from_image(image, self.radius, (WindowKernel(1.0, self.sigma_xy, self.sigma),))
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Every pair of pixels, one Gaussian kernel (`DenseAffinity`).
+
+    sigma: color bandwidth in 0..255 units; sigma_xy: spatial bandwidth in pixels.
+    """
+
+    sigma: float = 15.0
+    sigma_xy: float = 100.0
+
+    def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
+        """The dense affinity of the image."""
+        return DenseAffinity.from_image(image, (GaussianKernel(1.0, self.sigma_xy, self.sigma),))

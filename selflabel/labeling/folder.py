@@ -1,0 +1,92 @@
+"""Labeling a folder: what is done is skipped, what is bad is reported, what is written is complete."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from selflabel.labeling.image import LabelImage, Record, digest
+from selflabel.labeling.manifest import Manifest, Run, manifest_path, other_manifests
+from selflabel.labeling.outputs import OutputFolder
+from selflabel.labeling.plan import WHOLE, Failure, Job, Part, Plan
+from selflabel.labeling.pool import Crash, run_jobs
+from selflabel.labeling.settings import Settings
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that an earlier run has labeled with the same arguments from the same bytes."""
+
+    record: Record
+
+
+Outcome = Record | Skipped | Failure
+
+
+def label_folder(
+    plan: Plan,
+    settings: Settings,
+    run: Run,
+    out: Path,
+    *,
+    part: Part = WHOLE,
+    workers: int = 1,
+    overwrite: bool = False,
+) -> Generator[Outcome, None, None]:
+    """Label the images of a plan into the folder `out`; yields one outcome an image, as they come.
+
+    An image is skipped if the manifest has a record of it with the same arguments and the same bytes of its
+    files, and its outputs exist; `overwrite` skips nothing. Images are read when their turn comes. However
+    the iteration ends (Ctrl-C included), the manifest is in order, and another run goes on where this one
+    stopped; its files are then the same, byte for byte, as those of an undisturbed run, and its manifest the
+    same but for `seconds`.
+
+    Parts and the whole know of each other's records, and may run at once.
+
+    Raises `ArgumentsDiffer` if `out` holds labels made with other arguments, `ValueError` for a damaged
+    manifest, `OSError` if the folder cannot be written.
+    """
+    output = OutputFolder(out)
+    output.prepare(settings)
+    stems = [job.stem for job in plan.jobs]
+    output.clean(stems, settings)
+    manifest = Manifest.read(manifest_path(out, part))
+    known = (manifest, *other_manifests(out, part))
+    if not overwrite:
+        for each in known:
+            each.check(run)
+    manifest.open_run(run)
+    yield from plan.failures
+    todo: list[Job] = []
+    for job in plan.jobs:
+        records = () if overwrite else tuple(each.done(job.stem, run) for each in known)
+        same = next((record for record in records if record is not None and _same_bytes(job, record)), None)
+        if same is not None and output.complete(job.stem, settings):
+            yield Skipped(same)
+        else:
+            todo.append(job)
+    work = LabelImage(settings, output)
+    try:
+        for job, outcome in run_jobs(todo, work, min(workers, len(todo))):
+            yield _keep(manifest, run, job, outcome)
+    finally:
+        output.clean(stems, settings)
+        manifest.finish(run)
+
+
+def _keep(manifest: Manifest, run: Run, job: Job, outcome: Record | Failure | Crash) -> Record | Failure:
+    """Enter a record in the manifest."""
+    if isinstance(outcome, Crash):
+        return Failure(job.stem, outcome.reason)
+    if isinstance(outcome, Record):
+        try:
+            manifest.append(outcome, run)
+        except OSError as error:
+            return Failure(job.stem, f"the manifest cannot be written: {error}")
+    return outcome
+
+
+def _same_bytes(job: Job, record: Record) -> bool:
+    try:
+        return digest(job) == record.inputs
+    except OSError:
+        return False  # labeling it will say why

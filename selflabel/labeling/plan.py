@@ -1,0 +1,98 @@
+"""Which files belong together: the images to label, their seeds and predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selflabel.data import images as image_files
+from selflabel.data import labelfiles, probabilities
+from selflabel.data.folders import by_stem
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to label."""
+
+    stem: str
+    image: Path
+    seeds: Path
+    probs: Path | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be labeled, and why."""
+
+    stem: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `index` of `count`: every count-th image, for runs on several machines."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"part {self.index} of {self.count}: parts count from 0 to {self.count - 1}")
+
+
+WHOLE = Part()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The images to label in order of stem, and those that lack a file."""
+
+    jobs: tuple[Job, ...]
+    failures: tuple[Failure, ...]
+
+
+def make_plan(
+    images: Path,
+    seeds: Path,
+    probs: Path | None = None,
+    *,
+    stems: Sequence[str] | None = None,
+    limit: int | None = None,
+    part: Part = WHOLE,
+) -> Plan:
+    """Match files by stem. Each of `images`, `seeds`, `probs` is a folder or a file; two files belong
+    together whatever their names are.
+
+    `stems` takes these images only, `limit` the first ones only, `part` every count-th of what is left then.
+    An image without seeds or predictions is a failure of that image.
+
+    Raises `ValueError` for a path that does not exist or has no files of its kind, for two files of one stem,
+    and for `stems` that no image has.
+    """
+    found = by_stem(images, image_files.SUFFIXES)
+    if stems is not None:
+        unknown = [stem for stem in stems if stem not in found]
+        if unknown:
+            raise ValueError(f"{len(unknown)} of {len(stems)} stems have no image in {images}: {unknown[0]}")
+        found = {stem: found[stem] for stem in sorted(set(stems))}
+    seeds_of = _partners(images, seeds, labelfiles.SUFFIXES)
+    probs_of = None if probs is None else _partners(images, probs, probabilities.SUFFIXES)
+    chosen = list(found)[:limit][part.index :: part.count]
+    jobs: list[Job] = []
+    failures: list[Failure] = []
+    for stem in chosen:
+        if stem not in seeds_of:
+            failures.append(Failure(stem, f"no seeds: {seeds} has no file named {stem}.png"))
+        elif probs_of is not None and stem not in probs_of:
+            failures.append(
+                Failure(stem, f"no probabilities: {probs} has no file named {stem}.npz or {stem}.npy")
+            )
+        else:
+            jobs.append(Job(stem, found[stem], seeds_of[stem], None if probs_of is None else probs_of[stem]))
+    return Plan(tuple(jobs), tuple(failures))
+
+
+def _partners(images: Path, path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    partners = by_stem(path, suffixes)
+    if images.is_file() and path.is_file():
+        return {images.stem: path}
+    return partners

@@ -1,0 +1,172 @@
+"""Processes that work on one job after another. Imports nothing heavy: workers set their threads first."""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Generic, TypeVar
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A process died on a job; the reason says how."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Finished(Generic[R]):
+    """What a worker sends back: a result, or the exception that the work raised."""
+
+    result: R | None
+    error: str | None
+
+
+class _Worker(Generic[J]):
+    """One process, its pipe, and the job it has."""
+
+    def __init__(self, payload: bytes) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, child = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=_serve, args=(child, payload), daemon=True)
+        with _interrupts_held():
+            self.process.start()
+        child.close()
+        self.job: J | None = None
+
+    def give(self, job: J) -> None:
+        self.job = job
+        with contextlib.suppress(BrokenPipeError):  # it is dead: `wait` will tell
+            self.pipe.send(job)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def run_jobs(
+    jobs: Iterable[J], work: Callable[[J], R], workers: int
+) -> Generator[tuple[J, R | Crash], None, None]:
+    """Run `work` on every job in `workers` processes (one: in this process); yields results as they come.
+
+    Jobs are taken from the iterable only when a process is free. A process that dies costs its job, reported
+    as a `Crash`, and is replaced. Closing the iterator, or an exception such as Ctrl-C in it, kills the
+    processes. Processes are spawned, ignore Ctrl-C and use one thread each; `work`, jobs and results must
+    pickle.
+
+    Raises `RuntimeError` if `work` raises.
+    """
+    if workers <= 1:
+        yield from ((job, work(job)) for job in jobs)
+        return
+    payload = pickle.dumps(work)
+    todo: Iterator[J] = iter(jobs)
+    team: list[_Worker[J]] = []
+    try:
+        while True:
+            _assign(todo, team, workers, payload)
+            busy = [worker for worker in team if worker.job is not None]
+            if not busy:
+                return
+            wait([worker.pipe for worker in busy] + [worker.process.sentinel for worker in busy])
+            for worker in busy:
+                outcome = _collect(worker)
+                if outcome is None:
+                    continue
+                job, worker.job = worker.job, None
+                assert job is not None
+                if isinstance(outcome, Crash):
+                    team.remove(worker)
+                    worker.stop()
+                    yield job, outcome
+                elif outcome.error is not None:
+                    raise RuntimeError(outcome.error)
+                else:
+                    yield job, outcome.result  # type: ignore[misc]
+    finally:
+        for worker in team:
+            worker.stop()
+
+
+def _assign(todo: Iterator[J], team: list[_Worker[J]], workers: int, payload: bytes) -> None:
+    """Give a job to every idle worker, and start workers while there are jobs."""
+    idle = [worker for worker in team if worker.job is None]
+    while idle or len(team) < workers:
+        job = next(todo, None)
+        if job is None:
+            return
+        if not idle:
+            team.append(_Worker(payload))
+            idle = [team[-1]]
+        idle.pop().give(job)
+
+
+def _collect(worker: _Worker[J]) -> "_Finished[object] | Crash | None":
+    """What a busy worker has to say; None while it works."""
+    dead = not worker.process.is_alive()
+    if worker.pipe.poll():
+        with contextlib.suppress(EOFError, OSError):
+            finished: _Finished[object] = worker.pipe.recv()
+            return finished
+        dead = True
+    return Crash(_how(worker.process)) if dead else None
+
+
+def _how(process: SpawnProcess) -> str:
+    process.join(5)
+    code = process.exitcode
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"the process that labeled it was killed by {name}{hint}"
+    return f"the process that labeled it ended with exit code {code}"
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while a process starts: the child inherits that, and so ignores Ctrl-C from its first
+    line.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(pipe: Connection, payload: bytes) -> None:
+    """The life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for variable in THREAD_VARIABLES:  # before numpy and torch are imported by the next line
+        os.environ[variable] = "1"
+    work = pickle.loads(payload)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:  # the other end is gone
+            return
+        try:
+            finished: _Finished[object] = _Finished(work(job), None)
+        except Exception as error:
+            finished = _Finished(None, f"{type(error).__name__}: {error}")
+        try:
+            pipe.send(finished)
+        except BrokenPipeError:  # the run was killed; it will do this job again
+            return

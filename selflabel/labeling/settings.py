@@ -1,0 +1,104 @@
+"""Everything that decides what is written for an image, and its fingerprint."""
+
+import copyreg
+import enum
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+
+from selflabel.data.labelfiles import VOC_FORMAT, LabelFormat
+from selflabel.data.probabilities import PLAIN_FORMAT, ProbabilityFormat
+from selflabel.labeling.engine import Engine
+from selflabel.terms import COUPLINGS, RELAXATIONS, Coupling, Relaxation
+
+
+class Soft(enum.Enum):
+    """How soft labels are stored."""
+
+    UINT8 = "uint8"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what is written for an image, given its files.
+
+    num_classes: seeds of this class or above are an error; None takes any class.
+    all_classes: classes without seeds may win, too (needs probabilities); else only classes with seeds can.
+    soft: also write soft labels. overlay: also write overlays.
+    min_confidence: pixels below it become unlabeled (255).
+    """
+
+    engine: Engine
+    seeds_format: LabelFormat = VOC_FORMAT
+    probs_format: ProbabilityFormat = PLAIN_FORMAT
+    num_classes: int | None = None
+    all_classes: bool = False
+    soft: Soft | None = None
+    overlay: bool = False
+    min_confidence: float = 0.0
+
+
+def describe(value: object) -> object:
+    """A frozen dataclass and all within it as plain values for JSON: fields, and the class under "is".
+
+    Couplings and relaxations are known by their names. Raises `TypeError` for what has no description.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, Coupling | Relaxation):
+        return value.name
+    if isinstance(value, tuple | list):
+        return [describe(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        kind: dict[str, object] = {"is": type(value).__name__}
+        return kind | {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+    raise TypeError(f"{type(value).__name__} has no description for the manifest: make it a frozen dataclass")
+
+
+def described(settings: Settings) -> dict[str, object]:
+    """`describe` of settings, each field by its name."""
+    return {entry.name: describe(getattr(settings, entry.name)) for entry in fields(settings)}
+
+
+def fingerprint(arguments: Mapping[str, object]) -> str:
+    """Twelve hexadecimal digits that differ if any argument does."""
+    text = json.dumps(arguments, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def differences(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> tuple[str, ...]:
+    """Which arguments differ, as "engine.energy.pairwise_weight: 6.0 -> 8.0"."""
+    found: list[str] = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            found.extend(differences(before, after, f"{prefix}{name}."))
+        else:
+            found.append(f"{prefix}{name}: {json.dumps(before)} -> {json.dumps(after)}")
+    return tuple(found)
+
+
+# Couplings and relaxations hold functions without names, which do not pickle: they travel to other processes
+# by their own name, and arrive as the record of that process.
+
+
+def _term_named(name: str, kind: type[Coupling] | type[Relaxation]) -> Coupling | Relaxation:
+    terms: tuple[Coupling | Relaxation, ...] = (*COUPLINGS, *RELAXATIONS)
+    return next(term for term in terms if isinstance(term, kind) and term.name == name)
+
+
+def _by_name(term: Coupling | Relaxation) -> tuple[object, tuple[str, type]]:
+    if not any(term is known for known in (*COUPLINGS, *RELAXATIONS)):
+        raise pickle.PicklingError(f"{term.name!r} is not one of the known terms: label with one worker")
+    return _term_named, (term.name, type(term))
+
+
+copyreg.pickle(Coupling, _by_name)  # type: ignore[arg-type]
+copyreg.pickle(Relaxation, _by_name)  # type: ignore[arg-type]

@@ -1,0 +1,90 @@
+"""Labels and seeds. The shape letters that all signatures use are explained here.
+
+=======  ==============================================================================
+letter   meaning
+=======  ==============================================================================
+``b``    images of a batch
+``k``    classes
+``*s``   two or three spatial axes, ``(h, w)`` or ``(d, h, w)``
+``c``    channels of an image, or of a feature map
+``n``    pixels of one image, flattened: the product of ``*s``
+``e``    edges (unordered pairs of pixels) of one image
+``m``    neighbor offsets of a stencil
+=======  ==============================================================================
+
+*Labels* are soft: distributions over the classes, ``[b k *s]``. An *index* is hard: ``[b *s]``. *Seeds* are an
+index with `UNLABELED` where nothing was drawn.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+
+UNLABELED = 255
+"""The value of a pixel without a label, in every index and every file."""
+
+LOG_FLOOR = -30.0
+"""No label or prediction counts as less probable than ``exp(LOG_FLOOR)``, about 1e-13.
+
+Logarithms of probabilities, and of products of two of them, then stay finite in float32.
+"""
+
+Index = Integer[Tensor, "b *s"]
+
+
+def one_hot(index: Index, num_classes: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b k *s"]:
+    """Distributions with all mass on the given class; all zero where the index is `UNLABELED`."""
+    classes = torch.arange(num_classes, device=index.device).view(1, -1, *[1] * (index.ndim - 1))
+    return (index[:, None] == classes).to(dtype)
+
+
+def unlabeled(seeds: Index) -> Bool[Tensor, "b 1 *s"]:
+    """Where the labels are free."""
+    return (seeds == UNLABELED)[:, None]
+
+
+def clamp(labels: Float[Tensor, "b k *s"], seeds: Index) -> Float[Tensor, "b k *s"]:
+    """The labels with every seed put back to its class."""
+    return torch.where(unlabeled(seeds), labels, one_hot(seeds, labels.shape[1], labels.dtype))
+
+
+def restrict(labels: Float[Tensor, "b k *s"], classes: Bool[Tensor, "b k"]) -> Float[Tensor, "b k *s"]:
+    """The labels with no mass outside the allowed classes, normalized again.
+
+    A pixel whose mass lay wholly outside becomes uniform over the allowed classes.
+    """
+    allowed = classes.view(*classes.shape, *[1] * (labels.ndim - 2)).to(labels.dtype)
+    kept = labels * allowed
+    mass = kept.sum(1, keepdim=True)
+    return torch.where(mass > 0, kept / mass.clamp_min(torch.finfo(labels.dtype).tiny), allowed / allowed.sum(1, True))
+
+
+def harden(labels: Float[Tensor, "b k *s"]) -> Index:
+    """The most probable class; of equals the first."""
+    return labels.argmax(1)
+
+
+def classes_present(seeds: Index, num_classes: int) -> Bool[Tensor, "b k"]:
+    """Which classes each image has seeds of."""
+    return one_hot(seeds, num_classes).flatten(2).any(2)
+
+
+def check_seeds(seeds: Index, num_classes: int, classes: Bool[Tensor, "b k"] | None = None) -> None:
+    """Raise `ValueError` for a seed that is neither one of the classes nor `UNLABELED`.
+
+    With `classes`, a seed of a class that its image excludes is an error too.
+    """
+    wrong = (seeds != UNLABELED) & ((seeds < 0) | (seeds >= num_classes))
+    if wrong.any():
+        raise ValueError(
+            f"expected seeds in 0..{num_classes - 1} or {UNLABELED} (unlabeled), got {_some(seeds[wrong])}: "
+            f"raise the number of classes, or map the values of your files"
+        )
+    if classes is not None and (classes_present(seeds, num_classes) & ~classes).any():
+        raise ValueError("expected every class that has seeds to be allowed by `classes`, got one that is not")
+
+
+def _some(values: Tensor) -> Sequence[int]:
+    return values.unique()[:8].tolist()  # type: ignore[no-any-return, no-untyped-call]

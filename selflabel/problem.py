@@ -1,0 +1,164 @@
+"""The energy and the problem it poses on an image: what every solver minimizes and every report quotes."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+
+from selflabel.affinity.protocol import Affinity
+from selflabel.labels import check_seeds, clamp, one_hot, restrict, unlabeled
+from selflabel.terms import (
+    BILINEAR,
+    STANDARD,
+    Coupling,
+    Relaxation,
+    Slope,
+    entropy,
+    entropy_gradient,
+    potts,
+    potts_with_slope,
+    total,
+)
+
+
+@dataclass(frozen=True)
+class Energy:
+    """``E(y; σ) = η Σ_{i∉Ω} H(y_i, σ_i) + λ Σ_ij w_ij P(y_i, y_j) - τ Σ_{i∉Ω} S(y_i)`` (paper 003, eq. 8).
+
+    Ω are the seeds, η is `coupling_weight`, λ `pairwise_weight` and τ `entropy_weight` (S is Shannon entropy;
+    mean field minimizes with τ = 1). A sum over the pixels of an image, not a mean. Pairs count once with a
+    sparse affinity and twice with a dense one (`selflabel.terms.potts`).
+    """
+
+    coupling: Coupling = STANDARD
+    relaxation: Relaxation = BILINEAR
+    coupling_weight: float = 1.0
+    pairwise_weight: float = 1.0
+    entropy_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("coupling_weight", "pairwise_weight", "entropy_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An `Energy` bound to a batch: prediction σ ``[b k *s]``, seeds ``[b *s]`` (255 = unlabeled), affinity.
+
+    `classes` ``[b k]`` says which classes an image may have (default: all); the others get probability zero in
+    the prediction and in every solution. Raises `ValueError` when shapes disagree; values are checked by
+    `check`, which `solve` calls.
+    """
+
+    energy: Energy
+    probs: Float[Tensor, "b k *s"]
+    seeds: Integer[Tensor, "b *s"]
+    affinity: Affinity
+    classes: Bool[Tensor, "b k"] | None = None
+
+    def __post_init__(self) -> None:
+        batch = (self.probs.shape[0], *self.probs.shape[2:])
+        if tuple(self.seeds.shape) != batch:
+            raise ValueError(f"expected seeds of shape {batch} as the predictions', got {tuple(self.seeds.shape)}")
+        if self.affinity.shape != batch:
+            raise ValueError(f"expected an affinity over {batch} as the predictions', got {self.affinity.shape}")
+        if self.classes is not None:
+            if self.classes.shape != self.probs.shape[:2]:
+                raise ValueError(
+                    f"expected `classes` of shape {tuple(self.probs.shape[:2])}, got {tuple(self.classes.shape)}"
+                )
+            object.__setattr__(self, "probs", restrict(self.probs, self.classes))
+
+    @classmethod
+    def from_logits(
+        cls,
+        energy: Energy,
+        logits: Float[Tensor, "b k *s"],
+        seeds: Integer[Tensor, "b *s"],
+        affinity: Affinity,
+        classes: Bool[Tensor, "b k"] | None = None,
+    ) -> "Problem":
+        """The problem for ``σ = softmax(logits)``; nothing is differentiated through it."""
+        return cls(energy, logits.detach().softmax(1), seeds, affinity, classes)
+
+    @classmethod
+    def from_seeds(
+        cls, energy: Energy, seeds: Integer[Tensor, "b *s"], num_classes: int, affinity: Affinity
+    ) -> "Problem":
+        """The problem with a uniform prediction: seeds alone speak."""
+        shape = (seeds.shape[0], num_classes, *seeds.shape[1:])
+        return cls(energy, torch.full(shape, 1 / num_classes, device=seeds.device), seeds, affinity)
+
+    def check(self) -> None:
+        """Raise `ValueError` for predictions that are no distributions, seeds out of range, no class allowed."""
+        if self.classes is not None and not self.classes.any(1).all():
+            raise ValueError("expected at least one allowed class in each image, got an image with none")
+        check_seeds(self.seeds, self.probs.shape[1], self.classes)
+        if not torch.isfinite(self.probs).all():
+            raise ValueError("expected finite probabilities, got nan or inf: check the network's output")
+        off = (self.probs.sum(1) - 1).abs().max() if self.probs.numel() else 0.0
+        if (self.probs < 0).any() or off > 1e-3:
+            raise ValueError(
+                f"expected probabilities >= 0 that sum to one over the classes, got sums off by up to {float(off):g}: "
+                f"pass network outputs by `Problem.from_logits`"
+            )
+
+    @cached_property
+    def free(self) -> Bool[Tensor, "b 1 *s"]:
+        """The pixels that are not seeds."""
+        return unlabeled(self.seeds)
+
+    @cached_property
+    def seed_labels(self) -> Float[Tensor, "b k *s"]:
+        """One-hot at the seeds, zero elsewhere."""
+        return one_hot(self.seeds, self.probs.shape[1], self.probs.dtype)
+
+    def feasible(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+        """The labels with seeds put back and no mass on excluded classes."""
+        return clamp(labels if self.classes is None else restrict(labels, self.classes), self.seeds)
+
+    def value(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, " b"]:
+        """The energy of each image, in float64. Cost: one pass over pixels and pairs, or one filtering."""
+        energy = self.energy
+        value = labels.new_zeros(labels.shape[0], dtype=torch.float64)
+        if energy.pairwise_weight:
+            value += energy.pairwise_weight * potts(labels, self.affinity, energy.relaxation)
+        return value + self._unary_value(labels)
+
+    def value_with_slope(
+        self, labels: Float[Tensor, "b k *s"]
+    ) -> tuple[Float[Tensor, " b"], Slope]:
+        """The energy, its gradient with respect to the labels (zero at the seeds) and its stiffness.
+
+        Cost: about twice that of `value`; the filtering of a dense affinity is done once.
+        """
+        energy = self.energy
+        if energy.pairwise_weight:
+            value, slope = potts_with_slope(labels, self.affinity, energy.relaxation)
+            value *= energy.pairwise_weight
+            slope.gradient.mul_(energy.pairwise_weight)
+            slope.stiffness.mul_(energy.pairwise_weight)
+        else:
+            value = labels.new_zeros(labels.shape[0], dtype=torch.float64)
+            slope = Slope(torch.zeros_like(labels), torch.zeros_like(labels[:, :1]))
+        if energy.coupling_weight:
+            coupling, weight = energy.coupling, energy.coupling_weight
+            slope.gradient.add_(coupling.gradient(labels, self.probs), alpha=weight)
+            slope.stiffness.add_(coupling.stiffness(labels, self.probs), alpha=weight)
+        if energy.entropy_weight:
+            slope.gradient.sub_(entropy_gradient(labels), alpha=energy.entropy_weight)
+            slope.stiffness.add_(energy.entropy_weight)
+        slope.gradient.mul_(self.free)
+        return value + self._unary_value(labels), slope
+
+    def _unary_value(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, " b"]:
+        energy = self.energy
+        value = labels.new_zeros(labels.shape[0], dtype=torch.float64)
+        if energy.coupling_weight:
+            value += energy.coupling_weight * total(energy.coupling.value(labels, self.probs) * self.free)
+        if energy.entropy_weight:
+            value -= energy.entropy_weight * total(entropy(labels) * self.free)
+        return value

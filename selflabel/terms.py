@@ -1,0 +1,280 @@
+"""Every term of the energy, written once: couplings, relaxations of the Potts model, and the Potts sum.
+
+A term is a function of labels (and an affinity). It does not know whether it is given pseudo-labels, which a
+solver changes, or predictions, which a network changes: solvers and losses share this file.
+
+All relaxations depend on two distributions p and q through three numbers, ``p·q``, ``‖p‖²`` and ``‖q‖²``. So a
+relaxation is a scalar function with two derivatives, and the gradient of any Potts sum is the affinity,
+reweighted, applied to the labels: no graph is recorded and no pair is visited twice.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import exp
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from selflabel.affinity.protocol import Affinity, SparseAffinity
+from selflabel.labels import LOG_FLOOR
+
+Map = Float[Tensor, "b 1 *s"]
+Labels = Float[Tensor, "b k *s"]
+
+FLOOR = exp(LOG_FLOOR)
+LOG_QUADRATIC_SLACK = 1e-6
+"""Log-quadratic is infinite for two different vertices. Its squared distance is scaled by one minus this, so
+that it ends at ``-ln 1e-6 ≈ 13.8`` there, smoothly."""
+
+
+# --- couplings ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """A cross-entropy ``H(y, σ)`` that ties labels y to a prediction σ, per pixel (paper 003, Table 2).
+
+    `value` and `gradient` (with respect to y) take labels and prediction ``[b k *s]``. `stiffness` bounds the
+    curvature relative to that of the entropy, for step sizes. `at_vertices(σ)` is the cost of each hard label, or
+    None if that is infinite.
+    """
+
+    name: str
+    value: Callable[[Labels, Labels], Map]
+    gradient: Callable[[Labels, Labels], Labels]
+    stiffness: Callable[[Labels, Labels], Map]
+    at_vertices: Callable[[Labels], Labels] | None
+
+
+def _log(probs: Tensor) -> Tensor:
+    return probs.clamp_min(FLOOR).log()
+
+
+def _dot(p: Tensor, q: Tensor) -> Tensor:
+    return (p * q).sum(1, keepdim=True)
+
+
+def _collision(p: Tensor, q: Tensor) -> Tensor:
+    return _dot(p, q).clamp_min(FLOOR)
+
+
+def _distances_to_vertices(probs: Tensor) -> Tensor:
+    return 1 - 2 * probs + probs.square().sum(1, keepdim=True)
+
+
+STANDARD = Coupling(  # -Σ_k y^k ln σ^k
+    "standard",
+    value=lambda y, probs: -_dot(y, _log(probs)),
+    gradient=lambda y, probs: -_log(probs),
+    stiffness=lambda y, probs: torch.zeros_like(y[:, :1]),
+    at_vertices=lambda probs: -_log(probs),
+)
+REVERSE = Coupling(  # -Σ_k σ^k ln y^k
+    "reverse",
+    value=lambda y, probs: -_dot(probs, _log(y)),
+    gradient=lambda y, probs: -probs / y.clamp_min(FLOOR),
+    stiffness=lambda y, probs: (probs / y.clamp_min(FLOOR)).amax(1, keepdim=True),
+    at_vertices=None,
+)
+COLLISION = Coupling(  # -ln Σ_k σ^k y^k
+    "collision",
+    value=lambda y, probs: -_collision(y, probs).log(),
+    gradient=lambda y, probs: -probs / _collision(y, probs),
+    stiffness=lambda y, probs: 1 / _collision(y, probs),
+    at_vertices=lambda probs: -_log(probs),
+)
+QUADRATIC = Coupling(  # ‖y - σ‖²
+    "quadratic",
+    value=lambda y, probs: (y - probs).square().sum(1, keepdim=True),
+    gradient=lambda y, probs: 2 * (y - probs),
+    stiffness=lambda y, probs: torch.full_like(y[:, :1], 2.0),
+    at_vertices=_distances_to_vertices,
+)
+COUPLINGS = (STANDARD, REVERSE, COLLISION, QUADRATIC)
+
+
+# --- relaxations of the Potts model ---------------------------------------------------------------------------
+
+Scalar = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A Potts relaxation ``P(p, q)``, as a function of ``dot = p·q``, ``pp = ‖p‖²`` and ``qq = ‖q‖²``.
+
+    `slope` is its derivative by `dot`, `norm_slope` by `pp`; by `qq` follows from symmetry. ``norm_slope=None``
+    says that the norms do not matter (they are not computed then).
+
+    - `is_potts`: equals ``[p ≠ q]`` at hard labels (the others are infinite or bounded large there);
+    - `is_tight`: its minimum over soft labels equals the minimum over hard ones;
+    - `is_quadratic`: quadratic in the labels, so that a dense affinity needs one filtering only.
+    """
+
+    name: str
+    value: Scalar
+    slope: Scalar
+    norm_slope: Scalar | None = None
+    is_potts: bool = False
+    is_tight: bool = False
+    is_quadratic: bool = False
+
+    def pair(self, p: Labels, q: Labels) -> Map:
+        """``P(p, q)`` pixel by pixel: for reading and for tests."""
+        return self.value(_dot(p, q), _dot(p, p), _dot(q, q))
+
+
+def _log_quadratic_argument(dot: Tensor, pp: Tensor, qq: Tensor) -> Tensor:
+    return 1 - (1 - LOG_QUADRATIC_SLACK) * ((pp + qq) / 2 - dot)
+
+
+BILINEAR = Relaxation(
+    "bilinear",
+    value=lambda dot, pp, qq: 1 - dot,
+    slope=lambda dot, pp, qq: -torch.ones_like(dot),
+    is_potts=True,
+    is_tight=True,
+    is_quadratic=True,
+)
+QUADRATIC_POTTS = Relaxation(
+    "quadratic",
+    value=lambda dot, pp, qq: (pp + qq) / 2 - dot,
+    slope=lambda dot, pp, qq: -torch.ones_like(dot),
+    norm_slope=lambda dot, pp, qq: torch.full_like(dot, 0.5),
+    is_potts=True,
+    is_quadratic=True,
+)
+NORMALIZED_QUADRATIC = Relaxation(
+    "normalized-quadratic",
+    value=lambda dot, pp, qq: 1 - dot * (pp * qq).rsqrt(),
+    slope=lambda dot, pp, qq: -(pp * qq).rsqrt(),
+    norm_slope=lambda dot, pp, qq: 0.5 * dot * (pp * qq).rsqrt() / pp,
+    is_potts=True,
+)
+COLLISION_CROSS_ENTROPY = Relaxation(
+    "collision-cross-entropy",
+    value=lambda dot, pp, qq: -dot.clamp_min(FLOOR).log(),
+    slope=lambda dot, pp, qq: -1 / dot.clamp_min(FLOOR),
+)
+LOG_QUADRATIC = Relaxation(
+    "log-quadratic",
+    value=lambda dot, pp, qq: -_log_quadratic_argument(dot, pp, qq).log(),
+    slope=lambda dot, pp, qq: -(1 - LOG_QUADRATIC_SLACK) / _log_quadratic_argument(dot, pp, qq),
+    norm_slope=lambda dot, pp, qq: 0.5 * (1 - LOG_QUADRATIC_SLACK) / _log_quadratic_argument(dot, pp, qq),
+)
+COLLISION_DIVERGENCE = Relaxation(
+    "collision-divergence",
+    value=lambda dot, pp, qq: 0.5 * (pp * qq).log() - dot.clamp_min(FLOOR).log(),
+    slope=lambda dot, pp, qq: -1 / dot.clamp_min(FLOOR),
+    norm_slope=lambda dot, pp, qq: 0.5 / pp,
+)
+RELAXATIONS = (
+    BILINEAR,
+    QUADRATIC_POTTS,
+    NORMALIZED_QUADRATIC,
+    COLLISION_CROSS_ENTROPY,
+    LOG_QUADRATIC,
+    COLLISION_DIVERGENCE,
+)
+
+
+# --- sums over an image ---------------------------------------------------------------------------------------
+
+
+def total(values: Float[Tensor, "b *rest"]) -> Float[Tensor, " b"]:
+    """Sum over all but the batch, in float64: sums of a million float32 terms stay exact to 1e-6."""
+    return values.flatten(1).sum(1, dtype=torch.float64)
+
+
+def entropy(labels: Labels) -> Map:
+    """Shannon entropy ``-Σ_k y^k ln y^k`` per pixel."""
+    return -_dot(labels, _log(labels))
+
+
+def entropy_gradient(labels: Labels) -> Labels:
+    """Gradient of `entropy`, up to the constant that the simplex cancels: ``-ln y``."""
+    return -_log(labels)
+
+
+@dataclass(frozen=True)
+class Slope:
+    """The gradient of an energy with respect to the labels, and how fast it can change.
+
+    `stiffness`, one number a pixel, scales a safe step: the energy's curvature in each pixel's labels is about
+    this times the entropy's. For the Potts sum it is the degree of the reweighted affinity.
+    """
+
+    gradient: Labels
+    stiffness: Map
+
+
+def potts(labels: Labels, affinity: Affinity, relaxation: Relaxation) -> Float[Tensor, " b"]:
+    """``Σ w_ij P(y_i, y_j)``, a sum per image.
+
+    Every pair counts once with a sparse affinity, twice (both orders) with a dense one, as published for each.
+    A dense affinity takes quadratic relaxations only (`ValueError` otherwise). Cost: one pass over the pairs,
+    or one filtering.
+    """
+    return _potts(labels, affinity, relaxation, slope=None)
+
+
+def potts_with_slope(
+    labels: Labels, affinity: Affinity, relaxation: Relaxation
+) -> tuple[Float[Tensor, " b"], Slope]:
+    """`potts` and its `Slope`, in the same pass."""
+    slope = Slope(torch.zeros_like(labels), torch.zeros_like(labels[:, :1]))
+    return _potts(labels, affinity, relaxation, slope), slope
+
+
+def _potts(
+    labels: Labels, affinity: Affinity, relaxation: Relaxation, slope: Slope | None
+) -> Float[Tensor, " b"]:
+    if isinstance(affinity, SparseAffinity):
+        return _sparse_potts(labels, affinity, relaxation, slope)
+    return _dense_potts(labels, affinity, relaxation, slope)
+
+
+def _sparse_potts(
+    labels: Labels, affinity: SparseAffinity, relaxation: Relaxation, slope: Slope | None
+) -> Float[Tensor, " b"]:
+    """Adds to the slope in place."""
+    norms = labels[:, :1] if relaxation.norm_slope is None else _dot(labels, labels)
+    by_norms = torch.zeros_like(norms)
+    value = labels.new_zeros(labels.shape[0], dtype=torch.float64)
+    for pairs in affinity.pairs():
+        p, q = pairs.first(labels), pairs.second(labels)
+        dot, pp, qq = _dot(p, q), pairs.first(norms), pairs.second(norms)
+        value += total(pairs.weight * relaxation.value(dot, pp, qq))
+        if slope is None:
+            continue
+        by_dot = pairs.weight * relaxation.slope(dot, pp, qq)
+        pairs.add_products(slope.gradient, by_dot, q, p)
+        pairs.add(slope.stiffness, -by_dot, -by_dot)
+        if relaxation.norm_slope is not None:
+            at_first = pairs.weight * relaxation.norm_slope(dot, pp, qq)
+            at_second = pairs.weight * relaxation.norm_slope(dot, qq, pp)
+            pairs.add(by_norms, at_first, at_second)
+    if slope is not None and relaxation.norm_slope is not None:
+        slope.gradient.addcmul_(by_norms, labels, value=2)  # ‖p‖² has the gradient 2 p
+    return value
+
+
+def _dense_potts(
+    labels: Labels, affinity: Affinity, relaxation: Relaxation, slope: Slope | None
+) -> Float[Tensor, " b"]:
+    """Adds to the slope in place."""
+    if not relaxation.is_quadratic:
+        raise ValueError(
+            f"expected a relaxation that is quadratic in the labels for a dense affinity, got "
+            f"{relaxation.name!r}: use 'bilinear' or 'quadratic', or a grid or window affinity"
+        )
+    filtered, degree = affinity.apply(labels), affinity.degree()
+    if slope is not None:
+        slope.gradient.add_(filtered, alpha=-2)
+        slope.stiffness.add_(degree, alpha=2)
+    # Σ_ij W_ij (c_i - y_i·y_j) with c = 1 (bi-linear) or ‖y_i‖² (quadratic): both orders of every pair
+    if relaxation.norm_slope is None:
+        return total(degree) - total(labels * filtered)
+    if slope is not None:
+        slope.gradient.addcmul_(degree, labels, value=2)
+    return total(labels * (degree * labels - filtered))

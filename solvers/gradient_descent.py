@@ -1,0 +1,167 @@
+"""Gradient descent on logits: soft labels, for any sparse energy."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from selflabel.coarse import coarse_labels, coarsen, fine_labels
+from selflabel.problem import Energy, Problem
+from selflabel.driver import Step
+from selflabel.terms import COLLISION, COLLISION_DIVERGENCE, total
+
+LOGIT_FLOOR = -15.0
+"""Logits stay this close to their maximum (probabilities above 3e-7), so that no class is out of reach."""
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """Minimize any energy over ``y = softmax(l)`` by descent on the logits l (paper 003, Sec. 3.1 and App. A).
+
+    With ``g = ∂E/∂y``, the gradient by the logits is ``y (g - y·g)``. The default preconditions it by
+    ``1 / (h y)``, h the stiffness of each pixel (`selflabel.terms.Slope`): a natural-gradient step, which
+    neither slows down where labels saturate nor overshoots where the relaxation is steep. Directions are
+    conjugated (Hestenes-Stiefel, restarted when not downhill), the step length follows the secant along the
+    direction and is halved when the energy would rise, so the energy never rises. It starts on blocks of
+    2x2 pixels (`coarse_levels` times halved; sparse grids and windows only) and goes on from there if that
+    is better than the given start.
+
+    - `rate`: None, or the fixed rate of plain gradient descent as published (see `PAPER`).
+    - `rtol`: an image has converged when two steps in a row lower its energy by less than this fraction.
+    - `coarse_levels`, `coarse_steps`: how often the image is halved, and the steps made on each such level.
+
+    A local minimum, the global one for convex energies (quadratic coupling and relaxation). Takes every
+    coupling and relaxation on sparse affinities; bi-linear and quadratic on dense ones. Cost: one pass over the
+    pairs a step (one filtering if dense); memory: seven times the labels. For hard labels use `GraphCut`.
+    """
+
+    rate: float | None = None
+    rtol: float = 5e-4
+    coarse_levels: int = 1
+    coarse_steps: int = 40
+
+    name: ClassVar[str] = "gradient-descent"
+    default_energy: ClassVar[Energy] = Energy(
+        COLLISION, COLLISION_DIVERGENCE, coupling_weight=0.3, pairwise_weight=6.0
+    )
+    needs_edges: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.rate is not None and not self.rate > 0:
+            raise ValueError(f"expected rate > 0, or None for the adaptive rule, got {self.rate}")
+        if self.rtol < 0 or self.coarse_levels < 0 or self.coarse_steps < 1:
+            raise ValueError(
+                f"expected rtol >= 0, coarse_levels >= 0 and coarse_steps >= 1, got {self.rtol}, "
+                f"{self.coarse_levels} and {self.coarse_steps}"
+            )
+
+    def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
+        """One gradient evaluation a step."""
+        if self.rate is not None:
+            yield from _plain(problem, labels, self.rate)
+        else:
+            yield from _conjugate(problem, self._coarse_start(problem, labels), self.rtol)
+
+    def _coarse_start(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+        coarse = coarsen(problem) if self.coarse_levels else None
+        if coarse is None:
+            return labels
+        solver = replace(self, coarse_levels=self.coarse_levels - 1)
+        step = Step(coarse.feasible(coarse_labels(labels)))
+        for _, step in zip(range(self.coarse_steps), solver.iterate(coarse, step.labels), strict=False):
+            if step.converged is not None and bool(step.converged.all()):
+                break
+        size = tuple(labels.shape[2:])
+        # next to a seed a block says nothing of its other pixels: they keep their own start
+        start = torch.where(
+            fine_labels(coarse.free, size), fine_labels(step.labels, size), labels
+        )
+        start = problem.feasible(start)
+        better = problem.value(start) < problem.value(labels)
+        return _select(better, start, labels)
+
+
+PAPER = GradientDescent(rate=0.075, rtol=0.0, coarse_levels=0)
+"""As published: plain descent at rate 0.075 from the network's logits; run it for 200 steps."""
+
+
+def _plain(problem: Problem, labels: Float[Tensor, "b k *s"], rate: float) -> Iterator[Step]:
+    logits = _logits(labels)
+    while True:
+        _, slope = problem.value_with_slope(labels)
+        logits = logits - rate * _by_logits(labels, slope.gradient)
+        labels = problem.feasible(logits.softmax(1))
+        yield Step(labels)
+
+
+def _conjugate(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> Iterator[Step]:
+    """Preconditioned nonlinear conjugate gradients; every scalar is one an image, so images do not mix."""
+    logits = _logits(labels)
+    labels = problem.feasible(logits.softmax(1))
+    energy, slope = problem.value_with_slope(labels)
+    gradient, natural = _gradients(labels, slope.gradient, slope.stiffness)
+    direction = -natural
+    rate = torch.ones_like(energy)
+    quiet = torch.zeros_like(energy)
+    done = total(direction * gradient) == 0
+    while True:
+        trial_logits = _floored(logits + _each(rate, direction) * direction)
+        trial = problem.feasible(trial_logits.softmax(1))
+        trial_energy, slope = problem.value_with_slope(trial)
+        trial_gradient, natural = _gradients(trial, slope.gradient, slope.stiffness)
+        accepted = (trial_energy <= energy) & ~done
+
+        before, after = total(direction * gradient), total(direction * trial_gradient)
+        # where the slope along the direction would vanish, if it went on as between the two ends
+        secant = torch.where(after > before, before / (before - after), 2.0).clamp(0.3, 2.0)
+        rate = torch.where(accepted, rate * secant, rate / 2)
+        quiet = torch.where(accepted, (quiet + 1) * (energy - trial_energy <= rtol * energy.abs()), quiet)
+        stuck = ~accepted & (rate < 1e-4)
+
+        change = trial_gradient - gradient
+        curvature = after - before
+        conjugacy = torch.where(curvature > 0, (total(natural * change) / curvature).clamp_min(0), 0.0)
+        following = _each(conjugacy, direction) * direction - natural
+        downhill = total(following * trial_gradient) < 0
+        following = _select(downhill, following, -natural)
+
+        logits, labels = _select(accepted, trial_logits, logits), _select(accepted, trial, labels)
+        gradient = _select(accepted, trial_gradient, gradient)
+        direction = _select(accepted, following, direction)
+        energy = torch.where(accepted, trial_energy, energy)
+        done = done | (quiet >= 2) | stuck
+        yield Step(labels, energy, converged=done)
+
+
+def _gradients(labels: Tensor, gradient: Tensor, stiffness: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient by the logits, and the natural one, scaled."""
+    centered = gradient - (labels * gradient).sum(1, keepdim=True)
+    return labels * centered, centered / stiffness.clamp_min(1e-3)
+
+
+def _by_logits(labels: Tensor, gradient: Tensor) -> Tensor:
+    return labels * (gradient - (labels * gradient).sum(1, keepdim=True))
+
+
+def _logits(labels: Tensor) -> Tensor:
+    return _floored(labels.clamp_min(torch.finfo(labels.dtype).tiny).log())
+
+
+def _floored(logits: Tensor) -> Tensor:
+    return (logits - logits.amax(1, keepdim=True)).clamp_min(LOGIT_FLOOR)
+
+
+def _each(scalars: Tensor, like: Tensor) -> Tensor:
+    return scalars.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+def _select(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """`torch.where` by image, without a pass over the labels when all agree."""
+    if bool(which.all()):
+        return yes
+    if not bool(which.any()):
+        return no
+    return torch.where(which.view(-1, *[1] * (yes.ndim - 1)), yes, no)

@@ -1,0 +1,115 @@
+"""GraphCut against GCO (`gco-wrapper`): energy and time of α-expansion on photographs with 21 classes.
+
+    pip install . -r tests/benchmarks/requirements.txt
+    SELFLABEL_DATA=... python tests/benchmarks/graph_cut.py --images 10
+
+Both are given the same unaries (a mixture of 21 Gaussians in color space), edges and weights, and run to
+convergence in this process on one core; times are of the CPU and include building graphs. Energies are those
+of the resulting labels, evaluated here in float64. GCO rounds costs to integers; it is free for research
+only.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import gco
+import numpy as np
+import torch
+from PIL import Image
+from scipy.cluster.vq import kmeans2
+
+from selflabel.affinity import GridAffinity
+from selflabel.driver import solve
+from selflabel.labels import UNLABELED
+from selflabel.problem import Energy, Problem
+from selflabel.solvers import GraphCut
+
+
+def color_mixture(image: np.ndarray, classes: int, rng: np.random.Generator) -> np.ndarray:
+    """Posteriors ``[k h w]`` of a mixture of diagonal Gaussians, fitted by k-means."""
+    colors = image.reshape(-1, 3).astype(np.float64)
+    sample = colors[rng.choice(len(colors), 5000, replace=False)]
+    centers, member = kmeans2(sample, classes, minit="++", rng=rng)
+    log = np.empty((classes, len(colors)))
+    for k in range(classes):
+        own = sample[member == k] if (member == k).sum() > 3 else sample
+        variance = own.var(0) + 9.0
+        squared = ((colors - centers[k]) ** 2 / variance).sum(1)
+        log[k] = np.log(len(own) / len(sample)) - 0.5 * (squared + np.log(variance).sum())
+    probs = np.exp(log - log.max(0))
+    return (probs / probs.sum(0)).reshape(classes, *image.shape[:2])
+
+
+def gco_labels(unary: np.ndarray, first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    classes = unary.shape[1]
+    return np.asarray(
+        gco.cut_general_graph(
+            np.stack([first, second], 1),
+            weight,
+            unary,
+            1.0 - np.eye(classes),
+            n_iter=-1,
+            algorithm="expansion",
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=10)
+    parser.add_argument("--classes", type=int, default=21)
+    parser.add_argument("--neighbors", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.5, 2.0, 8.0])
+    parser.add_argument("--sigma", type=float, default=9.0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(20301)
+    paths = sorted((Path(os.environ["SELFLABEL_DATA"]) / "bsds" / "images").iterdir())[: options.images]
+    cases = []
+    for path in paths:
+        image = np.array(Image.open(path).convert("RGB"))
+        cases.append((path.stem, image, color_mixture(image, options.classes, rng)))
+    print(
+        f"{'neighbors':>9} {'lambda':>6} {'ours s':>7} {'gco s':>7} {'ratio':>6} {'worst':>6} "
+        f"{'energy above gco %: mean':>25} {'max':>8} {'bound gap %':>11}"
+    )
+    for neighbors in options.neighbors:
+        for pairwise in options.weights:
+            ours, theirs, above, gap = [], [], [], []
+            for _, image, probs in cases:
+                pixels = torch.from_numpy(image).movedim(-1, 0)[None]
+                affinity = GridAffinity.from_image(pixels, options.sigma, neighbors)
+                seeds = torch.full((1, *image.shape[:2]), UNLABELED)
+                problem = Problem(
+                    Energy(pairwise_weight=pairwise), torch.from_numpy(probs).float()[None], seeds, affinity
+                )
+                edges = affinity.edges()
+                first, second = edges.first.numpy().astype(np.int32), edges.second.numpy().astype(np.int32)
+                weight = pairwise * edges.weight[0].double().numpy()
+                costs = problem.energy.coupling.at_vertices(problem.probs)
+                unary = np.ascontiguousarray(costs[0].flatten(1).T.double().numpy())
+
+                started = time.process_time()
+                solution = solve(problem, GraphCut())
+                ours.append(time.process_time() - started)
+                started = time.process_time()
+                labels = gco_labels(unary, first, second, weight)
+                theirs.append(time.process_time() - started)
+
+                cut = labels[first] != labels[second]
+                energy = unary[np.arange(len(unary)), labels].sum() + weight[cut].sum()
+                above.append(100 * (float(solution.energy) / energy - 1))
+                gap.append(100 * (1 - float(solution.bound) / float(solution.energy)))
+            ratio = np.array(ours) / np.array(theirs)
+            print(
+                f"{neighbors:9} {pairwise:6} {np.mean(ours):7.2f} {np.mean(theirs):7.2f} "
+                f"{sum(ours) / sum(theirs):6.2f} {ratio.max():6.2f} {np.mean(above):25.4f} "
+                f"{np.max(above):8.4f} {np.mean(gap):11.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

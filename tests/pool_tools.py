@@ -1,0 +1,23 @@
+"""Work for the tests of processes, in a module that imports nothing heavy: processes start at once."""
+
+import os
+import signal
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Work:
+    """Doubles; dies at 5 and at 6, or raises at 7, if asked to."""
+
+    dies: bool = False
+    raises: bool = False
+
+    def __call__(self, number: int) -> int:
+        """Twice the number."""
+        if self.dies and number == 5:
+            os._exit(3)
+        if self.dies and number == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.raises and number == 7:
+            raise ZeroDivisionError("seven")
+        return 2 * number
