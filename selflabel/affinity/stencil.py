@@ -137,7 +137,7 @@ def check_size(size: tuple[int, ...]) -> None:
         raise ValueError(f"expected two or three spatial axes with pixels, (h, w) or (d, h, w), got {size}")
 
 
-def check_positive(name: str, value: float) -> None:
+def check_positive(name: str, value: float | int) -> None:
     """Raise `ValueError` unless the value is above zero."""
     if not value > 0:
         raise ValueError(f"expected {name} > 0, got {value}")

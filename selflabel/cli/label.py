@@ -238,12 +238,13 @@ def _summary(report: "Report", out: Path) -> None:
 
     from selflabel.cli import screen
 
-    table = Table(title=str(out), show_header=False)
+    table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in _lines(report):
         table.add_row(name, value)
     screen.show(table)
+    typer.echo(f"labels are in {out / 'labels'}")
 
 
 def _lines(report: "Report") -> Sequence[tuple[str, str]]:

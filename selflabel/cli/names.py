@@ -99,7 +99,7 @@ def known(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def configured(instance: T, options: Sequence[str]) -> T:
-    """A frozen dataclass with options of the form ``key=value`` set; ``part.key=value`` sets an option of a part.
+    """A frozen dataclass with options of the form ``key=value`` set; ``part.key=value`` is an option of a part.
 
     Raises `ValueError` for unknown keys and for values that do not fit the field's type.
     """
