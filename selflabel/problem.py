@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
-from selflabel.labels import check_seeds, clamp, one_hot, restrict, unlabeled
+from selflabel.labels import check_seeds, one_hot, restrict, unlabeled
 from selflabel.terms import (
     BILINEAR,
     STANDARD,
@@ -118,7 +118,8 @@ class Problem:
 
     def feasible(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """The labels with seeds put back and no mass on excluded classes."""
-        return clamp(labels if self.classes is None else restrict(labels, self.classes), self.seeds)
+        labels = labels if self.classes is None else restrict(labels, self.classes)
+        return torch.where(self.free, labels, self.seed_labels)
 
     def value(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, " b"]:
         """The energy of each image, in float64. Cost: one pass over pixels and pairs, or one filtering."""

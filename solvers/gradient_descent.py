@@ -11,7 +11,7 @@ from torch import Tensor
 from selflabel.coarse import coarse_labels, coarsen, fine_labels
 from selflabel.problem import Energy, Problem
 from selflabel.driver import Step
-from selflabel.terms import COLLISION, COLLISION_DIVERGENCE, total
+from selflabel.terms import COLLISION, COLLISION_DIVERGENCE, Slope
 
 LOGIT_FLOOR = -15.0
 """Logits stay this close to their maximum (probabilities above 3e-7), so that no class is out of reach."""
@@ -92,7 +92,8 @@ def _plain(problem: Problem, labels: Float[Tensor, "b k *s"], rate: float) -> It
     logits = _logits(labels)
     while True:
         _, slope = problem.value_with_slope(labels)
-        logits = logits - rate * _by_logits(labels, slope.gradient)
+        gradient, _ = _gradients(labels, slope)
+        logits = logits - rate * gradient
         labels = problem.feasible(logits.softmax(1))
         yield Step(labels)
 
@@ -102,48 +103,52 @@ def _conjugate(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -
     logits = _logits(labels)
     labels = problem.feasible(logits.softmax(1))
     energy, slope = problem.value_with_slope(labels)
-    gradient, natural = _gradients(labels, slope.gradient, slope.stiffness)
+    gradient, natural = _gradients(labels, slope)
     direction = -natural
+    descent = _inner(direction, gradient)
     rate = torch.ones_like(energy)
     quiet = torch.zeros_like(energy)
-    done = total(direction * gradient) == 0
+    done = descent == 0
     while True:
-        trial_logits = _floored(logits + _each(rate, direction) * direction)
+        trial_logits = _floored(torch.addcmul(logits, _each(rate, logits), direction))
         trial = problem.feasible(trial_logits.softmax(1))
         trial_energy, slope = problem.value_with_slope(trial)
-        trial_gradient, natural = _gradients(trial, slope.gradient, slope.stiffness)
+        trial_gradient, natural = _gradients(trial, slope)
         accepted = (trial_energy <= energy) & ~done
 
-        before, after = total(direction * gradient), total(direction * trial_gradient)
         # where the slope along the direction would vanish, if it went on as between the two ends
-        secant = torch.where(after > before, before / (before - after), 2.0).clamp(0.3, 2.0)
+        curvature = _inner(direction, trial_gradient) - descent
+        secant = torch.where(curvature > 0, -descent / curvature, 2.0).clamp(0.3, 2.0)
         rate = torch.where(accepted, rate * secant, rate / 2)
         quiet = torch.where(accepted, (quiet + 1) * (energy - trial_energy <= rtol * energy.abs()), quiet)
         stuck = ~accepted & (rate < 1e-4)
 
-        change = trial_gradient - gradient
-        curvature = after - before
-        conjugacy = torch.where(curvature > 0, (total(natural * change) / curvature).clamp_min(0), 0.0)
-        following = _each(conjugacy, direction) * direction - natural
-        downhill = total(following * trial_gradient) < 0
-        following = _select(downhill, following, -natural)
+        steepest = _inner(natural, trial_gradient)
+        change = steepest - _inner(natural, gradient)
+        conjugacy = torch.where(curvature > 0, (change / curvature).clamp_min(0), 0.0)
+        following_descent = conjugacy * (curvature + descent) - steepest
+        conjugacy = torch.where(following_descent < 0, conjugacy, 0.0)
+        following_descent = torch.where(following_descent < 0, following_descent, -steepest)
+        following = torch.addcmul(natural.neg_(), _each(conjugacy, direction), direction)
 
         logits, labels = _select(accepted, trial_logits, logits), _select(accepted, trial, labels)
         gradient = _select(accepted, trial_gradient, gradient)
         direction = _select(accepted, following, direction)
+        descent = torch.where(accepted, following_descent, descent)
         energy = torch.where(accepted, trial_energy, energy)
         done = done | (quiet >= 2) | stuck
         yield Step(labels, energy, converged=done)
 
 
-def _gradients(labels: Tensor, gradient: Tensor, stiffness: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient by the logits, and the natural one, scaled."""
-    centered = gradient - (labels * gradient).sum(1, keepdim=True)
-    return labels * centered, centered / stiffness.clamp_min(1e-3)
+def _gradients(labels: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
+    """The gradient by the logits, and the natural one, scaled. Uses the slope up."""
+    centered = slope.gradient.sub_((labels * slope.gradient).sum(1, keepdim=True))
+    return labels * centered, centered.div_(slope.stiffness.clamp_min(1e-3))
 
 
-def _by_logits(labels: Tensor, gradient: Tensor) -> Tensor:
-    return labels * (gradient - (labels * gradient).sum(1, keepdim=True))
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of each image."""
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).double()
 
 
 def _logits(labels: Tensor) -> Tensor:
@@ -151,7 +156,7 @@ def _logits(labels: Tensor) -> Tensor:
 
 
 def _floored(logits: Tensor) -> Tensor:
-    return (logits - logits.amax(1, keepdim=True)).clamp_min(LOGIT_FLOOR)
+    return (logits - logits.amax(1, keepdim=True)).clamp_min_(LOGIT_FLOOR)
 
 
 def _each(scalars: Tensor, like: Tensor) -> Tensor:

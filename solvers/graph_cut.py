@@ -3,32 +3,20 @@
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
-from scipy.sparse import coo_array
 from torch import Tensor
 
 from selflabel.affinity.protocol import Edges, SparseAffinity
+from selflabel.cuts import Array, minimum_cut, require_maximum_flow
 from selflabel.driver import Step
 from selflabel.labels import UNLABELED, one_hot
+from selflabel.moves import Descent, PottsGraph, explore
 from selflabel.problem import Energy, Problem
 from selflabel.terms import BILINEAR, STANDARD
-
-try:
-    import maxflow
-except ImportError:  # pragma: no cover - a test takes it away
-    maxflow = None
-
-Array = NDArray[Any]
-
-GAIN = 1e-12
-"""Moves that gain less than this share of the energy are rounding, not progress."""
-
 
 class Moves(enum.Enum):
     """What one minimum cut may change when there are more than two classes."""
@@ -67,21 +55,23 @@ class GraphCut:
     needs_edges: ClassVar[bool] = True
 
     moves: Moves = Moves.EXPANSION
+    proposals: int = 8
+    """Descents that the start of the expansions is fused from, besides three sweeps; 0: none, a single pass."""
 
     def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
         """Yield after every sweep. Raises `ValueError` for energies and affinities that do not fit."""
-        if maxflow is None:
-            raise ImportError("graph-cut needs PyMaxflow (GPL): pip install PyMaxflow, or use another solver")
+        require_maximum_flow()
         costs, edges = _costs(problem), _edges(problem)
         linear = problem.energy.coupling is STANDARD and problem.energy.relaxation is BILINEAR
         ceiling = problem.value(labels).tolist() if linear else [np.inf] * len(labels)
         images = [
-            _Image(problem, costs, edges, labels, number, ceiling[number]) for number in range(len(labels))
+            _Image(self, problem, costs, edges, labels, number, ceiling[number])
+            for number in range(len(labels))
         ]
         while True:
             for image in images:
                 if not image.converged:
-                    image.sweep(self.moves)
+                    image.sweep()
             yield _step(images, labels)
             if all(image.converged for image in images):
                 return
@@ -132,269 +122,98 @@ def _step(images: list["_Image"], labels: Tensor) -> Step:
     )
 
 
-# --- one cut ------------------------------------------------------------------------------------------------
-
-
-def minimum_cut(
-    cost: Array, first: Array, second: Array, capacity: Array, reach: Array | None = None
-) -> Array:
-    """The x in {0, 1}^n that minimizes ``Σ cost_i x_i + Σ capacity_ij [x_i ≠ x_j]``; ties go to 0.
-
-    Nodes whose cost outweighs all their edges are decided beforehand, as long as that shrinks the graph: less
-    to build, and the flow through them is never searched for.
-    """
-    result = np.zeros(len(cost), dtype=bool)
-    nodes = np.arange(len(cost))
-    while len(nodes):
-        reach = _sums(first, second, capacity, capacity, len(cost)) if reach is None else reach
-        ones = cost < -reach
-        open_ = ~(ones | (cost >= reach))
-        result[nodes[ones]] = True
-        if open_.sum() > 0.8 * len(nodes):
-            result[nodes] |= _maximum_flow(cost, first, second, capacity)
-            break
-        cost, first, second, capacity = _fix(cost, first, second, capacity, open_, ones)
-        nodes, reach = nodes[open_], None
-    return result
-
-
-def _fix(
-    cost: Array, first: Array, second: Array, capacity: Array, open_: Array, ones: Array
-) -> tuple[Array, Array, Array, Array]:
-    """The problem on the open nodes, with the edges to the others folded into the costs."""
-    open_first, open_second = open_[first], open_[second]
-    cost = cost.copy()
-    for here, there, border in (
-        (first, second, open_first & ~open_second),
-        (second, first, open_second & ~open_first),
-    ):
-        edges = np.flatnonzero(border)
-        signed = np.where(ones[there[edges]], -capacity[edges], capacity[edges])
-        cost += np.bincount(here[edges], signed, len(cost))
-    inner = np.flatnonzero(open_first & open_second)
-    number = np.cumsum(open_, dtype=np.int32) - 1
-    return cost[open_], number[first[inner]], number[second[inner]], capacity[inner]
-
-
-def _maximum_flow(cost: Array, first: Array, second: Array, capacity: Array) -> Array:
-    graph = maxflow.GraphFloat(len(cost), len(first))
-    nodes = graph.add_grid_nodes(len(cost))
-    graph.add_grid_tedges(nodes, np.maximum(cost, 0), np.maximum(-cost, 0))
-    if len(first):
-        graph.add_edges(first, second, capacity, capacity)
-    graph.maxflow()
-    return np.asarray(graph.get_grid_segments(nodes))
-
-
-def _sums(first: Array, second: Array, at_first: Array, at_second: Array, size: int) -> Array:
-    """Sum over the edges of each node."""
-    return np.bincount(first, at_first, size) + np.bincount(second, at_second, size)
-
-
-# --- one image ----------------------------------------------------------------------------------------------
-
-
 class _Image:
     """The labeling of one image, and the problem on its open pixels: all but those whose label is settled.
 
-    Open pixels have unaries ``[k n]``, labels ``[n]`` and edges; edges to settled pixels are folded into the
-    unaries, and what that leaves over is in `constant`. Classes are numbered among those allowed.
+    Edges to settled pixels are folded into the unaries, and what that leaves over is in `constant`. Classes
+    are numbered among those allowed.
     """
 
     def __init__(
-        self, problem: Problem, costs: Tensor, edges: Edges, start: Tensor, number: int, ceiling: float
+        self,
+        solver: GraphCut,
+        problem: Problem,
+        costs: Tensor,
+        edges: Edges,
+        start: Tensor,
+        number: int,
+        ceiling: float,
     ) -> None:
         energy, mask = problem.energy, problem.classes
         self.classes = np.arange(costs.shape[1]) if mask is None else np.flatnonzero(_numpy(mask[number]))
         seeds = _numpy(problem.seeds[number]).ravel()
         seeded = seeds != UNLABELED
-        self.index, self.pixels = seeds.astype(np.int64), np.arange(len(seeds))
-        self.unary = energy.coupling_weight * _numpy(costs[number].flatten(1).double())[self.classes]
-        self.unary[:, seeded] = 0
+        unary = energy.coupling_weight * _numpy(costs[number].flatten(1).double())[self.classes]
+        unary[:, seeded] = 0
         weight = energy.pairwise_weight * _numpy(edges.weight[number]).astype(np.float64)
         kept = np.flatnonzero(weight > 0)
-        self.first, self.second = (_numpy(x)[kept].astype(np.int32) for x in (edges.first, edges.second))
-        self.weight, self.constant = weight[kept], 0.0
-        self.settle(seeded, np.searchsorted(self.classes, seeds))
-        self._reduce()
-        self.start, self.ceiling = _numpy(start[number].flatten(1)), ceiling
-        self.guaranteed = self.converged = False
-        self._begin()
+        first, second = (_numpy(x)[kept] for x in (edges.first, edges.second))
+        self.graph, self.constant = PottsGraph(unary, first, second, weight[kept]), 0.0
+        self.index, self.pixels = seeds.astype(np.int64), np.arange(len(seeds))
+        self._settle(seeded, np.where(seeded, np.searchsorted(self.classes, seeds), 0))
+        self._settle_winners()
+        self.solver, self.ceiling, self.converged = solver, ceiling, False
+        self.start = _numpy(start[number].flatten(1))[self.classes][:, self.pixels]
+        self.descent = Descent(self.graph, self._first(), self.graph.order[::-1])
 
-    def settle(self, settled: Array, labels: Array) -> None:
+    def _settle(self, settled: Array, labels: Array) -> None:
         """Give some open pixels their final labels and fold their edges into the unaries of the others."""
-        open_ = ~settled
         self.index[self.pixels[settled]] = self.classes[labels[settled]]
-        self.constant += float(self.unary[labels[settled], np.flatnonzero(settled)].sum())
-        open_first, open_second = open_[self.first], open_[self.second]
-        unary = np.ascontiguousarray(self.unary[:, open_])
-        number = np.cumsum(open_, dtype=np.int32) - 1
-        for here, there, border in (
-            (self.first, self.second, open_first & settled[self.second]),
-            (self.second, self.first, open_second & settled[self.first]),
-        ):
-            edges = np.flatnonzero(border)
-            weight, label = self.weight[edges], labels[there[edges]]
-            self.constant += float(weight.sum())  # w [x_i ≠ l] = w - w [x_i = l]
-            np.subtract.at(unary.reshape(-1), label * unary.shape[1] + number[here[edges]], weight)
-        closed = np.flatnonzero(~(open_first | open_second))
-        cut = closed[labels[self.first[closed]] != labels[self.second[closed]]]
-        self.constant += float(self.weight[cut].sum())
-        inner = np.flatnonzero(open_first & open_second)
-        self.first, self.second = number[self.first[inner]], number[self.second[inner]]
-        self.weight, self.unary, self.pixels = self.weight[inner], unary, self.pixels[open_]
-        self.degree = _sums(self.first, self.second, self.weight, self.weight, len(self.pixels))
+        self.graph, constant = self.graph.fold(settled, labels)
+        self.constant += constant
+        self.pixels = self.pixels[~settled]
 
-    def _reduce(self) -> None:
+    def _settle_winners(self) -> None:
         """Settle the pixels that win their class against the best of all the others (Kovtun, DAGM 2003).
 
         Giving them that class worsens *no* labeling, so optima and moves remain what they are. For two
         classes nothing is left.
         """
+        every = np.ones(len(self.pixels), bool)
         if len(self.classes) == 1:
-            self.settle(np.ones(len(self.pixels), bool), np.zeros(len(self.pixels), np.int64))
-        for label in self._by_popularity() if len(self.classes) > 1 else ():
-            others = np.delete(self.unary, label, axis=0).min(0)
-            wins = minimum_cut(self.unary[label] - others, self.first, self.second, self.weight, self.degree)
+            self._settle(every, np.zeros(len(every), np.int64))
+            return
+        for label in self.graph.order:
+            graph = self.graph
+            cost = graph.unary[label] - np.delete(graph.unary, label, axis=0).min(0)
+            wins = minimum_cut(cost, graph.first, graph.second, graph.weight, graph.degree)
             if len(self.classes) == 2:
-                self.settle(np.ones(len(self.pixels), bool), np.where(wins, label, 1 - label))
+                self._settle(every, np.where(wins, label, 1 - label))
                 return
             if wins.sum() > 0.002 * len(wins):  # a few are not worth a copy of the rest
-                self.settle(wins, np.full(len(self.pixels), label))
+                self._settle(wins, np.full(len(wins), label))
 
-    def _by_popularity(self) -> list[int]:
-        """The classes, most often best one first: whatever order they are numbered in."""
-        counts = np.bincount(self.unary.argmin(0), minlength=len(self.classes))
-        return [int(label) for label in np.lexsort((self.unary.sum(1), -counts))]
-
-    def _begin(self) -> None:
-        """Start from the best class of each pixel, or from the given labels if they are better."""
-        size = len(self.pixels)
-        self.labels = self.unary.argmin(0)
-        self.least = float(self.unary[self.labels, np.arange(size)].sum())
-        self.order = self._by_popularity()
-        self.version, self.changed = 0, np.zeros(len(self.classes), np.int64)  # of all labels; of each class
-        self.tried: dict[tuple[int, int], int] = {}  # the version that each move was last tried on
-        self.value = self._value(self.labels)
-        given = self._start().argmax(0)
-        if self._value(given) < self.value:
-            self.labels, self.value = given, self._value(given)
-
-    def _start(self) -> Array:
-        return self.start[self.classes][:, self.pixels].astype(np.float64)
-
-    def _value(self, labels: Array) -> float:
-        cut = labels[self.first] != labels[self.second]
-        return float(self.unary[labels, np.arange(len(labels))].sum() + self.weight[cut].sum())
+    def _first(self) -> Array:
+        """Labels to start from: the best of each pixel's own, the given ones, and those found by exploring."""
+        found = [self.graph.cheapest, self.start.argmax(0)]
+        if self.solver.moves is Moves.EXPANSION and self.solver.proposals and len(self.pixels):
+            found.append(explore(self.graph, self.solver.proposals))
+        return min(found, key=self.graph.value)
 
     def full_index(self) -> Array:
         """The class of every pixel."""
         index = self.index.copy()
-        index[self.pixels] = self.classes[self.labels]
+        index[self.pixels] = self.classes[self.descent.labels]
         return index
 
     @property
     def energy(self) -> float:
-        return self.constant + self.value
+        return self.constant + self.descent.value
 
     @property
     def bound(self) -> float:
         """Settled pixels are optimal; on the others ``E - Σ min_k u_k`` is at most twice its optimum."""
-        slack = (self.value - self.least) / 2 if self.guaranteed and self.converged else 0.0
-        return self.constant + self.least + slack
+        least = float(self.graph.unary.min(0).sum())
+        guaranteed = self.converged and self.solver.moves is Moves.EXPANSION
+        return self.constant + least + ((self.descent.value - least) / 2 if guaranteed else 0.0)
 
-    def sweep(self, moves: Moves) -> None:
+    def sweep(self) -> None:
         """Try every move once; converged if none lowers the energy."""
-        before, self.guaranteed = self.version, moves is Moves.EXPANSION
-        if moves is Moves.EXPANSION:
-            for label in self.order:
-                self._expand(label)
-        else:
-            for one, other in combinations(self.order, 2):
-                self._swap(one, other)
-        self.converged = self.version == before
+        expansions = self.solver.moves is Moves.EXPANSION
+        self.converged = not (self.descent.expansions() if expansions else self.descent.swaps())
         if self.converged and self.energy > self.ceiling:  # rare: the soft start was better
             self.ceiling = np.inf
-            labels = self._round()
-            value = self._value(labels)
-            if value < self.value:
-                self._accept(labels, value)
+            labels = self.graph.round(self.start)
+            if self.graph.value(labels) < self.descent.value:
+                self.descent.restart(labels)
                 self.converged = False
-
-    def _expand(self, label: int) -> None:
-        if self.tried.get((label, label)) == self.version:
-            return
-        current = self.unary[self.labels, np.arange(len(self.pixels))]
-        # changing alone or with others gains at most all the weights around
-        active = (self.labels != label) & (self.unary[label] - current < self.degree)
-        self._move(active, self.labels, np.where(active, label, self.labels))
-        self.tried[label, label] = self.version
-
-    def _swap(self, one: int, other: int) -> None:
-        if max(self.changed[one], self.changed[other]) <= self.tried.get((one, other), -1):
-            return
-        active = (self.labels == one) | (self.labels == other)
-        self._move(active, np.where(active, one, self.labels), np.where(active, other, self.labels))
-        self.tried[one, other] = self.version
-
-    def _move(self, active: Array, zero: Array, one: Array) -> None:
-        """The best choice of `zero` or `one` at every active pixel; the others keep their label in both."""
-        nodes = np.flatnonzero(active)
-        if not len(nodes):
-            return
-        edges = np.flatnonzero(active[self.first] | active[self.second])
-        first, second, weight = self.first[edges], self.second[edges], self.weight[edges]
-        zero_first, zero_second, one_first, one_second = (
-            x[ends] for x in (zero, one) for ends in (first, second)
-        )
-        # θ(x, x') = θ(0,0) + p x + q x' + c |x - x'|, with c >= 0 as Potts is a metric
-        both_zero = weight * (zero_first != zero_second)
-        first_one = weight * (one_first != zero_second)
-        second_one = weight * (zero_first != one_second)
-        capacity = (first_one + second_one - both_zero - weight * (one_first != one_second)) / 2
-        pairwise = _sums(
-            first, second, first_one - both_zero - capacity, second_one - both_zero - capacity, active.size
-        )
-        cost = pairwise[nodes] + self.unary[one[nodes], nodes] - self.unary[zero[nodes], nodes]
-        inner = np.flatnonzero(capacity > 0)
-        number = np.cumsum(active, dtype=np.int32) - 1
-        first, second, capacity = number[first[inner]], number[second[inner]], capacity[inner]
-        now = (self.labels == one)[nodes]
-        then = minimum_cut(cost, first, second, capacity)
-
-        def value(x: Array) -> float:
-            return float(cost[x].sum() + capacity[x[first] != x[second]].sum())
-
-        gain = value(now) - value(then)
-        if gain > GAIN * (abs(self.value) + 1):
-            labels = self.labels.copy()
-            labels[nodes] = np.where(then, one[nodes], zero[nodes])
-            self._accept(labels, self._value(labels))
-
-    def _accept(self, labels: Array, value: float) -> None:
-        moved = labels != self.labels
-        self.version += 1
-        self.changed[self.labels[moved]] = self.changed[labels[moved]] = self.version
-        self.labels, self.value = labels, value
-
-    def _round(self) -> Array:
-        """Hard labels of no higher energy than the soft start's: conditional expectations, pixel by pixel.
-
-        The energy is linear in each pixel's labels, so the best vertex is never worse. Pixels that are no
-        neighbors are rounded together: those ahead of all their neighbors in a fixed shuffled order.
-        """
-        soft, size = self._start().T.copy(), len(self.pixels)
-        weights = coo_array((self.weight, (self.first, self.second)), shape=(size, size)).tocsr()
-        weights = (weights + weights.T).tocsr()
-        rank = np.argsort(np.arange(size) * 2654435761 % 2**32)
-        first, second, open_ = self.first, self.second, np.ones(size, bool)
-        while open_.any():
-            ready = open_.copy()
-            ready[np.where(rank[first] < rank[second], second, first)] = False
-            pixels = np.flatnonzero(ready)
-            best = (self.unary.T[pixels] - weights[pixels] @ soft).argmin(1)
-            soft[pixels] = np.eye(soft.shape[1])[best]
-            open_ &= ~ready
-            inner = open_[first] & open_[second]
-            first, second = first[inner], second[inner]
-        return np.asarray(soft.argmax(1))

@@ -69,13 +69,14 @@ class MeanField:
         logits = labels.clamp_min(torch.finfo(labels.dtype).tiny).log().clamp_min(LOG_FLOOR)
         value, target = evaluate(labels)
         rate = torch.ones_like(value)
+        done = torch.zeros_like(value, dtype=torch.bool)
         while True:
             trial_logits = torch.lerp(logits, target, _each(rate, logits))
             trial = problem.feasible(trial_logits.softmax(1))
             trial_value, trial_target = evaluate(trial)
             slack = 1e-7 * value.abs()  # rounding of float32 labels
-            accepted = trial_value <= value + slack
-            done = (accepted & (value - trial_value <= self.rtol * value.abs())) | (rate < 1e-3)
+            accepted = (trial_value <= value + slack) & ~done
+            done = done | (accepted & (value - trial_value <= self.rtol * value.abs())) | (rate < 1e-3)
             rate = torch.where(accepted, (2 * rate).clamp_max(1.0), rate / 2)
             where = accepted.view(-1, *[1] * (labels.ndim - 1))
             logits = torch.where(where, trial_logits, logits)

@@ -152,12 +152,18 @@ def test_energy_and_affinity_are_as_told(tmp_path: Path) -> None:
 
 
 def test_options_of_annotators_and_of_their_parts() -> None:
-    options = ("annotator.forest.trees=7", "annotator.walker-floor=0.25", "moves=swap")
+    options = (
+        "annotator.forest.trees=7",
+        "annotator.walker-floor=0.25",
+        "moves=swap",
+        "affinity.by-distance=true",
+    )
     engine = names.engine(names.Choices("graph-cut", options, annotator="product"))
     described = describe(engine)
     assert isinstance(described, dict)
     assert described["annotator"]["forest"]["trees"] == 7
     assert described["annotator"]["walker_floor"] == 0.25
+    assert described["affinity"]["by_distance"] is True
     assert described["solver"]["moves"] == "SWAP"
 
 
@@ -168,7 +174,7 @@ def test_options_of_annotators_and_of_their_parts() -> None:
         (["--annotator", "oracle"], "no annotator 'oracle'"),
         (["--coupling", "collison"], "did you mean collision?"),
         (["--relaxation", "x"], "no relaxation 'x'"),
-        (["--affinity", "x"], "no affinity 'x': there are grid, window, dense"),
+        (["--affinity", "x"], "no affinity 'x': there are grid, contrast, window, dense"),
         (["--affinity", "grid", "--radius", "3"], "the grid affinity has no --radius"),
         (["--set", "moves"], "expected --set key=value"),
         (["--set", "speed=3"], "graph-cut has no option 'speed': it has moves"),
@@ -176,6 +182,7 @@ def test_options_of_annotators_and_of_their_parts() -> None:
         (["--set", "annotator.trees=x"], "has no option 'trees'"),
         (["--annotator", "forest", "--set", "annotator.trees=x"], "expected trees as int, got 'x'"),
         (["--annotator", "none", "--set", "annotator.trees=3"], "there is no annotator to set trees=3 of"),
+        (["--affinity", "dense", "--set", "affinity.radius=2"], "dense has no option 'radius'"),
         (["--soft", "float64"], "no soft format 'float64'"),
         (["--probs-layout", "whk"], "no layout 'whk'"),
         (["--part-id", "2", "--num-parts", "2"], "parts count from 0 to 1"),

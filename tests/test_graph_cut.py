@@ -12,9 +12,11 @@ from scipy.sparse.csgraph import maximum_flow
 from skimage import data, transform
 from torch import Tensor
 
+from selflabel import cuts
 from selflabel.affinity import GridAffinity, WindowAffinity, WindowKernel
 from selflabel.driver import Result, solve
 from selflabel.labels import UNLABELED, one_hot
+from selflabel.moves import Descent, PottsGraph, explore
 from selflabel.problem import Energy, Problem
 from selflabel.solvers import graph_cut
 from selflabel.solvers.graph_cut import GraphCut, Moves
@@ -198,8 +200,8 @@ def test_rounding_never_raises_the_energy_of_soft_labels() -> None:
     soft = problem.feasible(torch.from_numpy(rng.dirichlet(np.ones(4), (6, 8, 9))).float().movedim(-1, 1))
     costs, edges = graph_cut._costs(problem), graph_cut._edges(problem)
     for b in range(6):
-        image = graph_cut._Image(problem, costs, edges, soft, b, np.inf)
-        image.labels = image._round()
+        image = graph_cut._Image(GraphCut(), problem, costs, edges, soft, b, np.inf)
+        image.descent.restart(image.graph.round(image.start))
         hard = one_hot(torch.from_numpy(image.full_index()).view(1, 8, 9), 4)
         assert float(problem.value(hard.expand(6, -1, -1, -1))[b]) <= float(problem.value(soft)[b]) + 1e-5
 
@@ -212,15 +214,14 @@ def test_a_soft_start_below_the_result_is_rounded_and_improved(monkeypatch: pyte
     best = labelings[energies(problem, labelings, 0).argmin()]
     start = one_hot(torch.from_numpy(best).view(1, 3, 3), 3)
     worst = labelings[energies(problem, labelings, 0).argmax()]
-    image = graph_cut._Image(problem, graph_cut._costs(problem), graph_cut._edges(problem), start, 0, np.inf)
-    image.ceiling = -np.inf
-    open_labels = worst[image.pixels]
-    monkeypatch.setattr(graph_cut._Image, "_expand", lambda self, label: None)
-    image.labels, image.value = open_labels, image._value(open_labels)
-    image.sweep(Moves.EXPANSION)
+    costs, edges = graph_cut._costs(problem), graph_cut._edges(problem)
+    image = graph_cut._Image(GraphCut(), problem, costs, edges, start, 0, -np.inf)
+    monkeypatch.setattr(Descent, "expansions", lambda self: False)
+    image.descent.restart(worst[image.pixels])
+    image.sweep()
     assert not image.converged
     assert image.energy == pytest.approx(energies(problem, best[None], 0)[0], rel=1e-6)
-    image.sweep(Moves.EXPANSION)
+    image.sweep()
     assert image.converged
 
 
@@ -330,7 +331,7 @@ def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         solve(replace(problem, energy=Energy(relaxation=COLLISION_DIVERGENCE)), GraphCut())
     with pytest.raises(ValueError, match=r"lists its pairs, got Dense: use a grid"):
         solve(replace(problem, affinity=Dense()), GraphCut())
-    monkeypatch.setattr(graph_cut, "maxflow", None)
+    monkeypatch.setattr(cuts, "maxflow", None)
     with pytest.raises(ImportError, match="pip install PyMaxflow"):
         solve(problem, GraphCut())
 

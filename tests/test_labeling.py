@@ -14,7 +14,7 @@ from PIL import Image
 
 from selflabel.data.labelfiles import LabelFormat, read_index, write_index
 from selflabel.data.probabilities import ProbabilityFormat, read_probabilities
-from selflabel.labeling.builders import Dense, Grid, Window
+from selflabel.labeling.builders import Contrast, Dense, Grid, Window
 from selflabel.labeling.engine import Engine
 from selflabel.labeling.folder import Outcome, Skipped, label_folder
 from selflabel.labeling.image import LabelImage, Record, digest, label_image
@@ -62,12 +62,30 @@ def test_engine_stops_at_max_steps() -> None:
     assert replace(ENGINE, solver=Smooth(rounds=9)).label(image, seeds, 2).steps == 9
 
 
-@pytest.mark.parametrize("builder", [Grid(12.0, 8), Window(20.0, 3.0, 2), Dense(20.0, 5.0)])
+@pytest.mark.parametrize(
+    "builder", [Grid(12.0, 8), Window(20.0, 3.0, 2), Dense(20.0, 5.0), Dense(20.0, 5.0, 1.5)]
+)
 def test_affinity_builders_use_their_settings(builder: Grid | Window | Dense) -> None:
     image, _ = as_tensors(914)
     degree = builder(image[None]).degree()
     assert degree.shape == (1, 1, 12, 16)
     assert not torch.allclose(replace(builder, sigma=builder.sigma * 3)(image[None]).degree(), degree)
+
+
+def test_contrast_and_dense_settings_reach_the_affinity() -> None:
+    image, _ = as_tensors(915)
+    for one, other in (
+        (Contrast(), Contrast(strength=3.0)),
+        (Contrast(), Contrast(blur=2.0)),
+        (Contrast(), Contrast(neighbors=4)),
+        (Contrast(), Contrast(by_distance=False)),
+        (Dense(), Dense(smoothness=2.0)),
+        (Dense(smoothness=2.0), Dense(smoothness=2.0, smoothness_xy=1.0)),
+        (Dense(), Dense(symmetric=True)),
+        (Grid(), Grid(neighbors=8)),
+        (Window(), Window(sigma_xy=2.0)),
+    ):
+        assert not torch.allclose(one(image[None]).degree(), other(image[None]).degree())
 
 
 # --- one image ---

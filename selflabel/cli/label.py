@@ -67,7 +67,7 @@ def label(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Option of the solver, or annotator.KEY=VALUE.",
+            help="Option of the solver; annotator.KEY and affinity.KEY set theirs.",
             rich_help_panel=ENERGY,
         ),
     ] = None,
@@ -80,7 +80,7 @@ def label(
     coupling_weight: Annotated[float | None, typer.Option(min=0, help="η", rich_help_panel=ENERGY)] = None,
     pairwise_weight: Annotated[float | None, typer.Option(min=0, help="λ", rich_help_panel=ENERGY)] = None,
     affinity: Annotated[
-        str | None, typer.Option(help="grid, window or dense.", rich_help_panel=ENERGY)
+        str | None, typer.Option(help="grid, contrast, window or dense.", rich_help_panel=ENERGY)
     ] = None,
     sigma: Annotated[
         float | None, typer.Option(help="Color bandwidth in 0..255 units.", rich_help_panel=ENERGY)

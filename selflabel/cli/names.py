@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar, Union
 
 from selflabel.annotators import ANNOTATORS, Annotator
-from selflabel.labeling.builders import AffinityBuilder, Dense, Grid, Window
+from selflabel.labeling.builders import AffinityBuilder, Contrast, Dense, Grid, Window
 from selflabel.labeling.engine import Engine
 from selflabel.labeling.engines import default_engine
 from selflabel.labeling.settings import Soft
@@ -17,11 +17,15 @@ from selflabel.problem import Energy
 from selflabel.solvers import SOLVERS
 from selflabel.terms import COUPLINGS, RELAXATIONS
 
-AFFINITIES: dict[str, type[AffinityBuilder]] = {"grid": Grid, "window": Window, "dense": Dense}
+AFFINITIES: dict[str, type[AffinityBuilder]] = {
+    "grid": Grid,
+    "contrast": Contrast,
+    "window": Window,
+    "dense": Dense,
+}
 SOFT = {"none": None, "uint8": Soft.UINT8, "float16": Soft.FLOAT16}
 CHANNELS_LAST = {"khw": False, "hwk": True}
 NO_ANNOTATOR = "none"
-OF_ANNOTATOR = "annotator."
 
 __all__ = [
     "AFFINITIES",
@@ -65,26 +69,23 @@ def engine(choices: Choices) -> Engine:
 
     Raises `ValueError` for unknown names and options, with the known ones.
     """
-    of_annotator = [
-        option.removeprefix(OF_ANNOTATOR) for option in choices.options if option.startswith(OF_ANNOTATOR)
-    ]
-    of_solver = [option for option in choices.options if not option.startswith(OF_ANNOTATOR)]
-    solver = configured(known("solver", choices.solver, SOLVERS)(), of_solver)
+    options = {"annotator": [], "affinity": [], "": []}  # type: dict[str, list[str]]
+    for option in choices.options:
+        part, dot, rest = option.partition(".")
+        whose = part if dot and part in options else ""
+        options[whose].append(rest if whose else option)
+    solver = configured(known("solver", choices.solver, SOLVERS)(), options[""])
     base = default_engine(solver)
     if choices.has_probs and choices.annotator not in (None, NO_ANNOTATOR):
         raise ValueError("--probs and --annotator both give a prediction: leave one of them out")
-    affinity = base.affinity
-    if choices.affinity is not None:
-        chosen = known("affinity", choices.affinity, AFFINITIES)
-        affinity = affinity if isinstance(affinity, chosen) else chosen()
     annotator = None if choices.has_probs else _annotator(base.annotator, choices.annotator)
-    if of_annotator and annotator is None:
-        raise ValueError(f"there is no annotator to set {of_annotator[0]} of")
+    if options["annotator"] and annotator is None:
+        raise ValueError(f"there is no annotator to set {options['annotator'][0]} of")
     return Engine(
         solver=solver,
         energy=_energy(base.energy, choices),
-        affinity=_with_options(affinity, choices.affinity_options),
-        annotator=None if annotator is None else configured(annotator, of_annotator),
+        affinity=configured(_affinity(base.affinity, choices), options["affinity"]),
+        annotator=None if annotator is None else configured(annotator, options["annotator"]),
         max_steps=base.max_steps if choices.max_steps is None else choices.max_steps,
     )
 
@@ -99,7 +100,7 @@ def known(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def configured(instance: T, options: Sequence[str]) -> T:
-    """A frozen dataclass with options of the form ``key=value`` set; ``part.key=value`` is an option of a part.
+    """A frozen dataclass with options ``key=value`` set; ``part.key=value`` is an option of a part.
 
     Raises `ValueError` for unknown keys and for values that do not fit the field's type.
     """
@@ -181,8 +182,12 @@ def _annotator(base: Annotator | None, name: str | None) -> Annotator | None:
     return base if base is not None and type(base) is chosen else chosen()
 
 
-def _with_options(builder: AffinityBuilder, options: Mapping[str, float | int | None]) -> AffinityBuilder:
-    given = {key: value for key, value in options.items() if value is not None}
+def _affinity(base: AffinityBuilder, choices: Choices) -> AffinityBuilder:
+    builder = base
+    if choices.affinity is not None:
+        chosen = known("affinity", choices.affinity, AFFINITIES)
+        builder = base if isinstance(base, chosen) else chosen()
+    given = {key: value for key, value in choices.affinity_options.items() if value is not None}
     there = option_defaults(type(builder))
     for key in given:
         if key not in there:

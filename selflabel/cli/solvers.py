@@ -15,7 +15,7 @@ def solvers() -> None:
     screen.show(_classes("--solver", names.SOLVERS, "--set"))
     screen.show(_engines())
     screen.show(_classes("--annotator", names.ANNOTATORS, "--set annotator."))
-    screen.show(_classes("--affinity", names.AFFINITIES, "options"))
+    screen.show(_classes("--affinity", names.AFFINITIES, "--set affinity."))
     screen.tell("--coupling: " + ", ".join(coupling.name for coupling in COUPLINGS))
     screen.tell("--relaxation: " + ", ".join(relaxation.name for relaxation in RELAXATIONS))
 

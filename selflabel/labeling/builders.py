@@ -6,7 +6,15 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity import Affinity, DenseAffinity, GridAffinity, WindowAffinity, WindowKernel
+from selflabel.affinity import (
+    Affinity,
+    DenseAffinity,
+    GaussianKernel,
+    GridAffinity,
+    WindowAffinity,
+    WindowKernel,
+)
+from selflabel.affinity.image import lab
 
 
 @runtime_checkable
@@ -47,15 +55,43 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Dense:
-    """Every pair of pixels, one Gaussian kernel (`DenseAffinity`).
+class Contrast:
+    """Nearest neighbors weighted by contrast relative to the image's, in Lab color.
 
-    sigma: color bandwidth in 0..255 units; sigma_xy: spatial bandwidth in pixels.
+    `GridAffinity.from_contrast` of the image blurred by `blur` pixels.
+    """
+
+    strength: float = 7.0
+    blur: float = 0.7
+    neighbors: int | None = 8
+    by_distance: bool = True
+
+    def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
+        """The contrast affinity of the image."""
+        features = lab(image, self.blur)
+        return GridAffinity.from_contrast(
+            features, self.strength, self.neighbors, by_distance=self.by_distance
+        )
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Every pair of pixels, Gaussian in place and color (`DenseAffinity`).
+
+    sigma: color bandwidth in 0..255 units; sigma_xy: spatial bandwidth in pixels. smoothness: weight of a
+    second kernel of place alone, of bandwidth smoothness_xy; 0 leaves it out. symmetric: normalized on both
+    sides.
     """
 
     sigma: float = 15.0
     sigma_xy: float = 100.0
+    smoothness: float = 0.0
+    smoothness_xy: float = 2.0
+    symmetric: bool = False
 
     def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
-        """The dense affinity of the image."""
-        return DenseAffinity.from_image(image, (GaussianKernel(1.0, self.sigma_xy, self.sigma),))
+        """The dense affinity of the image, by the permutohedral lattice."""
+        kernels: tuple[GaussianKernel, ...] = (GaussianKernel(1.0, self.sigma_xy, self.sigma),)
+        if self.smoothness > 0:
+            kernels += (GaussianKernel(self.smoothness, self.smoothness_xy, None),)
+        return DenseAffinity.from_image(image, kernels, symmetric=self.symmetric)

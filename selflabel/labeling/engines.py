@@ -1,22 +1,41 @@
 """The engine that each solver has by default: the one place where defaults of labeling are set."""
 
-from selflabel.annotators import MixtureAnnotator
+from selflabel.annotators import ProductAnnotator
 from selflabel.driver import Solver
-from selflabel.labeling.builders import Dense, Grid
+from selflabel.labeling.builders import Contrast, Dense, Grid
 from selflabel.labeling.engine import Engine
+from selflabel.problem import Energy
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
+from selflabel.terms import (
+    BILINEAR,
+    COLLISION,
+    COLLISION_DIVERGENCE,
+    QUADRATIC,
+    QUADRATIC_POTTS,
+    STANDARD,
+)
+
+NEIGHBORS = Grid(sigma=9.0, neighbors=8, by_distance=True)
+DENSE = Dense(sigma=8.0, sigma_xy=40.0, smoothness=1.0, smoothness_xy=3.0, symmetric=True)
 
 
 def default_engine(solver: Solver) -> Engine:
     """The settings with which a solver labels images best, as measured; options change them one by one.
 
-    A solver without settings of its own minimizes its default energy on the grid, or on the dense affinity if
-    it does not need edges and takes no other, with the mixture's prediction.
+    All start from the product of forest and random walk. A solver without settings of its own minimizes its
+    default energy on the grid.
     """
+    annotator = ProductAnnotator()
     if isinstance(solver, RandomWalker):
-        return Engine(solver, solver.default_energy, Grid(), None)
+        energy = Energy(QUADRATIC, QUADRATIC_POTTS, coupling_weight=0.05, pairwise_weight=1.0)
+        return Engine(solver, energy, Contrast(), annotator)
+    if isinstance(solver, GraphCut):
+        energy = Energy(STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=2.0)
+        return Engine(solver, energy, NEIGHBORS, annotator)
+    if isinstance(solver, GradientDescent):
+        energy = Energy(COLLISION, COLLISION_DIVERGENCE, coupling_weight=1.0, pairwise_weight=2.0)
+        return Engine(solver, energy, NEIGHBORS, annotator)
     if isinstance(solver, MeanField):
-        return Engine(solver, solver.default_energy, Dense(), MixtureAnnotator())
-    if isinstance(solver, GraphCut | GradientDescent):
-        return Engine(solver, solver.default_energy, Grid(), MixtureAnnotator())
-    return Engine(solver, solver.default_energy, Grid(), MixtureAnnotator())
+        energy = Energy(STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=1.0, entropy_weight=1.0)
+        return Engine(solver, energy, DENSE, annotator, max_steps=10)
+    return Engine(solver, solver.default_energy, NEIGHBORS, annotator)

@@ -1,0 +1,139 @@
+"""The default gradient descent against the published preset and against a long run, for every energy.
+
+    SELFLABEL_DATA=… python tests/benchmarks/gradient_descent.py --images 20
+
+Images are halved twice (120x90 to 120x80 pixels), or the long runs would take a day. Columns: energy of a short
+run (`--steps`, default 20) above that of the long one (3000 steps at most; ended when 200 steps gain less than
+1e-6 of the energy; the lower of the runs with and without coarse start), mean and worst image; its work in
+gradient evaluations, the coarse ones counted by their pixels; and against the preset (200 steps at rate 0.075):
+the share of its time after which the default is below the preset's final energy, and images where it never is.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from pictures import Picture, spaced
+
+from selflabel import Energy, GridAffinity, Problem, solve
+from selflabel.annotators import ForestAnnotator
+from selflabel.solvers import GradientDescent
+from selflabel.solvers.gradient_descent import PAPER
+from selflabel.terms import COUPLINGS, RELAXATIONS, Coupling, Relaxation
+
+
+@dataclass
+class Work:
+    """Pixels whose gradient (or half: energy alone) was evaluated."""
+
+    pixels: float = 0.0
+
+
+@contextmanager
+def counted() -> Iterator[Work]:
+    work, value, with_slope = Work(), Problem.value, Problem.value_with_slope
+
+    def count_value(problem: Problem, labels: torch.Tensor) -> torch.Tensor:
+        work.pixels += labels[:, 0].numel() / 2
+        return value(problem, labels)
+
+    def count_slope(problem: Problem, labels: torch.Tensor) -> object:
+        work.pixels += labels[:, 0].numel()
+        return with_slope(problem, labels)
+
+    Problem.value, Problem.value_with_slope = count_value, count_slope
+    try:
+        yield work
+    finally:
+        Problem.value, Problem.value_with_slope = value, with_slope
+
+
+def long_run(problem: Problem) -> float:
+    """The lowest energy that patience finds."""
+    best = float("inf")
+    for levels in (0, 1):
+        solver = GradientDescent(rtol=0.0, coarse_levels=levels)
+        labels, energy = None, float("inf")
+        for round_ in range(15):
+            chosen = solver if round_ == 0 else replace(solver, coarse_levels=0)
+            solution = solve(problem, chosen, start=labels, max_steps=200)
+            labels, gain = solution.labels, energy - float(solution.energy)
+            energy = float(solution.energy)
+            if gain <= 1e-6 * abs(energy):
+                break
+        best = min(best, energy)
+    return best
+
+
+@dataclass(frozen=True)
+class Row:
+    excess: float
+    work: float
+    share: float | None
+    steps: int
+
+
+def measure(problem: Problem, steps: int) -> Row:
+    start = time.perf_counter()
+    preset = solve(problem, PAPER, max_steps=200)
+    preset_seconds = time.perf_counter() - start
+    reached: list[float] = []
+    start = time.perf_counter()
+
+    def note(_: int, step: object) -> None:
+        if not reached and float(step.energy) <= float(preset.energy):
+            reached.append(time.perf_counter() - start)
+
+    solve(problem, GradientDescent(), max_steps=200, callback=note)
+    with counted() as work:
+        short = solve(problem, GradientDescent(), max_steps=steps)
+    best = min(long_run(problem), float(short.energy))
+    pixels = problem.seeds.numel()
+    evaluations = work.pixels / pixels - 1  # the driver's own energy of the start
+    share = reached[0] / preset_seconds if reached else None
+    return Row(float(short.energy) / best - 1, evaluations, share, int(short.steps))
+
+
+def energy(coupling: Coupling, relaxation: Relaxation) -> Energy:
+    return Energy(coupling, relaxation, coupling_weight=0.3, pairwise_weight=6.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    pictures: list[Picture] = [
+        picture.halved().halved()
+        for pack, count in (("bsds", options.images // 2), ("camvid", options.images - options.images // 2))
+        for picture in spaced(pack, count)
+    ]
+    data = []
+    for picture in pictures:
+        probs = picture.predict(ForestAnnotator())
+        probs = (probs + 1e-3) / (1 + 1e-3 * picture.classes)  # as soft as a network's
+        data.append((picture, probs, GridAffinity.from_image(picture.image)))
+    print("| coupling | relaxation | above long run, mean | worst | evaluations | of preset's time | never |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for coupling in COUPLINGS:
+        for relaxation in RELAXATIONS:
+            rows = [
+                measure(Problem(energy(coupling, relaxation), probs, picture.seeds, affinity), options.steps)
+                for picture, probs, affinity in data
+            ]
+            shares = [row.share for row in rows if row.share is not None]
+            print(
+                f"| {coupling.name} | {relaxation.name} | {statistics.mean(r.excess for r in rows):.2%} "
+                f"| {max(r.excess for r in rows):.2%} | {statistics.mean(r.work for r in rows):.1f} "
+                f"| 1/{1 / statistics.median(shares) if shares else 0:.0f} | {len(rows) - len(shares)} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
