@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from selflabel.affinity import DenseAffinity, GaussianKernel, GridAffinity, WindowAffinity, WindowKernel
-    from selflabel.problem import Energy, Problem
     from selflabel.driver import Result, Solution, SolveError, Solver, Step, solve
+    from selflabel.problem import Energy, Problem
 
 __version__ = "0.1.0"
 

@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
-from selflabel.affinity.stencil import Stencil
-from selflabel.labels import UNLABELED
+from selflabel.affinity.stencil import Box, Stencil
 from selflabel.problem import Problem
 
 SMALLEST = 8
@@ -23,16 +22,24 @@ def coarsen(problem: Problem) -> Problem | None:
     size = tuple(problem.probs.shape[2:])
     if not isinstance(problem.affinity, Stencil) or min(size) < 2 * SMALLEST:
         return None
-    energy = replace(problem.energy, coupling_weight=problem.energy.coupling_weight * 2 ** len(size))
+    pixels, energy = 2 ** len(size), problem.energy
     return Problem(
-        replace(energy, entropy_weight=energy.entropy_weight * 2 ** len(size)),
+        replace(
+            energy,
+            coupling_weight=pixels * energy.coupling_weight,
+            entropy_weight=pixels * energy.entropy_weight,
+        ),
         coarse_labels(problem.probs),
-        -F.max_pool2d(-problem.seeds.float(), 2, ceil_mode=True).to(problem.seeds.dtype)
-        if len(size) == 2
-        else -F.max_pool3d(-problem.seeds.float(), 2, ceil_mode=True).to(problem.seeds.dtype),
+        coarse_seeds(problem.seeds),
         problem.affinity.coarsen(),
         problem.classes,
     )
+
+
+def coarse_seeds(seeds: Integer[Tensor, "b *s"]) -> Integer[Tensor, "b *coarse"]:
+    """The smallest value of each block: `UNLABELED` is the largest, so it is a seed wherever there is one."""
+    pool = F.max_pool2d if seeds.ndim == 3 else F.max_pool3d
+    return -pool(-seeds[:, None].float(), 2, ceil_mode=True)[:, 0].to(seeds.dtype)
 
 
 def coarse_labels(labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *coarse"]:
@@ -45,7 +52,5 @@ def fine_labels(labels: Shaped[Tensor, "b k *coarse"], size: tuple[int, ...]) ->
     """Each block's labels at all of its pixels."""
     for axis in range(2, labels.ndim):
         labels = labels.repeat_interleave(2, axis)
-    return labels[(..., *(slice(n) for n in size))]
-
-
-assert UNLABELED == 255  # the largest value: the minimum over a block is a seed wherever there is one
+    inside: Box = (..., *(slice(n) for n in size))
+    return labels[inside]

@@ -130,7 +130,9 @@ def _run(
         if following is None:
             done = torch.ones_like(done)
             break
-        step = Step(problem.feasible(following.labels), following.energy, following.bound, following.converged)
+        step = Step(
+            problem.feasible(following.labels), following.energy, following.bound, following.converged
+        )
         steps += ~done
         bound = step.bound if step.bound is not None else bound
         if trace:

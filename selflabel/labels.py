@@ -58,7 +58,9 @@ def restrict(labels: Float[Tensor, "b k *s"], classes: Bool[Tensor, "b k"]) -> F
     allowed = classes.view(*classes.shape, *[1] * (labels.ndim - 2)).to(labels.dtype)
     kept = labels * allowed
     mass = kept.sum(1, keepdim=True)
-    return torch.where(mass > 0, kept / mass.clamp_min(torch.finfo(labels.dtype).tiny), allowed / allowed.sum(1, True))
+    return torch.where(
+        mass > 0, kept / mass.clamp_min(torch.finfo(labels.dtype).tiny), allowed / allowed.sum(1, True)
+    )
 
 
 def harden(labels: Float[Tensor, "b k *s"]) -> Index:
@@ -83,7 +85,9 @@ def check_seeds(seeds: Index, num_classes: int, classes: Bool[Tensor, "b k"] | N
             f"raise the number of classes, or map the values of your files"
         )
     if classes is not None and (classes_present(seeds, num_classes) & ~classes).any():
-        raise ValueError("expected every class that has seeds to be allowed by `classes`, got one that is not")
+        raise ValueError(
+            "expected every class that has seeds to be allowed by `classes`, got one that is not"
+        )
 
 
 def _some(values: Tensor) -> Sequence[int]:

@@ -62,9 +62,13 @@ class Problem:
     def __post_init__(self) -> None:
         batch = (self.probs.shape[0], *self.probs.shape[2:])
         if tuple(self.seeds.shape) != batch:
-            raise ValueError(f"expected seeds of shape {batch} as the predictions', got {tuple(self.seeds.shape)}")
+            raise ValueError(
+                f"expected seeds of shape {batch} as the predictions', got {tuple(self.seeds.shape)}"
+            )
         if self.affinity.shape != batch:
-            raise ValueError(f"expected an affinity over {batch} as the predictions', got {self.affinity.shape}")
+            raise ValueError(
+                f"expected an affinity over {batch} as the predictions', got {self.affinity.shape}"
+            )
         if self.classes is not None:
             if self.classes.shape != self.probs.shape[:2]:
                 raise ValueError(
@@ -129,9 +133,7 @@ class Problem:
             value += energy.pairwise_weight * potts(labels, self.affinity, energy.relaxation)
         return value + self._unary_value(labels)
 
-    def value_with_slope(
-        self, labels: Float[Tensor, "b k *s"]
-    ) -> tuple[Float[Tensor, " b"], Slope]:
+    def value_with_slope(self, labels: Float[Tensor, "b k *s"]) -> tuple[Float[Tensor, " b"], Slope]:
         """The energy, its gradient with respect to the labels (zero at the seeds) and its stiffness.
 
         Cost: about twice that of `value`; the filtering of a dense affinity is done once.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import ClassVar
 
 import torch
@@ -9,12 +10,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.coarse import coarse_labels, coarsen, fine_labels
-from selflabel.problem import Energy, Problem
 from selflabel.driver import Step
+from selflabel.problem import Energy, Problem
 from selflabel.terms import COLLISION, COLLISION_DIVERGENCE, Slope
 
 LOGIT_FLOOR = -15.0
 """Logits stay this close to their maximum (probabilities above 3e-7), so that no class is out of reach."""
+
+
+QUIET_STEPS = 3
+"""So many steps in a row must gain next to nothing before an image has converged: descents rest on plateaus."""
+
+GROWTH = 2.0
+"""By how much the step length may grow at a step."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,12 @@ class GradientDescent:
     ``1 / (h y)``, h the stiffness of each pixel (`selflabel.terms.Slope`): a natural-gradient step, which
     neither slows down where labels saturate nor overshoots where the relaxation is steep. Directions are
     conjugated (Hestenes-Stiefel, restarted when not downhill), the step length follows the secant along the
-    direction and is halved when the energy would rise, so the energy never rises. It starts on blocks of
+    direction and shrinks when the energy would rise, so the energy never rises. It starts on blocks of
     2x2 pixels (`coarse_levels` times halved; sparse grids and windows only) and goes on from there if that
     is better than the given start.
 
     - `rate`: None, or the fixed rate of plain gradient descent as published (see `PAPER`).
-    - `rtol`: an image has converged when two steps in a row lower its energy by less than this fraction.
+    - `rtol`: an image has converged when three steps in a row lower its energy by less than this fraction.
     - `coarse_levels`, `coarse_steps`: how often the image is halved, and the steps made on each such level.
 
     A local minimum, the global one for convex energies (quadratic coupling and relaxation). Takes every
@@ -39,9 +47,9 @@ class GradientDescent:
     """
 
     rate: float | None = None
-    rtol: float = 5e-4
+    rtol: float = 2e-4
     coarse_levels: int = 1
-    coarse_steps: int = 40
+    coarse_steps: int = 12
 
     name: ClassVar[str] = "gradient-descent"
     default_energy: ClassVar[Energy] = Energy(
@@ -70,15 +78,14 @@ class GradientDescent:
         if coarse is None:
             return labels
         solver = replace(self, coarse_levels=self.coarse_levels - 1)
-        step = Step(coarse.feasible(coarse_labels(labels)))
-        for _, step in zip(range(self.coarse_steps), solver.iterate(coarse, step.labels), strict=False):
+        rough = coarse.feasible(coarse_labels(labels))
+        for step in islice(solver.iterate(coarse, rough), self.coarse_steps):
+            rough = step.labels
             if step.converged is not None and bool(step.converged.all()):
                 break
         size = tuple(labels.shape[2:])
         # next to a seed a block says nothing of its other pixels: they keep their own start
-        start = torch.where(
-            fine_labels(coarse.free, size), fine_labels(step.labels, size), labels
-        )
+        start = torch.where(fine_labels(coarse.free, size), fine_labels(rough, size), labels)
         start = problem.feasible(start)
         better = problem.value(start) < problem.value(labels)
         return _select(better, start, labels)
@@ -114,12 +121,13 @@ def _conjugate(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -
         trial = problem.feasible(trial_logits.softmax(1))
         trial_energy, slope = problem.value_with_slope(trial)
         trial_gradient, natural = _gradients(trial, slope)
-        accepted = (trial_energy <= energy) & ~done
+        slack = 1e-7 * energy.abs()  # rounding of float32 labels
+        accepted = (trial_energy <= energy + slack) & ~done
 
         # where the slope along the direction would vanish, if it went on as between the two ends
         curvature = _inner(direction, trial_gradient) - descent
-        secant = torch.where(curvature > 0, -descent / curvature, 2.0).clamp(0.3, 2.0)
-        rate = torch.where(accepted, rate * secant, rate / 2)
+        secant = torch.where(curvature > 0, -descent / curvature, GROWTH)
+        rate = rate * torch.where(accepted, secant.clamp(0.3, GROWTH), secant.clamp(0.1, 0.5))
         quiet = torch.where(accepted, (quiet + 1) * (energy - trial_energy <= rtol * energy.abs()), quiet)
         stuck = ~accepted & (rate < 1e-4)
 
@@ -136,7 +144,7 @@ def _conjugate(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -
         direction = _select(accepted, following, direction)
         descent = torch.where(accepted, following_descent, descent)
         energy = torch.where(accepted, trial_energy, energy)
-        done = done | (quiet >= 2) | stuck
+        done = done | (quiet >= QUIET_STEPS) | stuck
         yield Step(labels, energy, converged=done)
 
 
@@ -148,7 +156,8 @@ def _gradients(labels: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """The inner product of each image."""
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).double()
+    result: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1)).double()
+    return result
 
 
 def _logits(labels: Tensor) -> Tensor:

@@ -66,12 +66,12 @@ class MeanField:
             value, slope = linear.value_with_slope(at)
             return value - temperature * total(entropy(at) * problem.free), slope.gradient / -temperature
 
-        logits = labels.clamp_min(torch.finfo(labels.dtype).tiny).log().clamp_min(LOG_FLOOR)
+        logits = _floored(labels.clamp_min(torch.finfo(labels.dtype).tiny).log())
         value, target = evaluate(labels)
         rate = torch.ones_like(value)
         done = torch.zeros_like(value, dtype=torch.bool)
         while True:
-            trial_logits = torch.lerp(logits, target, _each(rate, logits))
+            trial_logits = _floored(torch.lerp(logits, target, _each(rate, logits)))
             trial = problem.feasible(trial_logits.softmax(1))
             trial_value, trial_target = evaluate(trial)
             slack = 1e-7 * value.abs()  # rounding of float32 labels
@@ -84,6 +84,11 @@ class MeanField:
             labels = torch.where(where, trial, labels)
             value = torch.where(accepted, trial_value, value)
             yield Step(labels, value, converged=done)
+
+
+def _floored(logits: Tensor) -> Tensor:
+    """No label below 1e-13: what is smaller does not count, and denormal numbers are slow."""
+    return (logits - logits.amax(1, keepdim=True)).clamp_min_(LOG_FLOOR)
 
 
 def _each(scalars: Tensor, like: Tensor) -> Tensor:

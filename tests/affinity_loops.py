@@ -20,7 +20,7 @@ IMAGES = {2: FLAT, 3: SOLID}
 
 
 def loop(features: Array, weight: Weight) -> Array:
-    """W of one image ``[c *s]``, pair by pair; `weight` takes the offset, both features, both pixel numbers."""
+    """W of one image ``[c *s]``, pair by pair; `weight` takes offset, both features, both pixel numbers."""
     size = features.shape[1:]
     pixels = list(np.ndindex(*size))
     flat = features.reshape(len(features), -1).T

@@ -1,6 +1,6 @@
 """Affinities against plain loops written from the formulas, and against their own full matrix."""
 
-from math import exp, sqrt
+from math import exp, hypot, sqrt
 
 import numpy as np
 import pytest
@@ -52,7 +52,9 @@ def test_labels_of_another_type_keep_it(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_are_floats_times_255(kind: str) -> None:
     image = (make_case(Energy(), kind).image * 255).round().to(torch.uint8)
-    axes, build = KINDS[kind]
+    build = KINDS[kind][1]
+    one: Affinity
+    other: Affinity
     if kind == "gated":  # its gates are made from the image
         source, destination = gates(image / 255)
         one, other = (
@@ -147,7 +149,7 @@ def test_contrast_is_relative_to_each_image(neighbors: int, axes: int) -> None:
 
         def weight(o: tuple[int, ...], a: Array, b: Array, i: int, j: int, rms: float = rms) -> float:
             length = hypot(*(x * s for x, s in zip(o, spacing, strict=True)))
-            return (exp(-5.0 * sqrt(((a - b) ** 2).sum()) / rms) + 1e-6) / max(length, 1e-9)
+            return float((exp(-5.0 * sqrt(((a - b) ** 2).sum()) / rms) + 1e-6) / max(length, 1e-9))
 
         expected.append(np.where(linked, loop(one, weight), 0))
     assert_matrix(affinity, expected, 1e-9)
@@ -203,8 +205,8 @@ def test_window_is_the_formula(
     ones = torch.ones_like(image[:, :1])
     expected = []
     for number, one in enumerate(image.double().numpy()):
-        src = (ones if source is None else source)[number].flatten().tolist()
-        dst = (ones if destination is None else destination)[number].flatten().tolist()
+        src = (ones if source is None else source)[number].flatten().double().numpy()
+        dst = (ones if destination is None else destination)[number].flatten().double().numpy()
 
         def weight(
             o: tuple[int, ...], a: Array, b: Array, i: int, j: int, src: Array = src, dst: Array = dst
@@ -272,7 +274,8 @@ def energy_of_pairs(affinity: Stencil, labels: Tensor) -> Tensor:
 def blow_up(blocks: Tensor, size: tuple[int, ...]) -> Tensor:
     for axis in range(2, blocks.ndim):
         blocks = blocks.repeat_interleave(2, axis)
-    return blocks[(..., *[slice(n) for n in size])]
+    inside = tuple(slice(n) for n in size)
+    return blocks[(slice(None), slice(None), *inside)]
 
 
 @pytest.mark.parametrize("kind", SPARSE)

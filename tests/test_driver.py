@@ -231,7 +231,7 @@ def test_problems_and_starts_are_checked() -> None:
         solve(case.problem, Fade(), start=case.probs[:1])
     with pytest.raises(ValueError, match="sum to one"):
         solve(replace(case, probs=case.probs * 2).problem, Fade())
-    with pytest.raises(ValueError, match="seeds in 0..2"):
+    with pytest.raises(ValueError, match=r"seeds in 0\.\.2"):
         solve(replace(case, seeds=torch.full_like(case.seeds, 3)).problem, Fade())
 
 

@@ -16,7 +16,7 @@ from selflabel import cuts
 from selflabel.affinity import GridAffinity, WindowAffinity, WindowKernel
 from selflabel.driver import Result, solve
 from selflabel.labels import UNLABELED, one_hot
-from selflabel.moves import Descent, PottsGraph, explore
+from selflabel.moves import Descent
 from selflabel.problem import Energy, Problem
 from selflabel.solvers import graph_cut
 from selflabel.solvers.graph_cut import GraphCut, Moves
@@ -127,7 +127,7 @@ def test_settled_pixels_do_not_stop_expansions_from_the_bound_of_the_whole_image
     rng = np.random.default_rng(3317)
     problem = random_problem(rng, (3, 3), 3, 30, seeded=0.0)
     problem = replace(problem, energy=Energy(coupling_weight=1.0, pairwise_weight=1.2))
-    solution = solve(problem, GraphCut())
+    solution = solve(problem, GraphCut(explore=False))
     best = optimum(problem, 3)
     assert int(solution.steps.max()) > 1
     assert (solution.energy.numpy() <= 1.1 * best).all()

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LINES = 400
 
 CORE = {"labels", "affinity", "terms", "problem", "driver"}
+TOOLS = {"coarse", "cuts", "moves"}
 ALLOWED: dict[str, set[str]] = {
     "labels": set(),
     "affinity": {"labels"},
@@ -17,12 +18,15 @@ ALLOWED: dict[str, set[str]] = {
     "problem": {"labels", "affinity", "terms"},
     "driver": {"labels", "affinity", "terms", "problem"},
     "coarse": {"labels", "affinity", "terms", "problem"},
-    "solvers": CORE | {"coarse"},
+    "cuts": set(),
+    "moves": {"cuts"},
+    "solvers": CORE | TOOLS,
     "annotators": CORE | {"solvers"},  # the walker is one
     "data": {"labels"},
     "scoring": {"labels", "data"},
     "labeling": CORE | {"solvers", "annotators", "data"},
     "cli": CORE | {"solvers", "annotators", "data", "scoring", "labeling", "selflabel"},
+    "__main__": {"cli"},
     "selflabel": CORE,  # the package itself: public names
 }
 """Which parts of the library each part may import; a part is a module or a folder."""

@@ -55,9 +55,13 @@ def test_value_and_slope_are_those_of_the_formula(kind: str, energy: Energy) -> 
     assert float(slope.gradient[seeded].abs().max()) == 0
 
 
+def without(name: str) -> Energy:
+    return replace(MIXED, **{name: 0.0})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["coupling_weight", "pairwise_weight", "entropy_weight"])
 def test_a_weight_of_zero_leaves_its_term_out(name: str) -> None:
-    problem = make_case(replace(MIXED, **{name: 0.0}), "grid4").to(torch.float64).problem
+    problem = make_case(without(name), "grid4").to(torch.float64).problem
     labels = random_labels(problem.probs)
     expected = explicit_energy(problem, labels)
     torch.testing.assert_close(problem.value(labels), expected)
@@ -171,9 +175,9 @@ def test_values_are_checked() -> None:
         probs[1, 0, 2, 3] = bad
         with pytest.raises(ValueError, match="expected finite probabilities"):
             replace(case, probs=probs).problem.check()
-    with pytest.raises(ValueError, match="sum to one over the classes.*from_logits"):
+    with pytest.raises(ValueError, match=r"sum to one over the classes.*from_logits"):
         replace(case, probs=case.probs.log()).problem.check()
-    with pytest.raises(ValueError, match="off by up to 0.5"):
+    with pytest.raises(ValueError, match=r"off by up to 0\.5"):
         replace(case, probs=case.probs * 1.5).problem.check()
     negative = case.probs.clone()
     negative[:, 0] -= 1

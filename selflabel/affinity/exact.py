@@ -14,6 +14,8 @@ from selflabel.affinity.autograd import check_features, check_values
 # Rows and columns of K that exist at a time: in the second-level cache of a CPU, or enough to fill a GPU.
 _CPU_TILE = (256, 1024)
 _GPU_TILE = (4096, 16384)
+FARTHEST = -40.0
+"""Exponents stop here (4e-18): smaller products with labels would be denormal numbers, which are slow."""
 _BLOCK = 128  # pixels of an axis that one matrix product filters, unless the bandwidth asks for more
 
 
@@ -57,7 +59,7 @@ class ExactFilter:
             for i in range(0, n, rows):
                 query, total = self.queries[image, i : i + rows], result[image, i : i + rows]
                 for j in range(0, n, columns):
-                    kernel = torch.mm(query, self.keys[image, :, j : j + columns]).exp_()
+                    kernel = torch.mm(query, self.keys[image, :, j : j + columns]).clamp_min_(FARTHEST).exp_()
                     total.addmm_(kernel, x[j : j + columns])
         return result.transpose(1, 2).contiguous()
 

@@ -107,7 +107,9 @@ class DenseAffinity:
         if not kernels:
             raise ValueError("expected at least one kernel, got none")
         axes = [torch.arange(n, device=features.device) * step for n, step in zip(size, spacing, strict=True)]
-        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(1, -1, len(size)).to(features.dtype)
+        places = (
+            torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(1, -1, len(size)).to(features.dtype)
+        )
         flat = features.detach().flatten(2).transpose(1, 2)
         filters = []
         for kernel in kernels:

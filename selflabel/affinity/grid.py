@@ -10,7 +10,6 @@ from torch import Tensor
 from selflabel.affinity.image import colors
 from selflabel.affinity.stencil import Offset, Stencil, boxes, check_positive, check_size, check_spacing
 
-
 CONTRAST_FLOOR = 1e-6
 
 
@@ -19,7 +18,9 @@ def grid_offsets(neighbors: int, axes: int) -> tuple[Offset, ...]:
     half = [o for o in product((-1, 0, 1), repeat=axes) if o > (0,) * axes]
     counts = {2 * axes: [o for o in half if sum(map(abs, o)) == 1], 3**axes - 1: half}
     if neighbors not in counts:
-        raise ValueError(f"expected {' or '.join(map(str, counts))} neighbors for {axes} axes, got {neighbors}")
+        raise ValueError(
+            f"expected {' or '.join(map(str, counts))} neighbors for {axes} axes, got {neighbors}"
+        )
     return tuple(counts[neighbors])
 
 
@@ -82,7 +83,7 @@ class GridAffinity(Stencil):
         check_positive("strength", strength)
         offsets, squared = _squared_differences(features, neighbors)
         count = max(sum(square[0].numel() for square in squared), 1)
-        mean_square = sum(square.flatten(1).sum(1) for square in squared) / count
+        mean_square = torch.stack([square.flatten(1).sum(1) for square in squared]).sum(0) / count
         scale = mean_square.sqrt().clamp_min(torch.finfo(features.dtype).tiny)
         scale = scale.view(-1, *[1] * (features.ndim - 1))
         weights = [torch.exp(-strength * square.sqrt() / scale) + CONTRAST_FLOOR for square in squared]

@@ -178,7 +178,7 @@ class Lattice:
     slice: Gather
 
     @classmethod
-    def build(cls, features: Float[Tensor, "b n d"], *, variance: float = 1.2, radius: int = 2) -> "Lattice":
+    def build(cls, features: Float[Tensor, "b n d"], *, variance: float = 1.3, radius: int = 3) -> "Lattice":
         """Build the vertices and the sparse matrices; no gradient to the features.
 
         features: already divided by their bandwidths; float32 or float64, values must be of the same type.

@@ -122,7 +122,8 @@ class Stencil:
                 # a coarse offset and its negative are the same pairs: keep the one that is first in order
                 key = max(moved, tuple(-m for m in moved))
                 first, second = boxes(key, size)
-                part = at_first[(..., *(slice(c, None, 2) for c in corner))][first if key == moved else second]
+                at_corner: Box = (..., *(slice(c, None, 2) for c in corner))
+                part = at_first[at_corner][first if key == moved else second]
                 coarse[key] = coarse[key] + part if key in coarse else part.clone()
         return Stencil(size, tuple(coarse), tuple(coarse.values()))
 

@@ -79,9 +79,14 @@ class WindowAffinity(Stencil):
                 )
         ones = features.new_ones(features.shape[0], 1, *size)
         source, destination = ones if source is None else source, ones if destination is None else destination
-        offsets = tuple(
-            o for o in window_offsets(radius, len(size)) if all(abs(x) < n for x, n in zip(o, size, strict=True))
-        ) or (window_offsets(radius, len(size))[:1])  # one pixel: a single offset without pairs
+        offsets = (
+            tuple(
+                o
+                for o in window_offsets(radius, len(size))
+                if all(abs(x) < n for x, n in zip(o, size, strict=True))
+            )
+            or (window_offsets(radius, len(size))[:1])
+        )  # one pixel: a single offset without pairs
         weights = []
         for offset in offsets:
             first, second = boxes(offset, size)

@@ -37,7 +37,9 @@ def seeds_by_image(
     each = list(seeds)
     for number, one in enumerate(each):
         if not bool((one < num_classes).any()):
-            raise ValueError(f"expected at least one seed in every image, got none in image {number} of the batch")
+            raise ValueError(
+                f"expected at least one seed in every image, got none in image {number} of the batch"
+            )
     return each
 
 

@@ -46,7 +46,7 @@ class WalkerAnnotator:
     def _predict(
         self, features: Float[Tensor, "1 c *s"], seeds: Integer[Tensor, "*s"], num_classes: int
     ) -> Float[Tensor, "k *s"]:
-        affinity = GridAffinity.from_contrast(features, self.strength, 3 ** seeds.ndim - 1, by_distance=True)
+        affinity = GridAffinity.from_contrast(features, self.strength, 3**seeds.ndim - 1, by_distance=True)
         present, inverse = torch.unique(seeds[seeds < num_classes], return_inverse=True)
         compact = torch.full_like(seeds, UNLABELED, dtype=torch.long)
         compact[seeds < num_classes] = inverse

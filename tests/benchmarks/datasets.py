@@ -91,7 +91,7 @@ def run(job: Job) -> str:
             continue
         markers = np.where(compact == UNLABELED, 0, compact + 1)
         image = picture.image[0].permute(1, 2, 0).numpy()
-        found = random_walker(image, markers, beta=beta, mode="cg_mg", tol=1e-4, channel_axis=2)
+        found = random_walker(image, markers, beta=beta, mode="bf", channel_axis=2)
         write_index(path, named(np.clip(found, 1, None) - 1))
     return job.stem
 

@@ -3,7 +3,7 @@
     SELFLABEL_DATA=… python tests/benchmarks/gradient_descent.py --images 20
 
 Images are halved twice (120x90 to 120x80 pixels), or the long runs would take a day. Columns: energy of a short
-run (`--steps`, default 20) above that of the long one (3000 steps at most; ended when 200 steps gain less than
+run (`--steps`, default 25) above that of the long one (3000 steps at most; ended when 200 steps gain less than
 1e-6 of the energy; the lower of the runs with and without coarse start), mean and worst image; its work in
 gradient evaluations, the coarse ones counted by their pixels; and against the preset (200 steps at rate 0.075):
 the share of its time after which the default is below the preset's final energy, and images where it never is.
@@ -105,7 +105,7 @@ def energy(coupling: Coupling, relaxation: Relaxation) -> Energy:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=25)
     options = parser.parse_args()
     torch.set_num_threads(1)
     pictures: list[Picture] = [
