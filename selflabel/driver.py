@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from selflabel.labels import check_distributions
 from selflabel.problem import Energy, Problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """What a solver yields: better labels, and what it happens to know of them.
 
@@ -52,14 +53,14 @@ class Result(enum.Enum):
 
     CONVERGED = "the solver stopped by itself"
     MAX_STEPS = "the step limit was reached first: raise max_steps or loosen the tolerance"
-    NONFINITE = "nan or inf in the labels: check the predictions and the affinity"
+    NONFINITE = "nan or inf in the labels or their energy: check the affinity and its features"
 
 
 class SolveError(RuntimeError):
     """A solve failed for some image; the message says which and why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solution:
     """What `solve` returns, for every solver alike."""
 
@@ -101,12 +102,25 @@ def solve(
     """
     if max_steps < 1:
         raise ValueError(f"expected max_steps >= 1, got {max_steps}")
+    if not isinstance(problem, Problem) or isinstance(solver, type):
+        raise ValueError(
+            f"expected a Problem and a solver such as GraphCut(), got {_described(problem)} and "
+            f"{_described(solver)}"
+        )
     if start is not None and start.shape != problem.probs.shape:
         raise ValueError(f"expected start of shape {tuple(problem.probs.shape)}, got {tuple(start.shape)}")
-    with torch.no_grad():
+    # in mixed precision the filters' sums would be rounded to eight bits
+    with torch.no_grad(), torch.autocast(problem.probs.device.type, enabled=False):
         problem.check()
+        if start is not None:
+            start = start.to(problem.probs)
+            check_distributions(start, "labels to start from", "pass labels, not logits")
         labels = problem.feasible(problem.probs if start is None else start)
         return _run(problem, solver, labels, max_steps, throw, trace, callback)
+
+
+def _described(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def _run(
@@ -119,14 +133,16 @@ def _run(
     callback: Callable[[int, Step], None] | None,
 ) -> Solution:
     batch = labels.shape[0]
-    start_energy = problem.value(labels)
-    energies, bound = [start_energy], None
     done = torch.zeros(batch, dtype=torch.bool, device=labels.device)
     steps = torch.zeros(batch, dtype=torch.int64, device=labels.device)
     step = Step(labels)
     iterator = solver.iterate(problem, labels)
+    following = next(iterator, None)  # the solver's own checks come before anything is computed
+    start_energy = problem.value(labels)
+    energies, bound = [start_energy], None
     for count in range(1, max_steps + 1):
-        following = next(iterator, None)
+        if count > 1:
+            following = next(iterator, None)
         if following is None:
             done = torch.ones_like(done)
             break
@@ -143,7 +159,8 @@ def _run(
             done = done | step.converged
             if bool(done.all()):
                 break
-    finite = torch.isfinite(step.labels).flatten(1).all(1)
+    energy = problem.value(step.labels) if step.energy is None else step.energy
+    finite = torch.isfinite(step.labels).flatten(1).all(1) & torch.isfinite(energy)
     results = tuple(
         Result.NONFINITE if not ok else Result.CONVERGED if end else Result.MAX_STEPS
         for ok, end in zip(finite.tolist(), done.tolist(), strict=True)
@@ -151,7 +168,6 @@ def _run(
     if throw and Result.NONFINITE in results:
         bad = [i for i, result in enumerate(results) if result is Result.NONFINITE]
         raise SolveError(f"{solver.name}: images {bad} of the batch: {Result.NONFINITE.value}")
-    energy = problem.value(step.labels) if step.energy is None else step.energy
     return Solution(
         step.labels, energy, start_energy, bound, results, steps, torch.stack(energies) if trace else None
     )

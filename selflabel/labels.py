@@ -58,9 +58,8 @@ def restrict(labels: Float[Tensor, "b k *s"], classes: Bool[Tensor, "b k"]) -> F
     allowed = classes.view(*classes.shape, *[1] * (labels.ndim - 2)).to(labels.dtype)
     kept = labels * allowed
     mass = kept.sum(1, keepdim=True)
-    return torch.where(
-        mass > 0, kept / mass.clamp_min(torch.finfo(labels.dtype).tiny), allowed / allowed.sum(1, True)
-    )
+    uniform = allowed / allowed.sum(1, keepdim=True)
+    return torch.where(mass == 0, uniform, kept / mass.clamp_min(torch.finfo(labels.dtype).tiny))
 
 
 def harden(labels: Float[Tensor, "b k *s"]) -> Index:
@@ -71,6 +70,32 @@ def harden(labels: Float[Tensor, "b k *s"]) -> Index:
 def classes_present(seeds: Index, num_classes: int) -> Bool[Tensor, "b k"]:
     """Which classes each image has seeds of."""
     return one_hot(seeds, num_classes).flatten(2).any(2)
+
+
+def check_index_type(seeds: Tensor) -> None:
+    """Raise `ValueError` for anything but whole numbers that can hold `UNLABELED`.
+
+    In int8 it would wrap around to -1, and a mask of bool or float is no index.
+    """
+    if not isinstance(seeds, Tensor):
+        raise ValueError(
+            f"expected seeds as a torch tensor, got {type(seeds).__name__}: torch.from_numpy(seeds)"
+        )
+    if seeds.is_floating_point() or seeds.dtype in (torch.bool, torch.int8):
+        raise ValueError(
+            f"expected seeds as whole numbers that can hold {UNLABELED} (uint8, int64), got {seeds.dtype}"
+        )
+
+
+def check_distributions(labels: Float[Tensor, "b k *s"], what: str, advice: str) -> None:
+    """Raise `ValueError` unless labels are finite, not negative, and sum to one over the classes."""
+    if not torch.isfinite(labels).all():
+        raise ValueError(f"expected finite {what}, got nan or inf: check the network's output")
+    off = float((labels.sum(1) - 1).abs().max())
+    if off > 1e-3 or (labels < 0).any():
+        raise ValueError(
+            f"expected {what} >= 0 that sum to one over the classes, got sums off by up to {off:g}: {advice}"
+        )
 
 
 def check_seeds(seeds: Index, num_classes: int, classes: Bool[Tensor, "b k"] | None = None) -> None:

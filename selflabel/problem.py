@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
-from selflabel.labels import check_seeds, one_hot, restrict, unlabeled
+from selflabel.labels import check_distributions, check_index_type, check_seeds, one_hot, restrict, unlabeled
 from selflabel.terms import (
     BILINEAR,
     STANDARD,
@@ -25,7 +26,7 @@ from selflabel.terms import (
 
 @dataclass(frozen=True)
 class Energy:
-    """``E(y; σ) = η Σ_{i∉Ω} H(y_i, σ_i) + λ Σ_ij w_ij P(y_i, y_j) - τ Σ_{i∉Ω} S(y_i)`` (paper 003, eq. 8).
+    """``E(y; σ) = η Σ_{i∉Ω} H(y_i, σ_i) + λ Σ_ij w_ij P(y_i, y_j) - τ Σ_{i∉Ω} S(y_i)`` (Zhang & Boykov 2025, eq. 8).
 
     Ω are the seeds, η is `coupling_weight`, λ `pairwise_weight` and τ `entropy_weight` (S is Shannon entropy;
     mean field minimizes with τ = 1). A sum over the pixels of an image, not a mean. Pairs count once with a
@@ -40,11 +41,28 @@ class Energy:
 
     def __post_init__(self) -> None:
         for name in ("coupling_weight", "pairwise_weight", "entropy_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
 
 
-@dataclass(frozen=True)
+FROM_LOGITS = "pass network outputs by `Problem.from_logits`"
+MOST_CLASSES = 255
+
+
+def _check_probs_type(probs: Tensor) -> None:
+    if not isinstance(probs, Tensor):
+        raise ValueError(f"expected a torch tensor, got {type(probs).__name__}: torch.from_numpy(probs)")
+    if probs.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"expected probabilities in float32 or float64, got {probs.dtype}: call .float()")
+    if probs.numel() == 0:
+        raise ValueError(f"expected at least one image, class and pixel, got {tuple(probs.shape)}")
+    if probs.shape[1] > MOST_CLASSES:
+        raise ValueError(
+            f"expected at most {MOST_CLASSES} classes, got {probs.shape[1]}: 255 means unlabeled"
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """An `Energy` bound to a batch: prediction σ ``[b k *s]``, seeds ``[b *s]`` (255 = unlabeled), affinity.
 
@@ -60,20 +78,25 @@ class Problem:
     classes: Bool[Tensor, "b k"] | None = None
 
     def __post_init__(self) -> None:
+        check_index_type(self.seeds)
+        _check_probs_type(self.probs)
         batch = (self.probs.shape[0], *self.probs.shape[2:])
         if tuple(self.seeds.shape) != batch:
             raise ValueError(
-                f"expected seeds of shape {batch} as the predictions', got {tuple(self.seeds.shape)}"
+                f"expected seeds of shape {batch} for predictions {tuple(self.probs.shape)} (images, classes, "
+                f"axes), got {tuple(self.seeds.shape)}: a single image needs a batch axis, `probs[None]`"
             )
         if self.affinity.shape != batch:
             raise ValueError(
                 f"expected an affinity over {batch} as the predictions', got {self.affinity.shape}"
             )
+        object.__setattr__(self, "seeds", self.seeds.long())
         if self.classes is not None:
             if self.classes.shape != self.probs.shape[:2]:
                 raise ValueError(
                     f"expected `classes` of shape {tuple(self.probs.shape[:2])}, got {tuple(self.classes.shape)}"
                 )
+            check_distributions(self.probs, "probabilities", FROM_LOGITS)
             object.__setattr__(self, "probs", restrict(self.probs, self.classes))
 
     @classmethod
@@ -85,14 +108,21 @@ class Problem:
         affinity: Affinity,
         classes: Bool[Tensor, "b k"] | None = None,
     ) -> "Problem":
-        """The problem for ``σ = softmax(logits)``; nothing is differentiated through it."""
-        return cls(energy, logits.detach().softmax(1), seeds, affinity, classes)
+        """The problem for ``σ = softmax(logits)``; nothing is differentiated through it.
+
+        Half precision (mixed-precision training) becomes float32.
+        """
+        logits = logits.detach()
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return cls(energy, logits.softmax(1), seeds, affinity, classes)
 
     @classmethod
     def from_seeds(
         cls, energy: Energy, seeds: Integer[Tensor, "b *s"], num_classes: int, affinity: Affinity
     ) -> "Problem":
         """The problem with a uniform prediction: seeds alone speak."""
+        if num_classes < 1:
+            raise ValueError(f"expected at least one class, got num_classes = {num_classes}")
         shape = (seeds.shape[0], num_classes, *seeds.shape[1:])
         return cls(energy, torch.full(shape, 1 / num_classes, device=seeds.device), seeds, affinity)
 
@@ -101,14 +131,7 @@ class Problem:
         if self.classes is not None and not self.classes.any(1).all():
             raise ValueError("expected at least one allowed class in each image, got an image with none")
         check_seeds(self.seeds, self.probs.shape[1], self.classes)
-        if not torch.isfinite(self.probs).all():
-            raise ValueError("expected finite probabilities, got nan or inf: check the network's output")
-        off = (self.probs.sum(1) - 1).abs().max() if self.probs.numel() else 0.0
-        if (self.probs < 0).any() or off > 1e-3:
-            raise ValueError(
-                f"expected probabilities >= 0 that sum to one over the classes, got sums off by up to {float(off):g}: "
-                f"pass network outputs by `Problem.from_logits`"
-            )
+        check_distributions(self.probs, "probabilities", FROM_LOGITS)
 
     @cached_property
     def free(self) -> Bool[Tensor, "b 1 *s"]:

@@ -33,7 +33,7 @@ that it ends at ``-ln 1e-6 ≈ 13.8`` there, smoothly."""
 
 @dataclass(frozen=True)
 class Coupling:
-    """A cross-entropy ``H(y, σ)`` that ties labels y to a prediction σ, per pixel (paper 003, Table 2).
+    """A cross-entropy ``H(y, σ)`` that ties labels y to a prediction σ, per pixel (Zhang & Boykov 2025, Table 2).
 
     `value` and `gradient` (with respect to y) take labels and prediction ``[b k *s]``. `stiffness` bounds the
     curvature relative to that of the entropy, for step sizes. `at_vertices(σ)` is the cost of each hard label, or
@@ -196,7 +196,7 @@ def entropy_gradient(labels: Labels) -> Labels:
     return -_log(labels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slope:
     """The gradient of an energy with respect to the labels, and how fast it can change.
 

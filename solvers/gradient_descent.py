@@ -27,13 +27,14 @@ GROWTH = 2.0
 
 @dataclass(frozen=True)
 class GradientDescent:
-    """Minimize any energy over ``y = softmax(l)`` by descent on the logits l (paper 003, Sec. 3.1 and App. A).
+    """Minimize any energy over ``y = softmax(l)`` by descent on the logits l (Zhang & Boykov 2025, App. A).
 
     With ``g = ∂E/∂y``, the gradient by the logits is ``y (g - y·g)``. The default preconditions it by
     ``1 / (h y)``, h the stiffness of each pixel (`selflabel.terms.Slope`): a natural-gradient step, which
     neither slows down where labels saturate nor overshoots where the relaxation is steep. Directions are
     conjugated (Hestenes-Stiefel, restarted when not downhill), the step length follows the secant along the
-    direction and shrinks when the energy would rise, so the energy never rises. It starts on blocks of
+    direction and shrinks when the energy would rise, so the energy never rises (but
+    for the floor that every probability gets at the start, 3e-7). It starts on blocks of
     2x2 pixels (`coarse_levels` times halved; sparse grids and windows only) and goes on from there if that
     is better than the given start.
 
@@ -60,7 +61,7 @@ class GradientDescent:
     def __post_init__(self) -> None:
         if self.rate is not None and not self.rate > 0:
             raise ValueError(f"expected rate > 0, or None for the adaptive rule, got {self.rate}")
-        if self.rtol < 0 or self.coarse_levels < 0 or self.coarse_steps < 1:
+        if not self.rtol >= 0 or self.coarse_levels < 0 or self.coarse_steps < 1:
             raise ValueError(
                 f"expected rtol >= 0, coarse_levels >= 0 and coarse_steps >= 1, got {self.rtol}, "
                 f"{self.coarse_levels} and {self.coarse_steps}"

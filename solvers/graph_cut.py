@@ -34,7 +34,8 @@ class GraphCut:
 
     *Exact* for images with two allowed classes. For more, expansion moves (default) end in a labeling that
     no move improves: with unaries ``≥ 0``, its energy is at most twice the optimum (Boykov, Veksler, Zabih,
-    PAMI 2001, Theorem 6.1), and `Step.bound` is the lower bound that follows. A step is one sweep of moves.
+    PAMI 2001, Theorem 6.1), and `Step.bound` is the lower bound that follows (for the standard coupling with
+    the bi-linear relaxation, whose soft labels are not better than hard ones). A step is one sweep of moves.
 
     *Energies*: couplings that are finite at hard labels (not the reverse one), relaxations that are the
     Potts model there (bi-linear, quadratic, normalized quadratic), sparse affinities with any weight per
@@ -76,7 +77,7 @@ class GraphCut:
             for image in images:
                 if not image.converged:
                     image.sweep()
-            yield _step(images, labels)
+            yield _step(images, labels, bounded=linear and not problem.energy.entropy_weight)
             if all(image.converged for image in images):
                 return
 
@@ -112,7 +113,9 @@ def _numpy(values: Tensor) -> Array:
     return values.detach().cpu().numpy()
 
 
-def _step(images: list["_Image"], labels: Tensor) -> Step:
+def _step(images: list["_Image"], labels: Tensor, *, bounded: bool) -> Step:
+    """`bounded`: soft labels are not better than hard ones, so a bound for hard ones is one for all."""
+
     def tensor(values: list[Any], dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=labels.device)
 
@@ -121,7 +124,7 @@ def _step(images: list["_Image"], labels: Tensor) -> Step:
     return Step(
         one_hot(index, labels.shape[1], labels.dtype),
         energy=tensor([image.energy for image in images], torch.float64),
-        bound=tensor([image.bound for image in images], torch.float64),
+        bound=tensor([image.bound for image in images], torch.float64) if bounded else None,
         converged=tensor([image.converged for image in images], torch.bool),
     )
 

@@ -19,7 +19,7 @@ class MeanField:
     """Minimize ``η Σ -y·ln σ + λ Σ_ij W_ij (1 - y_i·y_j) - τ Σ S(y)`` by the convex-concave procedure.
 
     The pairwise term is concave for positive semidefinite W, so it lies below its tangent, and minimizing the
-    rest plus the tangent in closed form lowers the energy (Krähenbühl & Koltun 2013, Sec. 3; paper 001,
+    rest plus the tangent in closed form lowers the energy (Krähenbühl & Koltun 2013, Sec. 3; Tang et al., ECCV 2018,
     App. A):
 
         y ← softmax((η ln σ + 2 λ W y) / τ)        (λ W y with a sparse affinity, whose pairs count once)

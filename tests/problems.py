@@ -160,7 +160,7 @@ def random_labels(like: Tensor, drawn: int = 40_127) -> Tensor:
 
 
 def explicit_coupling(name: str, y: Tensor, sigma: Tensor) -> Tensor:
-    """``H(y, σ)`` over the axis 1 (paper 003, Table 2)."""
+    """``H(y, σ)`` over the axis 1 (Zhang & Boykov 2025, Table 2)."""
     if name == "standard":
         return -(y * sigma.log()).sum(1)
     if name == "reverse":
@@ -172,7 +172,7 @@ def explicit_coupling(name: str, y: Tensor, sigma: Tensor) -> Tensor:
 
 
 def explicit_relaxation(name: str, p: Tensor, q: Tensor) -> Tensor:
-    """``P(p, q)`` over the axis 1 (paper 003, Table 1)."""
+    """``P(p, q)`` over the axis 1 (Zhang & Boykov 2025, Table 1)."""
     cosine: Tensor = (p * q).sum(1) / (p.square().sum(1) * q.square().sum(1)).sqrt()
     if name == "bilinear":
         return 1 - (p * q).sum(1)

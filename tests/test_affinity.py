@@ -174,9 +174,9 @@ def test_grid_errors() -> None:
     with pytest.raises(ValueError, match="6 or 26"):
         grid_offsets(4, 3)
     for sigma in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="expected sigma > 0, got"):
+        with pytest.raises(ValueError, match="expected a finite sigma > 0, got"):
             GridAffinity.from_image(FLAT, sigma)
-    with pytest.raises(ValueError, match="expected strength > 0"):
+    with pytest.raises(ValueError, match="expected a finite strength > 0"):
         GridAffinity.from_contrast(FLAT, 0.0)
     for spacing in ((1.0,), (1.0, 1.0, 1.0), (1.0, 0.0), (1.0, -2.0)):
         with pytest.raises(ValueError, match="expected a positive spacing for each of 2 axes"):
@@ -239,12 +239,12 @@ def test_window_of_features_and_of_one_pixel() -> None:
 
 
 def test_window_errors() -> None:
-    with pytest.raises(ValueError, match="expected radius > 0, got 0"):
+    with pytest.raises(ValueError, match="expected a finite radius > 0, got 0"):
         WindowAffinity.from_image(FLAT, 0)
     with pytest.raises(ValueError, match="at least one kernel"):
         WindowAffinity.from_image(FLAT, 1, ())
     for kernels in ((WindowKernel(1.0, 0.0, 5.0),), (WindowKernel(), WindowKernel(1.0, 3.0, -1.0))):
-        with pytest.raises(ValueError, match="expected every sigma > 0"):
+        with pytest.raises(ValueError, match="expected a finite sigma of every kernel > 0"):
             WindowAffinity.from_image(FLAT, 1, kernels)
     with pytest.raises(ValueError, match="two or three spatial axes"):
         WindowAffinity.from_features(torch.zeros(1, 1, 4))
@@ -323,3 +323,20 @@ def test_kinds_cover_all_affinities() -> None:
 
 def test_protocol_of_tensors() -> None:
     assert not isinstance(Tensor, Affinity)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_features_are_finite_floats() -> None:
+    whole = torch.randint(0, 255, (1, 3, 5, 6), dtype=torch.uint8)
+    nan = torch.full((1, 3, 5, 6), torch.nan)
+    for build in (GridAffinity.from_features, GridAffinity.from_contrast, WindowAffinity.from_features):
+        with pytest.raises(ValueError, match="finite features"):
+            build(nan)
+        with pytest.raises(ValueError, match=r"floating point, got torch\.uint8"):
+            build(whole)
+
+
+def test_kernels_weigh_something() -> None:
+    image = torch.rand(1, 3, 5, 6)
+    with pytest.raises(ValueError, match="finite weight of every kernel > 0, got -1"):
+        WindowAffinity.from_image(image, 1, (WindowKernel(-1.0),))

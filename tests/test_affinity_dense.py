@@ -74,9 +74,9 @@ def test_dense_gradient_is_the_filter_again() -> None:
 def test_dense_errors() -> None:
     with pytest.raises(ValueError, match="at least one kernel"):
         DenseAffinity.from_image(FLAT, ())
-    with pytest.raises(ValueError, match="expected sigma_xy > 0"):
+    with pytest.raises(ValueError, match="expected a finite sigma_xy > 0"):
         DenseAffinity.from_image(FLAT, (GaussianKernel(1.0, 0.0),))
-    with pytest.raises(ValueError, match="expected sigma_rgb > 0"):
+    with pytest.raises(ValueError, match="expected a finite sigma_rgb > 0"):
         DenseAffinity.from_image(FLAT, (GaussianKernel(1.0, 3.0, -2.0),))
     with pytest.raises(ValueError, match="positive spacing"):
         DenseAffinity.from_image(FLAT, spacing=(1.0,))

@@ -22,7 +22,6 @@ from selflabel.labeling import image as one_image
 from selflabel.labeling.image import Record
 from selflabel.labeling.manifest import Manifest, Run
 from selflabel.labeling.plan import Job
-from selflabel.labeling.settings import describe
 from selflabel.solvers import SOLVERS
 
 RUN = (sys.executable, "-c", "from selflabel.cli import main; main()")
@@ -126,7 +125,8 @@ def test_predictions_are_used_in_place_of_an_annotator(tmp_path: Path) -> None:
         json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
     ]
     assert head["arguments"]["engine"]["annotator"] is None
-    assert head["arguments"]["probs"] == str(probs)
+    assert head["arguments"]["probs"] is True
+    assert head["probs"] == str(probs)
     assert record["classes"] == [0, 1, 2, 3]
 
 
@@ -149,55 +149,6 @@ def test_energy_and_affinity_are_as_told(tmp_path: Path) -> None:
     assert engine["solver"]["moves"] == "SWAP"
     assert engine["max_steps"] == 7
     assert set(np.unique(read_index(tmp_path / "out" / "labels" / "a0.png")).tolist()) <= {1, 3}
-
-
-def test_options_of_annotators_and_of_their_parts() -> None:
-    options = (
-        "annotator.forest.trees=7",
-        "annotator.walker-floor=0.25",
-        "moves=swap",
-        "affinity.by-distance=true",
-    )
-    engine = names.engine(names.Choices("graph-cut", options, annotator="product"))
-    described = describe(engine)
-    assert isinstance(described, dict)
-    assert described["annotator"]["forest"]["trees"] == 7
-    assert described["annotator"]["walker_floor"] == 0.25
-    assert described["affinity"]["by_distance"] is True
-    assert described["solver"]["moves"] == "SWAP"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--solver", "graphcut"], "no solver 'graphcut' (did you mean graph-cut?)"),
-        (["--annotator", "oracle"], "no annotator 'oracle'"),
-        (["--coupling", "collison"], "did you mean collision?"),
-        (["--relaxation", "x"], "no relaxation 'x'"),
-        (["--affinity", "x"], "no affinity 'x': there are grid, contrast, window, dense"),
-        (["--affinity", "grid", "--radius", "3"], "the grid affinity has no --radius"),
-        (["--set", "moves"], "expected --set key=value"),
-        (["--set", "speed=3"], "graph-cut has no option 'speed': it has moves"),
-        (["--set", "moves=jump"], "expected moves as"),
-        (["--set", "annotator.trees=x"], "has no option 'trees'"),
-        (["--annotator", "forest", "--set", "annotator.trees=x"], "expected trees as int, got 'x'"),
-        (["--annotator", "none", "--set", "annotator.trees=3"], "there is no annotator to set trees=3 of"),
-        (["--affinity", "dense", "--set", "affinity.radius=2"], "dense has no option 'radius'"),
-        (["--soft", "float64"], "no soft format 'float64'"),
-        (["--probs-layout", "whk"], "no layout 'whk'"),
-        (["--part-id", "2", "--num-parts", "2"], "parts count from 0 to 1"),
-        (["--probs", "nowhere"], "nowhere: no such file or folder"),
-        (["--probs", "nowhere", "--annotator", "mixture"], "leave one of them out"),
-        (["--stems", "nowhere.txt"], "No such file"),
-        (["--pairwise-weight", "-1"], "Invalid value for '--pairwise-weight'"),
-    ],
-)
-def test_wrong_options_are_explained(tmp_path: Path, options: list[str], message: str) -> None:
-    folders = make_folders(tmp_path, 1)
-    result = label(folders, tmp_path / "out", *options)
-    assert result.exit_code == 2
-    assert message in result.output
-    assert not (tmp_path / "out").exists()
 
 
 def test_empty_folders_and_places_that_cannot_be_written(tmp_path: Path) -> None:

@@ -196,7 +196,9 @@ def test_the_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
-def test_leftovers_of_killed_runs_are_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_leftovers_of_killed_runs_are_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = [
         "a.png",
         ".b.png.12.selflabel-part",
@@ -204,10 +206,21 @@ def test_leftovers_of_killed_runs_are_removed_and_nothing_else(tmp_path: Path) -
         "a.png.12.selflabel-part",
         ".a.png.12",
     ]
-    gone = [".a.png.12.selflabel-part", ".a.png.99999.selflabel-part"]
+    alive = {13, 14}
+
+    def kill(process: int, signal: int) -> None:
+        assert signal == 0
+        if process == 14:
+            raise PermissionError
+        if process not in alive:
+            raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", kill)
+    kept += [f".a.png.{process}.selflabel-part" for process in alive]
+    gone = [f".a.png.{process}.selflabel-part" for process in (0, 12, 99999, 10**30, os.getpid())]
     for name in kept + gone:
         (tmp_path / name).touch()
-    assert remove_leftovers(tmp_path, ["a.png"]) == 2
+    assert remove_leftovers(tmp_path, ["a.png"]) == len(gone)
     assert sorted(os.listdir(tmp_path)) == sorted(kept)
     assert remove_leftovers(tmp_path / "none", ["a.png"]) == 0
 

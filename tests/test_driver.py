@@ -15,8 +15,8 @@ from selflabel.affinity import Affinity
 from selflabel.driver import Result, Solution, SolveError, Solver, Step, solve
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.problem import Energy, Problem
-from selflabel.solvers import GradientDescent
-from selflabel.terms import BILINEAR, QUADRATIC
+from selflabel.solvers import GradientDescent, GraphCut, MeanField
+from selflabel.terms import BILINEAR, COLLISION_DIVERGENCE, QUADRATIC
 
 ENERGY = Energy(QUADRATIC, BILINEAR)
 
@@ -262,4 +262,36 @@ def test_public_names() -> None:
 
 def test_results_carry_advice() -> None:
     assert "raise max_steps" in Result.MAX_STEPS.value
-    assert "check the predictions" in Result.NONFINITE.value
+    assert "check the affinity" in Result.NONFINITE.value
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_solved_by_what_is_checked() -> None:
+    problem = make_case(Energy(), "grid4").problem
+    with pytest.raises(ValueError, match="the class GraphCut"):
+        solve(problem, GraphCut)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a Problem and a solver"):
+        solve(GraphCut(), problem)  # type: ignore[arg-type]
+
+
+def test_a_start_is_made_of_labels() -> None:
+    problem = make_case(Energy(), "grid4").problem
+    for start in (torch.randn_like(problem.probs), torch.full_like(problem.probs, torch.nan)):
+        with pytest.raises(ValueError, match="labels to start from"):
+            solve(problem, GraphCut(), start=start)
+    solution = solve(problem, GraphCut(), start=problem.probs.double())
+    assert solution.labels.dtype == problem.probs.dtype
+
+
+def test_the_solver_says_first_what_does_not_fit() -> None:
+    case = make_case(Energy(relaxation=COLLISION_DIVERGENCE), "lattice")
+    with pytest.raises(ValueError, match="graph-cut"):
+        solve(case.problem, GraphCut())
+
+
+def test_mixed_precision_outside_changes_nothing() -> None:
+    problem = make_case(Energy(entropy_weight=1.0), "exact").problem
+    expected = solve(problem, MeanField(), max_steps=5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = solve(make_case(Energy(entropy_weight=1.0), "exact").problem, MeanField(), max_steps=5)
+    torch.testing.assert_close(found.labels, expected.labels)

@@ -198,11 +198,11 @@ def test_coarse_energy_of_constant_blocks_is_the_energy() -> None:
 
 def test_seeds_that_disagree_in_a_block_give_the_smaller_class() -> None:
     case = make_case(Energy(), "grid4", size=(16, 16), seeded=0.0)
-    seeds = case.seeds.to(torch.uint8)
+    seeds = case.seeds.to(torch.uint8)  # whole numbers of any kind that can hold 255
     seeds[0, 0, 0], seeds[0, 1, 1], seeds[0, 2, 2] = 2, 1, 0
     coarse = coarsen(replace(case, seeds=seeds).problem)
     assert coarse is not None
-    assert coarse.seeds.dtype == torch.uint8
+    assert coarse.seeds.dtype == torch.int64
     assert coarse.seeds[0, :3, :3].tolist() == [[1, 255, 255], [255, 0, 255], [255, 255, 255]]
     assert bool((coarse.seeds[1] == UNLABELED).all())
 

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -85,8 +87,10 @@ def test_what_a_killed_run_left_is_cleaned_up(tmp_path: Path) -> None:
     out = tmp_path / "out"
     label(folders, tmp_path / "whole")
     (out / "labels").mkdir(parents=True)
-    (out / "labels" / ".a0.png.4711.selflabel-part").write_bytes(b"half")
-    (out / ".manifest.jsonl.4711.selflabel-part").write_bytes(b"half")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (out / "labels" / f".a0.png.{dead.pid}.selflabel-part").write_bytes(b"half")
+    (out / f".manifest.jsonl.{dead.pid}.selflabel-part").write_bytes(b"half")
     label(folders, out)
     assert contents(out) == contents(tmp_path / "whole")
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]

@@ -140,9 +140,9 @@ def test_feasible_puts_seeds_back() -> None:
 
 
 @pytest.mark.parametrize("name", ["coupling_weight", "pairwise_weight", "entropy_weight"])
-@pytest.mark.parametrize("value", [-0.1, float("nan")])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_weights_are_not_negative(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"expected {name} >= 0, got {value}"):
+    with pytest.raises(ValueError, match=f"expected a finite {name} >= 0, got {value}"):
         Energy(**{name: value})  # type: ignore[arg-type]
 
 
@@ -194,3 +194,51 @@ def test_defaults() -> None:
     assert Energy(REVERSE, LOG_QUADRATIC) != Energy(QUADRATIC, LOG_QUADRATIC)
     assert isinstance(make_case(energy, "grid4").affinity, GridAffinity)
     assert len(SPARSE) + len(DENSE) == len(KINDS)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_seeds_are_whole_numbers_that_can_hold_255() -> None:
+    case = make_case(MIXED, "grid4")
+    for dtype in (torch.bool, torch.int8, torch.float32):
+        with pytest.raises(ValueError, match="whole numbers that can hold 255"):
+            Problem(MIXED, case.probs, case.seeds.to(dtype), case.affinity)
+    with pytest.raises(ValueError, match="seeds as a torch tensor, got ndarray"):
+        Problem(MIXED, case.probs, case.seeds.numpy(), case.affinity)  # type: ignore[arg-type]
+    expected = case.problem.value(case.probs)
+    kept = Problem(MIXED, case.probs, case.seeds.to(torch.uint8), case.affinity)
+    assert torch.equal(kept.value(case.probs), expected)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_predictions_are_tensors_of_full_precision() -> None:
+    case = make_case(MIXED, "grid4")
+    with pytest.raises(ValueError, match="a torch tensor, got ndarray"):
+        Problem(MIXED, case.probs.numpy(), case.seeds, case.affinity)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"float32 or float64, got torch\.float16"):
+        Problem(MIXED, case.probs.half(), case.seeds, case.affinity)
+    with pytest.raises(ValueError, match="at least one image, class and pixel"):
+        Problem(MIXED, case.probs[:, :0], case.seeds, case.affinity)
+    many = torch.full((2, 256, *case.probs.shape[2:]), 1 / 256)
+    with pytest.raises(ValueError, match="at most 255 classes, got 256"):
+        Problem(MIXED, many, case.seeds, case.affinity)
+    with pytest.raises(ValueError, match="at least one class, got num_classes = 0"):
+        Problem.from_seeds(MIXED, case.seeds, 0, case.affinity)
+
+
+def test_logits_of_half_precision_become_float32() -> None:
+    case = make_case(MIXED, "grid4")
+    logits = case.probs.log()
+    for dtype in (torch.float16, torch.bfloat16):
+        problem = Problem.from_logits(MIXED, logits.to(dtype), case.seeds, case.affinity)
+        assert problem.probs.dtype == torch.float32
+        problem.check()
+        torch.testing.assert_close(problem.probs, case.probs, rtol=0.05, atol=0.02)
+
+
+def test_class_masks_do_not_hide_bad_predictions() -> None:
+    case = make_case(MIXED, "grid4")
+    every = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="finite probabilities"):
+        replace(case, probs=case.probs * torch.nan, classes=every).problem.check()
+    with pytest.raises(ValueError, match="sum to one"):
+        replace(case, probs=case.probs * 7, classes=every).problem.check()

@@ -53,6 +53,11 @@ class ExactFilter:
         pair of pixels. Raises ValueError for another shape or type than at build."""
         b, n, _ = self.queries.shape
         check_values(values, b, n, self.queries.dtype)
+        with torch.autocast(values.device.type, enabled=False):  # half precision would ruin the exponents
+            return self._apply(values)
+
+    def _apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
+        b, n, _ = self.queries.shape
         rows, columns = _GPU_TILE if values.is_cuda else _CPU_TILE
         result = values.new_zeros(b, n, values.shape[1])
         for image, x in enumerate(values.transpose(1, 2).contiguous()):
@@ -115,8 +120,9 @@ class SeparableFilter:
         Raises ValueError for another number of pixels or type than at build."""
         check_values(values, None, math.prod(self.size), self.bands[0].dtype)
         x = values.reshape(-1, math.prod(self.size))
-        for axis, band in enumerate(self.bands):
-            x = _filter_middle(x.reshape(-1, self.size[axis], math.prod(self.size[axis + 1 :])), band)
+        with torch.autocast(values.device.type, enabled=False):
+            for axis, band in enumerate(self.bands):
+                x = _filter_middle(x.reshape(-1, self.size[axis], math.prod(self.size[axis + 1 :])), band)
         return x.view(values.shape)
 
     def degree(self) -> Float[Tensor, "1 n"]:

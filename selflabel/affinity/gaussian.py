@@ -13,7 +13,7 @@ from selflabel.affinity.autograd import Filter, filter_values
 from selflabel.affinity.exact import SeparableFilter
 from selflabel.affinity.image import colors
 from selflabel.affinity.lattice import Lattice
-from selflabel.affinity.stencil import check_positive, check_size, check_spacing
+from selflabel.affinity.stencil import check_feature_map, check_positive, check_spacing
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GaussianKernel:
 
 
 POST_PROCESSING = (GaussianKernel(3.0, 30.0, 5.0), GaussianKernel(5.0, 2.0, None))
-"""Appearance and smoothness as in paper 004, Sec. 4.2."""
+"""Appearance and smoothness as in Mayer et al., Sec. 4.2."""
 
 
 @runtime_checkable
@@ -42,7 +42,7 @@ class FilterBuilder(Protocol):
         """The filter with ``K_ij = exp(-½ ‖f_i - f_j‖²)``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScaledFilter:
     """``weight · diag(scale) K diag(scale)``; the scale is 1, or ``(K 1)^-½`` for symmetric normalization."""
 
@@ -57,7 +57,7 @@ class ScaledFilter:
         return self.weight * self.scale * filter_values(self.filter, self.scale * values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenseAffinity:
     """``W = Σ_m w_m K_m``, Gaussian kernels of place and color between all pixels, diagonal kept.
 
@@ -102,7 +102,7 @@ class DenseAffinity:
         are not positive.
         """
         size = tuple(features.shape[2:])
-        check_size(size)
+        check_feature_map(features)
         spacing = check_spacing(spacing, size)
         if not kernels:
             raise ValueError("expected at least one kernel, got none")
@@ -113,6 +113,7 @@ class DenseAffinity:
         flat = features.detach().flatten(2).transpose(1, 2)
         filters = []
         for kernel in kernels:
+            check_positive("weight of every kernel", kernel.weight)
             check_positive("sigma_xy", kernel.sigma_xy)
             built: Filter
             if kernel.sigma_rgb is None:

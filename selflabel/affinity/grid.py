@@ -8,7 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.affinity.image import colors
-from selflabel.affinity.stencil import Offset, Stencil, boxes, check_positive, check_size, check_spacing
+from selflabel.affinity.stencil import (
+    Offset,
+    Stencil,
+    boxes,
+    check_feature_map,
+    check_positive,
+    check_spacing,
+)
 
 CONTRAST_FLOOR = 1e-6
 
@@ -25,7 +32,7 @@ def grid_offsets(neighbors: int, axes: int) -> tuple[Offset, ...]:
 
 
 class GridAffinity(Stencil):
-    """``w_ij = exp(-‖f_i - f_j‖² / 2σ²) [/ ‖i - j‖]`` between grid neighbors (paper 003, Sec. 2; Boykov & Jolly).
+    """``w_ij = exp(-‖f_i - f_j‖² / 2σ²) [/ ‖i - j‖]`` between grid neighbors (Zhang & Boykov 2025, Sec. 2).
 
     f are colors in 0..255 units, or any features in their own; each pair counts once.
     """
@@ -109,8 +116,8 @@ class GridAffinity(Stencil):
 def _squared_differences(
     features: Float[Tensor, "b c *s"], neighbors: int | None
 ) -> tuple[tuple[Offset, ...], list[Tensor]]:
+    check_feature_map(features)
     size = tuple(features.shape[2:])
-    check_size(size)
     offsets = grid_offsets(2 * len(size) if neighbors is None else neighbors, len(size))
     pairs = [boxes(offset, size) for offset in offsets]
     return offsets, [(features[a] - features[b]).square().sum(1, keepdim=True) for a, b in pairs]

@@ -26,7 +26,7 @@ class Affinity(Protocol):
         """W itself, for tests: n² numbers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Edges:
     """Every unordered pair of neighbors once: flat pixel numbers (the same in all images) and weights."""
 

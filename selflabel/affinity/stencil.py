@@ -7,7 +7,7 @@ offset o pairs the pixels of a box with those of the same box moved by o, so loo
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from math import prod
+from math import inf, prod
 from types import EllipsisType
 
 import torch
@@ -27,7 +27,7 @@ def boxes(offset: Offset, size: tuple[int, ...]) -> tuple[Box, Box]:
     return (..., *first), (..., *second)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OffsetPairs:
     """The pairs of one offset."""
 
@@ -54,7 +54,7 @@ class OffsetPairs:
         self.second(to).addcmul_(scale, at_second)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stencil:
     """Weights ``[b 1 *box]`` for each of a few offsets."""
 
@@ -138,10 +138,22 @@ def check_size(size: tuple[int, ...]) -> None:
         raise ValueError(f"expected two or three spatial axes with pixels, (h, w) or (d, h, w), got {size}")
 
 
+def check_feature_map(features: Tensor) -> None:
+    """Raise `ValueError` unless features are finite floats, ``[b c *s]`` with two or three axes."""
+    if not features.is_floating_point():
+        raise ValueError(
+            f"expected features in floating point, got {features.dtype}: pass images to `from_image`, or "
+            f"call .float()"
+        )
+    check_size(tuple(features.shape[2:]))
+    if not bool(features.isfinite().all()):
+        raise ValueError("expected finite features, got nan or inf")
+
+
 def check_positive(name: str, value: float | int) -> None:
-    """Raise `ValueError` unless the value is above zero."""
-    if not value > 0:
-        raise ValueError(f"expected {name} > 0, got {value}")
+    """Raise `ValueError` unless the value is above zero and finite."""
+    if not 0 < value < inf:
+        raise ValueError(f"expected a finite {name} > 0, got {value}")
 
 
 def check_spacing(spacing: tuple[float, ...] | None, size: tuple[int, ...]) -> tuple[float, ...]:

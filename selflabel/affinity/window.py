@@ -8,7 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.affinity.image import colors
-from selflabel.affinity.stencil import Offset, Stencil, boxes, check_positive, check_size, check_spacing
+from selflabel.affinity.stencil import (
+    Offset,
+    Stencil,
+    boxes,
+    check_feature_map,
+    check_positive,
+    check_spacing,
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ def window_offsets(radius: int, axes: int) -> tuple[Offset, ...]:
 
 
 class WindowAffinity(Stencil):
-    """``w_ij = ½ (m_i^dst m_j^src + m_j^dst m_i^src) Σ_p K_p(i, j)`` within a window (paper 002, eq. 3 and 4).
+    """``w_ij = ½ (m_i^dst m_j^src + m_j^dst m_i^src) Σ_p K_p(i, j)`` in a window (Obukhov et al. 2019, eq. 3 and 4).
 
     The gates m are 1 where not given, and then ``w = Σ_p K_p``. A pair counts once; the published sum counts
     both orders, which is twice this one, for any gates. Memory: half the window's pixels numbers a pixel.
@@ -65,13 +72,15 @@ class WindowAffinity(Stencil):
     ) -> "WindowAffinity":
         """From any feature map."""
         size = tuple(features.shape[2:])
-        check_size(size)
+        check_feature_map(features)
         check_positive("radius", radius)
         spacing = check_spacing(spacing, size)
         if not kernels:
             raise ValueError("expected at least one kernel, got none")
+        for kernel in kernels:
+            check_positive("weight of every kernel", kernel.weight)
         for sigma in [s for kernel in kernels for s in (kernel.sigma_xy, kernel.sigma_rgb) if s is not None]:
-            check_positive("every sigma", sigma)
+            check_positive("sigma of every kernel", sigma)
         for name, gate in (("source", source), ("destination", destination)):
             if gate is not None and gate.shape != (features.shape[0], 1, *size):
                 raise ValueError(

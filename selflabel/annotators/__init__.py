@@ -1,4 +1,4 @@
-"""Annotators: predictions from one image and its seeds, for when there is no network (paper 004)."""
+"""Annotators: predictions from one image and its seeds, for when there is no network (Mayer et al.)."""
 
 from selflabel.annotators.forest import ForestAnnotator
 from selflabel.annotators.mixture import MixtureAnnotator

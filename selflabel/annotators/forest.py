@@ -15,7 +15,7 @@ from selflabel.annotators.protocol import seeds_by_image, spread
 
 @dataclass(frozen=True)
 class ForestAnnotator:
-    """One forest an image, learned from its seeds (paper 004, Sec. 3.1: 50 trees).
+    """One forest an image, learned from its seeds (Mayer et al., Sec. 3.1: 50 trees).
 
     Extremely randomized trees (Geurts et al. 2006) on `pixel_features`, with the given number of `trees` and
     pixels a leaf at least. `random_state` draws the trees: the same gives the same. Cost: about 0.5 s for

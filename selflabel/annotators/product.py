@@ -16,8 +16,8 @@ class ProductAnnotator:
     """``p ∝ (p_walker + walker_floor) (p_forest + forest_floor)^forest_power`` over the classes with seeds.
 
     The forest knows appearance and would put a class anywhere; the walker knows what is connected to the seeds
-    and nothing of appearance. Their product is better than either by several points of mean IoU (README). The
-    floors keep one from overruling the other with a zero learned from a few seeds.
+    and nothing of appearance. Their product is better than either by several points of mean IoU
+    (docs/benchmarks.md). The floors keep one from overruling the other with a zero learned from a few seeds.
     """
 
     walker: WalkerAnnotator = WalkerAnnotator()

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from selflabel.labels import check_seeds
+from selflabel.labels import check_index_type, check_seeds
 
 
 @runtime_checkable
 class Annotator(Protocol):
-    """A frozen dataclass of settings; learns from the seeds of each image alone (paper 004, Sec. 3.1)."""
+    """A frozen dataclass of settings; learns from the seeds of each image alone (Mayer et al., Sec. 3.1)."""
 
     name: ClassVar[str]
     """As on the command line: "forest"."""
@@ -29,6 +29,7 @@ def seeds_by_image(
     image: Float[Tensor, "b c *s"], seeds: Integer[Tensor, "b *s"], num_classes: int
 ) -> list[Integer[Tensor, "*s"]]:
     """The seeds of each image, checked: what every annotator does first."""
+    check_index_type(seeds)
     if image.shape[0] != seeds.shape[0] or image.shape[2:] != seeds.shape[1:]:
         raise ValueError(
             f"expected seeds of shape {(image.shape[0], *image.shape[2:])} as the images', got {tuple(seeds.shape)}"

@@ -38,7 +38,10 @@ def label(
         str, typer.Option(help="Name of the array in npz files.", rich_help_panel=FILES)
     ] = "",
     unlabeled: Annotated[
-        int, typer.Option(help="Value in the seeds of pixels without a label.", rich_help_panel=FILES)
+        int,
+        typer.Option(
+            min=-1, max=65535, help="Value in the seeds of pixels without a label.", rich_help_panel=FILES
+        ),
     ] = 255,
     seeds_offset: Annotated[
         int, typer.Option(help="Value in the seeds of class 0 (napari, ilastik: 1).", rich_help_panel=FILES)
@@ -79,6 +82,9 @@ def label(
     relaxation: Annotated[str | None, typer.Option(help="Potts relaxation.", rich_help_panel=ENERGY)] = None,
     coupling_weight: Annotated[float | None, typer.Option(min=0, help="η", rich_help_panel=ENERGY)] = None,
     pairwise_weight: Annotated[float | None, typer.Option(min=0, help="λ", rich_help_panel=ENERGY)] = None,
+    entropy_weight: Annotated[
+        float | None, typer.Option(min=0, help="τ (mean-field: 1).", rich_help_panel=ENERGY)
+    ] = None,
     affinity: Annotated[
         str | None, typer.Option(help="grid, contrast, window or dense.", rich_help_panel=ENERGY)
     ] = None,
@@ -152,12 +158,15 @@ def label(
         relaxation=relaxation,
         coupling_weight=coupling_weight,
         pairwise_weight=pairwise_weight,
+        entropy_weight=entropy_weight,
         affinity=affinity,
         affinity_options={"sigma": sigma, "sigma_xy": sigma_xy, "neighbors": neighbors, "radius": radius},
         max_steps=max_steps,
         has_probs=probs is not None,
     )
     try:
+        if all_classes and probs is None:
+            raise ValueError("--all-classes needs --probs: without, only classes with seeds can win")
         settings = Settings(
             engine=names.engine(choices),
             seeds_format=LabelFormat(unlabeled, seeds_offset),
@@ -170,13 +179,19 @@ def label(
             overlay=overlay,
             min_confidence=min_confidence,
         )
+        settings.engine.check()
         part = Part(part_id, num_parts)
         wanted = read_lines(stems) if stems is not None else None
         plan = make_plan(images, seeds, probs, stems=wanted, limit=limit, part=part)
     except (ValueError, OSError) as error:
         raise screen.stop(str(error)) from error
-    paths = {"seeds": str(seeds.resolve()), "probs": None if probs is None else str(probs.resolve())}
-    run = Run(selflabel.__version__, {**paths, **described(settings)}, str(images.resolve()))
+    run = Run(
+        version=selflabel.__version__,
+        arguments={"probs": probs is not None, **described(settings)},
+        images=str(images.resolve()),
+        seeds=str(seeds.resolve()),
+        probs=None if probs is None else str(probs.resolve()),
+    )
     work = label_folder(
         plan, settings, run, out, part=part, workers=_workers(workers, len(plan.jobs)), overwrite=overwrite
     )

@@ -15,6 +15,7 @@ from selflabel.labeling.engines import default_engine
 from selflabel.labeling.settings import Soft
 from selflabel.problem import Energy
 from selflabel.solvers import SOLVERS
+from selflabel.solvers.random_walker import ConjugateGradients, Direct, LinearSolver
 from selflabel.terms import COUPLINGS, RELAXATIONS
 
 AFFINITIES: dict[str, type[AffinityBuilder]] = {
@@ -23,6 +24,7 @@ AFFINITIES: dict[str, type[AffinityBuilder]] = {
     "window": Window,
     "dense": Dense,
 }
+LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {"direct": Direct, "conjugate-gradients": ConjugateGradients}
 SOFT = {"none": None, "uint8": Soft.UINT8, "float16": Soft.FLOAT16}
 CHANNELS_LAST = {"khw": False, "hwk": True}
 NO_ANNOTATOR = "none"
@@ -31,6 +33,7 @@ __all__ = [
     "AFFINITIES",
     "ANNOTATORS",
     "CHANNELS_LAST",
+    "LINEAR_SOLVERS",
     "NO_ANNOTATOR",
     "SOFT",
     "SOLVERS",
@@ -58,6 +61,7 @@ class Choices:
     relaxation: str | None = None
     coupling_weight: float | None = None
     pairwise_weight: float | None = None
+    entropy_weight: float | None = None
     affinity: str | None = None
     affinity_options: Mapping[str, float | int | None] = field(default_factory=dict)
     max_steps: int | None = None
@@ -120,7 +124,10 @@ def _with(instance: T, key: str, text: str) -> T:
             f"{name_of(instance)} has no option {field_name!r}: it has {', '.join(there) or 'none'}"
         )
     if dot:
-        value: object = _with(getattr(instance, field_name), rest, text)
+        part = getattr(instance, field_name)
+        if not is_dataclass(part):
+            raise ValueError(f"{field_name} of {name_of(instance)} has no options of its own: {rest} is none")
+        value: object = _with(part, rest, text)
     else:
         value = _parse(key, text, typing.get_type_hints(type(instance))[field_name])
     return replace(instance, **{field_name: value})  # type: ignore[type-var]
@@ -149,8 +156,9 @@ def spelled(value: object) -> str:
 
 
 def name_of(value: object) -> str:
-    """What the command line calls an annotator, an affinity or a solver."""
-    for table in (SOLVERS, ANNOTATORS, AFFINITIES):
+    """What the command line calls an annotator, an affinity, a solver or a linear solver."""
+    tables: tuple[Mapping[str, type], ...] = (SOLVERS, ANNOTATORS, AFFINITIES, LINEAR_SOLVERS)
+    for table in tables:
         for name, kind in table.items():
             if type(value) is kind:
                 return name
@@ -169,6 +177,8 @@ def _energy(base: Energy, choices: Choices) -> Energy:
         energy = replace(energy, coupling_weight=choices.coupling_weight)
     if choices.pairwise_weight is not None:
         energy = replace(energy, pairwise_weight=choices.pairwise_weight)
+    if choices.entropy_weight is not None:
+        energy = replace(energy, entropy_weight=choices.entropy_weight)
     return energy
 
 
@@ -200,6 +210,8 @@ def _parse(key: str, text: str, hint: Any) -> object:
     """A value of the field's type from its text."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
     for kind in options:
+        if kind is LinearSolver and text != "none":
+            return known("linear solver", text, LINEAR_SOLVERS)()
         if kind is type(None) and text.lower() == "none":
             return None
         if kind is bool and text.lower() in ("true", "false"):

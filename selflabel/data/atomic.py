@@ -1,5 +1,6 @@
 """Files that appear complete or not at all."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,7 +21,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     A
     process that is killed can leave the temporary file behind: `remove_leftovers` finds it.
 
-    Raises `OSError` as the file system does (disk full, no permission).
+    Raises `OSError` as the file system does (disk full, no permission), about `path`.
     """
     temporary = temporary_name(path)
     try:
@@ -29,8 +30,12 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and str(error.filename) == str(temporary):
+            error.filename = str(path)
+            error.filename2 = None
         raise
 
 
@@ -38,8 +43,8 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> int:
     """Remove the temporary files that killed runs left for the files `names` of `folder`; returns their
     number.
 
-    Only the names given are touched, so that runs that share a folder but not their files do not disturb each
-    other. A folder that does not exist has none.
+    Only the names given are touched, and no file of another process that is alive on this machine, so that
+    runs that share a folder do not disturb each other. A folder that does not exist has none.
     """
     if not folder.is_dir():
         return 0
@@ -49,7 +54,20 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> int:
         if not path.name.endswith(SUFFIX) or not path.name.startswith("."):
             continue
         target, _, process = path.name[1 : -len(SUFFIX)].rpartition(".")
-        if process.isdigit() and target in wanted:
+        if process.isdigit() and target in wanted and not _alive_elsewhere(int(process)):
             path.unlink(missing_ok=True)
             removed += 1
     return removed
+
+
+def _alive_elsewhere(process: int) -> bool:
+    """Whether another process of this number is alive on this machine."""
+    if process in (0, os.getpid()) or os.name == "nt":  # there, signal 0 is Ctrl-C
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # alive, and of another user
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from jaxtyping import Float32, Shaped
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2")
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -72,8 +72,16 @@ def to_unit(array: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w c"]:
     return array.astype(np.float32)
 
 
+def open_pillow(data: bytes) -> Image.Image:
+    """The bytes of a file as an image of pillow. Raises `OSError` if it knows no such format."""
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise OSError("empty or not an image") from error
+
+
 def _decode_pillow(data: bytes) -> Shaped[np.ndarray, "..."]:
-    with Image.open(io.BytesIO(data)) as file:
+    with open_pillow(data) as file:
         if getattr(file, "n_frames", 1) > 1:
             raise ValueError(f"expected one image, got {getattr(file, 'n_frames', 1)} frames")
         file.load()

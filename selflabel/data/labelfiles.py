@@ -11,7 +11,7 @@ from jaxtyping import Integer, Shaped, UInt8
 from PIL import Image
 
 from selflabel.data.atomic import write_atomic
-from selflabel.data.images import TIFF_SUFFIXES
+from selflabel.data.images import TIFF_SUFFIXES, open_pillow
 from selflabel.data.palette import voc_palette
 
 UNLABELED: Final = 255  # in files; the same number as selflabel.labels.UNLABELED
@@ -92,7 +92,7 @@ def write_png(path: Path, image: Image.Image) -> None:
 
 
 def _pillow_values(data: bytes) -> Shaped[np.ndarray, "..."]:
-    with Image.open(io.BytesIO(data)) as image:
+    with open_pillow(data) as image:
         if image.mode not in _INDEX_MODES:
             raise ValueError(f"{_HOW}; got mode {image.mode}")
         return np.array(image)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Integer, Num, Shaped, UInt8
 
 from selflabel.data.atomic import write_atomic
+from selflabel.data.labelfiles import UNLABELED
 
 SUFFIXES = (".npz", ".npy")
 
@@ -31,10 +32,16 @@ PLAIN_FORMAT: Final = ProbabilityFormat()
 
 @dataclass(frozen=True)
 class Probabilities:
-    """probs: [k h w], each pixel sums to one. classes: the class of each row, or None for 0 .. k-1."""
+    """probs: [k h w], each pixel sums to one. classes: the class of each row, or None for 0 .. k-1.
+
+    Raises `ValueError` for more than 255 classes, and for classes outside 0 .. 254: 255 means unlabeled.
+    """
 
     probs: Float[np.ndarray, "k h w"]
     classes: Integer[np.ndarray, " k"] | None = None
+
+    def __post_init__(self) -> None:
+        _check_classes(len(self.probs), self.classes)
 
 
 def read_probabilities(
@@ -54,8 +61,8 @@ def decode_probabilities(
     `classes` name the rows.
 
     Raises `ValueError` for another size (and says so if only the layout differs), nan, values outside [0, 1]
-    (logits), sums off one by more than the rounding of the file's type allows, and unknown or ambiguous npz
-    keys; `OSError` for damaged files.
+    (logits), sums off one by more than the rounding of the file's type allows, more than 255 classes or
+    classes outside 0 .. 254, and unknown or ambiguous npz keys; `OSError` for damaged files.
     """
     array, classes = _load(data, suffix, form)
     if array.ndim != 3:
@@ -72,6 +79,7 @@ def decode_probabilities(
         )
     if classes is not None and classes.shape != array.shape[:1]:
         raise ValueError(f"{classes.size} classes for {array.shape[0]} rows of probabilities")
+    _check_classes(len(array), classes)
     return Probabilities(normalized(array), classes)
 
 
@@ -122,6 +130,16 @@ def write_soft(path: Path, labels: Shaped[np.ndarray, "k h w"], classes: Integer
         np.savez_compressed(file, labels=labels, classes=classes)
 
     write_atomic(path, write)
+
+
+def _check_classes(count: int, classes: Integer[np.ndarray, " k"] | None) -> None:
+    if count > UNLABELED:
+        raise ValueError(f"expected at most {UNLABELED} classes, got {count}: {UNLABELED} means unlabeled")
+    if classes is None:
+        return
+    wrong = classes[(classes < 0) | (classes >= UNLABELED)]
+    if wrong.size:
+        raise ValueError(f"expected classes in 0..{UNLABELED - 1}, got {wrong[0]}")
 
 
 def _load(

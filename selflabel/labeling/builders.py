@@ -1,6 +1,7 @@
 """Affinities still to be built: frozen settings that, given an image, make its affinity."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from selflabel.affinity import (
     WindowKernel,
 )
 from selflabel.affinity.image import lab
+from selflabel.affinity.stencil import check_positive
 
 
 @runtime_checkable
@@ -33,6 +35,10 @@ class Grid:
     neighbors: int | None = None
     by_distance: bool = False
 
+    def __post_init__(self) -> None:
+        check_positive("sigma", self.sigma)
+        _check_neighbors(self.neighbors)
+
     def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
         """The grid affinity of the image."""
         return GridAffinity.from_image(image, self.sigma, self.neighbors, by_distance=self.by_distance)
@@ -48,6 +54,10 @@ class Window:
     sigma: float = 15.0
     sigma_xy: float = 6.0
     radius: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("sigma", "sigma_xy", "radius"):
+            check_positive(name, getattr(self, name))
 
     def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
         """The window affinity of the image."""
@@ -65,6 +75,11 @@ class Contrast:
     blur: float = 0.7
     neighbors: int | None = 8
     by_distance: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("strength", self.strength)
+        _check_weight("blur", self.blur)
+        _check_neighbors(self.neighbors)
 
     def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
         """The contrast affinity of the image."""
@@ -89,9 +104,24 @@ class Dense:
     smoothness_xy: float = 2.0
     symmetric: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("sigma", "sigma_xy", "smoothness_xy"):
+            check_positive(name, getattr(self, name))
+        _check_weight("smoothness", self.smoothness)
+
     def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
         """The dense affinity of the image, by the permutohedral lattice."""
         kernels: tuple[GaussianKernel, ...] = (GaussianKernel(1.0, self.sigma_xy, self.sigma),)
         if self.smoothness > 0:
             kernels += (GaussianKernel(self.smoothness, self.smoothness_xy, None),)
         return DenseAffinity.from_image(image, kernels, symmetric=self.symmetric)
+
+
+def _check_weight(name: str, value: float) -> None:
+    if not 0 <= value < inf:
+        raise ValueError(f"expected a finite {name} >= 0, got {value}")
+
+
+def _check_neighbors(neighbors: int | None) -> None:
+    if neighbors not in (None, 4, 8, 6, 26):
+        raise ValueError(f"expected 4 or 8 neighbors (6 or 26 in 3-D), got {neighbors}")

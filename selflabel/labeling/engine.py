@@ -1,6 +1,6 @@
 """From one image, its seeds and perhaps a prediction to labels: annotator, affinity, energy, solver."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Integer
@@ -9,6 +9,7 @@ from torch import Tensor
 from selflabel.annotators import Annotator
 from selflabel.driver import Result, Solver, solve
 from selflabel.labeling.builders import AffinityBuilder
+from selflabel.labels import UNLABELED
 from selflabel.problem import Energy, Problem
 
 
@@ -39,6 +40,23 @@ class Engine:
     affinity: AffinityBuilder
     annotator: Annotator | None
     max_steps: int = 200
+
+    def check(self) -> None:
+        """Raise `ValueError` if solver, energy and affinity do not fit together, whatever the image.
+
+        Takes a step on a square of 4 x 4 pixels, half of it light, with a seed of each of two classes and no
+        annotator. Whatever else goes wrong there is left to `label`.
+        """
+        image = torch.full((3, 4, 4), 0.25)
+        image[:, :, 2:] = 0.75
+        seeds = torch.full((4, 4), UNLABELED)
+        seeds[1, 0], seeds[2, 3] = 0, 1
+        try:
+            replace(self, annotator=None, max_steps=1).label(image, seeds, 2)
+        except ValueError:
+            raise
+        except Exception:  # of this square, perhaps: each image will tell
+            return
 
     def label(
         self,

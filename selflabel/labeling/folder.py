@@ -43,9 +43,10 @@ def label_folder(
     Parts and the whole know of each other's records, and may run at once.
 
     Raises `ArgumentsDiffer` if `out` holds labels made with other arguments, `ValueError` for a damaged
-    manifest, `OSError` if the folder cannot be written.
+    manifest and if outputs would go to the folder of an input, `OSError` if the folder cannot be written.
     """
     output = OutputFolder(out)
+    output.check_inputs(plan.jobs)
     output.prepare(settings)
     stems = [job.stem for job in plan.jobs]
     output.clean(stems, settings)

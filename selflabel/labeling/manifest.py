@@ -17,13 +17,16 @@ from selflabel.labeling.settings import differences, fingerprint
 class Run:
     """The line of a run: the version, the arguments that decide the output, and their fingerprint.
 
-    images: where the images were; it is recorded and not compared, so that a run on one image of a folder and
-    a run on all of it agree.
+    images, seeds, probs: where the files were. They are recorded and not compared, so that a run on one image
+    of a folder and a run on all of it agree, and data may move: the bytes of the files are compared. Whether
+    there are probabilities belongs to the arguments.
     """
 
     version: str
     arguments: Mapping[str, object]
     images: str = ""
+    seeds: str = ""
+    probs: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -116,7 +119,14 @@ class Manifest:
         used = {run.fingerprint} | {name for name, _ in self.records.values()}
         self.runs = {name: self.runs[name] for name in sorted(used & self.runs.keys())}
         lines = [
-            {"run": name, "version": entry.version, "images": entry.images, "arguments": entry.arguments}
+            {
+                "run": name,
+                "version": entry.version,
+                "images": entry.images,
+                "seeds": entry.seeds,
+                "probs": entry.probs,
+                "arguments": entry.arguments,
+            }
             for name, entry in self.runs.items()
         ]
         lines += [{**asdict(record), "run": name} for _, (name, record) in sorted(self.records.items())]
@@ -126,8 +136,14 @@ class Manifest:
 
     def _take(self, line: dict[str, object]) -> None:
         if "stem" not in line:
-            run = Run(str(line["version"]), dict(line["arguments"]), str(line["images"]))  # type: ignore[call-overload]
-            self.runs[str(line["run"])] = run
+            probs = line["probs"]
+            self.runs[str(line["run"])] = Run(
+                version=str(line["version"]),
+                arguments=dict(line["arguments"]),  # type: ignore[call-overload]
+                images=str(line["images"]),
+                seeds=str(line["seeds"]),
+                probs=None if probs is None else str(probs),
+            )
             return
         values = {f.name: line[f.name] for f in fields(Record)}
         for name in ("energy_before", "energy_after", "entropy"):
@@ -148,7 +164,9 @@ def other_manifests(root: Path, part: Part) -> tuple[Manifest, ...]:
 
 
 def _line(values: Mapping[str, object]) -> bytes:
-    return json.dumps(_finite(values), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    text = json.dumps(_finite(values), ensure_ascii=False, allow_nan=False)
+    # Bytes of a file name that are not UTF-8 are lone surrogates in Python; JSON spells one as "\\udcff", too.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _finite(value: object) -> object:

@@ -10,7 +10,10 @@ from PIL import Image
 
 from selflabel.data import labelfiles, palette, probabilities
 from selflabel.data.atomic import remove_leftovers
+from selflabel.labeling.plan import Job
 from selflabel.labeling.settings import Settings, Soft
+
+FOLDERS = ("labels", "confidence", "soft", "overlays")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,25 @@ class OutputFolder:
         if settings.overlay:
             paths.append(self.root / "overlays" / f"{stem}.png")
         return tuple(paths)
+
+    def check_inputs(self, jobs: Iterable[Job]) -> None:
+        """Raise `ValueError` if a folder of outputs is that of an input: its files would be lost."""
+        own = [self.root / name for name in FOLDERS]
+        places = {_place(folder): folder for folder in own if folder.is_dir()}
+        if not places:
+            return
+        seen: set[Path] = set()
+        for job in jobs:
+            for what, path in (("images", job.image), ("seeds", job.seeds), ("predictions", job.probs)):
+                if path is None:
+                    continue
+                real = {path.parent, path.resolve().parent} if path.is_symlink() else {path.parent}
+                for folder in real - seen:
+                    if folder.is_dir() and _place(folder) in places:
+                        raise ValueError(
+                            f"{places[_place(folder)]} is the folder of your {what}: give another --out"
+                        )
+                seen |= real
 
     def prepare(self, settings: Settings) -> None:
         """Make the folders. Raises `OSError` if that is not possible."""
@@ -74,3 +96,9 @@ class OutputFolder:
         if settings.overlay:
             shown = palette.overlay(labeled.image, labeled.index)
             labelfiles.write_png(self.root / "overlays" / f"{stem}.png", Image.fromarray(shown))
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    """The same for every name of a folder, links and mounts included."""
+    found = folder.stat()
+    return found.st_dev, found.st_ino

@@ -1,4 +1,4 @@
-"""Gradient descent on the quadratic energy against its closed form, the random walker (paper 003, App. A).
+"""Gradient descent on the quadratic energy against its closed form, the random walker (Zhang & Boykov 2025, App. A).
 
     SELFLABEL_DATA=… python tests/benchmarks/closed_form.py --images 100
 
