@@ -1,6 +1,6 @@
 """Self-labeling in five lines: a small network learns from scribbles and the labels that a solver makes of them.
 
-Runs in about a minute on a CPU, on a photograph that scikit-image ships and a few strokes:
+Runs in some seconds on a CPU, on a photograph that scikit-image ships and a few strokes:
 
     python examples/training_loop.py
 """

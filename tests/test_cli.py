@@ -329,6 +329,7 @@ def test_score_of_nothing_is_an_error(tmp_path: Path) -> None:
     assert (result.exit_code, "(the labels are in" in result.output) == (2, True)
     result = call("score", truth, truth, "--json", tmp_path / "none" / "s.json")
     assert (result.exit_code, "cannot be written" in result.output) == (2, True)
+    assert "selflabel-part" not in result.output
 
 
 # --- solvers, demo, names ---

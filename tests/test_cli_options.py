@@ -70,8 +70,8 @@ def test_options_of_annotators_and_of_their_parts() -> None:
         (["--unlabeled", "65536"], "Invalid value for '--unlabeled'"),
         (["--sigma", "0"], "expected a finite sigma > 0, got 0"),
         (["--neighbors", "6"], "neighbors for 2 axes, got 6"),
-        (["--affinity", "dense"], "graph-cut"),
-        (["--solver", "random-walker", "--relaxation", "bilinear"], "random-walker"),
+        (["--affinity", "dense"], "graph-cut: expected an affinity that lists its pairs"),
+        (["--solver", "random-walker", "--relaxation", "bilinear"], "expected the relaxation 'quadratic'"),
     ],
 )
 def test_wrong_options_are_explained(tmp_path: Path, options: list[str], message: str) -> None:
