@@ -62,6 +62,21 @@ def restrict(labels: Float[Tensor, "b k *s"], classes: Bool[Tensor, "b k"]) -> F
     return torch.where(mass == 0, uniform, kept / mass.clamp_min(torch.finfo(labels.dtype).tiny))
 
 
+def floored(logits: Float[Tensor, "b k *s"], floor: float) -> Float[Tensor, "b k *s"]:
+    """The logits relative to the largest, none below `floor`: no class out of reach, no denormal numbers."""
+    return (logits - logits.amax(1, keepdim=True)).clamp_min_(floor)
+
+
+def floored_logits(labels: Float[Tensor, "b k *s"], floor: float) -> Float[Tensor, "b k *s"]:
+    """``ln y``, `floored`."""
+    return floored(labels.clamp_min(torch.finfo(labels.dtype).tiny).log(), floor)
+
+
+def per_image(scalars: Float[Tensor, " b"], like: Float[Tensor, "b k *s"]) -> Float[Tensor, "b *ones"]:
+    """One number an image, shaped and typed to be multiplied with labels."""
+    return scalars.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
 def harden(labels: Float[Tensor, "b k *s"]) -> Index:
     """The most probable class; of equals the first."""
     return labels.argmax(1)

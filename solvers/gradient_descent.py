@@ -11,6 +11,7 @@ from torch import Tensor
 
 from selflabel.coarse import coarse_labels, coarsen, fine_labels
 from selflabel.driver import Step
+from selflabel.labels import floored, floored_logits, per_image
 from selflabel.problem import Energy, Problem
 from selflabel.terms import COLLISION, COLLISION_DIVERGENCE, Slope
 
@@ -97,7 +98,7 @@ PAPER = GradientDescent(rate=0.075, rtol=0.0, coarse_levels=0)
 
 
 def _plain(problem: Problem, labels: Float[Tensor, "b k *s"], rate: float) -> Iterator[Step]:
-    logits = _logits(labels)
+    logits = floored_logits(labels, LOGIT_FLOOR)
     while True:
         _, slope = problem.value_with_slope(labels)
         gradient, _ = _gradients(labels, slope)
@@ -108,7 +109,7 @@ def _plain(problem: Problem, labels: Float[Tensor, "b k *s"], rate: float) -> It
 
 def _conjugate(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> Iterator[Step]:
     """Preconditioned nonlinear conjugate gradients; every scalar is one an image, so images do not mix."""
-    logits = _logits(labels)
+    logits = floored_logits(labels, LOGIT_FLOOR)
     labels = problem.feasible(logits.softmax(1))
     energy, slope = problem.value_with_slope(labels)
     gradient, natural = _gradients(labels, slope)
@@ -118,7 +119,7 @@ def _conjugate(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -
     quiet = torch.zeros_like(energy)
     done = descent == 0
     while True:
-        trial_logits = _floored(torch.addcmul(logits, _each(rate, logits), direction))
+        trial_logits = floored(torch.addcmul(logits, per_image(rate, logits), direction), LOGIT_FLOOR)
         trial = problem.feasible(trial_logits.softmax(1))
         trial_energy, slope = problem.value_with_slope(trial)
         trial_gradient, natural = _gradients(trial, slope)
@@ -138,7 +139,7 @@ def _conjugate(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -
         following_descent = conjugacy * (curvature + descent) - steepest
         conjugacy = torch.where(following_descent < 0, conjugacy, 0.0)
         following_descent = torch.where(following_descent < 0, following_descent, -steepest)
-        following = torch.addcmul(natural.neg_(), _each(conjugacy, direction), direction)
+        following = torch.addcmul(natural.neg_(), per_image(conjugacy, direction), direction)
 
         logits, labels = _select(accepted, trial_logits, logits), _select(accepted, trial, labels)
         gradient = _select(accepted, trial_gradient, gradient)
@@ -159,18 +160,6 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     """The inner product of each image."""
     result: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1)).double()
     return result
-
-
-def _logits(labels: Tensor) -> Tensor:
-    return _floored(labels.clamp_min(torch.finfo(labels.dtype).tiny).log())
-
-
-def _floored(logits: Tensor) -> Tensor:
-    return (logits - logits.amax(1, keepdim=True)).clamp_min_(LOGIT_FLOOR)
-
-
-def _each(scalars: Tensor, like: Tensor) -> Tensor:
-    return scalars.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 
 def _select(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.driver import Step
-from selflabel.labels import LOG_FLOOR
+from selflabel.labels import LOG_FLOOR, floored, floored_logits, per_image
 from selflabel.problem import Energy, Problem
 from selflabel.terms import BILINEAR, STANDARD, entropy, total
 
@@ -66,12 +66,12 @@ class MeanField:
             value, slope = linear.value_with_slope(at)
             return value - temperature * total(entropy(at) * problem.free), slope.gradient / -temperature
 
-        logits = _floored(labels.clamp_min(torch.finfo(labels.dtype).tiny).log())
+        logits = floored_logits(labels, LOG_FLOOR)
         value, target = evaluate(labels)
         rate = torch.ones_like(value)
         done = torch.zeros_like(value, dtype=torch.bool)
         while True:
-            trial_logits = _floored(torch.lerp(logits, target, _each(rate, logits)))
+            trial_logits = floored(torch.lerp(logits, target, per_image(rate, logits)), LOG_FLOOR)
             trial = problem.feasible(trial_logits.softmax(1))
             trial_value, trial_target = evaluate(trial)
             slack = 1e-7 * value.abs()  # rounding of float32 labels
@@ -84,12 +84,3 @@ class MeanField:
             labels = torch.where(where, trial, labels)
             value = torch.where(accepted, trial_value, value)
             yield Step(labels, value, converged=done)
-
-
-def _floored(logits: Tensor) -> Tensor:
-    """No label below 1e-13: what is smaller does not count, and denormal numbers are slow."""
-    return (logits - logits.amax(1, keepdim=True)).clamp_min_(LOG_FLOOR)
-
-
-def _each(scalars: Tensor, like: Tensor) -> Tensor:
-    return scalars.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
