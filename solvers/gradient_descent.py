@@ -1,4 +1,4 @@
-"""Gradient descent on logits: soft labels, for any sparse energy."""
+"""Gradient descent: soft labels, for any sparse energy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,14 +10,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.coarse import coarse_labels, coarsen, fine_labels
+from selflabel.coordinates import LOGITS, ROOTS, Coordinates
 from selflabel.driver import Step
-from selflabel.labels import floored, floored_logits, per_image
+from selflabel.labels import per_image
 from selflabel.problem import Energy, Problem
-from selflabel.terms import COLLISION, COLLISION_DIVERGENCE, Slope
-
-LOGIT_FLOOR = -15.0
-"""Logits stay this close to their maximum (probabilities above 3e-7), so that no class is out of reach."""
-
+from selflabel.terms import (
+    COLLISION,
+    COLLISION_CROSS_ENTROPY,
+    COLLISION_DIVERGENCE,
+    QUADRATIC,
+    QUADRATIC_POTTS,
+    REVERSE,
+    Slope,
+)
 
 QUIET_STEPS = 3
 """So many steps in a row must gain next to nothing before an image has converged: descents rest on plateaus."""
@@ -25,23 +30,32 @@ QUIET_STEPS = 3
 GROWTH = 2.0
 """By how much the step length may grow at a step."""
 
+LABEL_TOLERANCE = 0.01
+"""Of a quadratic's tolerance: near its minimum an energy tells little, its excess is the square of the error."""
+
 
 @dataclass(frozen=True)
 class GradientDescent:
-    """Minimize any energy over ``y = softmax(l)`` by descent on the logits l (Zhang & Boykov 2025, App. A).
+    """Minimize any energy by descent on a smooth parametrization of soft labels (Zhang & Boykov 2025, App. A).
 
-    With ``g = ∂E/∂y``, the gradient by the logits is ``y (g - y·g)``. The default preconditions it by
-    ``1 / (h y)``, h the stiffness of each pixel (`selflabel.terms.Slope`): a natural-gradient step, which
-    neither slows down where labels saturate nor overshoots where the relaxation is steep. Directions are
-    conjugated (Hestenes-Stiefel, restarted when not downhill), the step length follows the secant along the
-    direction and shrinks when the energy would rise, so the energy never rises (but
-    for the floor that every probability gets at the start, 3e-7). It starts on blocks of
-    2x2 pixels (`coarse_levels` times halved; sparse grids and windows only) and goes on from there if that
-    is better than the given start.
+    The published rule (`PAPER`) is plain descent on logits, ``l ← l - rate · y (g - y·g)`` with
+    ``y = softmax(l)`` and ``g = ∂E/∂y``. The default follows conjugate natural gradients (Hestenes-Stiefel,
+    restarted when not downhill), ``(g - y·g) / h`` with h the stiffness of each pixel (`selflabel.terms.Slope`).
+    The step length follows the secant along the direction and shrinks when the energy would rise. It moves
+
+    - roots, ``y = u² / ‖u‖²``, which reach and leave certainty in few steps;
+    - logits, where the energy has logarithms of small probabilities (reverse coupling, collision cross-entropy);
+    - labels themselves, by linear conjugate gradients, where the energy is a convex quadratic (quadratic
+      coupling and relaxation, as the random walker's): then every step is of the exact length.
+
+    The energy never rises, but for the floor that every probability gets at the start, 1e-6. It starts on blocks
+    of 2x2 pixels (sparse grids and windows only) and goes on from there if that is better than the given start.
 
     - `rate`: None, or the fixed rate of plain gradient descent as published (see `PAPER`).
     - `rtol`: an image has converged when three steps in a row lower its energy by less than this fraction.
-    - `coarse_levels`, `coarse_steps`: how often the image is halved, and the steps made on each such level.
+    - `coarse_levels`, `coarse_steps`: how often at most the image is halved, and the steps on each such level.
+      Energies whose relaxation makes soft labels costly even among equals (bi-linear, collision cross-entropy)
+      have many local minima and use all levels; the others one, where they gain nothing from more.
 
     A local minimum, the global one for convex energies (quadratic coupling and relaxation). Takes every
     coupling and relaxation on sparse affinities; bi-linear and quadratic on dense ones. Cost: one pass over the
@@ -50,8 +64,8 @@ class GradientDescent:
 
     rate: float | None = None
     rtol: float = 2e-4
-    coarse_levels: int = 1
-    coarse_steps: int = 12
+    coarse_levels: int = 3
+    coarse_steps: int = 8
 
     name: ClassVar[str] = "gradient-descent"
     default_energy: ClassVar[Energy] = Energy(
@@ -72,19 +86,26 @@ class GradientDescent:
         """One gradient evaluation a step."""
         if self.rate is not None:
             yield from _plain(problem, labels, self.rate)
+            return
+        labels = self._coarse_start(problem, labels)
+        if _is_convex_quadratic(problem.energy):
+            yield from _linear(problem, labels, self.rtol)
         else:
-            yield from _conjugate(problem, self._coarse_start(problem, labels), self.rtol)
+            yield from _conjugate(problem, labels, _coordinates(problem.energy), self.rtol)
 
     def _coarse_start(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
-        coarse = coarsen(problem) if self.coarse_levels else None
+        levels = self.coarse_levels if _hardens(problem.energy) else min(self.coarse_levels, 1)
+        coarse = coarsen(problem) if levels else None
         if coarse is None:
             return labels
-        solver = replace(self, coarse_levels=self.coarse_levels - 1)
+        solver = replace(self, coarse_levels=levels - 1)
         rough = coarse.feasible(coarse_labels(labels))
         for step in islice(solver.iterate(coarse, rough), self.coarse_steps):
             rough = step.labels
             if step.converged is not None and bool(step.converged.all()):
                 break
+        softening = _coordinates(problem.energy).softening
+        rough = (rough + softening) / (1 + softening * rough.shape[1])
         size = tuple(labels.shape[2:])
         # next to a seed a block says nothing of its other pixels: they keep their own start
         start = torch.where(fine_labels(coarse.free, size), fine_labels(rough, size), labels)
@@ -97,32 +118,48 @@ PAPER = GradientDescent(rate=0.075, rtol=0.0, coarse_levels=0)
 """As published: plain descent at rate 0.075 from the network's logits; run it for 200 steps."""
 
 
+def _hardens(energy: Energy) -> bool:
+    """``P(p, p) > 0`` for soft p, as for every relaxation that depends on ``p·q`` alone."""
+    return energy.relaxation.norm_slope is None
+
+
+def _coordinates(energy: Energy) -> Coordinates:
+    logarithmic = energy.coupling is REVERSE or energy.relaxation is COLLISION_CROSS_ENTROPY
+    return LOGITS if logarithmic else ROOTS
+
+
+def _is_convex_quadratic(energy: Energy) -> bool:
+    return energy.coupling is QUADRATIC and energy.relaxation is QUADRATIC_POTTS and not energy.entropy_weight
+
+
 def _plain(problem: Problem, labels: Float[Tensor, "b k *s"], rate: float) -> Iterator[Step]:
-    logits = floored_logits(labels, LOGIT_FLOOR)
+    logits = LOGITS.of(labels)
     while True:
         _, slope = problem.value_with_slope(labels)
-        gradient, _ = _gradients(labels, slope)
+        gradient, _ = LOGITS.gradients(logits, labels, slope)
         logits = logits - rate * gradient
         labels = problem.feasible(logits.softmax(1))
         yield Step(labels)
 
 
-def _conjugate(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> Iterator[Step]:
+def _conjugate(
+    problem: Problem, labels: Float[Tensor, "b k *s"], coordinates: Coordinates, rtol: float
+) -> Iterator[Step]:
     """Preconditioned nonlinear conjugate gradients; every scalar is one an image, so images do not mix."""
-    logits = floored_logits(labels, LOGIT_FLOOR)
-    labels = problem.feasible(logits.softmax(1))
+    point = coordinates.of(labels)
+    labels = problem.feasible(coordinates.labels(point))
     energy, slope = problem.value_with_slope(labels)
-    gradient, natural = _gradients(labels, slope)
+    gradient, natural = coordinates.gradients(point, labels, slope)
     direction = -natural
     descent = _inner(direction, gradient)
     rate = torch.ones_like(energy)
     quiet = torch.zeros_like(energy)
     done = descent == 0
     while True:
-        trial_logits = floored(torch.addcmul(logits, per_image(rate, logits), direction), LOGIT_FLOOR)
-        trial = problem.feasible(trial_logits.softmax(1))
+        trial_point = coordinates.bounded(torch.addcmul(point, per_image(rate, point), direction))
+        trial = problem.feasible(coordinates.labels(trial_point))
         trial_energy, slope = problem.value_with_slope(trial)
-        trial_gradient, natural = _gradients(trial, slope)
+        trial_gradient, natural = coordinates.gradients(trial_point, trial, slope)
         slack = 1e-7 * energy.abs()  # rounding of float32 labels
         accepted = (trial_energy <= energy + slack) & ~done
 
@@ -136,24 +173,63 @@ def _conjugate(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -
         steepest = _inner(natural, trial_gradient)
         change = steepest - _inner(natural, gradient)
         conjugacy = torch.where(curvature > 0, (change / curvature).clamp_min(0), 0.0)
-        following_descent = conjugacy * (curvature + descent) - steepest
-        conjugacy = torch.where(following_descent < 0, conjugacy, 0.0)
-        following_descent = torch.where(following_descent < 0, following_descent, -steepest)
+        is_downhill = conjugacy * (curvature + descent) < steepest
+        conjugacy = torch.where(is_downhill, conjugacy, 0.0)
         following = torch.addcmul(natural.neg_(), per_image(conjugacy, direction), direction)
 
-        logits, labels = _select(accepted, trial_logits, logits), _select(accepted, trial, labels)
+        point, labels = _select(accepted, trial_point, point), _select(accepted, trial, labels)
         gradient = _select(accepted, trial_gradient, gradient)
         direction = _select(accepted, following, direction)
-        descent = torch.where(accepted, following_descent, descent)
+        descent = torch.where(accepted, _inner(following, trial_gradient), descent)
         energy = torch.where(accepted, trial_energy, energy)
         done = done | (quiet >= QUIET_STEPS) | stuck
         yield Step(labels, energy, converged=done)
 
 
-def _gradients(labels: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
-    """The gradient by the logits, and the natural one, scaled. Uses the slope up."""
-    centered = slope.gradient.sub_((labels * slope.gradient).sum(1, keepdim=True))
-    return labels * centered, centered.div_(slope.stiffness.clamp_min(1e-3))
+def _linear(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> Iterator[Step]:
+    """Conjugate gradients in the labels, preconditioned by the stiffness.
+
+    The gradient is linear in the labels, so that at a trial step gives the exact length of the step and the
+    gradient at its end. Sums over the classes are kept, not signs: what is yielded is clipped, and by the
+    maximum principle that is nothing in the end.
+    """
+    energy, slope = problem.value_with_slope(labels)
+    stiffness = slope.stiffness.clamp_min(1e-3)
+    gradient = _tangent(problem, slope)
+    natural = gradient / stiffness
+    direction = -natural
+    steepest = _inner(gradient, natural)
+    quiet = torch.zeros_like(energy)
+    done = steepest == 0
+    while True:
+        _, slope = problem.value_with_slope(labels + direction)
+        change = _tangent(problem, slope).sub_(gradient)
+        curvature = _inner(direction, change)
+        done = done | (curvature <= 0)
+        length = torch.where(done, 0.0, steepest / curvature)
+        labels = torch.addcmul(labels, per_image(length, labels), direction)
+        gradient.addcmul_(per_image(length, labels), change)
+        gain = length * steepest / 2
+        energy = energy - gain
+        quiet = (quiet + 1) * (gain <= LABEL_TOLERANCE * rtol * energy.abs())
+        done = done | (quiet >= QUIET_STEPS)
+
+        natural = gradient / stiffness
+        following = _inner(gradient, natural)
+        ratio = torch.where(steepest > 0, following / steepest, 0.0)
+        direction.mul_(per_image(ratio, labels)).sub_(natural)
+        steepest = following
+        clipped = labels.clamp_min(0)
+        yield Step(clipped.div_(clipped.sum(1, keepdim=True)), converged=done)
+
+
+def _tangent(problem: Problem, slope: Slope) -> Tensor:
+    """The gradient by the labels, along the simplex of the allowed classes. Uses the slope up."""
+    if problem.classes is None:
+        return slope.gradient.sub_(slope.gradient.mean(1, keepdim=True))
+    allowed = problem.classes.view(*problem.classes.shape, *[1] * (slope.gradient.ndim - 2))
+    gradient = slope.gradient.mul_(allowed)
+    return gradient.sub_(gradient.sum(1, keepdim=True) / allowed.sum(1, keepdim=True)).mul_(allowed)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

@@ -148,11 +148,13 @@ def excluded_classes_are_as_if_they_were_not_there(case: Case, solver: Solver) -
     seeds = torch.where(case.seeds == 1, UNLABELED, case.seeds)
     allowed = torch.tensor([True, False, True]).expand(len(seeds), 3)
     masked = replace(case, seeds=seeds, classes=allowed)
-    labels = solve(masked.problem, solver).labels
+    # after few steps: the ends of two descents that differ by rounding may differ by more
+    labels = solve(masked.problem, solver, max_steps=8).labels
     assert float(labels[:, 1].abs().max()) == 0
     probs = case.probs[:, kept] / case.probs[:, kept].sum(1, keepdim=True)
     without = replace(case, seeds=torch.where(seeds == 2, 1, seeds), probs=probs)
-    torch.testing.assert_close(labels[:, kept], solve(without.problem, solver).labels, rtol=0, atol=2e-2)
+    expected = solve(without.problem, solver, max_steps=8).labels
+    torch.testing.assert_close(labels[:, kept], expected, rtol=0, atol=2e-3)
 
 
 def classes_may_differ_between_images(case: Case, solver: Solver) -> None:

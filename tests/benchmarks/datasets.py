@@ -112,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--packs", nargs="+", default=["acdc", "camvid", "bsds"])
+    parser.add_argument("--solvers", nargs="+", default=list(SOLVERS), choices=SOLVERS)
     parser.add_argument("--every", type=int, default=4, help="the baseline's share of acdc and camvid")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
@@ -127,13 +128,13 @@ def main() -> None:
         with ProcessPoolExecutor(options.workers) as pool:
             for number, _ in enumerate(pool.map(run, jobs), start=1):
                 print(f"\r{pack} {number}/{len(jobs)}", end="", file=sys.stderr, flush=True)
-        for solver in SOLVERS:
+        for solver in options.solvers:
             command = [sys.executable, "-m", "selflabel", "label", str(data_folder() / pack / "images")]
             command += ["--seeds", str(data_folder() / pack / "scribbles"), "--solver", solver]
             command += ["--probs", str(options.out / "probs" / pack)]
             command += ["--out", str(options.out / "labels" / pack / solver)]
             subprocess.run([*command, "--workers", str(options.workers)], check=True)
-        for name in ("prediction", *SOLVERS):
+        for name in ("prediction", *options.solvers):
             folder = options.out / "labels" / pack / name / "labels"
             whole, part = score(pack, folder, None), score(pack, folder, subset)
             tables.setdefault(name, {})[pack] = (whole, part)
