@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from selflabel.affinity.builders import Grid
 from selflabel.data.labelfiles import write_index
 from selflabel.driver import Step
-from selflabel.labeling.builders import Grid
 from selflabel.labeling.engine import Engine
 from selflabel.labeling.manifest import Run
 from selflabel.labeling.settings import Settings, described

@@ -6,8 +6,8 @@ import pytest
 from folder_tools import make_folders
 from typer.testing import CliRunner, Result
 
+from selflabel.affinity.builders import Contrast, Dense, Grid, Window
 from selflabel.cli import app, names
-from selflabel.labeling.builders import Contrast, Dense, Grid, Window
 from selflabel.labeling.settings import describe
 from selflabel.solvers import RandomWalker
 from selflabel.solvers.random_walker import ConjugateGradients, Direct

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LINES = 400
 
 CORE = {"labels", "affinity", "terms", "problem", "driver"}
-TOOLS = {"coarse", "cuts", "moves"}
+TOOLS = {"coarse", "coordinates", "cuts", "moves"}
 ALLOWED: dict[str, set[str]] = {
     "labels": set(),
     "affinity": {"labels"},
@@ -18,14 +18,19 @@ ALLOWED: dict[str, set[str]] = {
     "problem": {"labels", "affinity", "terms"},
     "driver": {"labels", "affinity", "terms", "problem"},
     "coarse": {"labels", "affinity", "terms", "problem"},
+    "coordinates": {"labels", "terms"},
     "cuts": set(),
     "moves": {"cuts"},
     "solvers": CORE | TOOLS,
     "annotators": CORE | {"solvers"},  # the walker is one
+    "losses": {"labels", "affinity", "terms"},
+    "networks": set(),
     "data": {"labels"},
     "scoring": {"labels", "data"},
+    "training": CORE | {"losses", "data", "scoring"},
     "labeling": CORE | {"solvers", "annotators", "data"},
-    "cli": CORE | {"solvers", "annotators", "data", "scoring", "labeling", "selflabel"},
+    "cli": CORE
+    | {"solvers", "annotators", "data", "losses", "networks", "scoring", "training", "labeling", "selflabel"},
     "__main__": {"cli"},
     "selflabel": CORE,  # the package itself: public names
 }

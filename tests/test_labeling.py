@@ -12,9 +12,9 @@ import torch
 from folder_tools import ENGINE, SETTINGS, MeanColor, Smooth, contents, make_folders, picture, run_of
 from PIL import Image
 
+from selflabel.affinity.builders import Contrast, Dense, Grid, Window
 from selflabel.data.labelfiles import LabelFormat, read_index, write_index
 from selflabel.data.probabilities import ProbabilityFormat, read_probabilities
-from selflabel.labeling.builders import Contrast, Dense, Grid, Window
 from selflabel.labeling.engine import Engine
 from selflabel.labeling.folder import Outcome, Skipped, label_folder
 from selflabel.labeling.image import LabelImage, Record, digest, label_image

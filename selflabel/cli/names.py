@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar, Union
 
+from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid, Window
 from selflabel.annotators import ANNOTATORS, Annotator
-from selflabel.labeling.builders import AffinityBuilder, Contrast, Dense, Grid, Window
 from selflabel.labeling.engine import Engine
 from selflabel.labeling.engines import default_engine
 from selflabel.labeling.settings import Soft

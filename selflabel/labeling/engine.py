@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from selflabel.affinity.builders import AffinityBuilder
 from selflabel.annotators import Annotator
 from selflabel.driver import Result, Solver, solve
-from selflabel.labeling.builders import AffinityBuilder
 from selflabel.labels import UNLABELED
 from selflabel.problem import Energy, Problem
 

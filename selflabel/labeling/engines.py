@@ -1,8 +1,8 @@
 """The engine that each solver has by default: the one place where defaults of labeling are set."""
 
+from selflabel.affinity.builders import Contrast, Dense, Grid
 from selflabel.annotators import ProductAnnotator
 from selflabel.driver import Solver
-from selflabel.labeling.builders import Contrast, Dense, Grid
 from selflabel.labeling.engine import Engine
 from selflabel.problem import Energy
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker

@@ -7,16 +7,12 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity import (
-    Affinity,
-    DenseAffinity,
-    GaussianKernel,
-    GridAffinity,
-    WindowAffinity,
-    WindowKernel,
-)
+from selflabel.affinity.gaussian import DenseAffinity, GaussianKernel
+from selflabel.affinity.grid import GridAffinity
 from selflabel.affinity.image import lab
+from selflabel.affinity.protocol import Affinity
 from selflabel.affinity.stencil import check_positive
+from selflabel.affinity.window import WindowAffinity, WindowKernel
 
 
 @runtime_checkable
