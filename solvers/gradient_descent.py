@@ -55,7 +55,8 @@ class GradientDescent:
     - `rtol`: an image has converged when three steps in a row lower its energy by less than this fraction.
     - `coarse_levels`, `coarse_steps`: how often at most the image is halved, and the steps on each such level.
       Energies whose relaxation makes soft labels costly even among equals (bi-linear, collision cross-entropy)
-      have many local minima and use all levels; the others one, where they gain nothing from more.
+      have many local minima: they use all levels, and on each the better of what the coarser one and the given
+      start lead to. The others use one, where they gain nothing from more.
 
     A local minimum, the global one for convex energies (quadratic coupling and relaxation). Takes every
     coupling and relaxation on sparse affinities; bi-linear and quadratic on dense ones. Cost: one pass over the
@@ -87,23 +88,25 @@ class GradientDescent:
         if self.rate is not None:
             yield from _plain(problem, labels, self.rate)
             return
-        labels = self._coarse_start(problem, labels)
+        yield from self._descend(problem, self._coarse_start(problem, labels))
+
+    def _descend(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
         if _is_convex_quadratic(problem.energy):
-            yield from _linear(problem, labels, self.rtol)
-        else:
-            yield from _conjugate(problem, labels, _coordinates(problem.energy), self.rtol)
+            return _linear(problem, labels, self.rtol)
+        return _conjugate(problem, labels, _coordinates(problem.energy), self.rtol)
 
     def _coarse_start(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+        """The labels, or those that some steps on blocks lead to where these have less energy."""
         levels = self.coarse_levels if _hardens(problem.energy) else min(self.coarse_levels, 1)
         coarse = coarsen(problem) if levels else None
         if coarse is None:
             return labels
-        solver = replace(self, coarse_levels=levels - 1)
-        rough = coarse.feasible(coarse_labels(labels))
-        for step in islice(solver.iterate(coarse, rough), self.coarse_steps):
-            rough = step.labels
-            if step.converged is not None and bool(step.converged.all()):
-                break
+        given = coarse.feasible(coarse_labels(labels))
+        coarser = replace(self, coarse_levels=levels - 1)._coarse_start(coarse, given)
+        rough = self._few_steps(coarse, coarser)
+        if coarser is not given:  # neither start leads to the better minimum always
+            other = self._few_steps(coarse, given)
+            rough = _select(coarse.value(other) < coarse.value(rough), other, rough)
         softening = _coordinates(problem.energy).softening
         rough = (rough + softening) / (1 + softening * rough.shape[1])
         size = tuple(labels.shape[2:])
@@ -112,6 +115,13 @@ class GradientDescent:
         start = problem.feasible(start)
         better = problem.value(start) < problem.value(labels)
         return _select(better, start, labels)
+
+    def _few_steps(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+        for step in islice(self._descend(problem, labels), self.coarse_steps):
+            labels = step.labels
+            if step.converged is not None and bool(step.converged.all()):
+                break
+        return labels
 
 
 PAPER = GradientDescent(rate=0.075, rtol=0.0, coarse_levels=0)

@@ -3,7 +3,7 @@
     SELFLABEL_DATA=… python tests/benchmarks/gradient_descent.py --images 20
 
 Energies: images are halved twice (120x90 to 120x80 pixels), or the long runs would take a day. Columns: energy of a
-short run (`--steps`, default 25) above that of the long one (3000 steps at most; ended when 200 steps gain less
+short run (as many steps as `--evaluations` allow, default 30) above that of the long one (3000 steps at most; ended when 200 steps gain less
 than 1e-6 of the energy; the lowest of the runs without coarse start, with one level and with all), mean and worst
 image; its work in gradient evaluations, the coarse ones counted by their pixels; and images where it ends above
 the preset (200 steps at rate 0.075). Times: on `--timed` images of full size, the share of the preset's time after
@@ -78,13 +78,19 @@ class Row:
     below_preset: bool
 
 
-def measure(problem: Problem, steps: int) -> Row:
-    preset = solve(problem, PAPER, max_steps=200)
+def evaluations_of(problem: Problem, steps: int) -> tuple[float, float]:
+    """Gradient evaluations that a run takes, less the driver's own energies of start and end; its last energy."""
     with counted() as work:
-        short = solve(problem, GradientDescent(), max_steps=steps)
-    best = min(long_run(problem), float(short.energy))
-    evaluations = work.pixels / problem.seeds.numel() - 1  # the driver's own energies of start and end
-    return Row(float(short.energy) / best - 1, evaluations, float(short.energy) <= float(preset.energy))
+        solution = solve(problem, GradientDescent(), max_steps=steps)
+    return work.pixels / problem.seeds.numel() - 1, float(solution.energy)
+
+
+def measure(problem: Problem, limit: float) -> Row:
+    preset = solve(problem, PAPER, max_steps=200)
+    start, _ = evaluations_of(problem, 1)
+    evaluations, energy = evaluations_of(problem, int(limit - start) + 1)
+    best = min(long_run(problem), energy)
+    return Row(energy / best - 1, evaluations, energy <= float(preset.energy))
 
 
 def share_of_time(problem: Problem) -> float:
@@ -136,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--timed", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--evaluations", type=float, default=30)
     options = parser.parse_args()
     torch.set_num_threads(1)
     small = [Case.of(picture.halved().halved()) for picture in pictures(options.images)]
@@ -148,7 +154,7 @@ def main() -> None:
     for coupling in COUPLINGS:
         for relaxation in RELAXATIONS:
             chosen = energy(coupling, relaxation)
-            rows = [measure(case.problem(chosen), options.steps) for case in small]
+            rows = [measure(case.problem(chosen), options.evaluations) for case in small]
             shares = [share_of_time(case.problem(chosen)) for case in full]
             print(
                 f"| {coupling.name} | {relaxation.name} | {statistics.mean(r.excess for r in rows):.2%} "
