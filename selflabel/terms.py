@@ -37,7 +37,8 @@ class Coupling:
 
     `value` and `gradient` (with respect to y) take labels and prediction ``[b k *s]``. `stiffness` bounds the
     curvature relative to that of the entropy, for step sizes. `at_vertices(σ)` is the cost of each hard label, or
-    None if that is infinite.
+    None if that is infinite. `from_log_probs(y, ln σ)` is the value in log-space, with nothing of σ floored: a
+    network that is surely wrong still gets its gradient, where that of `value` is zero.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Coupling:
     gradient: Callable[[Labels, Labels], Labels]
     stiffness: Callable[[Labels, Labels], Map]
     at_vertices: Callable[[Labels], Labels] | None
+    from_log_probs: Callable[[Labels, Labels], Map]
 
 
 def _log(probs: Tensor) -> Tensor:
@@ -59,6 +61,10 @@ def _collision(p: Tensor, q: Tensor) -> Tensor:
     return _dot(p, q).clamp_min(FLOOR)
 
 
+def _distance(p: Tensor, q: Tensor) -> Tensor:
+    return (p - q).square().sum(1, keepdim=True)
+
+
 def _distances_to_vertices(probs: Tensor) -> Tensor:
     return 1 - 2 * probs + probs.square().sum(1, keepdim=True)
 
@@ -69,6 +75,7 @@ STANDARD = Coupling(  # -Σ_k y^k ln σ^k
     gradient=lambda y, probs: -_log(probs),
     stiffness=lambda y, probs: torch.zeros_like(y[:, :1]),
     at_vertices=lambda probs: -_log(probs),
+    from_log_probs=lambda y, log_probs: -_dot(y, log_probs),
 )
 REVERSE = Coupling(  # -Σ_k σ^k ln y^k
     "reverse",
@@ -76,6 +83,7 @@ REVERSE = Coupling(  # -Σ_k σ^k ln y^k
     gradient=lambda y, probs: -probs / y.clamp_min(FLOOR),
     stiffness=lambda y, probs: (probs / y.clamp_min(FLOOR)).amax(1, keepdim=True),
     at_vertices=None,
+    from_log_probs=lambda y, log_probs: -_dot(log_probs.exp(), _log(y)),
 )
 COLLISION = Coupling(  # -ln Σ_k σ^k y^k
     "collision",
@@ -83,13 +91,15 @@ COLLISION = Coupling(  # -ln Σ_k σ^k y^k
     gradient=lambda y, probs: -probs / _collision(y, probs),
     stiffness=lambda y, probs: 1 / _collision(y, probs),
     at_vertices=lambda probs: -_log(probs),
+    from_log_probs=lambda y, log_probs: -(y.log() + log_probs).logsumexp(1, keepdim=True),
 )
 QUADRATIC = Coupling(  # ‖y - σ‖²
     "quadratic",
-    value=lambda y, probs: (y - probs).square().sum(1, keepdim=True),
+    value=_distance,
     gradient=lambda y, probs: 2 * (y - probs),
     stiffness=lambda y, probs: torch.full_like(y[:, :1], 2.0),
     at_vertices=_distances_to_vertices,
+    from_log_probs=lambda y, log_probs: _distance(y, log_probs.exp()),
 )
 COUPLINGS = (STANDARD, REVERSE, COLLISION, QUADRATIC)
 
@@ -278,3 +288,31 @@ def _dense_potts(
     if slope is not None:
         slope.gradient.addcmul_(degree, labels, value=2)
     return total(labels * (degree * labels - filtered))
+
+
+# --- normalized cut -------------------------------------------------------------------------------------------
+
+
+def normalized_cut(labels: Labels, affinity: Affinity) -> Float[Tensor, " b"]:
+    """``Σ_k S_k' W (1 - S_k) / (d' S_k)`` with ``d = W 1``, per image: from 0 to k (Tang et al., CVPR 2018, eq. 6).
+
+    A ratio of sums, so it does not grow with the image, nor with the weights. A class whose share of d is below
+    `FLOOR` counts 1, its limit. Cost: one filtering.
+    """
+    return normalized_cut_with_gradient(labels, affinity)[0]
+
+
+def normalized_cut_with_gradient(
+    labels: Labels, affinity: Affinity
+) -> tuple[Float[Tensor, " b"], Float[Tensor, "b k *s"]]:
+    """`normalized_cut` and ``(S_k'WS_k) d / (d'S_k)² - 2 W S_k / (d'S_k)`` (eq. 8), with the same filtering."""
+    filtered, degree = affinity.apply(labels), affinity.degree()
+    volume = (degree * labels).flatten(2).sum(2, dtype=torch.float64)
+    inside = (labels * filtered).flatten(2).sum(2, dtype=torch.float64)
+    # without the floors, a class that no pixel may have (0 in float32) would be 0 / 0
+    volume = volume.clamp_min(FLOOR * total(degree).clamp_min(1e-20)[:, None])
+    share = inside / volume
+    share_map, volume_map = (
+        x.to(labels.dtype)[(...,) + (None,) * (labels.ndim - 2)] for x in (share, volume)
+    )
+    return (1 - share).sum(1), ((share_map * degree - 2 * filtered) / volume_map).to(labels.dtype)

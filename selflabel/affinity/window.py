@@ -31,6 +31,25 @@ class WindowKernel:
     sigma_rgb: float | None = 15.0
 
 
+def mixture(
+    kernels: tuple[WindowKernel, ...], distance: Tensor | float, squared: Float[Tensor, "*any"]
+) -> Float[Tensor, "*any"]:
+    """``Σ_p K_p``: of squared distances in place and in features, aligned or broadcast to the latter."""
+    weight: Tensor | None = None
+    for kernel in kernels:
+        one = (
+            torch.zeros_like(squared)
+            if kernel.sigma_rgb is None
+            else squared * (-1 / (2 * kernel.sigma_rgb**2))
+        )
+        if kernel.sigma_xy is not None:
+            one -= distance / (2 * kernel.sigma_xy**2)
+        one = one.exp_().mul_(kernel.weight)
+        weight = one if weight is None else weight.add_(one)
+    assert weight is not None, "checked: there is at least one"
+    return weight
+
+
 def window_offsets(radius: int, axes: int) -> tuple[Offset, ...]:
     """Half of the offsets of the (2·radius + 1)^axes window, without its center."""
     return tuple(o for o in product(range(-radius, radius + 1), repeat=axes) if o > (0,) * axes)
@@ -72,20 +91,8 @@ class WindowAffinity(Stencil):
     ) -> "WindowAffinity":
         """From any feature map."""
         size = tuple(features.shape[2:])
-        check_feature_map(features)
-        check_positive("radius", radius)
+        check_window(features, radius, kernels, source, destination)
         spacing = check_spacing(spacing, size)
-        if not kernels:
-            raise ValueError("expected at least one kernel, got none")
-        for kernel in kernels:
-            check_positive("weight of every kernel", kernel.weight)
-        for sigma in [s for kernel in kernels for s in (kernel.sigma_xy, kernel.sigma_rgb) if s is not None]:
-            check_positive("sigma of every kernel", sigma)
-        for name, gate in (("source", source), ("destination", destination)):
-            if gate is not None and gate.shape != (features.shape[0], 1, *size):
-                raise ValueError(
-                    f"expected a {name} gate of shape {(features.shape[0], 1, *size)}, got {tuple(gate.shape)}"
-                )
         ones = features.new_ones(features.shape[0], 1, *size)
         source, destination = ones if source is None else source, ones if destination is None else destination
         offsets = (
@@ -101,14 +108,29 @@ class WindowAffinity(Stencil):
             first, second = boxes(offset, size)
             squared = (features[first] - features[second]).square().sum(1, keepdim=True)
             distance = sum((o * s) ** 2 for o, s in zip(offset, spacing, strict=True))
-            weight = torch.zeros_like(squared)
-            for kernel in kernels:
-                exponent = torch.zeros_like(squared)
-                if kernel.sigma_xy is not None:
-                    exponent = exponent - distance / (2 * kernel.sigma_xy**2)
-                if kernel.sigma_rgb is not None:
-                    exponent = exponent - squared / (2 * kernel.sigma_rgb**2)
-                weight += kernel.weight * exponent.exp()
+            weight = mixture(kernels, distance, squared)
             gates = destination[first] * source[second] + destination[second] * source[first]
             weights.append(weight * gates / 2)
         return cls(size, offsets, tuple(weights))
+
+
+def check_window(
+    features: Tensor,
+    radius: int,
+    kernels: tuple[WindowKernel, ...],
+    source: Tensor | None,
+    destination: Tensor | None,
+) -> None:
+    """Raise `ValueError` for features, a radius, kernels or gates that make no window."""
+    check_feature_map(features)
+    check_positive("radius", radius)
+    if not kernels:
+        raise ValueError("expected at least one kernel, got none")
+    for kernel in kernels:
+        check_positive("weight of every kernel", kernel.weight)
+    for sigma in [s for kernel in kernels for s in (kernel.sigma_xy, kernel.sigma_rgb) if s is not None]:
+        check_positive("sigma of every kernel", sigma)
+    wanted = (features.shape[0], 1, *features.shape[2:])
+    for name, gate in (("source", source), ("destination", destination)):
+        if gate is not None and gate.shape != wanted:
+            raise ValueError(f"expected a {name} gate of shape {wanted}, got {tuple(gate.shape)}")

@@ -1,0 +1,96 @@
+"""What all losses share: full precision, checks of shapes, analytic gradients, means per pixel."""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from selflabel.affinity.protocol import Affinity
+from selflabel.labels import UNLABELED, check_index_type, check_seeds, per_image
+
+Term = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From labels ``[b k *s]`` to a value per image ``[b]`` and its gradient by the labels."""
+
+
+def widened(logits: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+    """Half precision as float32, the others as they are: sums over an image need the digits."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """A context in which automatic mixed precision leaves operations on this tensor's device alone."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+class _KnownGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, labels: Tensor, term: Term) -> Tensor:
+        value, gradient = term(labels)
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        # `once_differentiable` lets a constant incoming gradient pass, and wrong second derivatives come out
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "expected backward without create_graph=True: the loss has no second derivative"
+            )
+        (gradient,) = ctx.saved_tensors
+        return gradient * per_image(grads[0], gradient), None
+
+
+def differentiable(labels: Float[Tensor, "b k *s"], term: Term) -> Float[Tensor, " b"]:
+    """The value of a term that knows its own gradient, to be backpropagated once.
+
+    Both are computed here, and nothing inside the term is recorded; backward is one product with the gradient.
+    Raises `RuntimeError` in a backward pass with ``create_graph=True``.
+    """
+    value: Tensor = _KnownGradient.apply(labels, term)  # type: ignore[no-untyped-call]
+    return value
+
+
+def mean_per_pixel(sums: Float[Tensor, " b"], logits: Float[Tensor, "b k *s"]) -> Float[Tensor, ""]:
+    """Sums over the pixels of each image, divided by all pixels of the batch, in full precision of the logits."""
+    mean = sums.sum() / (len(sums) * prod(logits.shape[2:]))
+    return mean.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise `ValueError` unless logits are floats ``[b k *s]``, two or three axes, nothing empty."""
+    if not logits.is_floating_point() or logits.ndim not in (4, 5) or 0 in logits.shape:
+        raise ValueError(
+            f"expected logits in floating point, [b k h w] or [b k d h w] with at least one image, class and "
+            f"pixel, got {logits.dtype} {tuple(logits.shape)}: add the missing axes, `logits[None]`"
+        )
+
+
+def check_affinity(logits: Tensor, affinity: Affinity) -> None:
+    """Raise `ValueError` unless the affinity is over the pixels of the logits; checks them, too."""
+    check_logits(logits)
+    expected = (logits.shape[0], *logits.shape[2:])
+    if tuple(affinity.shape) != expected:
+        raise ValueError(
+            f"expected an affinity over {expected} as the logits', got {tuple(affinity.shape)}: resize the "
+            f"logits to the image (torch.nn.functional.interpolate), or the image to the logits"
+        )
+
+
+def checked_seeds(logits: Tensor, seeds: Tensor, ignore_index: int = UNLABELED) -> Integer[Tensor, "b *s"]:
+    """The seeds as int64, `ignore_index` as `UNLABELED`; `ValueError` unless they fit the logits."""
+    check_logits(logits)
+    check_index_type(seeds)
+    expected = (logits.shape[0], *logits.shape[2:])
+    if tuple(seeds.shape) != expected:
+        raise ValueError(
+            f"expected seeds of shape {expected} for logits {tuple(logits.shape)}, got {tuple(seeds.shape)}: "
+            f"resize the logits to the seeds (torch.nn.functional.interpolate)"
+        )
+    seeds = seeds.long()
+    if ignore_index != UNLABELED:
+        seeds = seeds.masked_fill(seeds == ignore_index, UNLABELED)
+    check_seeds(seeds, logits.shape[1])
+    return seeds

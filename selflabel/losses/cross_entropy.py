@@ -1,0 +1,76 @@
+"""Losses of single pixels: the partial cross entropy of the seeds, and the entropy of the prediction."""
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+from torch.nn import functional as F
+
+from selflabel.labels import UNLABELED, one_hot, unlabeled
+from selflabel.losses.base import check_logits, checked_seeds, full_precision, mean_per_pixel, widened
+from selflabel.terms import entropy, total
+
+
+def partial_cross_entropy(
+    logits: Float[Tensor, "b k *s"],
+    seeds: Integer[Tensor, "b *s"],
+    class_weights: Float[Tensor, " k"] | None = None,
+    *,
+    ignore_index: int = UNLABELED,
+) -> Float[Tensor, ""]:
+    """``-Σ_{i∈Ω} v_i ln σ_i^{ȳ_i} / Σ_{i∈Ω} v_i`` over the seeds Ω (Tang et al., CVPR 2018, Sec. 4.1).
+
+    ``v_i`` is the weight of the pixel's class, 1 by default: the mean over the *labeled* pixels of the batch. Zero,
+    still attached to the logits, if there are none. Pixels of `ignore_index` do not count. Raises `ValueError`
+    for seeds or weights that do not fit the classes.
+    """
+    seeds = checked_seeds(logits, seeds, ignore_index)
+    with full_precision(logits):
+        logits = widened(logits)
+        ones = logits.new_ones(logits.shape[1])
+        weights = ones if class_weights is None else _checked_weights(class_weights, logits)
+        losses = F.cross_entropy(logits, seeds, weights, ignore_index=UNLABELED, reduction="sum")
+        mass = weights[seeds[seeds != UNLABELED]].sum()
+        return losses / mass.clamp_min(torch.finfo(logits.dtype).tiny)
+
+
+def _checked_weights(class_weights: Tensor, logits: Tensor) -> Tensor:
+    if tuple(class_weights.shape) != (logits.shape[1],):
+        raise ValueError(
+            f"expected one weight for each of {logits.shape[1]} classes, got {tuple(class_weights.shape)}"
+        )
+    if not bool((class_weights.isfinite() & (class_weights >= 0)).all()):
+        raise ValueError(f"expected finite class weights >= 0, got {class_weights.tolist()}")
+    return class_weights.to(logits)
+
+
+def class_frequencies(seeds: Integer[Tensor, "b *s"], num_classes: int) -> Float[Tensor, " k"]:
+    """The share of each class among the labeled pixels of the batch; all zero if there are none."""
+    counts = one_hot(seeds, num_classes).transpose(0, 1).flatten(1).sum(1, dtype=torch.float64)
+    return (counts / counts.sum().clamp_min(1)).float()
+
+
+def click_weights(frequencies: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """``1 / ln(1.1 + p)`` for classes with the shares p of the clicks (Obukhov et al. 2019, Sec. 6.4).
+
+    From 10.5 for a class without clicks to 1.35 for the only one. Raises `ValueError` outside [0, 1].
+    """
+    if not bool(((frequencies >= 0) & (frequencies <= 1)).all()):
+        raise ValueError(
+            f"expected frequencies in [0, 1], got {frequencies.tolist()}: divide counts by their sum"
+        )
+    return 1 / torch.log(1.1 + frequencies)
+
+
+def entropy_loss(
+    logits: Float[Tensor, "b k *s"], seeds: Integer[Tensor, "b *s"] | None = None
+) -> Float[Tensor, ""]:
+    """``1/N Σ_{i∉Ω} -Σ_k σ_i^k ln σ_i^k``, N all pixels (Zhang & Boykov 2025, second term of eq. 4).
+
+    Without seeds Ω is empty.
+    """
+    check_logits(logits)
+    with full_precision(logits):
+        values = entropy(widened(logits).softmax(1))
+        if seeds is not None:
+            values = values * unlabeled(checked_seeds(logits, seeds))
+        return mean_per_pixel(total(values), logits)

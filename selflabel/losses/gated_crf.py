@@ -1,0 +1,187 @@
+"""Gated CRF loss: neighbors within a radius that look alike should get the same class (Obukhov et al. 2019)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer, Shaped
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from selflabel.affinity.image import colors
+from selflabel.affinity.streamed import StreamedWindow, WindowPart
+from selflabel.affinity.window import WindowKernel
+from selflabel.labels import unlabeled
+from selflabel.losses.base import check_logits, full_precision
+
+
+def gated_crf_loss(
+    logits: Float[Tensor, "b k *s"],
+    images: Shaped[Tensor, "b c *t"],
+    *,
+    radius: int = 5,
+    kernels: tuple[WindowKernel, ...] = (WindowKernel(),),
+    source: Tensor | None = None,
+    destination: Tensor | None = None,
+    compatibility: Float[Tensor, "k k"] | None = None,
+    spacing: tuple[float, ...] | None = None,
+) -> Float[Tensor, ""]:
+    """``1/Σ_a m_a^dst Σ_a Σ_b≠a m_a^dst m_b^src K_ab Σ_ij μ(i, j) σ_a(i) σ_b(j)`` with b in the window of a.
+
+    ``σ = softmax(logits)`` and ``K_ab = Σ_p K_p(a, b)`` of `WindowKernel`, with colors in 0..255 units. Both
+    orders of a pair count, neighbors outside of the image do not. A mean over the destinations of all images;
+    0 if there are none.
+
+    radius: the window has 2·radius + 1 pixels on each axis. source, destination: gates m [b 1 *t] or [b 1 *s],
+    bool or numbers in [0, 1]: which pixels have an influence, and which feel it; 1 where not given.
+    compatibility: μ, the cost of class i in a next to class j in b; the Potts model ``[i ≠ j]`` if not given.
+    spacing: of the voxels, for kernels in physical units. Images (uint8 in 0..255 or floats in [0, 1]) and
+    gates of another size than the logits are averaged over the pixels of the logits.
+
+    Raises `ValueError` for images as `colors` does, for a window as `WindowAffinity` does, and for gates or a
+    compatibility that do not fit. Half precision is computed in float32. The analytic gradient (of first order
+    only) is made in the forward pass, half a window of multiply-adds for both pixels of each pair; backward
+    scales it. Memory: the gradient of all images, the prediction and its sum over the window of a few images at
+    a time, and nothing that grows with the radius.
+
+    Obukhov, Georgoulis, Dai, Van Gool: Gated CRF Loss for Weakly Supervised Semantic Image Segmentation, 2019,
+    eq. 1 to 5. The same as twice `potts` of a `WindowAffinity` (bilinear), over the number of destinations.
+    """
+    check_logits(logits)
+    size, work = tuple(logits.shape[2:]), torch.promote_types(logits.dtype, torch.float32)
+    if images.shape[0] != logits.shape[0] or images.ndim != logits.ndim:
+        raise ValueError(
+            f"expected as many images and axes as the logits {list(logits.shape)} have, got {list(images.shape)}"
+        )
+    gates = (_gate("source", source, logits, work), _gate("destination", destination, logits, work))
+    images = images.detach().to(work) if images.is_floating_point() else images
+    features = _resized(colors(images).to(work), size)
+    window = StreamedWindow(features, radius, kernels, gates[0], gates[1], spacing)
+    destinations = float(logits.numel() // logits.shape[1] if gates[1] is None else gates[1].double().sum())
+    compatibility = _checked(compatibility, logits.shape[1]).to(logits.device, work)
+    with full_precision(logits):
+        loss: Tensor = _GatedCRF.apply(logits, window, compatibility, destinations or 1.0)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class GatedCRFLoss(nn.Module):
+    """`gated_crf_loss` of images in [0, 1]; seeds matter only with `unlabeled_only`.
+
+    unlabeled_only: pixels with a seed are no destinations, as cross-entropy takes care of them. Published: better
+    for clicks by a percent, no better for scribbles (Table 1).
+    """
+
+    def __init__(
+        self,
+        radius: int = 5,
+        kernels: tuple[WindowKernel, ...] = (WindowKernel(),),
+        *,
+        unlabeled_only: bool = False,
+        compatibility: Float[Tensor, "k k"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.radius = radius
+        self.kernels = kernels
+        self.unlabeled_only = unlabeled_only
+        self.compatibility: Tensor | None
+        self.register_buffer("compatibility", compatibility, persistent=False)
+
+    def forward(
+        self,
+        logits: Float[Tensor, "b k *s"],
+        images: Shaped[Tensor, "b c *t"],
+        seeds: Integer[Tensor, "b *t"],
+    ) -> Float[Tensor, ""]:
+        """The loss; images and seeds may be larger or smaller than the logits."""
+        return gated_crf_loss(
+            logits,
+            images,
+            radius=self.radius,
+            kernels=self.kernels,
+            destination=unlabeled(seeds) if self.unlabeled_only else None,
+            compatibility=self.compatibility,
+        )
+
+
+def _resized(values: Float[Tensor, "b c *t"], size: tuple[int, ...]) -> Float[Tensor, "b c *s"]:
+    return values if tuple(values.shape[2:]) == size else F.interpolate(values, size=size, mode="area")
+
+
+def _checked(compatibility: Tensor | None, classes: int) -> Tensor:
+    if compatibility is None:
+        return 1 - torch.eye(classes)
+    if compatibility.shape != (classes, classes) or not bool(compatibility.isfinite().all()):
+        raise ValueError(
+            f"expected a finite compatibility of {classes} x {classes} classes, got shape "
+            f"{list(compatibility.shape)}{' with nan or inf' * (not bool(compatibility.isfinite().all()))}"
+        )
+    return compatibility.detach()
+
+
+def _gate(name: str, gate: Tensor | None, logits: Tensor, work: torch.dtype) -> Tensor | None:
+    if gate is None:
+        return None
+    if gate.ndim != logits.ndim or gate.shape[:2] != (logits.shape[0], 1):
+        wanted = [logits.shape[0], 1, *logits.shape[2:]]
+        raise ValueError(f"expected a {name} gate of shape {wanted}, got {list(gate.shape)}")
+    gate = gate.detach().to(work)
+    if not bool(((gate >= 0) & (gate <= 1)).all()):  # false for nan, too
+        raise ValueError(
+            f"expected a {name} gate in [0, 1], got values from {gate.min():g} to {gate.max():g}"
+        )
+    return _resized(gate, tuple(logits.shape[2:]))
+
+
+class _GatedCRF(torch.autograd.Function):
+    """``Ψ / destinations``, a quadratic form of the prediction.
+
+    With G_ab = m_a^dst m_b^src K_ab it is ``Σ_ab G_ab σ_a'μσ_b``. Split into parts that do not change and parts
+    that change sign when a and b, i and j are exchanged, G = W + A and μ = M + N, two of four products remain:
+    ``Ψ = Σ_a σ_a'(M (Wσ)_a + N (Aσ)_a)``. The bracket is half of the gradient by σ.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, window: StreamedWindow, compatibility: Tensor, destinations: float
+    ) -> Tensor:
+        value = compatibility.new_zeros((), dtype=torch.float64)
+        slope: Tensor | None = None
+        for images, part in window.parts():
+            energy, gradient = _energy(logits[images], part, compatibility)
+            value += energy
+            if ctx.needs_input_grad[0]:
+                slope = torch.empty_like(logits) if slope is None else slope
+                slope[images] = gradient
+            del gradient  # before the next part takes its place: memory is the point
+        if slope is not None:
+            ctx.save_for_backward(slope)
+            ctx.destinations = destinations
+        return (value / destinations).to(compatibility.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        # divided here: the share of one pixel of many would vanish in half precision
+        return slope * (grads[0] / ctx.destinations), None, None, None
+
+
+def _energy(
+    logits: Float[Tensor, "b k *s"], part: WindowPart, compatibility: Float[Tensor, "k k"]
+) -> tuple[Tensor, Float[Tensor, "b k *s"]]:
+    """Ψ of some images, and its gradient by the logits."""
+    symmetric, skew = (compatibility + compatibility.mT) / 2, (compatibility - compatibility.mT) / 2
+    probs = part.layout.flat(logits.softmax(1, dtype=compatibility.dtype))
+    filtered = part.apply(probs)
+    skewed = part.apply(probs, skew=True) if part.gates is not None and bool(skew.any()) else None
+    value = compatibility.new_zeros((), dtype=torch.float64)
+    for block in part.blocks():
+        bracket = symmetric @ filtered[..., block]
+        if skewed is not None:
+            bracket += skew @ skewed[..., block]
+        bracket *= probs[..., block]
+        energy = bracket.sum(1, keepdim=True)
+        value += energy.sum(dtype=torch.float64)
+        # the derivative of the softmax: σ_k (g_k - Σ_l σ_l g_l), g twice the bracket
+        filtered[..., block] = bracket.addcmul_(probs[..., block], energy, value=-1).mul_(2)
+    return value, part.layout.image(filtered)

@@ -1,0 +1,35 @@
+"""The Potts loss: neighbors should agree."""
+
+from functools import partial
+
+from jaxtyping import Float
+from torch import Tensor
+
+from selflabel.affinity.protocol import Affinity
+from selflabel.losses.base import check_affinity, differentiable, full_precision, mean_per_pixel, widened
+from selflabel.terms import BILINEAR, Relaxation, potts, potts_with_slope
+
+
+def potts_loss(
+    logits: Float[Tensor, "b k *s"], affinity: Affinity, relaxation: Relaxation = BILINEAR
+) -> Float[Tensor, ""]:
+    """``1/N Σ_ij w_ij P(σ_i, σ_j)``, N all pixels of the batch (Zhang & Boykov 2025, third term of eq. 4).
+
+    Counted as in `selflabel.terms.potts`: every pair once with a sparse affinity (grid, window), twice with a
+    dense one, which takes the quadratic relaxations only (`ValueError` otherwise).
+
+    Cost: one pass over the pairs, or one filtering, for value and gradient; none backward.
+    """
+    check_affinity(logits, affinity)
+    with full_precision(logits):
+        labels = widened(logits).softmax(1)
+        if labels.requires_grad:
+            value = differentiable(labels, partial(_with_gradient, affinity=affinity, relaxation=relaxation))
+        else:
+            value = potts(labels, affinity, relaxation)
+        return mean_per_pixel(value, logits)
+
+
+def _with_gradient(labels: Tensor, affinity: Affinity, relaxation: Relaxation) -> tuple[Tensor, Tensor]:
+    value, slope = potts_with_slope(labels, affinity, relaxation)
+    return value, slope.gradient

@@ -1,0 +1,32 @@
+"""The network's half of the self-labeling loss."""
+
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from selflabel.labels import unlabeled
+from selflabel.losses.base import checked_seeds, full_precision, mean_per_pixel, widened
+from selflabel.terms import STANDARD, Coupling, total
+
+
+def self_labeling_loss(
+    logits: Float[Tensor, "b k *s"],
+    labels: Float[Tensor, "b k *s"],
+    seeds: Integer[Tensor, "b *s"],
+    coupling: Coupling = STANDARD,
+) -> Float[Tensor, ""]:
+    """``1/N Σ_{i∉Ω} H(y_i, σ_i)`` with pseudo-labels y held fixed (Zhang & Boykov 2025, second term of eq. 8).
+
+    Ω are the seeds, N all pixels of the batch, σ = softmax(logits). Computed from ln σ, so that the gradient is
+    right for logits of any size: standard ``σ - y``; collision ``σ - q`` with ``q ∝ σ y``; reverse
+    ``-σ (ln y - Σ σ ln y)``, y not below ``exp(LOG_FLOOR)``; quadratic ``2 σ (σ - y - Σ σ (σ - y))``. Raises
+    `ValueError` unless labels have the shape of the logits.
+    """
+    if tuple(labels.shape) != tuple(logits.shape):
+        raise ValueError(
+            f"expected labels of the shape of the logits {tuple(logits.shape)}, got {tuple(labels.shape)}"
+        )
+    free = unlabeled(checked_seeds(logits, seeds))
+    with full_precision(logits):
+        log_probs = widened(logits).log_softmax(1)
+        values = coupling.from_log_probs(labels.detach().to(log_probs.dtype), log_probs)
+        return mean_per_pixel(total(values * free), logits)
