@@ -1,0 +1,153 @@
+"""The alternating direction method for one's own training loop."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from selflabel.affinity.builders import AffinityBuilder, Grid
+from selflabel.data.samples import Batch
+from selflabel.driver import Solver
+from selflabel.losses.base import widened
+from selflabel.problem import Energy
+from selflabel.training.distributed import current_part, gather, unwrapped
+from selflabel.training.evaluate import evaluating
+from selflabel.training.objectives import Seeds
+from selflabel.training.self_labeling import SelfLabeling
+from selflabel.training.step import Labels, Report, advance
+from selflabel.training.store import LabelStore, Stored, packed, starts
+from selflabel.training.yardstick import Yardstick
+
+
+@dataclass(frozen=True, eq=False)
+class Alternator:
+    """Alternate a solver and a network on the self-labeling loss (Zhang & Boykov 2025, eq. 8; see `SelfLabeling`).
+
+        alternator = Alternator(network, energy, solver, optimizer)
+        for batch in batches:
+            report = alternator.step(batch)
+
+    A step is this loop's body, with everything measured and checked:
+
+        logits = network(batch.images)
+        problem = Problem.from_logits(energy, logits, batch.seeds, affinity(batch.images))
+        labels = solve(problem, solver).labels
+        loss = partial_cross_entropy(logits, batch.seeds) + weight * energy.coupling_weight * self_labeling_loss(
+            logits, labels, batch.seeds, energy.coupling)
+        optimizer.zero_grad(); loss.backward(); optimizer.step()
+
+    - online, as above: new labels for every batch, from the prediction that the network then improves;
+    - an epoch at a time: `relabel` all images, then `fit` batches to these labels (ScribbleSup's schedule);
+    - `store`: keeps the labels of every image, and solves start from them. Online as an epoch at a time, images must
+      then always come in the same geometry: labels are not moved with random flips.
+
+    starter: makes the labels that solves start from, of the seeds (`SelfLabeling`). network_steps: steps of the network
+    for every solve. Train on the seeds first (`pretrain`): from an untrained
+    network, labels collapse to one class. Under `torchrun` give it a DistributedDataParallel network and this
+    process's slice of each batch.
+    """
+
+    network: nn.Module
+    energy: Energy
+    solver: Solver
+    optimizer: torch.optim.Optimizer
+    affinity: AffinityBuilder = Grid()
+    max_steps: int = 200
+    network_steps: int = 1
+    weight: float = 1.0
+    error_probability: float = 0.0
+    present_only: bool = False
+    seeds: Seeds = Seeds()
+    starter: Solver | None = None
+    store: LabelStore | None = None
+    objective: SelfLabeling = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.network_steps < 1:
+            raise ValueError(f"expected network_steps >= 1, got {self.network_steps}")
+        objective = SelfLabeling(
+            self.energy,
+            self.solver,
+            self.affinity,
+            self.max_steps,
+            self.weight,
+            self.error_probability,
+            self.present_only,
+            self.seeds,
+            self.starter,
+        )
+        object.__setattr__(self, "objective", objective)
+
+    def step(
+        self,
+        batch: Batch,
+        *,
+        ramp: float = 1.0,
+        start: Float[Tensor, "b k *s"] | None = None,
+        measure: bool = False,
+    ) -> Report:
+        """Solve for the labels of a batch, then train on them.
+
+        ramp: the warm-up's factor on the weight. start: labels to solve from, instead of stored ones or the
+        prediction. measure: evaluate the direct loss (4), too, for `Report.measured`.
+        """
+        labels = Labels(start) if start is not None else Labels(store=self.store)
+        return self._advance(batch, labels, ramp, measure)
+
+    def fit(self, batch: Batch, *, ramp: float = 1.0, measure: bool = False) -> Report:
+        """Train on the stored labels of a batch. Raises `ValueError` without a store, or for images not in it."""
+        return self._advance(batch, Labels(store=self._store(), fit_stored=True), ramp, measure)
+
+    def pretrain(self, batch: Batch) -> Report:
+        """Train on the seeds of a batch alone."""
+        return advance(self.network, self.seeds, self.optimizer, batch, part=current_part())
+
+    def relabel(self, batches: Iterable[Batch]) -> None:
+        """Solve for the labels of all images and store them; the network in evaluation mode."""
+        relabel(self.network, self.objective, batches, self._store())
+
+    def _store(self) -> LabelStore:
+        if self.store is None:
+            raise ValueError(
+                "expected a store to keep labels in, got none: Alternator(..., store=MemoryStore())"
+            )
+        return self.store
+
+    def _advance(self, batch: Batch, labels: Labels, ramp: float, measure: bool) -> Report:
+        return advance(
+            self.network,
+            self.objective,
+            self.optimizer,
+            batch,
+            labels=labels,
+            ramp=ramp,
+            network_steps=self.network_steps,
+            yardstick=Yardstick(self.objective) if measure else None,
+            part=current_part(),
+        )
+
+
+@torch.no_grad()
+def relabel(
+    network: nn.Module,
+    objective: SelfLabeling,
+    batches: Iterable[Batch],
+    store: LabelStore,
+    *,
+    warm: bool = True,
+) -> None:
+    """Solve for the labels of all images and store them, the network in evaluation mode.
+
+    warm: solves start from stored labels, where there are some. Several processes have images of their own, and
+    store the labels of all.
+    """
+    part, network, mine = current_part(), unwrapped(network), dict[str, Stored]()
+    with evaluating(network):
+        for batch in batches:
+            logits = network(batch.images)
+            start = starts(store, batch.stems, widened(logits).softmax(1)) if warm else None
+            mine |= packed(batch.stems, objective.label(logits, batch, start))
+    for stem, stored in gather(mine, part).items():
+        store.put(stem, stored)

@@ -1,0 +1,128 @@
+"""Several processes, one batch: slices of it, and means over all of it, so that gradients are those of one process.
+
+DistributedDataParallel averages the gradients of R processes. A loss that is a mean over a mass (labeled pixels,
+say) is therefore weighted by R times the share that the process has of the whole mass; the shares take one
+all-reduce of a few numbers.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from selflabel.training.objectives import Terms
+
+T = TypeVar("T")
+NONE: Terms = {}
+
+
+@dataclass(frozen=True)
+class Part:
+    """This process among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, length: int) -> range:
+        """Its places of a batch: consecutive, the parts differ by at most one.
+
+        Raises `ValueError` if there are not enough places for every process.
+        """
+        if length < self.size:
+            raise ValueError(f"expected a batch of at least {self.size}, one image a process, got {length}")
+        return range(length * self.rank // self.size, length * (self.rank + 1) // self.size)
+
+    def among(self, length: int) -> range:
+        """Its places of a whole data set: every `size`-th; may be none."""
+        return range(self.rank, length, self.size)
+
+
+ALONE = Part()
+
+
+def current_part() -> Part:
+    """From the process group, if there is one."""
+    if distributed.is_available() and distributed.is_initialized():
+        return Part(distributed.get_rank(), distributed.get_world_size())
+    return ALONE
+
+
+@contextmanager
+def process_group(timeout: timedelta = timedelta(minutes=30)) -> Iterator[tuple[Part, torch.device]]:
+    """Joins the processes that `torchrun` started; yields this one's part and device.
+
+    Without torchrun it is one process, and nothing is set up. With GPUs it is nccl, one GPU a process (the
+    device is `cuda` of the local rank); without, gloo on the CPU.
+    """
+    cuda = torch.cuda.is_available()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE, torch.device("cuda" if cuda else "cpu")
+        return
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if cuda else "gloo", timeout=timeout)
+    try:
+        yield current_part(), device
+    finally:
+        distributed.destroy_process_group()
+
+
+def wrap(network: nn.Module, part: Part) -> nn.Module:
+    """The network with averaged gradients; itself if the process is alone.
+
+    Batch normalization sees its own slice only: convert it with `torch.nn.SyncBatchNorm` for the same result as one
+    process's.
+    """
+    return network if part.size == 1 else DistributedDataParallel(network)
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network itself: for passes that not all processes make alike, and for checkpoints."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def combine(terms: Terms, part: Part, observed: Terms = NONE) -> tuple[Tensor, dict[str, float]]:
+    """The loss to backpropagate here, and every term's value for the whole batch, the same in all processes.
+
+    `observed` terms are not part of the loss. One all-reduce; one wait for the device.
+    """
+    every = {**observed, **terms}
+    values = torch.stack([term.value.double() for term in every.values()])
+    if part.size == 1:
+        return values[len(observed) :].sum(), dict(zip(every, values.tolist(), strict=True))
+    masses = torch.stack([term.mass for term in every.values()])
+    whole = torch.stack([masses, masses * values.detach()])
+    distributed.all_reduce(whole)
+    total = whole[0].clamp_min(torch.finfo(torch.float64).tiny)
+    loss = (values * (part.size * masses / total))[len(observed) :].sum()
+    return loss, dict(zip(every, (whole[1] / total).tolist(), strict=True))
+
+
+def add_up(counts: Tensor, part: Part) -> Tensor:
+    """The sum over all processes."""
+    if part.size > 1:
+        distributed.all_reduce(counts)
+    return counts
+
+
+def gather(mine: Mapping[str, T], part: Part) -> dict[str, T]:
+    """Everyone's entries, those of later processes last."""
+    if part.size == 1:
+        return dict(mine)
+    everyone: list[Mapping[str, T]] = [{} for _ in range(part.size)]
+    distributed.all_gather_object(everyone, mine)
+    return {name: value for entries in everyone for name, value in entries.items()}
+
+
+def share_buffers(network: nn.Module, part: Part) -> None:
+    """Running statistics of the first process for all: each has seen its own slices."""
+    if part.size > 1:
+        for buffer in network.buffers():
+            distributed.broadcast(buffer, 0)

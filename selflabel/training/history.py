@@ -1,0 +1,112 @@
+"""The history of a run: one row a step, in memory and in two files that survive any end of the process."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+
+from selflabel.data.atomic import write_atomic
+
+Value = int | float | None
+Row = Mapping[str, Value]
+"""One step: a number a column, None where nothing was measured."""
+
+CSV = "history.csv"
+LINES = "history.jsonl"
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """Rows of the same columns; with a folder, also as `history.csv` and JSON lines, written as it goes.
+
+    A row is one write to each file, so that a killed process leaves complete lines; a line that is not (the
+    machine lost power) is dropped by `resume`.
+    """
+
+    columns: tuple[str, ...]
+    folder: Path | None = None
+    rows: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def resume(cls, columns: tuple[str, ...], folder: Path, length: int) -> "History":
+        """Cut the files of a folder back to their first `length` rows, and go on from there.
+
+        Without files and with length 0 it starts them. Raises `ValueError` if there are fewer rows.
+        """
+        rows = read_lines(folder / LINES)[:length] if length else []
+        if len(rows) < length:
+            raise ValueError(
+                f"expected at least {length} rows in {folder / LINES}, as the checkpoint says, got {len(rows)}: "
+                f"the file was changed, start the run anew in another folder"
+            )
+        history = cls(columns, folder, rows)
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        table = _csv_line(columns) + "".join(_csv_line(_cells(columns, row)) for row in rows)
+        for name, content in ((LINES, text), (CSV, table)):
+            encoded = content.encode()
+            write_atomic(folder / name, lambda file, encoded=encoded: file.write(encoded))  # type: ignore[misc]
+        return history
+
+    def append(self, row: Row) -> None:
+        """Add a row. Raises `ValueError` for a column that was not announced."""
+        unknown = sorted(set(row) - set(self.columns))
+        if unknown:
+            raise ValueError(f"expected the columns {', '.join(self.columns)}, got also {', '.join(unknown)}")
+        whole = {name: _number(row.get(name)) for name in self.columns}
+        self.rows.append(whole)
+        if self.folder is not None:
+            _append(self.folder / LINES, json.dumps(whole) + "\n")
+            _append(self.folder / CSV, _csv_line(_cells(self.columns, whole)))
+
+    def column(self, name: str) -> tuple[list[float], list[float]]:
+        """Steps and values of a column, where it was measured."""
+        measured = [(row["step"], row[name]) for row in self.rows if row[name] is not None]
+        steps = [float(step) for step, _ in measured if step is not None]
+        return steps, [float(value) for _, value in measured if value is not None]
+
+    def flush(self) -> None:
+        """Have the files on disk: before a checkpoint that counts on their rows."""
+        if self.folder is not None:
+            for name in (LINES, CSV):
+                with open(self.folder / name, "ab") as file:
+                    os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[Row]:
+    """The rows of a JSON lines file, up to the first line that is not complete; none if there is no file."""
+    if not path.is_file():
+        return []
+    rows: list[Row] = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _append(path: Path, line: str) -> None:
+    with open(path, "ab", buffering=0) as file:
+        file.write(line.encode())
+
+
+def _number(value: Value) -> Value:
+    """JSON has no nan; neither has a plot."""
+    return value if value is not None and isfinite(value) else None
+
+
+def _cells(columns: tuple[str, ...], row: Row) -> tuple[str, ...]:
+    values = (row[name] for name in columns)
+    return tuple("" if value is None else repr(value) for value in values)
+
+
+def _csv_line(cells: tuple[str, ...]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()

@@ -1,0 +1,27 @@
+"""Pseudo-labels of a batch, with what the joint loss needs of them."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from selflabel.affinity.protocol import Affinity
+from selflabel.problem import Energy
+
+
+@dataclass(frozen=True, eq=False)
+class Labeling:
+    """Pseudo-labels y, and the parts of their energy that do not depend on the network, as sums per image.
+
+    The affinity is kept for measurements on the same batch (None for labels from a store).
+    """
+
+    labels: Float[Tensor, "b k *s"]
+    energy: Energy
+    pairwise: Float[Tensor, " b"]
+    """``λ Σ w_ij P(y_i, y_j)``."""
+    entropy: Float[Tensor, " b"]
+    """``-τ Σ_{i∉Ω} S(y_i)``."""
+    gain: Float[Tensor, " b"]
+    """By how much the solve lowered the energy of each image, from the labels it started at; 0 from a store."""
+    affinity: Affinity | None = None

@@ -1,0 +1,163 @@
+"""What the network is trained for: seeds alone, full masks, or seeds and direct losses on the prediction."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, prod
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from selflabel.data.samples import Batch
+from selflabel.labels import UNLABELED, unlabeled
+from selflabel.losses.cross_entropy import partial_cross_entropy
+from selflabel.losses.gated_crf import GatedCRFLoss
+from selflabel.losses.modules import Loss
+from selflabel.training.labeling import Labeling
+
+Logits = Float[Tensor, "b k *s"]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One summand of a loss: a mean, its weight included, and the mass that it is the mean over.
+
+    The mass (pixels, or labeled pixels) is what several processes weigh their means by, so that together they
+    have the mean of the whole batch.
+    """
+
+    value: Float[Tensor, ""]
+    mass: Float64[Tensor, ""]
+
+
+Terms = Mapping[str, Term]
+"""The summands of a loss by name, in order."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A frozen dataclass that says what to lower; it holds no state."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its terms."""
+
+    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> Labeling | None:
+        """Pseudo-labels for the network to fit, or None if it needs none; `start`: labels to solve from."""
+
+    def terms(self, logits: Logits, batch: Batch, labeling: Labeling | None, ramp: float) -> Terms:
+        """The summands of the loss, whose sum the network lowers; `ramp` in [0, 1]: the warm-up's factor."""
+
+
+def pixels(logits: Logits) -> Float64[Tensor, ""]:
+    """The mass of a mean over all pixels of the batch."""
+    return torch.tensor(
+        float(len(logits) * prod(logits.shape[2:])), dtype=torch.float64, device=logits.device
+    )
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The partial cross entropy of the seeds alone (pCE); also the first term of the others.
+
+    class_weights: one a class, for `partial_cross_entropy`; see `selflabel.losses.click_weights`.
+    """
+
+    class_weights: tuple[float, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One term."""
+        return ("seeds",)
+
+    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> Labeling | None:
+        """None: seeds are all it needs."""
+        return None
+
+    def terms(self, logits: Logits, batch: Batch, labeling: Labeling | None, ramp: float) -> Terms:
+        """A mean over the labeled pixels; the warm-up does not touch it."""
+        return {"seeds": self._term(logits, batch.seeds)}
+
+    def _term(self, logits: Logits, index: Tensor) -> Term:
+        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights).float()
+        value = partial_cross_entropy(logits, index, weights)
+        known = index[index != UNLABELED]
+        mass = known.new_tensor(known.numel()) if weights is None else weights[known].sum()
+        return Term(value, mass.double())
+
+
+@dataclass(frozen=True)
+class Full:
+    """The cross entropy of the full masks; pixels of 255 do not count. Raises `ValueError` for batches without."""
+
+    class_weights: tuple[float, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One term."""
+        return ("masks",)
+
+    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> Labeling | None:
+        """None: the masks say it all."""
+        return None
+
+    def terms(self, logits: Logits, batch: Batch, labeling: Labeling | None, ramp: float) -> Terms:
+        """A mean over the pixels whose class is known."""
+        if batch.masks is None:
+            raise ValueError(
+                f"expected full masks to train with, got none for {', '.join(batch.stems[:4])}: give the data "
+                f"set its folder of masks, or train with seeds"
+            )
+        return {"masks": Seeds(self.class_weights)._term(logits, batch.masks)}
+
+
+@dataclass(frozen=True, eq=False)
+class Regularizer:
+    """A loss on the prediction, with its weight and the name of its column in the history."""
+
+    name: str
+    weight: float
+    loss: Loss
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < inf:
+            raise ValueError(f"expected a finite weight >= 0 of {self.name!r}, got {self.weight}")
+
+    def mass(self, logits: Logits, batch: Batch) -> Float64[Tensor, ""]:
+        """What the loss is a mean over: the pixels, or the unlabeled ones."""
+        if isinstance(self.loss, GatedCRFLoss) and self.loss.unlabeled_only:
+            return unlabeled(batch.seeds).sum().double()
+        return pixels(logits)
+
+
+@dataclass(frozen=True, eq=False)
+class Direct:
+    """Gradient descent on the network: ``pCE + Σ_r weight_r · loss_r(σ)`` (Zhang & Boykov 2025, eq. 4).
+
+    Every loss is a mean over the pixels of the batch, so are their weights relative to a mean over seeds.
+    """
+
+    parts: tuple[Regularizer, ...]
+    seeds: Seeds = Seeds()
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"expected a name of its own for each part, 'seeds' apart, got {self.names[1:]}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The seeds, and each part by its name."""
+        return ("seeds", *(part.name for part in self.parts))
+
+    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> Labeling | None:
+        """None: the losses are on the prediction itself."""
+        return None
+
+    def terms(self, logits: Logits, batch: Batch, labeling: Labeling | None, ramp: float) -> Terms:
+        """The warm-up scales all parts but the seeds."""
+        terms = dict(self.seeds.terms(logits, batch, None, ramp))
+        for part in self.parts:
+            value = ramp * part.weight * part.loss(logits, batch.images, batch.seeds)
+            terms[part.name] = Term(value, part.mass(logits, batch))
+        return terms

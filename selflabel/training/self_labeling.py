@@ -1,0 +1,152 @@
+"""Self-labeling: pseudo-labels from a solver for the network to fit (ADM), hard or soft, robust or not."""
+
+from dataclasses import dataclass, replace
+from math import inf
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from selflabel.affinity.builders import AffinityBuilder, Grid
+from selflabel.affinity.protocol import Affinity
+from selflabel.data.samples import Batch
+from selflabel.driver import Solver, solve
+from selflabel.labels import classes_present
+from selflabel.losses.base import full_precision, mean_per_pixel, widened
+from selflabel.losses.modules import build
+from selflabel.losses.self_labeling import self_labeling_loss
+from selflabel.problem import Energy, Problem
+from selflabel.training.labeling import Labeling
+from selflabel.training.objectives import Logits, Seeds, Term, Terms, pixels
+
+
+def with_errors(logits: Logits, probability: float) -> Logits:
+    """``ln σ'`` with ``σ'^k = (1 - ε) σ^k + ε/(K-1) (1 - σ^k)``: the class that an erring annotator would name.
+
+    If labels y name the true class with probability 1 - ε, and each other class with ε/(K-1), then σ' is what
+    the prediction σ says of y. The cross entropy ``-ln σ'^y`` is bounded by ``-ln ε/(K-1)``: outliers among the
+    labels pull with a bounded, vanishing force (Marin & Boykov, ICCV 2021). ε = 0 returns the logits as they are.
+    """
+    if probability == 0:
+        return logits
+    others = probability / (logits.shape[1] - 1)
+    with full_precision(logits):
+        return torch.log(others + (1 - probability - others) * widened(logits).softmax(1))
+
+
+@dataclass(frozen=True)
+class SelfLabeling:
+    """Alternate a solver and the network on one loss (Zhang & Boykov 2025, eq. 8):
+
+        L(σ, y) = pCE(σ) + weight / N · [η Σ_{i∉Ω} H(y_i, σ_i) + λ Σ_ij w_ij P(y_i, y_j) - τ Σ_{i∉Ω} S(y_i)]
+
+    The bracket is `Energy`, a sum over the N pixels of the batch; pCE is a mean over the seeds. The solver lowers
+    it in y, the network in σ.
+
+    - hard self-labeling (grid Potts by graph cut): a solver of hard labels, such as `GraphCut`;
+    - soft self-labeling: `GradientDescent` with collision cross-entropy and collision divergence;
+    - dense CRF (Tang et al., ECCV 2018): `MeanField` with a dense affinity;
+    - robust trust region (Marin & Boykov, ICCV 2021): `GraphCut` and an `error_probability` ε > 0. Both halves
+      then see σ' of `with_errors` in the coupling: the trust region's distance between labels and prediction is
+      ``-ln((1-ε) σ^y + ε/(K-1) (1-σ^y))``, its weight η.
+
+    starter: where a solve starts if no stored labels say better. None: at the prediction, as published. A solver, such
+    as `RandomWalker`: at what it makes of the seeds alone, which is far better while the prediction is poor: the
+    energies of hard and of scale-free relaxations have many local minima.
+
+    max_steps: of each solve. present_only: an image may only have the classes it has seeds of (any, if it has no
+    seeds). Raises `ValueError` for a weight below 0 and an ε outside [0, 1 - 1/K), where labels would say nothing.
+    """
+
+    energy: Energy
+    solver: Solver
+    affinity: AffinityBuilder = Grid()
+    max_steps: int = 200
+    weight: float = 1.0
+    error_probability: float = 0.0
+    present_only: bool = False
+    seeds: Seeds = Seeds()
+    starter: Solver | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < inf:
+            raise ValueError(f"expected a finite weight >= 0, got {self.weight}")
+        if not 0 <= self.error_probability < 1:
+            raise ValueError(f"expected an error probability in [0, 1), got {self.error_probability}")
+        if self.max_steps < 1:
+            raise ValueError(f"expected max_steps >= 1, got {self.max_steps}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The summands of (8); the entropy only if the energy has it."""
+        names = ("seeds", "coupling", "pairwise")
+        return (*names, "entropy") if self.energy.entropy_weight else names
+
+    def problem(self, logits: Logits, batch: Batch, affinity: Affinity) -> Problem:
+        """The solver's half."""
+        return Problem.from_logits(
+            self.energy, self._view(logits), batch.seeds, affinity, self._classes(logits, batch)
+        )
+
+    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> Labeling:
+        """Solve for the pseudo-labels, from `start`, the starter's labels, or the prediction."""
+        affinity = build(self.affinity, batch.images)
+        problem = self.problem(logits, batch, affinity)
+        if start is None and self.starter is not None:
+            start = from_seeds(problem, self.starter)
+        solution = solve(problem, self.solver, start=start, max_steps=self.max_steps)
+        coupling, entropy = unary_values(problem, solution.labels)
+        return Labeling(
+            solution.labels,
+            self.energy,
+            pairwise=solution.energy - coupling - entropy,
+            entropy=entropy,
+            gain=solution.start_energy - solution.energy,
+            affinity=affinity,
+        )
+
+    def terms(self, logits: Logits, batch: Batch, labeling: Labeling | None, ramp: float) -> Terms:
+        """The network's half, and the constants that complete (8). Raises `ValueError` without labels."""
+        if labeling is None:
+            raise ValueError(
+                "expected pseudo-labels to fit, got none: call `label` first, or take a stored one"
+            )
+        scale, mass = ramp * self.weight, pixels(logits)
+        coupling = self_labeling_loss(self._view(logits), labeling.labels, batch.seeds, self.energy.coupling)
+        terms = dict(self.seeds.terms(logits, batch, None, ramp))
+        terms["coupling"] = Term(scale * self.energy.coupling_weight * coupling, mass)
+        terms["pairwise"] = Term(scale * mean_per_pixel(labeling.pairwise, logits), mass)
+        if self.energy.entropy_weight:
+            terms["entropy"] = Term(scale * mean_per_pixel(labeling.entropy, logits), mass)
+        return terms
+
+    def _view(self, logits: Logits) -> Logits:
+        least = 1 - 1 / logits.shape[1]
+        if self.error_probability >= least > 0 or (self.error_probability and logits.shape[1] < 2):
+            raise ValueError(
+                f"expected an error probability below 1 - 1/K = {least:g} for {logits.shape[1]} classes, got "
+                f"{self.error_probability}"
+            )
+        return with_errors(logits, self.error_probability)
+
+    def _classes(self, logits: Logits, batch: Batch) -> Bool[Tensor, "b k"] | None:
+        if not self.present_only:
+            return None
+        present = classes_present(batch.seeds, logits.shape[1])
+        return present | ~present.any(1, keepdim=True)
+
+
+def from_seeds(problem: Problem, starter: Solver) -> Logits:
+    """What a solver makes of the seeds alone, with its default pairwise energy: nothing of the prediction in it."""
+    energy = replace(starter.default_energy, coupling_weight=0.0)
+    uniform = torch.full_like(problem.probs, 1 / problem.probs.shape[1])
+    return solve(replace(problem, energy=energy, probs=uniform), starter).labels
+
+
+def unary_values(problem: Problem, labels: Logits) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """The coupling's and the entropy's part of the energy of each image."""
+    none = replace(problem.energy, pairwise_weight=0.0)
+    coupling = replace(problem, energy=replace(none, entropy_weight=0.0)).value(labels)
+    if not none.entropy_weight:
+        return coupling, torch.zeros_like(coupling)
+    return coupling, replace(problem, energy=none).value(labels) - coupling

@@ -1,0 +1,206 @@
+"""One round on one batch: labels for the network to fit, then network steps, with everything measured."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import isfinite
+from time import perf_counter
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from selflabel.data.samples import Batch
+from selflabel.losses.base import mean_per_pixel, widened
+from selflabel.training.distributed import ALONE, Part, combine, gather
+from selflabel.training.labeling import Labeling
+from selflabel.training.objectives import Objective, Term, Terms, pixels
+from selflabel.training.self_labeling import SelfLabeling
+from selflabel.training.store import LabelStore, packed, starts, stored_labeling
+from selflabel.training.yardstick import Yardstick, sums
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says where, with which images, and what to try."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Where the labels of a round come from.
+
+    start: labels for the solve to start from, instead of the prediction. store: the solve starts from the labels
+    that it has of an image, and it keeps the new ones. fit_stored: no solve, the network fits those in the store.
+    """
+
+    start: Float[Tensor, "b k *s"] | None = None
+    store: LabelStore | None = None
+    fit_stored: bool = False
+
+
+PREDICTED = Labels()
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What one round did. Numbers are of the whole batch, over all processes.
+
+    terms: the loss by its summands, at the prediction before the network moved and with the labels that it then
+    fits; for self-labeling their sum is the joint loss (8). losses: that sum before each of the network's steps.
+    gain: by how much the solve lowered the loss, from the labels it started at. measured: the yardstick's columns.
+    Seconds of the network and of the solver; measuring is in neither.
+    """
+
+    terms: Mapping[str, float]
+    losses: tuple[float, ...]
+    gain: float
+    labeling: Labeling | None
+    measured: Mapping[str, float] | None
+    network_seconds: float
+    solver_seconds: float
+
+    @property
+    def loss(self) -> float:
+        """After the solve, before the network's first step."""
+        return self.losses[0]
+
+    @property
+    def before(self) -> float:
+        """Before the solve."""
+        return self.loss + self.gain
+
+
+def advance(
+    network: nn.Module,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    labels: Labels = PREDICTED,
+    ramp: float = 1.0,
+    network_steps: int = 1,
+    yardstick: Yardstick | None = None,
+    bfloat16: bool = False,
+    part: Part = ALONE,
+) -> Report:
+    """Label the batch from the network's prediction, then take network steps with these labels.
+
+    One forward pass, in the network's present mode, serves the solve, the loss and the yardstick; `network_steps`
+    beyond the first take one each. ramp: the warm-up's factor. bfloat16: automatic mixed precision in the network;
+    losses and solver are in float32. part: the batch is this process's slice of a larger one.
+
+    Raises `TrainingError` if the prediction or a term of the loss is nan or inf, before the network has moved.
+    """
+    if network_steps < 1:
+        raise ValueError(f"expected network_steps >= 1, got {network_steps}")
+    clock = _Clock(batch.images.device)
+    with clock.network():
+        logits = _predict(network, batch, bfloat16)
+    with clock.solver():
+        labeling = _label(objective, logits.detach(), batch, labels, part)
+    observed = {} if labeling is None else _gain(objective, labeling, logits, ramp)
+    measured = None
+    if yardstick is not None:
+        measured = sums(combine({}, part, yardstick.measure(logits, batch, labeling))[1])
+    values: dict[str, float] = {}
+    losses = []
+    for number in range(network_steps):
+        with clock.network():
+            if number > 0:
+                logits = _predict(network, batch, bfloat16)
+            terms = objective.terms(logits, batch, labeling, ramp)
+            loss, found = combine(terms, part, observed)
+            _check(terms, found, batch)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+        losses.append(sum(found[name] for name in terms))
+        values = values or found
+    terms_found = {name: value for name, value in values.items() if name not in observed}
+    gain = values.get("gain", 0.0)
+    return Report(terms_found, tuple(losses), gain, labeling, measured, *clock.seconds())
+
+
+def _predict(network: nn.Module, batch: Batch, bfloat16: bool) -> Tensor:
+    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bfloat16):
+        logits = network(batch.images)
+    expected = (len(batch.images), *batch.images.shape[2:])
+    if not isinstance(logits, Tensor) or (len(logits), *logits.shape[2:]) != expected:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"expected logits [b k *s] over {expected} (images, axes) from the network, got {got}: resize them to "
+            f"the image (torch.nn.functional.interpolate)"
+        )
+    finite = torch.isfinite(logits.detach()).flatten(1).all(1)
+    if not bool(finite.all()):
+        stems = [stem for stem, fine in zip(batch.stems, finite.tolist(), strict=True) if not fine]
+        raise TrainingError(
+            f"the network's prediction is nan or inf for {_listed(stems)}: check these images, or lower the "
+            f"learning rate"
+        )
+    return logits
+
+
+def _label(objective: Objective, logits: Tensor, batch: Batch, labels: Labels, part: Part) -> Labeling | None:
+    store = labels.store
+    if store is None:
+        return objective.label(logits, batch, labels.start)
+    if labels.fit_stored:
+        if not isinstance(objective, SelfLabeling):
+            raise ValueError(f"expected SelfLabeling to fit stored labels, got {type(objective).__name__}")
+        return stored_labeling(store, batch.stems, widened(logits), objective.energy)
+    labeling = objective.label(logits, batch, starts(store, batch.stems, widened(logits).softmax(1)))
+    if labeling is not None:
+        for stem, stored in gather(packed(batch.stems, labeling), part).items():
+            store.put(stem, stored)
+    return labeling
+
+
+def _gain(objective: Objective, labeling: Labeling, logits: Tensor, ramp: float) -> Terms:
+    weight = objective.weight if isinstance(objective, SelfLabeling) else 1.0
+    return {"gain": Term(ramp * weight * mean_per_pixel(labeling.gain, logits), pixels(logits))}
+
+
+def _check(terms: Terms, found: Mapping[str, float], batch: Batch) -> None:
+    for name in terms:
+        if not isfinite(found[name]):
+            here = "" if isfinite(terms[name].value.item()) else " of this process"
+            raise TrainingError(
+                f"the term {name!r} of the loss is {found[name]} for the batch{here} of {_listed(batch.stems)}: "
+                f"lower the learning rate or the weight of the term"
+            )
+
+
+def _listed(stems: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(stems[:16]) + (f" and {len(stems) - 16} more" if len(stems) > 16 else "")
+
+
+@dataclass(eq=False)
+class _Clock:
+    """Seconds spent on two things; waits for the device, which computes behind our back."""
+
+    device: torch.device
+    spent: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+    @contextmanager
+    def network(self) -> Iterator[None]:
+        with self._measured(0):
+            yield
+
+    @contextmanager
+    def solver(self) -> Iterator[None]:
+        with self._measured(1):
+            yield
+
+    def seconds(self) -> tuple[float, float]:
+        return self.spent[0], self.spent[1]
+
+    @contextmanager
+    def _measured(self, which: int) -> Iterator[None]:
+        start = self._now()
+        yield
+        self.spent[which] += self._now() - start
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return perf_counter()
