@@ -1,0 +1,187 @@
+"""Networks by name: each takes images ``[b c *s]`` of any size and returns logits ``[b k *s]``.
+
+=============================  ==========================================================================
+name                           network
+=============================  ==========================================================================
+``unet``, ``unet:WIDTH``       a compact U-Net of our own (`UNet`), WIDTH channels at full size: 12
+``basic-unet``                 the U-Net of MONAI (extra ``networks``)
+``deeplabv3plus-mobilenetv2``  DeepLabV3+ on MobileNetV2, of transformers (extra ``networks``)
+``segformer``                  SegFormer B0, of transformers
+``vit-linear``                 a vision transformer with a linear decoder, of transformers
+``smp:ARCH:ENCODER``           of segmentation_models_pytorch, where it is installed: ``smp:Unet:resnet34``
+``package.module:factory``     whatever your ``factory(channels, classes)`` returns
+=============================  ==========================================================================
+
+Weights are random, drawn from torch's global generator; no name needs a connection.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from selflabel.networks.fitted import Fitted
+from selflabel.networks.huggingface import DEEPLAB, SEGFORMER, VIT, Family
+from selflabel.networks.unet import STRIDE, UNet
+
+__all__ = ["NETWORKS", "Fitted", "UNet", "network"]
+
+DEFAULT_WIDTH = 12
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a network is made for. options: what follows the name after a colon, if anything."""
+
+    name: str
+    options: str | None
+    channels: int
+    classes: int
+    size: tuple[int, ...] | None
+    pretrained: str | None
+
+    @property
+    def axes(self) -> int:
+        """Two or three; two if no size is known."""
+        return 2 if self.size is None else len(self.size)
+
+
+def network(
+    name: str,
+    channels: int,
+    classes: int,
+    size: int | tuple[int, ...] | None = None,
+    *,
+    pretrained: str | None = None,
+) -> nn.Module:
+    """The network of that name, from images ``[b c *s]`` to logits ``[b k *s]``.
+
+    size: of the images that it will see most, one number if they are square; others work, too. Three axes make a
+    3-D network (`unet` and `basic-unet`). pretrained: a checkpoint, for those of transformers a folder or a name
+    at huggingface.co, for `smp` the name of its encoder's weights.
+
+    Raises `ValueError` for a name or options that are not known, and for axes or a checkpoint that the network
+    does not take; `ImportError` with what to install where a package is missing.
+    """
+    if channels < 1 or classes < 1:
+        raise ValueError(f"expected at least one channel and one class, got {channels} and {classes}")
+    size = (size, size) if isinstance(size, int) else size
+    if size is not None and (len(size) not in (2, 3) or min(size) < 1):
+        raise ValueError(f"expected a size of two or three axes with pixels, got {size}")
+    head, colon, rest = name.partition(":")
+    wanted = Wanted(head, rest if colon else None, channels, classes, size, pretrained)
+    if head in NETWORKS:
+        return NETWORKS[head](wanted)
+    if colon:
+        return _factory(wanted)
+    raise ValueError(f"expected a network out of {_known()}, got {name!r}")
+
+
+def _unet(wanted: Wanted) -> nn.Module:
+    _check(wanted, axes=(2, 3), options="unet:WIDTH, a number")
+    if wanted.options is not None and not wanted.options.isdecimal():
+        raise ValueError(f"expected unet:WIDTH, a number, got {wanted.options!r}")
+    width = DEFAULT_WIDTH if wanted.options is None else int(wanted.options)
+    made = UNet(wanted.channels, wanted.classes, width, wanted.axes)
+    return Fitted(made, wanted.channels, wanted.classes, stride=STRIDE, axes=wanted.axes)
+
+
+def _basic_unet(wanted: Wanted) -> nn.Module:
+    _check(wanted, axes=(2, 3))
+    nets = _package("monai.networks.nets", "pip install 'selflabel[networks]'", wanted.name)
+    made = nets.BasicUNet(spatial_dims=wanted.axes, in_channels=wanted.channels, out_channels=wanted.classes)
+    return Fitted(made, wanted.channels, wanted.classes, stride=STRIDE, axes=wanted.axes)
+
+
+def _of_transformers(family: Family) -> Callable[[Wanted], nn.Module]:
+    def make(wanted: Wanted) -> nn.Module:
+        _check(wanted, takes_checkpoints=True)
+        side = None if wanted.size is None else max(wanted.size)
+        return family.make(wanted.channels, wanted.classes, side, wanted.pretrained)
+
+    return make
+
+
+def _smp(wanted: Wanted) -> nn.Module:
+    _check(wanted, options="smp:ARCH:ENCODER", takes_checkpoints=True)
+    architecture, _, encoder = (wanted.options or "").partition(":")
+    if not architecture or not encoder:
+        raise ValueError(
+            f"expected smp:ARCH:ENCODER, as in smp:Unet:resnet34, got {wanted.options!r} after smp:"
+        )
+    package = _package("segmentation_models_pytorch", "pip install segmentation-models-pytorch", "smp")
+    made = package.create_model(
+        architecture,
+        encoder_name=encoder,
+        encoder_weights=wanted.pretrained,
+        in_channels=wanted.channels,
+        classes=wanted.classes,
+    )
+    return Fitted(made, wanted.channels, wanted.classes, stride=32)
+
+
+NETWORKS: Mapping[str, Callable[[Wanted], nn.Module]] = {
+    "unet": _unet,
+    "basic-unet": _basic_unet,
+    "deeplabv3plus-mobilenetv2": _of_transformers(DEEPLAB),
+    "segformer": _of_transformers(SEGFORMER),
+    "vit-linear": _of_transformers(VIT),
+    "smp": _smp,
+}
+"""What makes the networks, by the part of the name before a colon."""
+
+
+def _factory(wanted: Wanted) -> nn.Module:
+    _check(wanted, axes=(2, 3), options="package.module:factory")
+    spelled = f"{wanted.name}:{wanted.options}"
+    try:
+        factory: Any = importlib.import_module(wanted.name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"expected a network out of {_known()}, got {spelled!r}: there is no module {error.name!r} to import"
+        ) from error
+    for part in (wanted.options or "").split("."):
+        if not hasattr(factory, part):
+            raise ValueError(
+                f"expected {wanted.name} to hold the factory {wanted.options!r}, got no {part!r}"
+            )
+        factory = getattr(factory, part)
+    result = factory(wanted.channels, wanted.classes)
+    if not isinstance(result, nn.Module):
+        raise ValueError(f"expected {spelled} to return a torch.nn.Module, got {type(result).__name__}")
+    return Fitted(result, wanted.channels, wanted.classes, axes=wanted.axes)
+
+
+def _package(name: str, install: str, needed_by: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"cannot import {error.name}, which the network {needed_by} needs: {install}"
+        ) from error
+
+
+def _check(
+    wanted: Wanted,
+    *,
+    axes: tuple[int, ...] = (2,),
+    options: str | None = None,
+    takes_checkpoints: bool = False,
+) -> None:
+    if wanted.options is not None and options is None:
+        raise ValueError(f"expected {wanted.name} without options, got {wanted.name}:{wanted.options}")
+    if wanted.axes not in axes:
+        raise ValueError(
+            f"expected images of two axes for {wanted.name}, got {wanted.size}: use unet or basic-unet"
+        )
+    if wanted.pretrained is not None and not takes_checkpoints:
+        raise ValueError(f"expected no pretrained weights for {wanted.name}, got {wanted.pretrained!r}")
+
+
+def _known() -> str:
+    return ", ".join(
+        [*(name for name in NETWORKS if name != "smp"), "smp:ARCH:ENCODER", "package.module:factory"]
+    )
