@@ -1,6 +1,6 @@
-"""The command line: `selflabel label`, `score`, `solvers`, `demo`.
+"""The command line: `selflabel label`, `train`, `predict`, `compare`, `score`, `solvers`, `demo`.
 
-Names become objects in `names` only. Nothing heavy is imported before a command runs, so that help is
+Names become objects in `names` and `recipes` only. Nothing heavy is imported before a command runs, so that help is
 immediate.
 """
 
@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 
 import selflabel
+from selflabel.cli.compare import compare
 from selflabel.cli.demo import demo
 from selflabel.cli.label import label
+from selflabel.cli.predict import predict
 from selflabel.cli.score import score
 from selflabel.cli.solvers import solvers
+from selflabel.cli.train import train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +26,9 @@ app = typer.Typer(
     help="From scribbles and network predictions to dense labels: one energy, interchangeable solvers.",
 )
 app.command()(label)
+app.command()(train)
+app.command()(predict)
+app.command()(compare)
 app.command()(score)
 app.command()(solvers)
 app.command()(demo)

@@ -1,4 +1,4 @@
-"""The only place where names become objects."""
+"""The only place where names become objects; those of training runs do in `recipes`."""
 
 import difflib
 import enum
@@ -38,8 +38,10 @@ __all__ = [
     "SOFT",
     "SOLVERS",
     "Choices",
+    "affinity_with",
     "configured",
     "default_engine",
+    "energy_with",
     "engine",
     "known",
     "name_of",
@@ -87,8 +89,8 @@ def engine(choices: Choices) -> Engine:
         raise ValueError(f"there is no annotator to set {options['annotator'][0]} of")
     return Engine(
         solver=solver,
-        energy=_energy(base.energy, choices),
-        affinity=configured(_affinity(base.affinity, choices), options["affinity"]),
+        energy=energy_with(base.energy, choices),
+        affinity=configured(affinity_with(base.affinity, choices), options["affinity"]),
         annotator=None if annotator is None else configured(annotator, options["annotator"]),
         max_steps=base.max_steps if choices.max_steps is None else choices.max_steps,
     )
@@ -165,7 +167,8 @@ def name_of(value: object) -> str:
     return type(value).__name__
 
 
-def _energy(base: Energy, choices: Choices) -> Energy:
+def energy_with(base: Energy, choices: Choices) -> Energy:
+    """The energy with what was chosen put in its place."""
     couplings = {coupling.name: coupling for coupling in COUPLINGS}
     relaxations = {relaxation.name: relaxation for relaxation in RELAXATIONS}
     energy = base
@@ -192,7 +195,8 @@ def _annotator(base: Annotator | None, name: str | None) -> Annotator | None:
     return base if base is not None and type(base) is chosen else chosen()
 
 
-def _affinity(base: AffinityBuilder, choices: Choices) -> AffinityBuilder:
+def affinity_with(base: AffinityBuilder, choices: Choices) -> AffinityBuilder:
+    """The affinity with what was chosen put in its place; one of another kind with that kind's defaults."""
     builder = base
     if choices.affinity is not None:
         chosen = known("affinity", choices.affinity, AFFINITIES)

@@ -29,6 +29,11 @@ def stop(message: str, code: int = BAD_USE) -> typer.Exit:
     return typer.Exit(code)
 
 
+def leave(code: int) -> typer.Exit:
+    """The end of a command whose message has been shown; the caller raises what this returns."""
+    return typer.Exit(code)
+
+
 def tell(message: str, style: str = "") -> None:
     """A line on standard error, whole, whatever the terminal's width."""
     Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
@@ -77,4 +82,20 @@ def progress() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+    )
+
+
+def training() -> Progress:
+    """A bar of steps with the fields `loss` and `score`, on standard error."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[score]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console if console.is_terminal else Console(stderr=True, width=160),
     )

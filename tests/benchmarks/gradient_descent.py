@@ -3,11 +3,11 @@
     SELFLABEL_DATA=… python tests/benchmarks/gradient_descent.py --images 20
 
 Energies: images are halved twice (120x90 to 120x80 pixels), or the long runs would take a day. Columns: energy of a
-short run (as many steps as `--evaluations` allow, default 30) above that of the long one (3000 steps at most; ended when 200 steps gain less
-than 1e-6 of the energy; the lowest of the runs without coarse start, with one level and with all), mean and worst
-image; its work in gradient evaluations, the coarse ones counted by their pixels; and images where it ends above
-the preset (200 steps at rate 0.075). Times: on `--timed` images of full size, the share of the preset's time after
-which the default is below the preset's final energy, median and worst.
+short run (as many steps as `--evaluations` allow, default 30) above that of the long one (3000 steps at most; ended
+when 200 steps gain less than 1e-6 of the energy; the lowest of the runs without coarse start, with one level and
+with all), mean and worst image; its work in gradient evaluations, the coarse ones counted by their pixels; and
+images where it ends above the preset (200 steps at rate 0.075). Times: on `--timed` images of full size, the share
+of the preset's time after which the default is below the preset's final energy, median and worst.
 """
 
 import argparse

@@ -1,0 +1,380 @@
+"""From the options of a training run to what it minimizes: the other place where names become objects."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol, runtime_checkable
+
+from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid, Window
+from selflabel.affinity.window import WindowKernel
+from selflabel.cli import names
+from selflabel.cli.options import METHODS, Options, parts
+from selflabel.driver import Solver
+from selflabel.labeling.settings import describe
+from selflabel.losses import (
+    DenseCRFLoss,
+    EntropyLoss,
+    GatedCRFLoss,
+    KernelCutLoss,
+    KMeansLoss,
+    Loss,
+    NonExistLoss,
+    NormalizedCutLoss,
+    PottsLoss,
+)
+from selflabel.problem import Energy
+from selflabel.solvers import SOLVERS, GradientDescent, GraphCut, MeanField, RandomWalker
+from selflabel.terms import (
+    BILINEAR,
+    COLLISION,
+    COLLISION_DIVERGENCE,
+    QUADRATIC,
+    QUADRATIC_POTTS,
+    STANDARD,
+    Relaxation,
+)
+from selflabel.training.objectives import Direct, Full, Objective, Regularizer, Seeds
+from selflabel.training.self_labeling import SelfLabeling
+from selflabel.training.yardstick import Yardstick
+
+DEFAULT_LOSS, DEFAULT_SOLVER, TRUST_REGION_SOLVER = "potts", "gradient-descent", "graph-cut"
+ERROR_PROBABILITY = 0.1
+"""Of the trust region, where nothing else is asked for."""
+
+
+@runtime_checkable
+class LossKind(Protocol):
+    """A loss still to be built: a frozen dataclass of its own options."""
+
+    pairwise: ClassVar[bool]
+    """Whether its weight is λ (``--pairwise-weight``); η, that of the prediction's entropy, otherwise."""
+    affinity: ClassVar[AffinityBuilder | None]
+    """What it takes where nothing else is asked for; None if it takes none."""
+
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+        """The loss; without an affinity of its own, it looks at neither."""
+
+
+@dataclass(frozen=True)
+class Potts:
+    """The Potts relaxation of the prediction."""
+
+    pairwise: ClassVar[bool] = True
+    affinity: ClassVar[AffinityBuilder | None] = Grid()
+
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+        """With any affinity and relaxation."""
+        return PottsLoss(affinity, relaxation)
+
+
+@dataclass(frozen=True)
+class DenseCRF:
+    """The dense CRF loss (Tang et al. 2018)."""
+
+    pairwise: ClassVar[bool] = True
+    affinity: ClassVar[AffinityBuilder | None] = Dense()
+
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+        """With any affinity, always bi-linear."""
+        return DenseCRFLoss(affinity)
+
+
+@dataclass(frozen=True)
+class NormalizedCut:
+    """The normalized cut loss, seeds clamped."""
+
+    pairwise: ClassVar[bool] = True
+    affinity: ClassVar[AffinityBuilder | None] = Dense()
+
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+        """With any affinity."""
+        return NormalizedCutLoss(affinity)
+
+
+@dataclass(frozen=True)
+class KernelCut:
+    """Normalized cut and `gamma` times dense CRF."""
+
+    pairwise: ClassVar[bool] = True
+    affinity: ClassVar[AffinityBuilder | None] = Dense()
+
+    gamma: float = 1.0
+
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+        """With any affinity."""
+        return KernelCutLoss(affinity, self.gamma)
+
+
+@dataclass(frozen=True)
+class GatedCRF:
+    """The gated CRF loss; `unlabeled_only`: pixels with a seed are no destinations."""
+
+    pairwise: ClassVar[bool] = True
+    affinity: ClassVar[AffinityBuilder | None] = Window()
+
+    unlabeled_only: bool = False
+
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+        """With the kernel of a window. Raises `ValueError` for other affinities."""
+        if not isinstance(affinity, Window):
+            raise ValueError(f"gated-crf takes a window affinity, got {names.name_of(affinity)}")
+        kernel = WindowKernel(1.0, affinity.sigma_xy, affinity.sigma)
+        return GatedCRFLoss(affinity.radius, (kernel,), unlabeled_only=self.unlabeled_only)
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Shannon's entropy of the prediction where there is no seed."""
+
+    pairwise: ClassVar[bool] = False
+    affinity: ClassVar[AffinityBuilder | None] = None
+
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+        """No settings."""
+        return EntropyLoss()
+
+
+@dataclass(frozen=True)
+class NonExist:
+    """Classes without seeds in an image are not there."""
+
+    pairwise: ClassVar[bool] = False
+    affinity: ClassVar[AffinityBuilder | None] = None
+
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+        """No settings."""
+        return NonExistLoss()
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """Every class has one color."""
+
+    pairwise: ClassVar[bool] = False
+    affinity: ClassVar[AffinityBuilder | None] = None
+
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+        """No settings."""
+        return KMeansLoss()
+
+
+LOSSES: dict[str, type[LossKind]] = {
+    "potts": Potts,
+    "dense-crf": DenseCRF,
+    "normalized-cut": NormalizedCut,
+    "kernel-cut": KernelCut,
+    "gated-crf": GatedCRF,
+    "entropy": Entropy,
+    "non-exist": NonExist,
+    "kmeans": KMeans,
+}
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What self-labeling with a solver starts from."""
+
+    energy: Energy
+    affinity: AffinityBuilder
+    max_steps: int
+
+
+SOFT = Energy(COLLISION, COLLISION_DIVERGENCE, coupling_weight=0.3, pairwise_weight=6.0)
+"""η and λ of the best results of Zhang & Boykov 2025 (section 3)."""
+
+
+def _base(solver: Solver) -> _Base:
+    """The settings of the papers, as far as they say; one place for the defaults of training."""
+    if isinstance(solver, GradientDescent):
+        return _Base(SOFT, Grid(), 30)
+    if isinstance(solver, GraphCut):
+        return _Base(replace(SOFT, coupling=STANDARD, relaxation=BILINEAR), Grid(), 200)
+    if isinstance(solver, MeanField):
+        return _Base(Energy(STANDARD, BILINEAR, entropy_weight=1.0), Dense(), 10)
+    if isinstance(solver, RandomWalker):
+        return _Base(Energy(QUADRATIC, QUADRATIC_POTTS, 0.05, 1.0), Contrast(), 200)
+    return _Base(solver.default_energy, Grid(), 200)
+
+
+def objective(options: Options) -> Objective:
+    """What the network is trained for.
+
+    Raises `ValueError` for unknown names and options, and for options that the method does not look at.
+    """
+    method = options.method
+    names.known("method", method, dict.fromkeys(METHODS))
+    _check_used(options)
+    if method == "pce":
+        return Seeds()
+    if method == "full":
+        return Full()
+    return direct(options) if method == "gd" else self_labeling(options)
+
+
+def self_labeling(options: Options) -> SelfLabeling:
+    """Self-labeling with the solver and the energy of the options. Raises `ValueError` as `objective` does."""
+    robust = options.method == "trust-region"
+    name = options.solver or (TRUST_REGION_SOLVER if robust else DEFAULT_SOLVER)
+    given = parts(options, "solver")
+    _none(given["loss"], "self-labeling has no loss to set options of")
+    solver = names.configured(names.known("solver", name, SOLVERS)(), given["solver"])
+    base = _base(solver)
+    error = options.error_probability
+    return SelfLabeling(
+        energy=names.energy_with(base.energy, _choices(options, name)),
+        solver=solver,
+        affinity=_affinity(base.affinity, options, given["affinity"]),
+        max_steps=base.max_steps if options.max_steps is None else options.max_steps,
+        weight=options.weight,
+        error_probability=(ERROR_PROBABILITY if robust else 0.0) if error is None else error,
+        present_only=options.present_only,
+    )
+
+
+def yardstick(options: Options) -> Yardstick | None:
+    """Both objectives of self-labeling; of the Potts or dense CRF loss of gradient descent the direct one.
+
+    None for methods and losses without an energy.
+    """
+    if options.method in ("adm", "trust-region"):
+        return Yardstick(self_labeling(options))
+    if options.method != "gd":
+        return None
+    name, _, factor = (options.loss or DEFAULT_LOSS).split("+")[0].strip().partition("=")
+    kind = LOSSES.get(name)
+    if kind not in (Potts, DenseCRF) or kind is None or kind.affinity is None:
+        return None
+    energy = names.energy_with(Energy(STANDARD, BILINEAR), _choices(options, ""))
+    energy = replace(energy, pairwise_weight=energy.pairwise_weight * float(factor or 1))
+    affinity = _affinity(kind.affinity, options, parts(options, "loss")["affinity"])
+    measure = SelfLabeling(energy, GradientDescent(), affinity, weight=options.weight)
+    return Yardstick(measure, solve=False)
+
+
+def direct(options: Options) -> Direct:
+    """Gradient descent on ``NAME[=FACTOR]`` losses, joined by "+".
+
+    A pairwise loss has weight·λ·factor, any other weight·η·factor (λ = η = 1 where not given). Raises
+    `ValueError` as `objective` does.
+    """
+    given = parts(options, "loss")
+    _none(given["solver"], "gradient descent has no solver to set options of")
+    entries = [entry.strip() for entry in (options.loss or DEFAULT_LOSS).split("+")]
+    kinds = [names.known("loss", entry.partition("=")[0], LOSSES) for entry in entries]
+    if len(kinds) > 1:
+        there = [name for kind in kinds for name in names.option_defaults(kind)]
+        _none([o for o in given["loss"] if _key(o) not in there], "none of the losses has this option")
+    return Direct(tuple(_regularizer(entry, options, given, len(entries) == 1) for entry in entries))
+
+
+def _key(option: str) -> str:
+    return option.partition("=")[0].strip().replace("-", "_")
+
+
+def _regularizer(entry: str, options: Options, given: dict[str, list[str]], alone: bool) -> Regularizer:
+    name, _, factor = entry.partition("=")
+    try:
+        times = float(factor) if factor else 1.0
+    except ValueError:
+        raise ValueError(f"expected --loss NAME or NAME=FACTOR, got {entry!r}") from None
+    kind = names.known("loss", name, LOSSES)()
+    own = [o for o in given["loss"] if alone or _key(o) in names.option_defaults(type(kind))]
+    kind = names.configured(kind, own)
+    energy = names.energy_with(Energy(STANDARD, BILINEAR), _choices(options, ""))
+    affinity = kind.affinity
+    if affinity is None:
+        _none(given["affinity"] if alone else [], f"{name} has no affinity to set options of")
+        affinity = Grid()
+    else:
+        affinity = _affinity(affinity, options, given["affinity"])
+    weight = energy.pairwise_weight if kind.pairwise else energy.coupling_weight
+    return Regularizer(name, options.weight * weight * times, kind.build(affinity, energy.relaxation))
+
+
+def _affinity(base: AffinityBuilder, options: Options, given: Sequence[str]) -> AffinityBuilder:
+    return names.configured(names.affinity_with(base, _choices(options, "")), given)
+
+
+def _choices(options: Options, solver: str) -> names.Choices:
+    return names.Choices(
+        solver=solver,
+        coupling=options.coupling,
+        relaxation=options.relaxation,
+        coupling_weight=options.coupling_weight,
+        pairwise_weight=options.pairwise_weight,
+        entropy_weight=options.entropy_weight,
+        affinity=options.affinity,
+        affinity_options={
+            name: getattr(options, name) for name in ("sigma", "sigma_xy", "neighbors", "radius")
+        },
+    )
+
+
+_ENERGY = (
+    "coupling_weight",
+    "pairwise_weight",
+    "relaxation",
+    "affinity",
+    "sigma",
+    "sigma_xy",
+    "neighbors",
+    "radius",
+)
+_SOLVE = ("solver", "coupling", "entropy_weight", "max_steps", "error_probability")
+_UNUSED = {
+    "pce": ("loss", *_SOLVE, *_ENERGY),
+    "full": ("loss", *_SOLVE, *_ENERGY),
+    "gd": _SOLVE,
+    "adm": ("loss",),
+    "trust-region": ("loss",),
+}
+_NO_PARTS = {
+    "pce": ("solver", "loss", "affinity"),
+    "full": ("solver", "loss", "affinity"),
+    "gd": ("solver",),
+    "adm": ("loss",),
+    "trust-region": ("loss",),
+}
+
+
+def fitting(given: Mapping[str, object], method: str) -> dict[str, object]:
+    """Options given for several methods, without those that this one does not look at."""
+    found = {name: value for name, value in given.items() if name not in _UNUSED[method]}
+    entries = found.get("set")
+    if isinstance(entries, tuple):
+        found["set"] = tuple(entry for entry in entries if entry.partition(".")[0] not in _NO_PARTS[method])
+    return found
+
+
+def described(objective: Objective) -> dict[str, object]:
+    """What an objective is made of, in plain values."""
+    if isinstance(objective, Direct):
+        return {
+            part.name: {
+                "weight": part.weight,
+                "affinity": describe(getattr(part.loss, "affinity", None)),
+                "relaxation": describe(getattr(part.loss, "relaxation", None)),
+            }
+            for part in objective.parts
+        }
+    found = describe(objective)
+    assert isinstance(found, dict)
+    return found
+
+
+def _check_used(options: Options) -> None:
+    """An option that has no effect is a misunderstanding."""
+    for name in _UNUSED[options.method]:
+        if getattr(options, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"the method {options.method} has no {flag}: leave it out, or choose another --method"
+            )
+    if options.method in ("pce", "full"):
+        given = parts(options, "solver")
+        for part in _NO_PARTS[options.method]:
+            _none(given[part], f"the method {options.method} has no {part} to set options of")
+
+
+def _none(given: Sequence[str], message: str) -> None:
+    if given:
+        raise ValueError(f"{message}: {given[0]}")
