@@ -12,6 +12,7 @@ import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from selflabel.cli.options import DEFAULTS, Options, merged
 from selflabel.data.labelfiles import read_index, write_index
 from selflabel.data.probabilities import read_probabilities
 from selflabel.losses import GatedCRFLoss, KernelCutLoss
-from selflabel.solvers import SOLVERS, GraphCut, MeanField
+from selflabel.solvers import SOLVERS, GraphCut, MeanField, RandomWalker
 from selflabel.terms import COLLISION, COLLISION_DIVERGENCE
 from selflabel.training import Direct, Full, Seeds, SelfLabeling, load_checkpoint, read_lines
 
@@ -183,6 +184,11 @@ def test_objectives_are_as_told() -> None:
     soft = recipes.objective(Options())
     assert isinstance(soft, SelfLabeling)
     assert (soft.energy.coupling, soft.energy.relaxation) == (COLLISION, COLLISION_DIVERGENCE)
+    assert isinstance(soft.starter, RandomWalker)
+    for told, kind in (("none", NoneType), ("mean-field", MeanField)):
+        chosen = recipes.objective(Options(starter=told))
+        assert isinstance(chosen, SelfLabeling)
+        assert isinstance(chosen.starter, kind)
     robust = recipes.objective(Options(method="trust-region", set=("moves=swap",), weight=0.5))
     assert isinstance(robust, SelfLabeling)
     assert isinstance(robust.solver, GraphCut)
@@ -227,6 +233,8 @@ def test_weights_of_losses_follow_the_energy() -> None:
         (["--method", "gd", "--solver", "graph-cut"], "the method gd has no --solver"),
         (["--method", "pce", "--sigma", 3.0], "the method pce has no --sigma"),
         (["--method", "pce", "--set", "affinity.sigma=3"], "has no affinity to set options of: sigma=3"),
+        (["--method", "gd", "--starter", "graph-cut"], "the method gd has no --starter"),
+        (["--starter", "walker"], "there is no starter 'walker'"),
         (["--loss", "potts"], "the method adm has no --loss"),
         (["--set", "loss.gamma=3"], "self-labeling has no loss to set options of"),
         (["--method", "gd", "--set", "solver.damp=1"], "gradient descent has no solver to set options of"),

@@ -451,3 +451,28 @@ def test_memory_does_not_grow_with_the_window(batch: int) -> None:
     if batch > 1:  # even with the inputs themselves
         assert large + inputs <= 3 * inputs
     assert large - small <= 600_000  # the weights of one row of the window and one block of pixels
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("size", SIZES)
+def test_on_the_device(size: tuple[int, ...]) -> None:
+    logits, images = case(size)
+    source, destination = gates_of(size)
+    slopes, losses = [], []
+    for device in ("cpu", "cuda"):
+        point = logits.to(device).detach().requires_grad_()
+        loss = gated_crf_loss(
+            point,
+            images.to(device),
+            radius=2,
+            kernels=KERNELS,
+            source=source.to(device),
+            destination=destination.to(device),
+            compatibility=asymmetric(),
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert point.grad is not None
+        slopes.append(point.grad.cpu())
+        losses.append(loss.detach().cpu())
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(slopes[1], slopes[0])

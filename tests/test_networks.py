@@ -375,3 +375,11 @@ def test_a_linear_decoder_keeps_the_places_of_the_patches() -> None:
 def test_the_width_is_the_number_of_channels_at_full_size() -> None:
     made = UNet(3, 2, width=8)
     assert made.last.in_channels == 8
+
+
+@pytest.mark.cuda
+def test_on_the_device() -> None:
+    made = seeded("unet:4", 1, 3)
+    images = images_of(2, 1, 40, 33)
+    here = made(images)
+    torch.testing.assert_close(made.cuda()(images.cuda()).cpu(), here, rtol=1e-3, atol=1e-3)

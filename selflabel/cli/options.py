@@ -32,6 +32,7 @@ class Options:
     radius: int | None = None
     max_steps: int | None = None
     error_probability: float | None = None
+    starter: str | None = None
     present_only: bool = False
     relabel_every: int | None = None
     warm_start: bool = False

@@ -40,6 +40,8 @@ DEFAULT_LOSS, DEFAULT_SOLVER, TRUST_REGION_SOLVER = "potts", "gradient-descent",
 ERROR_PROBABILITY = 0.1
 """Of the trust region, where nothing else is asked for."""
 
+NO_STARTER = "none"
+
 
 @runtime_checkable
 class LossKind(Protocol):
@@ -176,6 +178,7 @@ class _Base:
     energy: Energy
     affinity: AffinityBuilder
     max_steps: int
+    starter: Solver | None = None
 
 
 SOFT = Energy(COLLISION, COLLISION_DIVERGENCE, coupling_weight=0.3, pairwise_weight=6.0)
@@ -185,7 +188,7 @@ SOFT = Energy(COLLISION, COLLISION_DIVERGENCE, coupling_weight=0.3, pairwise_wei
 def _base(solver: Solver) -> _Base:
     """The settings of the papers, as far as they say; one place for the defaults of training."""
     if isinstance(solver, GradientDescent):
-        return _Base(SOFT, Grid(), 30)
+        return _Base(SOFT, Grid(sigma=30.0, neighbors=8, by_distance=True), 30, RandomWalker())
     if isinstance(solver, GraphCut):
         return _Base(replace(SOFT, coupling=STANDARD, relaxation=BILINEAR), Grid(), 200)
     if isinstance(solver, MeanField):
@@ -227,7 +230,16 @@ def self_labeling(options: Options) -> SelfLabeling:
         weight=options.weight,
         error_probability=(ERROR_PROBABILITY if robust else 0.0) if error is None else error,
         present_only=options.present_only,
+        starter=_starter(options, base),
     )
+
+
+def _starter(options: Options, base: _Base) -> Solver | None:
+    if options.starter is None:
+        return base.starter
+    if options.starter == NO_STARTER:
+        return None
+    return names.known("starter", options.starter, {**SOLVERS, NO_STARTER: RandomWalker})()
 
 
 def yardstick(options: Options) -> Yardstick | None:
@@ -319,7 +331,7 @@ _ENERGY = (
     "neighbors",
     "radius",
 )
-_SOLVE = ("solver", "coupling", "entropy_weight", "max_steps", "error_probability")
+_SOLVE = ("solver", "coupling", "entropy_weight", "max_steps", "error_probability", "starter")
 _UNUSED = {
     "pce": ("loss", *_SOLVE, *_ENERGY),
     "full": ("loss", *_SOLVE, *_ENERGY),

@@ -86,6 +86,14 @@ def train(
         float | None,
         typer.Option(help="ε of the labels.", show_default="0; trust-region: 0.1", rich_help_panel=METHOD),
     ] = None,
+    starter: Annotated[
+        str | None,
+        typer.Option(
+            help="Solver that makes, of the seeds alone, the labels that a solve starts from; none: the prediction.",
+            show_default="random-walker with gradient-descent, none with others",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
     present_only: Annotated[
         bool | None,
         typer.Option(

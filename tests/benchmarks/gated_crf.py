@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -83,7 +84,7 @@ def main() -> None:
                 run(loss, logits, images, radius)
                 times.append(time.perf_counter() - start)
             seconds.append(min(times))
-            memory.append(peak_bytes(lambda loss=loss: run(loss, logits, images, radius)) / inputs + 1)
+            memory.append(peak_bytes(partial(run, loss, logits, images, radius)) / inputs + 1)
         value = float((values[0] - values[1]).abs() / values[1])
         slope = float((slopes[0] - slopes[1]).norm() / slopes[1].norm())
         print(
