@@ -239,7 +239,8 @@ def _starter(options: Options, base: _Base) -> Solver | None:
         return base.starter
     if options.starter == NO_STARTER:
         return None
-    return names.known("starter", options.starter, {**SOLVERS, NO_STARTER: RandomWalker})()
+    starter: Solver = names.known("starter", options.starter, {**SOLVERS, NO_STARTER: RandomWalker})()
+    return starter
 
 
 def yardstick(options: Options) -> Yardstick | None:
