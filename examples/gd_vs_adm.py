@@ -4,8 +4,8 @@
     python examples/gd_vs_adm.py --sample --out runs/gd_vs_adm           # a minute, on a photograph
 
 Two comparisons, each by `selflabel compare`: the dense CRF loss by gradient descent on the network and by mean-field
-ADM; the grid Potts loss by gradient descent, hard ADM (graph cut) and soft ADM. In each, all methods start from the same
-weights, see the same batches and are measured with the same energy. Writes OUT/dense-crf and OUT/potts with
+ADM; the grid Potts loss by gradient descent, hard ADM (graph cut) and soft ADM. In each, all methods start from the
+same weights, see the same batches and are measured with the same energy. Writes OUT/dense-crf and OUT/potts with
 comparison.png, .svg, .csv and .md. Needs matplotlib: pip install 'selflabel[plots]'.
 """
 
@@ -22,7 +22,10 @@ from skimage.transform import resize
 DENSE = "affinity=dense,sigma=15,sigma_xy=30,affinity.symmetric=true,pairwise_weight=5"
 GRID = "affinity=grid,sigma=30,neighbors=8,affinity.by_distance=true,pairwise_weight=6"
 COMPARISONS = {
-    "dense-crf": (f"gd:dense-crf,{DENSE},name=gradient-descent", f"adm:mean-field,{DENSE},name=mean-field-ADM"),
+    "dense-crf": (
+        f"gd:dense-crf,{DENSE},name=gradient-descent",
+        f"adm:mean-field,{DENSE},name=mean-field-ADM",
+    ),
     "potts": (
         f"gd:potts,{GRID},name=gradient-descent",
         f"adm:graph-cut,{GRID},coupling_weight=0.3,name=hard-ADM",
