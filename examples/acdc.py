@@ -67,7 +67,7 @@ METHODS: Mapping[str, Objective] = {
     "hard ADM (graph cut)": HARD,
     "robust trust region": replace(HARD, error_probability=0.1),
     "mean-field ADM": SelfLabeling(
-        Energy(STANDARD, BILINEAR, 1.0, 5.0, entropy_weight=1.0), MeanField(), DENSE, max_steps=10
+        Energy(STANDARD, BILINEAR, 1.0, 5.0, entropy_weight=1.0), MeanField(), DENSE, 10, WEIGHT
     ),
     "soft ADM from predictions": replace(SOFT, starter=None),
     "soft ADM": SOFT,

@@ -97,6 +97,7 @@ def work(rank: int, folder: Path) -> None:
     try:
         assert current_part() == Part(rank, PROCESSES)
         train_all(folder / "together")
+        distributed.barrier()  # neither leaves while the other still talks to it
     finally:
         distributed.destroy_process_group()
 
@@ -145,8 +146,9 @@ def test_torchrun_variables_make_a_group(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(distributed, "init_process_group", init)
+    monkeypatch.setattr(distributed, "barrier", lambda: seen.append("met"))
     monkeypatch.setattr(distributed, "destroy_process_group", lambda: seen.append("left"))
     with process_group() as (_, device):
         assert device == torch.device("cpu")
         assert seen == ["gloo"]
-    assert seen == ["gloo", "left"]
+    assert seen == ["gloo", "met", "left"]

@@ -70,6 +70,7 @@ def process_group(timeout: timedelta = timedelta(minutes=30)) -> Iterator[tuple[
     distributed.init_process_group("nccl" if cuda else "gloo", timeout=timeout)
     try:
         yield current_part(), device
+        distributed.barrier()  # none leaves while another still talks to it
     finally:
         distributed.destroy_process_group()
 
