@@ -72,6 +72,7 @@ def main() -> None:
             "pretrain_steps": steps // 5,
             "warmup_steps": steps // 10,
             "learning_rate": 3e-3,
+            "weight": 1,
             "augment": "false",
             "measure_every": max(1, steps // 100),
             "validate_every": max(1, steps // 10),

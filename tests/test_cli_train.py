@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 
 from selflabel.cli import app, recipes
 from selflabel.cli.config import changes, parsed, read_config, read_table, write_config
+from selflabel.cli.loss_kinds import LOSSES
 from selflabel.cli.options import DEFAULTS, Options, merged
 from selflabel.data.labelfiles import read_index, write_index
 from selflabel.data.probabilities import read_probabilities
@@ -105,7 +106,7 @@ def test_train_predict_label(root: Path, tmp_path: Path) -> None:
 
 METHODS = (
     *(("pce", ()), ("full", ()), ("trust-region", ())),
-    *(("gd", ("--loss", loss)) for loss in recipes.LOSSES),
+    *(("gd", ("--loss", loss)) for loss in LOSSES),
     *(("adm", ("--solver", solver)) for solver in SOLVERS),
     ("gd", ("--loss", "potts+entropy=0.5")),
 )
@@ -185,6 +186,7 @@ def test_objectives_are_as_told() -> None:
     assert isinstance(soft, SelfLabeling)
     assert (soft.energy.coupling, soft.energy.relaxation) == (COLLISION, COLLISION_DIVERGENCE)
     assert isinstance(soft.starter, RandomWalker)
+    assert soft.weight == 10
     for told, kind in (("none", NoneType), ("mean-field", MeanField)):
         chosen = recipes.objective(Options(starter=told))
         assert isinstance(chosen, SelfLabeling)

@@ -19,7 +19,7 @@ class Options:
     loss: str | None = None
     solver: str | None = None
     set: tuple[str, ...] = ()
-    weight: float = 1.0
+    weight: float | None = None
     coupling: str | None = None
     relaxation: str | None = None
     coupling_weight: float | None = None

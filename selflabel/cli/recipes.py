@@ -2,25 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, runtime_checkable
 
-from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid, Window
-from selflabel.affinity.window import WindowKernel
+from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid
 from selflabel.cli import names
+from selflabel.cli.loss_kinds import LOSSES, DenseCRF, Potts
 from selflabel.cli.options import METHODS, Options, parts
 from selflabel.driver import Solver
 from selflabel.labeling.settings import describe
-from selflabel.losses import (
-    DenseCRFLoss,
-    EntropyLoss,
-    GatedCRFLoss,
-    KernelCutLoss,
-    KMeansLoss,
-    Loss,
-    NonExistLoss,
-    NormalizedCutLoss,
-    PottsLoss,
-)
 from selflabel.problem import Energy
 from selflabel.solvers import SOLVERS, GradientDescent, GraphCut, MeanField, RandomWalker
 from selflabel.terms import (
@@ -30,7 +18,6 @@ from selflabel.terms import (
     QUADRATIC,
     QUADRATIC_POTTS,
     STANDARD,
-    Relaxation,
 )
 from selflabel.training.objectives import Direct, Full, Objective, Regularizer, Seeds
 from selflabel.training.self_labeling import SelfLabeling
@@ -42,133 +29,8 @@ ERROR_PROBABILITY = 0.1
 
 NO_STARTER = "none"
 
-
-@runtime_checkable
-class LossKind(Protocol):
-    """A loss still to be built: a frozen dataclass of its own options."""
-
-    pairwise: ClassVar[bool]
-    """Whether its weight is λ (``--pairwise-weight``); η, that of the prediction's entropy, otherwise."""
-    affinity: ClassVar[AffinityBuilder | None]
-    """What it takes where nothing else is asked for; None if it takes none."""
-
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
-        """The loss; without an affinity of its own, it looks at neither."""
-
-
-@dataclass(frozen=True)
-class Potts:
-    """The Potts relaxation of the prediction."""
-
-    pairwise: ClassVar[bool] = True
-    affinity: ClassVar[AffinityBuilder | None] = Grid()
-
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
-        """With any affinity and relaxation."""
-        return PottsLoss(affinity, relaxation)
-
-
-@dataclass(frozen=True)
-class DenseCRF:
-    """The dense CRF loss (Tang et al. 2018)."""
-
-    pairwise: ClassVar[bool] = True
-    affinity: ClassVar[AffinityBuilder | None] = Dense()
-
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
-        """With any affinity, always bi-linear."""
-        return DenseCRFLoss(affinity)
-
-
-@dataclass(frozen=True)
-class NormalizedCut:
-    """The normalized cut loss, seeds clamped."""
-
-    pairwise: ClassVar[bool] = True
-    affinity: ClassVar[AffinityBuilder | None] = Dense()
-
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
-        """With any affinity."""
-        return NormalizedCutLoss(affinity)
-
-
-@dataclass(frozen=True)
-class KernelCut:
-    """Normalized cut and `gamma` times dense CRF."""
-
-    pairwise: ClassVar[bool] = True
-    affinity: ClassVar[AffinityBuilder | None] = Dense()
-
-    gamma: float = 1.0
-
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
-        """With any affinity."""
-        return KernelCutLoss(affinity, self.gamma)
-
-
-@dataclass(frozen=True)
-class GatedCRF:
-    """The gated CRF loss; `unlabeled_only`: pixels with a seed are no destinations."""
-
-    pairwise: ClassVar[bool] = True
-    affinity: ClassVar[AffinityBuilder | None] = Window()
-
-    unlabeled_only: bool = False
-
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
-        """With the kernel of a window. Raises `ValueError` for other affinities."""
-        if not isinstance(affinity, Window):
-            raise ValueError(f"gated-crf takes a window affinity, got {names.name_of(affinity)}")
-        kernel = WindowKernel(1.0, affinity.sigma_xy, affinity.sigma)
-        return GatedCRFLoss(affinity.radius, (kernel,), unlabeled_only=self.unlabeled_only)
-
-
-@dataclass(frozen=True)
-class Entropy:
-    """Shannon's entropy of the prediction where there is no seed."""
-
-    pairwise: ClassVar[bool] = False
-    affinity: ClassVar[AffinityBuilder | None] = None
-
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
-        """No settings."""
-        return EntropyLoss()
-
-
-@dataclass(frozen=True)
-class NonExist:
-    """Classes without seeds in an image are not there."""
-
-    pairwise: ClassVar[bool] = False
-    affinity: ClassVar[AffinityBuilder | None] = None
-
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
-        """No settings."""
-        return NonExistLoss()
-
-
-@dataclass(frozen=True)
-class KMeans:
-    """Every class has one color."""
-
-    pairwise: ClassVar[bool] = False
-    affinity: ClassVar[AffinityBuilder | None] = None
-
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
-        """No settings."""
-        return KMeansLoss()
-
-
-LOSSES: dict[str, type[LossKind]] = {
-    "potts": Potts,
-    "dense-crf": DenseCRF,
-    "normalized-cut": NormalizedCut,
-    "kernel-cut": KernelCut,
-    "gated-crf": GatedCRF,
-    "entropy": Entropy,
-    "non-exist": NonExist,
-    "kmeans": KMeans,
-}
+WEIGHT = 10.0
+"""Of self-labeling. In the published sums the seeds, a percent of the pixels, count that much less than in means."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +89,7 @@ def self_labeling(options: Options) -> SelfLabeling:
         solver=solver,
         affinity=_affinity(base.affinity, options, given["affinity"]),
         max_steps=base.max_steps if options.max_steps is None else options.max_steps,
-        weight=options.weight,
+        weight=WEIGHT if options.weight is None else options.weight,
         error_probability=(ERROR_PROBABILITY if robust else 0.0) if error is None else error,
         present_only=options.present_only,
         starter=_starter(options, base),
@@ -259,7 +121,7 @@ def yardstick(options: Options) -> Yardstick | None:
     energy = names.energy_with(Energy(STANDARD, BILINEAR), _choices(options, ""))
     energy = replace(energy, pairwise_weight=energy.pairwise_weight * float(factor or 1))
     affinity = _affinity(kind.affinity, options, parts(options, "loss")["affinity"])
-    measure = SelfLabeling(energy, GradientDescent(), affinity, weight=options.weight)
+    measure = SelfLabeling(energy, GradientDescent(), affinity, weight=_direct_weight(options))
     return Yardstick(measure, solve=False)
 
 
@@ -300,7 +162,12 @@ def _regularizer(entry: str, options: Options, given: dict[str, list[str]], alon
     else:
         affinity = _affinity(affinity, options, given["affinity"])
     weight = energy.pairwise_weight if kind.pairwise else energy.coupling_weight
-    return Regularizer(name, options.weight * weight * times, kind.build(affinity, energy.relaxation))
+    factor_of_all = _direct_weight(options)
+    return Regularizer(name, factor_of_all * weight * times, kind.build(affinity, energy.relaxation))
+
+
+def _direct_weight(options: Options) -> float:
+    return 1.0 if options.weight is None else options.weight
 
 
 def _affinity(base: AffinityBuilder, options: Options, given: Sequence[str]) -> AffinityBuilder:

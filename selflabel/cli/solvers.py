@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 def solvers() -> None:
     """List solvers, annotators, affinities, losses and energies: what each does, its options, their defaults."""
-    from selflabel.cli import names, recipes, screen
+    from selflabel.cli import loss_kinds, names, screen
     from selflabel.terms import COUPLINGS, RELAXATIONS
 
     screen.show(_classes("--solver", names.SOLVERS, "--set"))
     screen.show(_engines())
     screen.show(_classes("--annotator", names.ANNOTATORS, "--set annotator."))
     screen.show(_classes("--affinity", names.AFFINITIES, "--set affinity."))
-    screen.show(_classes("--loss", recipes.LOSSES, "--set loss."))
+    screen.show(_classes("--loss", loss_kinds.LOSSES, "--set loss."))
     screen.tell("--coupling: " + ", ".join(coupling.name for coupling in COUPLINGS))
     screen.tell("--relaxation: " + ", ".join(relaxation.name for relaxation in RELAXATIONS))
 

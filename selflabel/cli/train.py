@@ -78,7 +78,7 @@ def train(
         float | None,
         typer.Option(
             help="Of regularizers or of self-labeling, relative to the seeds.",
-            show_default=_default("weight"),
+            show_default="1; self-labeling: 10",
             rich_help_panel=METHOD,
         ),
     ] = None,
