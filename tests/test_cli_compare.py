@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_cli_train import call
-from training_tools import NETWORK, make_data
+from training_tools import NETWORK, call, make_data
 from typer.testing import Result
 
 from selflabel.cli import specs

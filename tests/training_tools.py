@@ -3,13 +3,18 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import nn
+from typer.testing import CliRunner, Result
 
+from selflabel.cli import app
 from selflabel.data.labelfiles import write_index
 from selflabel.labels import UNLABELED
+from selflabel.training import load_checkpoint
 
 NETWORK = "training_tools:tiny"
+SMALL = ("--network", NETWORK, "--size", 16, "--batch", 2, "--pretrain-steps", 2, "--warmup-steps", 2)
 
 
 def tiny(channels: int, classes: int, size: int | None = None) -> nn.Module:
@@ -43,3 +48,15 @@ def make_data(
         (root / "val.txt").write_text("\n".join(stems[1]) + "\n")
     (root / "classes.txt").write_text("".join(f"class {k}\n" for k in range(classes)))
     return root
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def train(root: Path, out: Path, *more: object, steps: int = 6) -> Result:
+    return call("train", root, "--out", out, *SMALL, "--steps", steps, *more)
+
+
+def weights(path: Path) -> list[torch.Tensor]:
+    return list(load_checkpoint(path).network.values())
