@@ -282,3 +282,13 @@ def test_histories_are_rows() -> None:
     found = curve([RunHistory("a", 1, history.rows)], "direct")
     assert found is not None
     assert found.mean.tolist() == [3.0]
+
+
+def test_a_missing_matplotlib_stops_before_the_runs(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    result = call("compare", root, "--out", tmp_path / "out", "--runs", "pce")
+    assert result.exit_code == 2
+    assert "the figure needs matplotlib: pip install" in result.output
+    assert not (tmp_path / "out" / "runs").exists()

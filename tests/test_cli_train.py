@@ -23,8 +23,6 @@ from selflabel.solvers import SOLVERS, GraphCut, MeanField, RandomWalker
 from selflabel.terms import COLLISION, COLLISION_DIVERGENCE
 from selflabel.training import Direct, Full, Seeds, SelfLabeling, load_checkpoint, read_lines
 
-PROGRAM = "from selflabel.cli import main; main()"
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:

@@ -106,6 +106,35 @@ def test_nan_ends_the_run_with_a_message(root: Path, tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "run" / "last.pt").step == 1
 
 
+def test_validation_needs_masks(root: Path, tmp_path: Path) -> None:
+    result = train(root, tmp_path / "out", "--masks", "mask")
+    assert result.exit_code == 2
+    assert "mask to validate with: name the folder with --masks" in result.output
+    (root / "val.txt").unlink()
+    assert train(root, tmp_path / "out", "--masks", "mask").exit_code == 0
+
+
+def test_a_run_goes_beyond_the_seeds(root: Path, tmp_path: Path) -> None:
+    result = train(root, tmp_path / "out", "--pretrain-steps", 6, steps=6)
+    assert result.exit_code == 2
+    assert "expected more steps than the 6 on the seeds alone, got 6" in result.output
+    assert train(root, tmp_path / "out", "--pretrain-steps", 6, "--method", "pce", steps=6).exit_code == 0
+
+
+def test_files_of_others_are_not_replaced(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text("precious")
+    result = train(root, tmp_path)
+    assert result.exit_code == 2
+    assert "history.csv exists and is not of a training run here" in result.output
+    assert (tmp_path / "history.csv").read_text() == "precious"
+
+
+def test_a_start_that_failed_does_not_hold_the_folder(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert train(root, out, "--network", "uned").exit_code == 2
+    assert train(root, out).exit_code == 0
+
+
 # --- going on ---
 
 

@@ -124,3 +124,19 @@ def test_gray_images_and_single_classes_work(tmp_path: Path) -> None:
 
 def test_engines_are_plain_values() -> None:
     assert Engine(Smooth(), Smooth.default_energy, Grid(20.0), MeanColor()) == ENGINE
+
+
+def test_files_that_no_run_wrote_are_not_replaced(tmp_path: Path) -> None:
+    folders = make_folders(tmp_path, 2)
+    out = tmp_path / "out"
+    (out / "labels").mkdir(parents=True)
+    stem = make_plan(folders[0], folders[1]).jobs[-1].stem
+    precious = out / "labels" / f"{stem}.png"
+    precious.write_bytes(b"precious")
+    with pytest.raises(
+        ValueError, match=r"exists and is not of an earlier run: give another --out, or --overwrite"
+    ):
+        label_all(folders, out)
+    assert precious.read_bytes() == b"precious"
+    label_all(folders, out, overwrite=True)
+    assert precious.read_bytes() != b"precious"

@@ -14,7 +14,7 @@ from selflabel.labels import UNLABELED
 from selflabel.training import load_checkpoint
 
 NETWORK = "training_tools:tiny"
-SMALL = ("--network", NETWORK, "--size", 16, "--batch", 2, "--pretrain-steps", 2, "--warmup-steps", 2)
+SMALL = ("--network", NETWORK, "--size", 16, "--batch", 2, "--pretrain-steps", 1, "--warmup-steps", 2)
 
 
 def tiny(channels: int, classes: int, size: int | None = None) -> nn.Module:

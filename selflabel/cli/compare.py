@@ -65,9 +65,10 @@ def compare(
     from selflabel.cli.options import Options
     from selflabel.training import process_group
     from selflabel.training.comparison import markdown, write_csv
-    from selflabel.training.figure import draw
+    from selflabel.training.figure import check_installed, draw
 
     with follow.said(out):
+        check_installed()  # before hours of training
         common = {} if config is None else read_config(config, Options)
         given = specs.key_values(set_ or ())
         joined = tuple(entry for layer in (common, given) for entry in _entries(layer))

@@ -139,9 +139,14 @@ def _training_folder(root: Path, options: Options, classes: int) -> Folder:
 
 
 def _validation_folder(root: Path, options: Options, train: Folder) -> Folder | None:
-    """None where there is no val.txt or no folder of masks."""
-    if not (root / "val.txt").is_file() or not (root / options.masks).is_dir():
+    """None where there is no val.txt. Raises `ValueError` where there is one, but no masks."""
+    if not (root / "val.txt").is_file():
         return None
+    if not (root / options.masks).is_dir():
+        raise ValueError(
+            f"there is no {root / options.masks} to validate with: name the folder with --masks, or take "
+            f"{root / 'val.txt'} away to train without validation"
+        )
     return replace(train, stems=read_split(root, "val"), scribbles=None, masks=options.masks)
 
 
@@ -168,6 +173,11 @@ def _settings(options: Options) -> Settings:
     optimizer = names.configured(names.known("optimizer", options.optimizer, OPTIMIZERS)(), own)
     # the papers' methods start from the seeds; those without labels or regularizers have no such phase
     alone = options.method in ("pce", "full")
+    if not alone and options.steps <= options.pretrain_steps:
+        raise ValueError(
+            f"expected more steps than the {options.pretrain_steps} on the seeds alone, got {options.steps}: "
+            f"raise --steps or lower --pretrain-steps"
+        )
     return Settings(
         steps=options.steps,
         pretrain_steps=0 if alone else options.pretrain_steps,

@@ -43,7 +43,8 @@ def label_folder(
     Parts and the whole know of each other's records, and may run at once.
 
     Raises `ArgumentsDiffer` if `out` holds labels made with other arguments, `ValueError` for a damaged
-    manifest and if outputs would go to the folder of an input, `OSError` if the folder cannot be written.
+    manifest, if outputs would go to the folder of an input or replace files that no run of ours wrote (but with
+    `overwrite`), `OSError` if the folder cannot be written.
     """
     output = OutputFolder(out)
     output.check_inputs(plan.jobs)
@@ -52,6 +53,8 @@ def label_folder(
     output.clean(stems, settings)
     manifest = Manifest.read(manifest_path(out, part))
     known = (manifest, *other_manifests(out, part))
+    if not overwrite and not (manifest_path(out, part).is_file() or other_manifests(out, part)):
+        output.check_free(stems, settings)
     if not overwrite:
         for each in known:
             each.check(run)

@@ -14,6 +14,14 @@ START = 0.05
 SALT = "selflabel"
 
 
+def check_installed() -> None:
+    """Raise `ImportError` if matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the figure needs matplotlib: pip install 'selflabel[plots]'") from error
+
+
 def draw(runs: Sequence[RunHistory], files: Sequence[Path], *, window: int = 1, title: str = "") -> None:
     """Draw the figure into files, by their suffix (.png, .svg, .pdf), each complete or not at all.
 
@@ -23,11 +31,10 @@ def draw(runs: Sequence[RunHistory], files: Sequence[Path], *, window: int = 1, 
 
     Raises `ImportError` if matplotlib is not installed, `ValueError` if there is nothing to draw.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the figure needs matplotlib: pip install 'selflabel[plots]'") from error
+    check_installed()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     panels = [(name, text, _curves(runs, name, window)) for name, text in PANELS]
     panels = [panel for panel in panels if panel[2]]
     if not panels:
