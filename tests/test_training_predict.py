@@ -139,3 +139,11 @@ def test_bad_images_do_not_stop_the_others(images: Path, tmp_path: Path) -> None
 def test_images_are_not_written_over(images: Path) -> None:
     with pytest.raises(ValueError, match="is the folder of your images"):
         run(images, images)
+
+
+def test_files_that_no_run_wrote_are_not_replaced(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.npz").write_bytes(b"precious")
+    with pytest.raises(ValueError, match=r"b\.npz exists and is not of an earlier run"):
+        run(images, tmp_path)
+    assert (tmp_path / "b.npz").read_bytes() == b"precious"
+    assert all(one.reason is None for one in run(images, tmp_path, overwrite=True))

@@ -102,12 +102,16 @@ def predict_folder(
     there. Files are complete or not there; a run that was killed goes on where it was. `overwrite` forgets what
     is done.
 
-    Raises `ValueError` if `out` holds predictions of another identity or is the folder of the images, `OSError`
-    if it cannot be written.
+    Raises `ValueError` if `out` holds predictions of another identity or files that no run of ours wrote, or is the
+    folder of the images, `OSError` if it cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
     if any(out.samefile(path.parent) for path in images.values()):
         raise ValueError(f"{out} is the folder of your images: give another --out")
+    if not overwrite and not (out / MANIFEST).is_file():
+        for path in (storage.path(out, stem) for stem in images):
+            if path.exists():
+                raise ValueError(f"{path} exists and is not of an earlier run: another --out, or --overwrite")
     done = {} if overwrite else _read(out / MANIFEST, identity)
     remove_leftovers(out, [MANIFEST, *(storage.path(out, stem).name for stem in images)])
     lines = b"".join(_line(entry) for entry in ({"identity": identity}, *map(_entry, done.items())))
