@@ -45,7 +45,7 @@ class Coordinates:
 
 def _by_logits(logits: Tensor, labels: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
     """``∂y_k/∂u_j = y_k (δ_kj - y_j)`` gives ``y (g - y·g)``."""
-    centered = _centered(labels, slope)
+    centered = centered_gradient(labels, slope)
     damped = torch.add(slope.stiffness, centered.clamp_min(0), alpha=0.5).clamp_min_(LEAST_STIFFNESS)
     return labels * centered, centered.div_(damped)
 
@@ -58,14 +58,14 @@ def _unit(roots: Tensor) -> Tensor:
 
 def _by_roots(roots: Tensor, labels: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
     """``∂y_k/∂u_j = 2 u_k (δ_kj - u_k u_j)`` at ``‖u‖ = 1`` gives ``2 u (g - y·g)``."""
-    centered = _centered(labels, slope)
+    centered = centered_gradient(labels, slope)
     scaled = (labels / roots).mul_(centered)  # labels / roots, not roots: zero for excluded classes
     damped = torch.addcmul(centered.clamp_min_(0), roots, slope.stiffness.clamp_min(LEAST_STIFFNESS), value=2)
     return 2 * scaled, scaled / damped
 
 
-def _centered(labels: Tensor, slope: Slope) -> Tensor:
-    """The gradient by the labels without its part across the simplex. In place."""
+def centered_gradient(labels: Labels, slope: Slope) -> Labels:
+    """``g - y·g``: the gradient by the labels without its part across the simplex. Uses the slope up."""
     return slope.gradient.sub_((labels * slope.gradient).sum(1, keepdim=True))
 
 

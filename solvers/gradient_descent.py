@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.coarse import coarse_labels, coarsen, fine_labels
-from selflabel.coordinates import LOGITS, ROOTS, Coordinates
+from selflabel.coordinates import LEAST_STIFFNESS, LOGITS, ROOTS, Coordinates, centered_gradient
 from selflabel.driver import Step
 from selflabel.labels import per_image
 from selflabel.problem import Energy, Problem
@@ -146,8 +146,7 @@ def _plain(problem: Problem, labels: Float[Tensor, "b k *s"], rate: float) -> It
     logits = LOGITS.of(labels)
     while True:
         _, slope = problem.value_with_slope(labels)
-        gradient, _ = LOGITS.gradients(logits, labels, slope)
-        logits = logits - rate * gradient
+        logits = logits - rate * labels * centered_gradient(labels, slope)
         labels = problem.feasible(logits.softmax(1))
         yield Step(labels)
 
@@ -204,7 +203,7 @@ def _linear(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> I
     maximum principle that is nothing in the end.
     """
     energy, slope = problem.value_with_slope(labels)
-    stiffness = slope.stiffness.clamp_min(1e-3)
+    stiffness = slope.stiffness.clamp_min(LEAST_STIFFNESS)
     gradient = _tangent(problem, slope)
     natural = gradient / stiffness
     direction = -natural

@@ -299,6 +299,21 @@ def test_a_warm_start_starts_from_the_last_labels(make_store: Callable[[], Label
     assert second.gain < 0.5 * float(cold.gain.sum()) / 512
 
 
+def test_images_without_stored_labels_start_as_if_alone() -> None:
+    """The starter's labels are theirs, though others of the batch have stored ones."""
+    net, store, data = network(), MemoryStore(), batch(2)
+    made = replace(alternator(net, store), starter=RandomWalker())
+    seen = replace(data, stems=data.stems[:1], images=data.images[:1], seeds=data.seeds[:1], masks=None)
+    made.step(seen)
+    logits = net(data.images).detach()
+    expected = made.objective.label(logits, data, None).labels[1]
+    report = made.step(data)
+    assert report.labeling is not None
+    torch.testing.assert_close(report.labeling.labels[1], expected)
+    from_prediction = replace(made.objective, starter=None).label(logits, data, None).labels[1]
+    assert not torch.allclose(expected, from_prediction, atol=1e-3)
+
+
 def test_labels_of_another_size_are_an_error() -> None:
     net, store = network(), MemoryStore()
     made = alternator(net, store)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from training_cases import CLASSES, batch, network, sample, samples
+from training_cases import CLASSES, GRID, QUICK, SOFT, batch, network, sample, samples
 
 from selflabel.affinity.builders import Window
 from selflabel.data.augment import Augmentation
@@ -19,7 +19,6 @@ from selflabel.data.samples import collate
 from selflabel.losses.gated_crf import GatedCRFLoss
 from selflabel.losses.modules import EntropyLoss, NonExistLoss, PottsLoss
 from selflabel.problem import Energy
-from selflabel.solvers import GradientDescent
 from selflabel.terms import COLLISION, COLLISION_DIVERGENCE
 from selflabel.training import (
     SGD,
@@ -31,8 +30,6 @@ from selflabel.training import (
     Part,
     Regularizer,
     Seeds,
-    SelfLabeling,
-    Settings,
     TensorBoard,
     Yardstick,
     advance,
@@ -40,21 +37,6 @@ from selflabel.training import (
     read_lines,
 )
 from selflabel.training.schedule import polynomial, ramp
-
-SOFT = SelfLabeling(
-    replace(GradientDescent.default_energy, pairwise_weight=1.3), GradientDescent(), max_steps=20
-)
-GRID = Direct((Regularizer("potts", 0.5, PottsLoss()),))
-QUICK = Settings(
-    steps=6,
-    pretrain_steps=2,
-    warmup_steps=2,
-    learning_rate=0.01,
-    validate_every=3,
-    measure_every=2,
-    checkpoint_every=3,
-)
-
 
 # --- objectives --------------------------------------------------------------------------------------------------
 

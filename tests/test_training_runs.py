@@ -6,14 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from training_cases import CLASSES, Constant, batch, feed, network
+from training_cases import CLASSES, GRID, QUICK, SOFT, Constant, batch, feed, network
 
 from selflabel.affinity import GridAffinity
 from selflabel.affinity.builders import Grid
 from selflabel.affinity.protocol import Affinity
 from selflabel.data.augment import Augmentation
-from selflabel.losses.modules import PottsLoss
-from selflabel.solvers import GradientDescent
 from selflabel.training import (
     Direct,
     Full,
@@ -21,7 +19,6 @@ from selflabel.training import (
     Regularizer,
     Seeds,
     SelfLabeling,
-    Settings,
     TrainingError,
     advance,
     evaluate,
@@ -30,21 +27,6 @@ from selflabel.training import (
     train,
 )
 from selflabel.training.train import columns
-
-SOFT = SelfLabeling(
-    replace(GradientDescent.default_energy, pairwise_weight=1.3), GradientDescent(), max_steps=20
-)
-GRID = Direct((Regularizer("potts", 0.5, PottsLoss()),))
-QUICK = Settings(
-    steps=6,
-    pretrain_steps=2,
-    warmup_steps=2,
-    learning_rate=0.01,
-    validate_every=3,
-    measure_every=2,
-    checkpoint_every=3,
-)
-
 
 # --- runs --------------------------------------------------------------------------------------------------------
 

@@ -1,15 +1,30 @@
 """Small images with seeds and masks, small networks and a data set of them, for the tests of training."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from selflabel.data.samples import Batch, Sample, collate
-from selflabel.training import Feed, Part
+from selflabel.losses.modules import PottsLoss
+from selflabel.solvers import GradientDescent
+from selflabel.training import Direct, Feed, Part, Regularizer, SelfLabeling, Settings
 
 CLASSES = 3
+SOFT = SelfLabeling(
+    replace(GradientDescent.default_energy, pairwise_weight=1.3), GradientDescent(), max_steps=20
+)
+GRID = Direct((Regularizer("potts", 0.5, PottsLoss()),))
+QUICK = Settings(
+    steps=6,
+    pretrain_steps=2,
+    warmup_steps=2,
+    learning_rate=0.01,
+    validate_every=3,
+    measure_every=2,
+    checkpoint_every=3,
+)
 
 
 def sample(number: int, *, size: int = 16, mask: bool = True) -> Sample:

@@ -18,10 +18,9 @@ from selflabel.cli.runs import Job, described
 from selflabel.data.atomic import write_atomic
 from selflabel.labeling.settings import describe
 from selflabel.training import History, Row, evaluate, load_weights, train
-from selflabel.training.checkpoint import BEST, LAST
+from selflabel.training.checkpoint import LAST
 from selflabel.training.comparison import Final
-from selflabel.training.history import CSV, LINES
-from selflabel.training.train import ANY_TIME
+from selflabel.training.train import ANY_TIME, files_of_run
 
 CONFIG = "config.toml"
 SCORES = "scores.json"
@@ -36,12 +35,11 @@ def open_run(out: Path, job: Job, root: Path, *, writes: bool = True) -> None:
     """
     path = out / CONFIG
     about = described(job, root)
-    started = (out / LAST).is_file()
-    foreign = [name for name in (CSV, LINES, LAST, BEST) if (out / name).exists()]
-    if foreign and not path.is_file():
-        raise ValueError(f"{out / foreign[0]} exists and is not of a training run here: give another --out")
+    there = files_of_run(out)
+    if there and not path.is_file():
+        raise ValueError(f"{out / there[0]} exists and is not of a training run here: give another --out")
     # options of a run that failed before its first step are no promise to keep
-    if path.is_file() and (started or not writes):
+    if path.is_file() and (LAST in there or not writes):
         changed = [c for c in changes(stored_options(out), job.options) if c.name not in ANY_TIME]
         if changed:
             listed = "; ".join(str(change) for change in changed)

@@ -14,6 +14,15 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
 
 
+def refuse_existing(paths: Iterable[Path]) -> None:
+    """Raise `ValueError` if one of the files is there: someone else's, where no record of ours tells of it."""
+    for path in paths:
+        if path.exists():
+            raise ValueError(
+                f"{path} exists and is not of an earlier run: give another --out, or --overwrite"
+            )
+
+
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, and move it to `path`.
 

@@ -4,6 +4,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from selflabel.data.atomic import refuse_existing
 from selflabel.labeling.image import LabelImage, Record, digest
 from selflabel.labeling.manifest import Manifest, Run, manifest_path, other_manifests
 from selflabel.labeling.outputs import OutputFolder
@@ -53,9 +54,9 @@ def label_folder(
     output.clean(stems, settings)
     manifest = Manifest.read(manifest_path(out, part))
     known = (manifest, *other_manifests(out, part))
-    if not overwrite and not (manifest_path(out, part).is_file() or other_manifests(out, part)):
-        output.check_free(stems, settings)
     if not overwrite:
+        if not manifest_path(out, part).is_file() and len(known) == 1:
+            refuse_existing(path for stem in stems for path in output.paths(stem, settings))
         for each in known:
             each.check(run)
     manifest.open_run(run)

@@ -63,15 +63,6 @@ class OutputFolder:
                         )
                 seen |= real
 
-    def check_free(self, stems: Iterable[str], settings: Settings) -> None:
-        """Raise `ValueError` if a file is there already: someone else's, where no manifest tells of it."""
-        for stem in stems:
-            for path in self.paths(stem, settings):
-                if path.exists():
-                    raise ValueError(
-                        f"{path} exists and is not of an earlier run: give another --out, or --overwrite"
-                    )
-
     def prepare(self, settings: Settings) -> None:
         """Make the folders. Raises `OSError` if that is not possible."""
         for path in self.paths("any", settings):

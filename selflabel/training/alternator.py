@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -147,7 +148,8 @@ def relabel(
     with evaluating(network):
         for batch in batches:
             logits = network(batch.images)
-            start = starts(store, batch.stems, widened(logits).softmax(1)) if warm else None
+            default = partial(objective.default_start, logits, batch)
+            start = starts(store, batch.stems, widened(logits), default) if warm else None
             mine |= packed(batch.stems, objective.label(logits, batch, start))
     for stem, stored in gather(mine, part).items():
         store.put(stem, stored)

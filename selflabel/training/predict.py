@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from selflabel.data.atomic import remove_leftovers, write_atomic
+from selflabel.data.atomic import refuse_existing, remove_leftovers, write_atomic
 from selflabel.data.images import decode_image
 from selflabel.data.probabilities import quantized, write_soft
 from selflabel.data.samples import with_channels
@@ -109,9 +109,7 @@ def predict_folder(
     if any(out.samefile(path.parent) for path in images.values()):
         raise ValueError(f"{out} is the folder of your images: give another --out")
     if not overwrite and not (out / MANIFEST).is_file():
-        for path in (storage.path(out, stem) for stem in images):
-            if path.exists():
-                raise ValueError(f"{path} exists and is not of an earlier run: another --out, or --overwrite")
+        refuse_existing(storage.path(out, stem) for stem in images)
     done = {} if overwrite else _read(out / MANIFEST, identity)
     remove_leftovers(out, [MANIFEST, *(storage.path(out, stem).name for stem in images)])
     lines = b"".join(_line(entry) for entry in ({"identity": identity}, *map(_entry, done.items())))

@@ -88,12 +88,15 @@ class SelfLabeling:
             self.energy, self._view(logits), batch.seeds, affinity, self._classes(logits, batch)
         )
 
+    def default_start(self, logits: Logits, batch: Batch) -> Logits:
+        """Where a solve starts without stored labels: at the starter's, or at the prediction."""
+        return self._default_start(self.problem(logits, batch, build(self.affinity, batch.images)))
+
     def label(self, logits: Logits, batch: Batch, start: Logits | None) -> Labeling:
-        """Solve for the pseudo-labels, from `start`, the starter's labels, or the prediction."""
+        """Solve for the pseudo-labels, from `start` or the default one."""
         affinity = build(self.affinity, batch.images)
         problem = self.problem(logits, batch, affinity)
-        if start is None and self.starter is not None:
-            start = from_seeds(problem, self.starter)
+        start = self._default_start(problem) if start is None else start
         solution = solve(problem, self.solver, start=start, max_steps=self.max_steps)
         coupling, entropy = unary_values(problem, solution.labels)
         return Labeling(
@@ -119,6 +122,9 @@ class SelfLabeling:
         if self.energy.entropy_weight:
             terms["entropy"] = Term(scale * mean_per_pixel(labeling.entropy, logits), mass)
         return terms
+
+    def _default_start(self, problem: Problem) -> Logits:
+        return problem.probs if self.starter is None else from_seeds(problem, self.starter)
 
     def _view(self, logits: Logits) -> Logits:
         least = 1 - 1 / logits.shape[1]

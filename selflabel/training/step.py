@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
 from time import perf_counter
 
@@ -144,14 +145,17 @@ def _label(objective: Objective, logits: Tensor, batch: Batch, labels: Labels, p
     store = labels.store
     if store is None:
         return objective.label(logits, batch, labels.start)
-    if labels.fit_stored:
-        if not isinstance(objective, SelfLabeling):
+    if not isinstance(objective, SelfLabeling):
+        if labels.fit_stored:
             raise ValueError(f"expected SelfLabeling to fit stored labels, got {type(objective).__name__}")
-        return stored_labeling(store, batch.stems, widened(logits), objective.energy)
-    labeling = objective.label(logits, batch, starts(store, batch.stems, widened(logits).softmax(1)))
-    if labeling is not None:
-        for stem, stored in gather(packed(batch.stems, labeling), part).items():
-            store.put(stem, stored)
+        return objective.label(logits, batch, None)
+    like = widened(logits)
+    if labels.fit_stored:
+        return stored_labeling(store, batch.stems, like, objective.energy)
+    start = starts(store, batch.stems, like, partial(objective.default_start, logits, batch))
+    labeling = objective.label(logits, batch, start)
+    for stem, stored in gather(packed(batch.stems, labeling), part).items():
+        store.put(stem, stored)
     return labeling
 
 

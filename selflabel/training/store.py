@@ -1,6 +1,6 @@
 """Labels kept an image, small: to fit for an epoch, or to start the next solve from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -159,13 +159,17 @@ def unpacked(stored: Stored, like: Float[Tensor, "k *s"], stem: str) -> Float[Te
 
 
 def starts(
-    store: LabelStore, stems: Sequence[str], probs: Float[Tensor, "b k *s"]
+    store: LabelStore,
+    stems: Sequence[str],
+    like: Float[Tensor, "b k *s"],
+    default: Callable[[], Float[Tensor, "b k *s"]],
 ) -> Float[Tensor, "b k *s"] | None:
-    """Labels to start a solve from: the stored ones, the prediction for images without; None if none has any."""
+    """Labels to start a solve from: the stored ones, the default for images without; None if none has any."""
     found = [store.get(stem) for stem in stems]
-    if all(stored is None for stored in found):
+    missing = sum(stored is None for stored in found)
+    if missing == len(found):
         return None
-    images = zip(stems, found, probs, strict=True)
+    images = zip(stems, found, default() if missing else like, strict=True)
     return torch.stack(
         [one if stored is None else unpacked(stored, one, stem) for stem, stored, one in images]
     )

@@ -30,6 +30,9 @@ from selflabel.training.step import Labels, Report, TrainingError, advance
 from selflabel.training.store import LabelStore, MemoryStore
 from selflabel.training.yardstick import NAMES, Yardstick
 
+FILES = (LAST, BEST, LINES, CSV)
+"""What a run writes into its folder."""
+
 ANY_TIME = ("checkpoint_every",)
 """Settings that may differ when a run is resumed: they change no number."""
 
@@ -102,6 +105,11 @@ def columns(objective: Objective, pretraining: Objective, classes: int) -> tuple
     )
 
 
+def files_of_run(out: Path) -> list[str]:
+    """Which of `FILES` are in a folder."""
+    return [name for name in FILES if (out / name).exists()]
+
+
 def _store(
     objective: Objective, data: Data, settings: Settings, store: LabelStore | None
 ) -> LabelStore | None:
@@ -131,7 +139,7 @@ def _found(
     if out is None:
         return None
     if not resume:
-        there = [name for name in (LAST, BEST, LINES, CSV) if (out / name).exists()]
+        there = files_of_run(out)
         if there:
             raise ValueError(
                 f"{out} holds a run already ({', '.join(there)}): resume it, or choose another folder"
@@ -203,7 +211,7 @@ class _Run:
             self.history = History(names)
             return
         out.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(out, (LAST, BEST, LINES, CSV))
+        remove_leftovers(out, FILES)
         self.history = History.resume(names, out, rows)
         if checkpoint is None:
             self._save(
