@@ -24,7 +24,13 @@ from selflabel.labeling.manifest import Manifest, Run
 from selflabel.labeling.plan import Job
 from selflabel.solvers import SOLVERS
 
-RUN = (sys.executable, "-c", "from selflabel.cli import main; main()")
+RUN = (
+    sys.executable,
+    "-c",
+    # a job in the background of a script, nohup's for one, ignores Ctrl-C, and so would what it starts
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from selflabel.cli import main; main()",
+)
 
 
 def call(*arguments: object) -> Result:
