@@ -24,8 +24,8 @@ from selflabel.affinity.builders import Dense, Grid
 from selflabel.data.samples import Folder, read_split
 from selflabel.losses import DenseCRFLoss, GatedCRFLoss, KernelCutLoss, NormalizedCutLoss, PottsLoss
 from selflabel.networks import network
-from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
-from selflabel.terms import BILINEAR, STANDARD
+from selflabel.solvers import GradientDescent, GraphCut, MeanField
+from selflabel.terms import BILINEAR, COLLISION, COLLISION_DIVERGENCE, STANDARD
 from selflabel.training import (
     Direct,
     Feed,
@@ -41,16 +41,11 @@ from selflabel.training import (
 )
 
 CLASSES, SIZE = 4, 128
-GRID = Grid(sigma=30.0, neighbors=8, by_distance=True)
+GRID = Grid(neighbors=8, by_distance=True)
 DENSE = Dense(sigma=15.0, sigma_xy=30.0, symmetric=True)
 
-WEIGHT = 10.0
-"""Of self-labeling: the published losses are sums over pixels, where the seeds, 1 % of them, count that much less."""
-
-SOFT = SelfLabeling(
-    GradientDescent.default_energy, GradientDescent(), GRID, 10, WEIGHT, starter=RandomWalker()
-)
-HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 6.0), GraphCut(), GRID, weight=WEIGHT)
+SOFT = SelfLabeling(Energy(COLLISION, COLLISION_DIVERGENCE, 0.3, 2.0), GradientDescent(), GRID, max_steps=5)
+HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 2.0), GraphCut(), GRID)
 
 
 def regularized(name: str, weight: float, loss: torch.nn.Module) -> Direct:
@@ -70,7 +65,7 @@ METHODS: Mapping[str, Objective] = {
     "hard ADM (graph cut)": HARD,
     "robust trust region": replace(HARD, error_probability=0.1),
     "mean-field ADM": SelfLabeling(
-        Energy(STANDARD, BILINEAR, 1.0, 5.0, entropy_weight=1.0), MeanField(), DENSE, 10, WEIGHT
+        Energy(STANDARD, BILINEAR, 1.0, 5.0, entropy_weight=1.0), MeanField(), DENSE, max_steps=10
     ),
     "soft ADM from predictions": replace(SOFT, starter=None),
     "soft ADM": SOFT,

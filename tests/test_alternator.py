@@ -29,14 +29,15 @@ from selflabel.terms import (
     REVERSE,
     STANDARD,
 )
-from selflabel.training import Alternator, DiskStore, LabelStore, MemoryStore, SelfLabeling
+from selflabel.training import Alternator, DiskStore, LabelStore, MemoryStore, SelfLabeling, Starter
 from selflabel.training.self_labeling import with_errors
 
 SOFT = replace(GradientDescent.default_energy, pairwise_weight=1.3)
 
 
 def alternator(net: nn.Module, store: LabelStore | None = None) -> Alternator:
-    return Alternator(net, SOFT, GradientDescent(), torch.optim.SGD(net.parameters(), 0.1), store=store)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    return Alternator(net, SOFT, GradientDescent(), optimizer, weight=1.0, store=store)
 
 
 def test_a_step_is_the_loop_of_the_docstring() -> None:
@@ -45,7 +46,7 @@ def test_a_step_is_the_loop_of_the_docstring() -> None:
     data, losses = batch(), []
     optimizer = torch.optim.SGD(by_hand.parameters(), 0.1)
     own = torch.optim.SGD(made.parameters(), 0.1)
-    automatic = Alternator(made, energy, solver, own, affinity, weight=weight)
+    automatic = Alternator(made, energy, solver, own, affinity, 200, weight=weight, starter=None)
     for _ in range(3):
         logits = by_hand(data.images)
         problem = Problem.from_logits(energy, logits, data.seeds, affinity(data.images))
@@ -228,7 +229,7 @@ def test_present_only_allows_the_classes_of_the_seeds() -> None:
 def test_a_starter_makes_the_labels_that_a_solve_starts_from() -> None:
     data, affinity = batch(), Grid(sigma=20.0)
     logits = 5 * torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(13))  # a poor prediction
-    objective = SelfLabeling(SOFT, GradientDescent(), affinity, starter=RandomWalker())
+    objective = SelfLabeling(SOFT, GradientDescent(), affinity, starter=Starter(affinity=affinity))
     walk = Energy(QUADRATIC, QUADRATIC_POTTS, coupling_weight=0.0)
     start = solve(Problem.from_seeds(walk, data.seeds, 3, affinity(data.images)), RandomWalker()).labels
     problem = Problem.from_logits(SOFT, logits, data.seeds, affinity(data.images))
@@ -238,6 +239,19 @@ def test_a_starter_makes_the_labels_that_a_solve_starts_from() -> None:
     stored = one_hot(torch.ones(3, 16, 16, dtype=torch.int64), 3)  # labels that there are already go first
     without = replace(objective, starter=None).label(logits, data, stored).labels
     torch.testing.assert_close(objective.label(logits, data, stored).labels, without)
+
+
+def test_a_starter_leaves_images_without_seeds_to_the_prediction() -> None:
+    data = batch()
+    logits = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(13))
+    objective = SelfLabeling(SOFT, GradientDescent())
+    seeded = objective.default_start(logits, data)
+    for unseeded in ([1], [0, 1, 2]):
+        seeds = data.seeds.clone()
+        seeds[unseeded] = UNLABELED
+        found = objective.default_start(logits, replace(data, seeds=seeds))
+        for i in range(3):
+            torch.testing.assert_close(found[i], logits[i].softmax(0) if i in unseeded else seeded[i])
 
 
 # --- stores ------------------------------------------------------------------------------------------------------
@@ -302,7 +316,7 @@ def test_a_warm_start_starts_from_the_last_labels(make_store: Callable[[], Label
 def test_images_without_stored_labels_start_as_if_alone() -> None:
     """The starter's labels are theirs, though others of the batch have stored ones."""
     net, store, data = network(), MemoryStore(), batch(2)
-    made = replace(alternator(net, store), starter=RandomWalker())
+    made = alternator(net, store)
     seen = replace(data, stems=data.stems[:1], images=data.images[:1], seeds=data.seeds[:1], masks=None)
     made.step(seen)
     logits = net(data.images).detach()

@@ -21,7 +21,7 @@ from selflabel.data.probabilities import read_probabilities
 from selflabel.losses import GatedCRFLoss, KernelCutLoss
 from selflabel.solvers import SOLVERS, GraphCut, MeanField, RandomWalker
 from selflabel.terms import COLLISION, COLLISION_DIVERGENCE
-from selflabel.training import Direct, Full, Seeds, SelfLabeling, load_checkpoint, read_lines
+from selflabel.training import Direct, Full, Seeds, SelfLabeling, Starter, load_checkpoint, read_lines
 
 
 @pytest.fixture
@@ -161,12 +161,12 @@ def test_objectives_are_as_told() -> None:
     soft = recipes.objective(Options())
     assert isinstance(soft, SelfLabeling)
     assert (soft.energy.coupling, soft.energy.relaxation) == (COLLISION, COLLISION_DIVERGENCE)
-    assert isinstance(soft.starter, RandomWalker)
+    assert soft.starter == Starter(RandomWalker())
     assert soft.weight == 10
     for told, kind in (("none", NoneType), ("mean-field", MeanField)):
         chosen = recipes.objective(Options(starter=told))
         assert isinstance(chosen, SelfLabeling)
-        assert isinstance(chosen.starter, kind)
+        assert isinstance(chosen.starter and chosen.starter.solver, kind)
     robust = recipes.objective(Options(method="trust-region", set=("moves=swap",), weight=0.5))
     assert isinstance(robust, SelfLabeling)
     assert isinstance(robust.solver, GraphCut)

@@ -149,7 +149,12 @@ def test_a_run_is_resumed_with_its_own_options_only(root: Path, tmp_path: Path) 
     assert "sigma: none -> 5.0; steps: 6 -> 7" in other.output
     elsewhere = train(make_data(tmp_path / "more", train=5), out)
     assert elsewhere.exit_code == 2
-    assert "other images" in elsewhere.output
+    assert "other files" in elsewhere.output
+    stem = (root / "train.txt").read_text().split()[1]
+    scribbles = read_index(root / "scribbles" / f"{stem}.png")
+    scribbles[:, ::2] = 255
+    write_index(root / "scribbles" / f"{stem}.png", scribbles)
+    assert "edited since" in train(root, out).output
 
 
 def test_killed_runs_go_on_as_if_they_had_not_been(root: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_read_image_reads_a_file(tmp_path: Path) -> None:
     [
         (np.full((3, 4), 1.5, np.float32), "must lie in"),
         (np.full((3, 4), -0.1), "must lie in"),
-        (np.full((3, 4), np.nan), "must lie in"),
+        (np.full((3, 4), np.nan), "12 pixel values that are nan"),
         (np.ones((3, 4), np.int32), "int32, whose range is not known"),
         (np.ones((3, 4, 5), np.uint8), "1 to 4 channels"),
         (np.ones((2, 3, 4, 3), np.uint8), "stacks are not images"),

@@ -188,6 +188,13 @@ GOOD_PROBS = np.full((3, 12, 16), 1 / 3)
         ),
         (
             None,
+            seeds_of(np.arange(192).reshape(12, 16)),
+            None,
+            SETTINGS,
+            "192 different values: a photograph",
+        ),
+        (
+            None,
             seeds_of(np.dstack([GOOD_SEEDS] * 3)),
             None,
             SETTINGS,

@@ -47,13 +47,16 @@ def open_run(out: Path, job: Job, root: Path, *, writes: bool = True) -> None:
                 f"{out} holds a run with other options ({listed}): give these as they were to go on with it, or "
                 f"another --out"
             )
-        if read_table(path, DATA_TABLE).get("stems") != about["stems"]:
+        if read_table(path, DATA_TABLE).get("files") != about["files"]:
             raise ValueError(
-                f"{out} holds a run on other images than those of {root}: give that data set to go on with it, "
-                f"or another --out"
+                f"{out} holds a run on other files than those of {root}, or they were edited since: give them as they "
+                f"were to go on with it, or another --out"
             )
     elif writes:
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # of the argument, not of a run
+            raise ValueError(f"{out} cannot be made: {error.strerror}") from error
         tables = {DATA_TABLE: about, OBJECTIVE_TABLE: flat(recipes.described(job.objective))}
         write_config(path, job.options, f"selflabel {selflabel.__version__}", tables)
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from selflabel.cli import energy_flags
+
 if TYPE_CHECKING:
     from selflabel.labeling.folder import Outcome
     from selflabel.labeling.report import Report
 
 FILES = "Files"
-ENERGY = "Energy and affinity (default: the solver's own)"
 OUTPUT = "Output"
 RUN = "Run"
 
@@ -63,7 +64,7 @@ def label(
         typer.Option(help="Text file of stems, such as val.txt: only these.", rich_help_panel=FILES),
     ] = None,
     solver: Annotated[
-        str, typer.Option(help="See `selflabel solvers`.", rich_help_panel=ENERGY)
+        str, typer.Option(help="See `selflabel solvers`.", rich_help_panel=energy_flags.PANEL)
     ] = "graph-cut",
     set_: Annotated[
         list[str] | None,
@@ -71,35 +72,26 @@ def label(
             "--set",
             metavar="KEY=VALUE",
             help="Option of the solver; annotator.KEY and affinity.KEY set theirs.",
-            rich_help_panel=ENERGY,
+            rich_help_panel=energy_flags.PANEL,
         ),
     ] = None,
     annotator: Annotated[
         str | None,
-        typer.Option(help="Appearance model that predicts from the seeds, or none.", rich_help_panel=ENERGY),
+        typer.Option(
+            help="Appearance model that predicts from the seeds, or none.", rich_help_panel=energy_flags.PANEL
+        ),
     ] = None,
-    coupling: Annotated[str | None, typer.Option(help="Cross-entropy.", rich_help_panel=ENERGY)] = None,
-    relaxation: Annotated[str | None, typer.Option(help="Potts relaxation.", rich_help_panel=ENERGY)] = None,
-    coupling_weight: Annotated[float | None, typer.Option(min=0, help="η", rich_help_panel=ENERGY)] = None,
-    pairwise_weight: Annotated[float | None, typer.Option(min=0, help="λ", rich_help_panel=ENERGY)] = None,
-    entropy_weight: Annotated[
-        float | None, typer.Option(min=0, help="τ (mean-field: 1).", rich_help_panel=ENERGY)
-    ] = None,
-    affinity: Annotated[
-        str | None, typer.Option(help="grid, contrast, window or dense.", rich_help_panel=ENERGY)
-    ] = None,
-    sigma: Annotated[
-        float | None, typer.Option(help="Color bandwidth in 0..255 units.", rich_help_panel=ENERGY)
-    ] = None,
-    sigma_xy: Annotated[
-        float | None,
-        typer.Option(help="Spatial bandwidth in pixels (window, dense).", rich_help_panel=ENERGY),
-    ] = None,
-    neighbors: Annotated[int | None, typer.Option(help="4 or 8 (grid).", rich_help_panel=ENERGY)] = None,
-    radius: Annotated[int | None, typer.Option(help="In pixels (window).", rich_help_panel=ENERGY)] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Limit of steps.", rich_help_panel=ENERGY)
-    ] = None,
+    coupling: energy_flags.Coupling = None,
+    relaxation: energy_flags.Relaxation = None,
+    coupling_weight: energy_flags.CouplingWeight = None,
+    pairwise_weight: energy_flags.PairwiseWeight = None,
+    entropy_weight: energy_flags.EntropyWeight = None,
+    affinity: energy_flags.Affinity = None,
+    sigma: energy_flags.Sigma = None,
+    sigma_xy: energy_flags.SigmaXY = None,
+    neighbors: energy_flags.Neighbors = None,
+    radius: energy_flags.Radius = None,
+    max_steps: energy_flags.MaxSteps = None,
     soft: Annotated[
         str, typer.Option(help="Also write soft labels: none, uint8 or float16.", rich_help_panel=OUTPUT)
     ] = "none",

@@ -80,7 +80,8 @@ def predict(
     except ValueError as error:
         raise screen.stop(str(error)) from error
     except OSError as error:
-        raise screen.stop(f"{out} cannot be written: {error}") from error
+        code = screen.BAD_IMAGES if done else screen.BAD_USE
+        raise screen.stop(f"{out} cannot be written: {error}", code) from error
     except KeyboardInterrupt:
         left = len(found) - done
         screen.tell(f"interrupted with {left} images left: the same command goes on", "bold yellow")

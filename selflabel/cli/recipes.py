@@ -20,7 +20,7 @@ from selflabel.terms import (
     STANDARD,
 )
 from selflabel.training.objectives import Direct, Full, Objective, Regularizer, Seeds
-from selflabel.training.self_labeling import SelfLabeling
+from selflabel.training.self_labeling import SelfLabeling, Starter
 from selflabel.training.yardstick import Yardstick
 
 DEFAULT_LOSS, DEFAULT_SOLVER, TRUST_REGION_SOLVER = "potts", "gradient-descent", "graph-cut"
@@ -29,18 +29,15 @@ ERROR_PROBABILITY = 0.1
 
 NO_STARTER = "none"
 
-WEIGHT = 10.0
-"""Of self-labeling. In the published sums the seeds, a percent of the pixels, count that much less than in means."""
-
 
 @dataclass(frozen=True)
 class _Base:
     """What self-labeling with a solver starts from."""
 
     energy: Energy
-    affinity: AffinityBuilder
-    max_steps: int
-    starter: Solver | None = None
+    affinity: AffinityBuilder = SelfLabeling.affinity
+    max_steps: int = SelfLabeling.max_steps
+    starter: Starter | None = Starter()
 
 
 SOFT = Energy(COLLISION, COLLISION_DIVERGENCE, coupling_weight=0.3, pairwise_weight=6.0)
@@ -50,14 +47,14 @@ SOFT = Energy(COLLISION, COLLISION_DIVERGENCE, coupling_weight=0.3, pairwise_wei
 def _base(solver: Solver) -> _Base:
     """The settings of the papers, as far as they say; one place for the defaults of training."""
     if isinstance(solver, GradientDescent):
-        return _Base(SOFT, Grid(sigma=30.0, neighbors=8, by_distance=True), 30, RandomWalker())
+        return _Base(SOFT)
     if isinstance(solver, GraphCut):
-        return _Base(replace(SOFT, coupling=STANDARD, relaxation=BILINEAR), Grid(), 200)
+        return _Base(replace(SOFT, coupling=STANDARD, relaxation=BILINEAR))
     if isinstance(solver, MeanField):
         return _Base(Energy(STANDARD, BILINEAR, entropy_weight=1.0), Dense(), 10)
-    if isinstance(solver, RandomWalker):
-        return _Base(Energy(QUADRATIC, QUADRATIC_POTTS, 0.05, 1.0), Contrast(), 200)
-    return _Base(solver.default_energy, Grid(), 200)
+    if isinstance(solver, RandomWalker):  # one minimum, wherever it starts
+        return _Base(Energy(QUADRATIC, QUADRATIC_POTTS, 0.05, 1.0), Contrast(), 200, None)
+    return _Base(solver.default_energy)
 
 
 def objective(options: Options) -> Objective:
@@ -89,20 +86,21 @@ def self_labeling(options: Options) -> SelfLabeling:
         solver=solver,
         affinity=_affinity(base.affinity, options, given["affinity"]),
         max_steps=base.max_steps if options.max_steps is None else options.max_steps,
-        weight=WEIGHT if options.weight is None else options.weight,
+        weight=SelfLabeling.weight if options.weight is None else options.weight,
         error_probability=(ERROR_PROBABILITY if robust else 0.0) if error is None else error,
         present_only=options.present_only,
         starter=_starter(options, base),
     )
 
 
-def _starter(options: Options, base: _Base) -> Solver | None:
+def _starter(options: Options, base: _Base) -> Starter | None:
     if options.starter is None:
         return base.starter
     if options.starter == NO_STARTER:
         return None
-    starter: Solver = names.known("starter", options.starter, {**SOLVERS, NO_STARTER: RandomWalker})()
-    return starter
+    kind: type[Solver] = names.known("starter", options.starter, {**SOLVERS, NO_STARTER: RandomWalker})
+    solver = kind()
+    return Starter(solver, Dense() if isinstance(solver, MeanField) else Contrast())
 
 
 def yardstick(options: Options) -> Yardstick | None:

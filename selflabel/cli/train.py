@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from selflabel.cli import energy_flags
 from selflabel.cli.options import DEFAULTS
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 DATA = "Data"
 METHOD = "Method"
-ENERGY = "Energy and affinity (default: the method's own)"
 TRAINING = "Training"
 RUN = "Run"
 
@@ -90,7 +90,7 @@ def train(
         str | None,
         typer.Option(
             help="Solver that makes, of the seeds alone, the labels that a solve starts from; none: the prediction.",
-            show_default="random-walker with gradient-descent, none with others",
+            show_default="random-walker; none with the solver random-walker",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -119,28 +119,17 @@ def train(
             rich_help_panel=METHOD,
         ),
     ] = None,
-    coupling: Annotated[str | None, typer.Option(help="Cross-entropy (adm).", rich_help_panel=ENERGY)] = None,
-    relaxation: Annotated[str | None, typer.Option(help="Potts relaxation.", rich_help_panel=ENERGY)] = None,
-    coupling_weight: Annotated[float | None, typer.Option(min=0, help="η", rich_help_panel=ENERGY)] = None,
-    pairwise_weight: Annotated[float | None, typer.Option(min=0, help="λ", rich_help_panel=ENERGY)] = None,
-    entropy_weight: Annotated[
-        float | None, typer.Option(min=0, help="τ (mean-field: 1).", rich_help_panel=ENERGY)
-    ] = None,
-    affinity: Annotated[
-        str | None, typer.Option(help="grid, contrast, window or dense.", rich_help_panel=ENERGY)
-    ] = None,
-    sigma: Annotated[
-        float | None, typer.Option(help="Color bandwidth in 0..255 units.", rich_help_panel=ENERGY)
-    ] = None,
-    sigma_xy: Annotated[
-        float | None,
-        typer.Option(help="Spatial bandwidth in pixels (window, dense).", rich_help_panel=ENERGY),
-    ] = None,
-    neighbors: Annotated[int | None, typer.Option(help="4 or 8 (grid).", rich_help_panel=ENERGY)] = None,
-    radius: Annotated[int | None, typer.Option(help="In pixels (window).", rich_help_panel=ENERGY)] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Limit of steps of a solve.", rich_help_panel=ENERGY)
-    ] = None,
+    coupling: energy_flags.Coupling = None,
+    relaxation: energy_flags.Relaxation = None,
+    coupling_weight: energy_flags.CouplingWeight = None,
+    pairwise_weight: energy_flags.PairwiseWeight = None,
+    entropy_weight: energy_flags.EntropyWeight = None,
+    affinity: energy_flags.Affinity = None,
+    sigma: energy_flags.Sigma = None,
+    sigma_xy: energy_flags.SigmaXY = None,
+    neighbors: energy_flags.Neighbors = None,
+    radius: energy_flags.Radius = None,
+    max_steps: energy_flags.MaxSteps = None,
     size: Annotated[
         int | None,
         typer.Option(
@@ -194,8 +183,8 @@ def train(
     network: Annotated[
         str | None,
         typer.Option(
-            help="unet, basic-unet, deeplabv3plus-mobilenetv2, segformer, vit-linear, smp:ARCH:ENCODER, or "
-            "package.module:factory.",
+            help="unet or unet:WIDTH, basic-unet, deeplabv3plus-mobilenetv2, segformer, vit-linear, "
+            "smp:ARCH:ENCODER, or package.module:factory.",
             show_default=_default("network"),
             rich_help_panel=TRAINING,
         ),

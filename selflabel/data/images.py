@@ -64,8 +64,12 @@ def to_unit(array: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w c"]:
         raise ValueError(
             f"expected 8 or 16 bit or floats in [0, 1], got {array.dtype}, whose range is not known"
         )
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"the image has {np.count_nonzero(~np.isfinite(array))} pixel values that are nan or inf: replace them"
+        )
     low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 1):  # also false for nan
+    if not (low >= 0 and high <= 1):
         raise ValueError(
             f"floating-point images must lie in [0, 1], got {low:g} to {high:g}: scale the image first"
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,8 +60,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         if other.image.shape != first.image.shape:
             raise ValueError(
                 f"expected images of one size in a batch, got {_shape(first.image)} ({first.stem}) and "
-                f"{_shape(other.image)} ({other.stem}): give the data set a `size`, and `channels` if gray "
-                f"and color images are mixed"
+                f"{_shape(other.image)} ({other.stem}): give the data set a size, and channels if gray and color "
+                f"images are mixed, or take batches of one"
             )
         if (other.mask is None) != (first.mask is None):
             without, there = (other, first) if other.mask is None else (first, other)
@@ -121,6 +122,15 @@ class Folder(Dataset[Sample]):
     def read(self) -> bool:
         """Whether all samples are kept in memory already."""
         return len(self._kept) == len(self)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of the stems and of the sizes of their files, which edits of a file change."""
+        total = blake2b(digest_size=8)
+        for stem, files in self._files.items():
+            sizes = [-1 if file is None else file.stat().st_size for file in files]
+            total.update(f"{stem} {sizes}\n".encode("utf-8", "backslashreplace"))
+        return total.hexdigest()
 
     def __len__(self) -> int:
         return len(self.stems)

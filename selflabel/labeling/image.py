@@ -21,6 +21,9 @@ from selflabel.labels import restrict
 
 T = TypeVar("T")
 
+MOST_UNANNOUNCED = 64
+"""Different values in the seeds of an image that are taken for classes where nobody said how many there are."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -173,6 +176,12 @@ def _check_seeds(seeds: UInt8[np.ndarray, "h w"], size: tuple[int, int], num_cla
             f"(height x width){hint}"
         )
     if num_classes is None:
+        values = np.unique(seeds).size
+        if values > MOST_UNANNOUNCED:
+            raise ValueError(
+                f"the seeds have {values} different values: a photograph? If they are classes, say how many there "
+                f"are (--num-classes)"
+            )
         return
     beyond = seeds[(seeds >= num_classes) & (seeds != UNLABELED)]
     if beyond.size:

@@ -80,7 +80,7 @@ class PottsLoss(nn.Module):
         super().__init__()
         self.affinity, self.relaxation = affinity, relaxation
 
-    def forward(self, logits: Logits, images: Images, seeds: Seeds) -> Scalar:
+    def forward(self, logits: Logits, images: Images, seeds: Seeds | None = None) -> Scalar:
         """The seeds do not matter."""
         return potts_loss(logits, build(self.affinity, images), self.relaxation)
 
@@ -92,7 +92,7 @@ class DenseCRFLoss(nn.Module):
         super().__init__()
         self.affinity = affinity
 
-    def forward(self, logits: Logits, images: Images, seeds: Seeds) -> Scalar:
+    def forward(self, logits: Logits, images: Images, seeds: Seeds | None = None) -> Scalar:
         """The seeds do not matter."""
         return dense_crf_loss(logits, build(self.affinity, images))
 
@@ -133,7 +133,7 @@ class NonExistLoss(nn.Module):
 class KMeansLoss(nn.Module):
     """`kmeans_loss` of the colors, in 0..255 units."""
 
-    def forward(self, logits: Logits, images: Images, seeds: Seeds) -> Scalar:
+    def forward(self, logits: Logits, images: Images, seeds: Seeds | None = None) -> Scalar:
         """The seeds do not matter."""
         return kmeans_loss(logits, colors(_precise(images)))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from selflabel.networks.fitted import Fitted, Standardized
 
-INSTALL = "it needs transformers: pip install 'selflabel[networks]'"
+INSTALL = "pip install 'selflabel[networks]'"
 COLORS = "preprocessor_config.json"
 PATCH = 16
 

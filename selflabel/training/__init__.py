@@ -9,7 +9,7 @@ from selflabel.training.history import History, Row, read_lines
 from selflabel.training.labeling import Labeling
 from selflabel.training.objectives import Direct, Full, Objective, Regularizer, Seeds, Term, Terms
 from selflabel.training.schedule import SGD, AdamW, OptimizerFactory
-from selflabel.training.self_labeling import SelfLabeling
+from selflabel.training.self_labeling import SelfLabeling, Starter
 from selflabel.training.settings import Settings
 from selflabel.training.step import Labels, Report, TrainingError, advance
 from selflabel.training.store import DiskStore, LabelStore, MemoryStore
@@ -42,6 +42,7 @@ __all__ = [
     "Seeds",
     "SelfLabeling",
     "Settings",
+    "Starter",
     "TensorBoard",
     "Term",
     "Terms",

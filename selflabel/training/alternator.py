@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from selflabel.affinity.builders import AffinityBuilder, Grid
+from selflabel.affinity.builders import AffinityBuilder
 from selflabel.data.samples import Batch
 from selflabel.driver import Solver
 from selflabel.losses.base import widened
@@ -16,7 +16,7 @@ from selflabel.problem import Energy
 from selflabel.training.distributed import current_part, gather, unwrapped
 from selflabel.training.evaluate import evaluating
 from selflabel.training.objectives import Seeds
-from selflabel.training.self_labeling import SelfLabeling
+from selflabel.training.self_labeling import SelfLabeling, Starter
 from selflabel.training.step import Labels, Report, advance
 from selflabel.training.store import LabelStore, Stored, packed, starts
 from selflabel.training.yardstick import Yardstick
@@ -44,8 +44,8 @@ class Alternator:
     - `store`: keeps the labels of every image, and solves start from them. Online as an epoch at a time, images must
       then always come in the same geometry: labels are not moved with random flips.
 
-    starter: makes the labels that solves start from, of the seeds (`SelfLabeling`). network_steps: steps of the network
-    for every solve. Train on the seeds first (`pretrain`): from an untrained
+    starter: makes the labels that solves start from, of the seeds (`SelfLabeling`, whose defaults these are).
+    network_steps: steps of the network for every solve. Train on the seeds first (`pretrain`): from an untrained
     network, labels collapse to one class. Under `torchrun` give it a DistributedDataParallel network and this
     process's slice of each batch.
     """
@@ -54,14 +54,14 @@ class Alternator:
     energy: Energy
     solver: Solver
     optimizer: torch.optim.Optimizer
-    affinity: AffinityBuilder = Grid()
-    max_steps: int = 200
+    affinity: AffinityBuilder = SelfLabeling.affinity
+    max_steps: int = SelfLabeling.max_steps
     network_steps: int = 1
-    weight: float = 1.0
+    weight: float = SelfLabeling.weight
     error_probability: float = 0.0
     present_only: bool = False
     seeds: Seeds = Seeds()
-    starter: Solver | None = None
+    starter: Starter | None = SelfLabeling.starter
     store: LabelStore | None = None
     objective: SelfLabeling = field(init=False)
 

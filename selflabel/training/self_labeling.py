@@ -7,15 +7,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from selflabel.affinity.builders import AffinityBuilder, Grid
+from selflabel.affinity.builders import AffinityBuilder, Contrast, Grid
 from selflabel.affinity.protocol import Affinity
 from selflabel.data.samples import Batch
 from selflabel.driver import Solver, solve
-from selflabel.labels import classes_present
+from selflabel.labels import UNLABELED, classes_present
 from selflabel.losses.base import full_precision, mean_per_pixel, widened
 from selflabel.losses.modules import build
 from selflabel.losses.self_labeling import self_labeling_loss
 from selflabel.problem import Energy, Problem
+from selflabel.solvers.random_walker import RandomWalker
 from selflabel.training.labeling import Labeling
 from selflabel.training.objectives import Logits, Seeds, Term, Terms, pixels
 
@@ -35,6 +36,26 @@ def with_errors(logits: Logits, probability: float) -> Logits:
 
 
 @dataclass(frozen=True)
+class Starter:
+    """Labels of the seeds alone, for solves to start from: those of a solver with its own default pairwise energy."""
+
+    solver: Solver = RandomWalker()
+    affinity: AffinityBuilder = Contrast()
+
+    def __call__(self, problem: Problem, batch: Batch) -> Logits:
+        """The labels; of images without seeds the prediction."""
+        energy = replace(self.solver.default_energy, coupling_weight=0.0)
+        seeded = (batch.seeds != UNLABELED).flatten(1).any(1)
+        if not bool(seeded.any()):
+            return problem.probs
+        uniform = torch.full_like(problem.probs, 1 / problem.probs.shape[1])
+        affinity = build(self.affinity, batch.images)
+        alone = replace(problem, energy=energy, probs=uniform, affinity=affinity)
+        labels = solve(alone, self.solver).labels
+        return torch.where(seeded.view(-1, *[1] * (labels.ndim - 1)), labels, problem.probs)
+
+
+@dataclass(frozen=True)
 class SelfLabeling:
     """Alternate a solver and the network on one loss (Zhang & Boykov 2025, eq. 8):
 
@@ -50,23 +71,25 @@ class SelfLabeling:
       then see σ' of `with_errors` in the coupling: the trust region's distance between labels and prediction is
       ``-ln((1-ε) σ^y + ε/(K-1) (1-σ^y))``, its weight η.
 
-    starter: where a solve starts if no stored labels say better. None: at the prediction, as published. A solver, such
-    as `RandomWalker`: at what it makes of the seeds alone, which is far better while the prediction is poor: the
-    energies of hard and of scale-free relaxations have many local minima.
+    starter: where a solve starts if no stored labels say better: at the labels of the seeds alone, which is far
+    better while the prediction is poor: the energies of hard and of scale-free relaxations have many local
+    minima. None: at the prediction, as published.
 
-    max_steps: of each solve. present_only: an image may only have the classes it has seeds of (any, if it has no
-    seeds). Raises `ValueError` for a weight below 0 and an ε outside [0, 1 - 1/K), where labels would say nothing.
+    weight: in the published sums over pixels the seeds, a percent of them, count that much less than in means;
+    hence the 10. max_steps: of each solve. present_only: an image may only have the classes it has seeds of (any,
+    if it has no seeds). Raises `ValueError` for a weight below 0 and an ε outside [0, 1 - 1/K), where labels would
+    say nothing.
     """
 
     energy: Energy
     solver: Solver
-    affinity: AffinityBuilder = Grid()
-    max_steps: int = 200
-    weight: float = 1.0
+    affinity: AffinityBuilder = Grid(neighbors=8, by_distance=True)
+    max_steps: int = 30
+    weight: float = 10.0
     error_probability: float = 0.0
     present_only: bool = False
     seeds: Seeds = Seeds()
-    starter: Solver | None = None
+    starter: Starter | None = Starter()
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < inf:
@@ -90,13 +113,14 @@ class SelfLabeling:
 
     def default_start(self, logits: Logits, batch: Batch) -> Logits:
         """Where a solve starts without stored labels: at the starter's, or at the prediction."""
-        return self._default_start(self.problem(logits, batch, build(self.affinity, batch.images)))
+        problem = self.problem(logits, batch, build(self.affinity, batch.images))
+        return self._default_start(problem, batch)
 
     def label(self, logits: Logits, batch: Batch, start: Logits | None) -> Labeling:
         """Solve for the pseudo-labels, from `start` or the default one."""
         affinity = build(self.affinity, batch.images)
         problem = self.problem(logits, batch, affinity)
-        start = self._default_start(problem) if start is None else start
+        start = self._default_start(problem, batch) if start is None else start
         solution = solve(problem, self.solver, start=start, max_steps=self.max_steps)
         coupling, entropy = unary_values(problem, solution.labels)
         return Labeling(
@@ -123,8 +147,8 @@ class SelfLabeling:
             terms["entropy"] = Term(scale * mean_per_pixel(labeling.entropy, logits), mass)
         return terms
 
-    def _default_start(self, problem: Problem) -> Logits:
-        return problem.probs if self.starter is None else from_seeds(problem, self.starter)
+    def _default_start(self, problem: Problem, batch: Batch) -> Logits:
+        return problem.probs if self.starter is None else self.starter(problem, batch)
 
     def _view(self, logits: Logits) -> Logits:
         least = 1 - 1 / logits.shape[1]
@@ -140,13 +164,6 @@ class SelfLabeling:
             return None
         present = classes_present(batch.seeds, logits.shape[1])
         return present | ~present.any(1, keepdim=True)
-
-
-def from_seeds(problem: Problem, starter: Solver) -> Logits:
-    """What a solver makes of the seeds alone, with its default pairwise energy: nothing of the prediction in it."""
-    energy = replace(starter.default_energy, coupling_weight=0.0)
-    uniform = torch.full_like(problem.probs, 1 / problem.probs.shape[1])
-    return solve(replace(problem, energy=energy, probs=uniform), starter).labels
 
 
 def unary_values(problem: Problem, labels: Logits) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:

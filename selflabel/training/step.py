@@ -54,7 +54,7 @@ class Report:
     terms: Mapping[str, float]
     losses: tuple[float, ...]
     gain: float
-    labeling: Labeling | None
+    labeling: Labeling | None = field(repr=False)
     measured: Mapping[str, float] | None
     network_seconds: float
     solver_seconds: float
