@@ -6,6 +6,10 @@ A share η of the training labels is replaced by random ones, and a small networ
 ``η·uniform + (1 - η)·one-hot``, with the standard, the reverse or the collision cross-entropy of targets and
 prediction (`self_labeling_loss`, every image one pixel without a seed). Prints the accuracy on clean test images, mean
 over the draws, and writes it to OUT as CSV and Markdown.
+
+All three are trained alike (AdamW at its usual rate). What comes out depends on how long: the reverse cross-entropy
+learns slowest and wears out last, so that three times the rate, or twice the epochs, put it ahead of the collision
+cross-entropy for shares up to 80 %.
 """
 
 import argparse
@@ -42,7 +46,7 @@ def corrupted(classes: torch.Tensor, share: float, generator: torch.Generator) -
     return torch.where(torch.rand(classes.shape, generator=generator) < share, drawn, classes)
 
 
-def accuracy(coupling: Coupling, share: float, seed: int, epochs: int) -> float:
+def accuracy(coupling: Coupling, share: float, seed: int, epochs: int, rate: float) -> float:
     """Of a network that was trained on corrupted labels, on clean test images."""
     images, classes, test_images, test_classes = digits(seed)
     generator = torch.Generator().manual_seed(2 * seed + 1)
@@ -50,7 +54,7 @@ def accuracy(coupling: Coupling, share: float, seed: int, epochs: int) -> float:
     targets = share / CLASSES + (1 - share) * one_hot(observed[:, None, None], CLASSES)
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, CLASSES))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
     for _ in range(epochs):
         for batch in torch.randperm(len(images), generator=generator).split(64):
             logits = network(images[batch])[:, :, None, None]
@@ -68,6 +72,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     lines = [f"| corrupted | {' | '.join(c.name for c in COUPLINGS)} |", "| --- | --- | --- | --- |"]
@@ -75,7 +80,10 @@ def main() -> None:
     for share in SHARES:
         cells = []
         for coupling in COUPLINGS:
-            found = [accuracy(coupling, share, seed, options.epochs) for seed in range(1, options.draws + 1)]
+            found = [
+                accuracy(coupling, share, seed, options.epochs, options.learning_rate)
+                for seed in range(1, options.draws + 1)
+            ]
             rows += [(share, coupling.name, seed, value) for seed, value in enumerate(found, start=1)]
             cells.append(f"{statistics.mean(found):.3f} ± {statistics.stdev(found):.3f}")
         lines.append(f"| {share:.0%} | {' | '.join(cells)} |")
