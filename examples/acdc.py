@@ -41,11 +41,14 @@ from selflabel.training import (
 )
 
 CLASSES, SIZE = 4, 128
-GRID = Grid(neighbors=8, by_distance=True)
-DENSE = Dense(sigma=15.0, sigma_xy=30.0, symmetric=True)
+WIDE = Dense(sigma=15.0, sigma_xy=30.0, symmetric=True)
+NARROW = Dense(sigma=15.0, sigma_xy=8.0, symmetric=True)
 
-SOFT = SelfLabeling(Energy(COLLISION, COLLISION_DIVERGENCE, 0.3, 2.0), GradientDescent(), GRID, max_steps=5)
-HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 2.0), GraphCut(), GRID)
+# started at good labels, of the seeds or of the last time: coarse levels would find nothing better
+SOFT = SelfLabeling(
+    Energy(COLLISION, COLLISION_DIVERGENCE, 0.3, 2.0), GradientDescent(coarse_levels=0), max_steps=8
+)
+HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 2.0), GraphCut())
 
 
 def regularized(name: str, weight: float, loss: torch.nn.Module) -> Direct:
@@ -57,15 +60,17 @@ METHODS: Mapping[str, Objective] = {
     # without the weight, the structures (3 % of the pixels) take most of the budget to appear
     "full masks": Full(class_weights=(0.1, 1.0, 1.0, 1.0)),
     "pCE": Seeds(),
-    "pCE + grid Potts, GD": regularized("potts", 1.0, PottsLoss(GRID)),
-    "pCE + dense CRF, GD": regularized("dense-crf", 1.0, DenseCRFLoss(DENSE)),
-    "pCE + normalized cut": regularized("normalized-cut", 0.3, NormalizedCutLoss(DENSE)),
-    "pCE + kernel cut": regularized("kernel-cut", 0.3, KernelCutLoss(DENSE)),
+    "pCE + grid Potts, GD": regularized(
+        "potts", 1.0, PottsLoss(Grid(sigma=30.0, neighbors=8, by_distance=True))
+    ),
+    "pCE + dense CRF, GD": regularized("dense-crf", 1.0, DenseCRFLoss(WIDE)),
+    "pCE + normalized cut": regularized("normalized-cut", 0.03, NormalizedCutLoss(WIDE)),
+    "pCE + kernel cut": regularized("kernel-cut", 1.0, KernelCutLoss(WIDE, gamma=0.03)),
     "pCE + gated CRF": regularized("gated-crf", 0.1, GatedCRFLoss(5, (WindowKernel(1.0, 6.0, 25.5),))),
     "hard ADM (graph cut)": HARD,
     "robust trust region": replace(HARD, error_probability=0.1),
     "mean-field ADM": SelfLabeling(
-        Energy(STANDARD, BILINEAR, 1.0, 5.0, entropy_weight=1.0), MeanField(), DENSE, max_steps=10
+        Energy(STANDARD, BILINEAR, 1.0, 5.0, entropy_weight=1.0), MeanField(), NARROW, max_steps=5
     ),
     "soft ADM from predictions": replace(SOFT, starter=None),
     "soft ADM": SOFT,
