@@ -328,6 +328,29 @@ def test_images_without_stored_labels_start_as_if_alone() -> None:
     assert not torch.allclose(expected, from_prediction, atol=1e-3)
 
 
+def test_labels_made_from_a_start_are_stored() -> None:
+    store, data = MemoryStore(), batch(2)
+    made = alternator(network(), store)
+    start = one_hot(torch.ones(2, 16, 16, dtype=torch.int64), 3)
+    report = made.step(data, start=start)
+    assert set(store.kept) == set(data.stems)
+    expected = made.objective.label(network()(data.images).detach(), data, start)
+    assert report.labeling is not None
+    torch.testing.assert_close(report.labeling.labels, expected.labels)
+
+
+def test_volumes_have_the_same_defaults() -> None:
+    images = torch.rand(1, 1, 4, 6, 5, generator=torch.Generator().manual_seed(3))
+    seeds = torch.full((1, 4, 6, 5), UNLABELED)
+    seeds[0, 0, 0], seeds[0, 3, 5] = 0, 1
+    data = Batch(("volume",), images, seeds)
+    found = SelfLabeling(SOFT, GradientDescent()).label(torch.zeros(1, 2, 4, 6, 5), data, None)
+    assert found.labels.shape == (1, 2, 4, 6, 5)
+    for few, many in ((4, 6), (8, 26)):
+        flat, deep = (Grid(neighbors=n)(images).as_matrix() for n in (few, many))
+        assert torch.equal(flat, deep)
+
+
 def test_labels_of_another_size_are_an_error() -> None:
     net, store = network(), MemoryStore()
     made = alternator(net, store)

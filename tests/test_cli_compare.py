@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from training_tools import NETWORK, call, make_data
+from training_tools import SMALL as SMALL_TRAIN
 from typer.testing import Result
 
 from selflabel.cli import specs
@@ -69,6 +70,25 @@ def test_methods_start_alike_and_see_the_same_batches(root: Path, tmp_path: Path
     assert len(read) == 6 * 4
 
 
+def test_names_are_no_markup_and_nothing_needs_to_be_measured(root: Path, tmp_path: Path) -> None:
+    (root / "classes.txt").write_text("dark [/b]\n[red]light\n")
+    runs = ("--runs", "gd:entropy,name=a[/b]", "--runs", "gd:potts,name=[red]", "--set", "measure_every=0")
+    result = compare(root, tmp_path / "out", *runs)
+    assert result.exit_code == 0, result.output
+    rows = read_lines(tmp_path / "out" / "runs" / "a_b" / "seed-1" / "history.jsonl")
+    assert [row["direct"] for row in rows] == [None] * 4
+    alone = call("train", root, "--out", tmp_path / "run", *SMALL_TRAIN, "--method", "pce")
+    assert alone.exit_code == 0, alone.output
+    assert "0 dark [/b]" in alone.output
+
+
+def test_the_measure_is_that_of_the_first_run_with_an_energy(root: Path, tmp_path: Path) -> None:
+    result = compare(root, tmp_path / "out", "--runs", "gd:entropy", "--runs", "gd:potts")
+    assert result.exit_code == 0, result.output
+    rows = read_lines(tmp_path / "out" / "runs" / "gd_entropy" / "seed-1" / "history.jsonl")
+    assert None not in [row["direct"] for row in rows]
+
+
 def test_what_is_finished_is_not_run_again(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert compare(root, out, "--runs", "pce", "--runs", "gd", "--yardstick", "none").exit_code == 0
@@ -113,6 +133,11 @@ def test_options_in_common_reach_those_who_take_them(root: Path, tmp_path: Path)
         (["--runs", "gd:potts,stepz=3"], "there is no option 'stepz' (did you mean steps?)"),
         (["--runs", "gd:potts,sigma"], "expected key=value, got 'sigma'"),
         (["--runs", "gd:potts,sigma=x"], "expected sigma as a number, got 'x'"),
+        (["--runs", "gd:potts=abc"], "expected --loss NAME or NAME=FACTOR, got 'potts=abc'"),
+        (
+            ["--runs", "gd,augment.flip-rows=true"],
+            "the same augmentation: give it to all, --set augment.flip",
+        ),
         (["--runs", "gd:potts,seed=3"], "all runs have the same seed: give it to all, --set seed=..."),
         (["--runs", "pce:potts"], "the method pce takes no loss and no solver, got 'potts'"),
         (["--runs", "pce,sigma=3"], "the method pce has no --sigma"),

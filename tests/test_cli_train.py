@@ -11,6 +11,8 @@ from types import NoneType
 import numpy as np
 import pytest
 import torch
+from training_cases import batch
+from training_cases import network as small_network
 from training_tools import NETWORK, call, make_data, train, weights
 
 from selflabel.cli import recipes
@@ -22,6 +24,7 @@ from selflabel.losses import GatedCRFLoss, KernelCutLoss
 from selflabel.solvers import SOLVERS, GraphCut, MeanField, RandomWalker
 from selflabel.terms import COLLISION, COLLISION_DIVERGENCE
 from selflabel.training import Direct, Full, Seeds, SelfLabeling, Starter, load_checkpoint, read_lines
+from selflabel.training.yardstick import sums
 
 
 @pytest.fixture
@@ -196,9 +199,37 @@ def test_weights_of_losses_follow_the_energy() -> None:
     assert isinstance(kernel, KernelCutLoss)
     assert isinstance(gated, GatedCRFLoss)
     assert (kernel.gamma, gated.unlabeled_only) == (2.0, True)
-    measure = recipes.yardstick(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(method="gd", loss="potts=3+entropy=2", coupling_weight=0.2, pairwise_weight=4.0, weight=0.5),
+        Options(method="gd", loss="potts", relaxation="collision-divergence"),
+        Options(method="gd", loss="entropy+dense-crf", sigma_xy=4.0),
+        Options(method="gd", loss="dense-crf", affinity="grid", sigma=30.0),
+    ],
+)
+def test_the_yardstick_of_gradient_descent_is_the_loss_that_it_lowers(options: Options) -> None:
+    found, measure, data, net = (
+        recipes.objective(options),
+        recipes.yardstick(options),
+        batch(),
+        small_network(),
+    )
     assert measure is not None
-    assert measure.objective.energy.pairwise_weight == pytest.approx(12.0)
+    with torch.no_grad():
+        logits = net(data.images)
+        terms = found.terms(logits, data, None, 1.0)
+        values = {name: float(term.value) for name, term in measure.measure(logits, data).items()}
+    assert sums(values)["direct"] == pytest.approx(
+        sum(float(term.value) for term in terms.values()), rel=1e-5
+    )
+
+
+def test_losses_without_an_energy_have_no_yardstick() -> None:
+    for loss in ("normalized-cut", "entropy", "potts+normalized-cut", "potts+dense-crf"):
+        assert recipes.yardstick(Options(method="gd", loss=loss)) is None
 
 
 @pytest.mark.parametrize(
@@ -208,10 +239,16 @@ def test_weights_of_losses_follow_the_energy() -> None:
         (["--solver", "meanfield"], "did you mean mean-field?"),
         (["--method", "gd", "--loss", "crf"], "there is no loss 'crf'"),
         (["--method", "gd", "--loss", "potts=x"], "expected --loss NAME or NAME=FACTOR, got 'potts=x'"),
-        (["--method", "gd", "--solver", "graph-cut"], "the method gd has no --solver"),
+        (["--method", "gd", "--solver", "graph-cut"], "the method gd with potts has no --solver"),
         (["--method", "pce", "--sigma", 3.0], "the method pce has no --sigma"),
         (["--method", "pce", "--set", "affinity.sigma=3"], "has no affinity to set options of: sigma=3"),
-        (["--method", "gd", "--starter", "graph-cut"], "the method gd has no --starter"),
+        (["--method", "gd", "--starter", "graph-cut"], "the method gd with potts has no --starter"),
+        (["--method", "gd", "--coupling-weight", 2.0], "the method gd with potts has no --coupling-weight"),
+        (["--method", "gd", "--loss", "entropy", "--sigma", 9.0], "with entropy has no --sigma"),
+        (["--method", "gd", "--loss", "entropy", "--pairwise-weight", 9.0], "has no --pairwise-weight"),
+        (["--method", "gd", "--loss", "dense-crf", "--relaxation", "quadratic"], "has no --relaxation"),
+        (["--method", "pce", "--weight", 2.0], "the method pce has no --weight"),
+        (["--method", "full", "--present-only"], "the method full has no --present-only"),
         (["--starter", "walker"], "there is no starter 'walker'"),
         (["--loss", "potts"], "the method adm has no --loss"),
         (["--set", "loss.gamma=3"], "self-labeling has no loss to set options of"),
@@ -237,6 +274,7 @@ def test_weights_of_losses_follow_the_energy() -> None:
         (["--num-classes", 300], "expected 1 to 255 classes, got 300"),
         (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),
         (["--device", "abacus"], "there is no device 'abacus' here"),
+        (["--device", "meta"], "there is no device 'meta' here"),
         (["--scribbles", "clicks"], "clicks: no such file or folder"),
     ],
 )

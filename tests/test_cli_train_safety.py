@@ -19,6 +19,7 @@ from training_tools import SMALL, call, make_data, train, weights
 from selflabel.cli.config import changes, parsed, read_config, read_table, write_config
 from selflabel.cli.options import DEFAULTS, Options, merged
 from selflabel.data.labelfiles import read_index, write_index
+from selflabel.data.samples import Folder
 from selflabel.training import load_checkpoint, read_lines
 
 PROGRAM = "from selflabel.cli import main; main()"
@@ -155,6 +156,47 @@ def test_a_run_is_resumed_with_its_own_options_only(root: Path, tmp_path: Path) 
     scribbles[:, ::2] = 255
     write_index(root / "scribbles" / f"{stem}.png", scribbles)
     assert "edited since" in train(root, out).output
+
+
+def test_any_byte_of_a_file_counts(root: Path) -> None:
+    before = Folder(root, ("t0", "t1"), 2).digest
+    path = root / "images" / "t1.png"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert Folder(root, ("t0", "t1"), 2).digest != before
+
+
+def test_full_masks_need_no_scribbles(root: Path, tmp_path: Path) -> None:
+    (root / "scribbles" / "t2.png").unlink()
+    assert "there is no scribbles of t2" in train(root, tmp_path / "seeds").output
+    result = train(root, tmp_path / "run", "--method", "full")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_folder_whose_checkpoint_is_gone_starts_afresh(root: Path, tmp_path: Path) -> None:
+    out, anew = tmp_path / "run", tmp_path / "anew"
+    assert train(root, out).exit_code == 0
+    for name in ("last.pt", "history.csv", "history.jsonl"):
+        (out / name).unlink()
+    assert train(root, out, "--method", "pce", "--lr", 0.2).exit_code == 0
+    assert train(root, anew, "--method", "pce", "--lr", 0.2).exit_code == 0
+    assert (out / "scores.json").read_text() == (anew / "scores.json").read_text()
+    assert load_checkpoint(out / "best.pt").best == load_checkpoint(anew / "best.pt").best
+
+
+def test_a_table_of_options_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "options.toml").write_text("[training]\nsteps = 2\n")
+    result = train(root, tmp_path / "run", "--config", tmp_path / "options.toml")
+    assert result.exit_code == 2
+    assert "options above all tables, got the table [training]" in result.output
+
+
+def test_a_byte_order_mark_is_no_part_of_a_stem(root: Path, tmp_path: Path) -> None:
+    for name in ("train.txt", "classes.txt"):
+        (root / name).write_text("\ufeff" + (root / name).read_text(), encoding="utf-8")
+    result = train(root, tmp_path / "run")
+    assert result.exit_code == 0, result.output
 
 
 def test_killed_runs_go_on_as_if_they_had_not_been(root: Path, tmp_path: Path) -> None:

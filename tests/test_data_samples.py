@@ -270,7 +270,8 @@ def test_a_batch_stacks() -> None:
 
 def test_batches_of_several_sizes_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"one size in a batch, got 1 x 5 x 7 \(p\) and 1 x 5 x 8 \(q\).*`size`"
+        ValueError,
+        match=r"one size in a batch, got 1 x 5 x 7 \(p\) and 1 x 5 x 8 \(q\): give the data set a size",
     ):
         collate([sample(stem="p"), sample(5, 8, stem="q")])
 

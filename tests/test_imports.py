@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "networks": set(),
     "data": {"labels"},
     "scoring": {"labels", "data"},
-    "training": CORE | {"losses", "data", "scoring"},
+    "training": CORE | {"solvers", "losses", "data", "scoring"},  # the walker makes starts
     "labeling": CORE | {"solvers", "annotators", "data"},
     "cli": CORE
     | {"solvers", "annotators", "data", "losses", "networks", "scoring", "training", "labeling", "selflabel"},

@@ -150,6 +150,11 @@ def test_images_that_do_not_fit(images: Tensor, message: str, unchecked: None) -
         network("unet:4", 1, 3)(images)
 
 
+def test_images_in_bytes(unchecked: None) -> None:
+    with pytest.raises(ValueError, match=r"floating point, in \[0, 1\], got torch.uint8"):
+        network("unet:2", 2, 4, 16)(torch.zeros(1, 2, 16, 16, dtype=torch.uint8))
+
+
 def test_three_axes_that_do_not_fit(unchecked: None) -> None:
     with pytest.raises(ValueError, match=r"images \[b c d h w\]"):
         network("unet:4", 1, 3, (8, 8, 8))(torch.zeros(1, 1, 8, 8))
@@ -225,6 +230,8 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "        return torch.nn.Conv2d(channels, classes, 3, stride=2)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"my_own_networks:Makers to be called with \(channels, classes\)"):
+        network("my_own_networks:Makers", 2, 4, 16)
     made = network("my_own_networks:Makers.half", 2, 4, 16)
     assert made(images_of(3, 2, 16, 21)).shape == (3, 4, 16, 21)
 

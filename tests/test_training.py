@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from training_cases import CLASSES, GRID, QUICK, SOFT, batch, network, sample, samples
 
-from selflabel.affinity.builders import Window
+from selflabel.affinity.builders import Grid, Window
 from selflabel.data.augment import Augmentation
 from selflabel.data.samples import collate
 from selflabel.losses.gated_crf import GatedCRFLoss
@@ -36,7 +36,9 @@ from selflabel.training import (
     evaluate,
     read_lines,
 )
+from selflabel.training.evaluate import evaluating
 from selflabel.training.schedule import polynomial, ramp
+from selflabel.training.yardstick import sums
 
 # --- objectives --------------------------------------------------------------------------------------------------
 
@@ -191,6 +193,14 @@ def test_the_yardstick_measures_both_objectives() -> None:
     assert "labels" in cheap.measure(logits, data, labeling)
     other = replace(labeling, energy=Energy(COLLISION))
     assert "labels" not in cheap.measure(logits, data, other)
+    # labels of another affinity, and that affinity, are no measure either
+    other = replace(objective, affinity=Grid(sigma=60.0)).label(logits, data, None)
+    assert "labels" not in cheap.measure(logits, data, other)
+    measured = sums(
+        {name: float(t.value) for name, t in Yardstick(objective).measure(logits, data, other).items()}
+    )
+    assert measured["direct"] == pytest.approx(report.measured["direct"], rel=1e-9)
+    assert measured["joint"] == pytest.approx(own, rel=1e-9)
 
 
 class Fixed(nn.Module):
@@ -233,13 +243,14 @@ def test_factories() -> None:
     ("changes", "message"),
     [
         ({"steps": 0}, "steps >= 1, got 0"),
+        ({"steps": 2.5}, "a whole number steps >= 1, got 2.5"),
         ({"pretrain_steps": -1}, "pretrain_steps >= 0"),
         ({"learning_rate": 0.0}, "learning rate > 0"),
         ({"relabel_every": 0}, "relabel_every >= 1"),
         ({"average": 1.0}, "average in"),
     ],
 )
-def test_settings_out_of_range(changes: dict[str, object], message: str) -> None:
+def test_settings_out_of_range(changes: dict[str, object], message: str, unchecked: None) -> None:
     with pytest.raises(ValueError, match=message):
         replace(QUICK, **changes)  # type: ignore[arg-type]
 
@@ -334,6 +345,21 @@ def test_a_history_is_two_files(tmp_path: Path) -> None:
         history.append({"step": 4, "speed": 1.0})
 
 
+def test_a_history_of_other_steps_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_text('{"step": 1}\n{"step": 3}\n')
+    with pytest.raises(ValueError, match="the rows of steps 1 to 2"):
+        History.resume(("step",), tmp_path, 2)
+
+
+def test_evaluation_mode_leaves_frozen_layers_frozen() -> None:
+    net = network(norm=True)
+    net[1].eval()
+    modes = [module.training for module in net.modules()]
+    with evaluating(net):
+        assert not any(module.training for module in net.modules())
+    assert [module.training for module in net.modules()] == modes
+
+
 @pytest.mark.parametrize("torn", [b"", b'{"step": 3, "lo', b'{"step": 3}garbage\n{"step": 4}\n'])
 def test_a_torn_history_is_cut_back(tmp_path: Path, torn: bytes) -> None:
     history = History.resume(("step",), tmp_path, 0)
@@ -347,7 +373,7 @@ def test_a_torn_history_is_cut_back(tmp_path: Path, torn: bytes) -> None:
     assert (tmp_path / "history.csv").read_text() == "step\n1\n2\n"
     assert [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()] == again.rows
     with pytest.raises(
-        ValueError, match=r"at least 3 rows in .*history\.jsonl, as the checkpoint says, got 2"
+        ValueError, match=r"the rows of steps 1 to 3 in .*history\.jsonl, as the checkpoint says, got 2"
     ):
         History.resume(("step",), tmp_path, 3)
 

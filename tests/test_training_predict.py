@@ -128,6 +128,19 @@ def test_other_checkpoints_are_refused(images: Path, tmp_path: Path) -> None:
     assert [one.skipped for one in run(images, out, checkpoint="y")] == [True] * 3
 
 
+def test_a_stem_has_one_file(images: Path, tmp_path: Path) -> None:
+    run(images, tmp_path / "out")
+    run(images, tmp_path / "out", storage=Storage(compressed=False), overwrite=True)
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".npy", ".jsonl"}
+
+
+def test_lines_that_are_no_records_are_passed_over(images: Path, tmp_path: Path) -> None:
+    run(images, tmp_path / "out")
+    with open(tmp_path / "out" / "predictions.jsonl", "ab") as file:
+        file.write(b"5\n")
+    assert all(one.skipped for one in run(images, tmp_path / "out"))
+
+
 def test_bad_images_do_not_stop_the_others(images: Path, tmp_path: Path) -> None:
     (images / "b.png").write_bytes(b"")
     found = run(images, tmp_path / "out")

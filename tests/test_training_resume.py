@@ -14,6 +14,7 @@ import torch
 from training_cases import CLASSES, feed, network, samples
 
 from selflabel.affinity.builders import Dense
+from selflabel.data.lock import sole_user
 from selflabel.solvers import GradientDescent, GraphCut, MeanField
 from selflabel.training import (
     SGD,
@@ -200,6 +201,30 @@ def test_a_run_of_other_settings_is_not_resumed(tmp_path: Path) -> None:
         again(settings, {"path": tmp_path})
 
 
+def test_a_run_of_another_objective_or_store_is_not_resumed(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=4, warm_start=True)
+    out, folder = tmp_path / "run", tmp_path / "labels"
+    run(SOFT, settings, out)
+    with pytest.raises(ValueError, match="the terms of the objective"):
+        train(network(norm=True, dropout=0.3), DENSE, feed(), settings, out, resume=True)
+    longer = replace(settings, checkpoint_every=1)
+    with pytest.raises(ValueError, match="versions of files in the checkpoint, got labels"):
+        train(
+            network(norm=True, dropout=0.3), SOFT, feed(), longer, out, resume=True, store=DiskStore(folder)
+        )
+    train(
+        network(norm=True, dropout=0.3), SOFT, feed(), settings, tmp_path / "other", store=DiskStore(folder)
+    )
+    with pytest.raises(ValueError, match="labels in the checkpoint, got versions of files"):
+        train(network(norm=True, dropout=0.3), SOFT, feed(), settings, tmp_path / "other", resume=True)
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    with sole_user(tmp_path), pytest.raises(ValueError, match="another process that works in it"):
+        run(Seeds(), SETTINGS, tmp_path)
+    run(Seeds(), SETTINGS, tmp_path)
+
+
 def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     with pytest.raises(ValueError, match=r"last\.pt cannot be read as a checkpoint"):
@@ -209,6 +234,9 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
         load_checkpoint(path)
     torch.save({"weights": 1}, path)
     with pytest.raises(ValueError, match=r"is no checkpoint of selflabel \(format 1\)"):
+        load_checkpoint(path)
+    torch.save({"format": 1, "x": 2}, path)
+    with pytest.raises(ValueError, match="is no checkpoint of this version"):
         load_checkpoint(path)
     run(Seeds(), replace(SETTINGS, steps=2), tmp_path / "run")
     whole = (tmp_path / "run" / "last.pt").read_bytes()

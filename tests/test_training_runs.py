@@ -196,6 +196,15 @@ def test_a_nan_image_is_named() -> None:
         advance(network(), SOFT, torch.optim.SGD(network().parameters(), 0.1), data)
 
 
+def test_a_nan_prediction_while_relabeling_is_named() -> None:
+    data = feed()
+    images = [replace(data.samples[n]) for n in range(len(data.samples))]
+    images[4].image[0, 3, 3] = float("nan")
+    settings = replace(QUICK, relabel_every=2)
+    with pytest.raises(TrainingError, match=r"^step 3: the network's prediction is nan or inf for .*im4"):
+        train(network(), SOFT, replace(data, samples=images, batch=1, seed=2), settings)
+
+
 def test_weights_that_are_nan_are_not_saved(tmp_path: Path) -> None:
     """A finite loss with an infinite gradient: only the checkpoint would tell."""
 

@@ -25,7 +25,11 @@ class AffinityBuilder(Protocol):
 
 @dataclass(frozen=True)
 class Grid:
-    """Nearest neighbors weighted by contrast (`GridAffinity`). sigma: color bandwidth in 0..255 units."""
+    """Nearest neighbors weighted by contrast (`GridAffinity`).
+
+    sigma: color bandwidth in 0..255 units. neighbors: 4 or 8, of volumes 6 or 26 (for which 4 and 8 stand, too); None
+    for the fewer.
+    """
 
     sigma: float = 9.0
     neighbors: int | None = None
@@ -37,7 +41,8 @@ class Grid:
 
     def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
         """The grid affinity of the image."""
-        return GridAffinity.from_image(image, self.sigma, self.neighbors, by_distance=self.by_distance)
+        neighbors = _in_space(self.neighbors, image.ndim - 2)
+        return GridAffinity.from_image(image, self.sigma, neighbors, by_distance=self.by_distance)
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,8 @@ class Contrast:
     def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
         """The contrast affinity of the image."""
         features = lab(image, self.blur)
-        return GridAffinity.from_contrast(
-            features, self.strength, self.neighbors, by_distance=self.by_distance
-        )
+        neighbors = _in_space(self.neighbors, image.ndim - 2)
+        return GridAffinity.from_contrast(features, self.strength, neighbors, by_distance=self.by_distance)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,11 @@ class Dense:
 def _check_weight(name: str, value: float) -> None:
     if not 0 <= value < inf:
         raise ValueError(f"expected a finite {name} >= 0, got {value}")
+
+
+def _in_space(neighbors: int | None, axes: int) -> int | None:
+    """In 3-D the 6 neighbors across faces for the 4 across edges, and all 26 for all 8."""
+    return {4: 6, 8: 26}.get(neighbors, neighbors) if axes == 3 and neighbors is not None else neighbors
 
 
 def _check_neighbors(neighbors: int | None) -> None:

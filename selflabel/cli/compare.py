@@ -86,7 +86,8 @@ def compare(
             chosen = follow.device(device, there)
             for one, own in zip(plan, jobs, strict=True):
                 found += [_run(one, job, data, out, chosen, bar) for job in own]
-        window = smooth or max(1, min(len(run.rows) for run in found) // (20 * plan[0].options.measure_every))
+        readings = min(len(run.rows) for run in found) // max(1, plan[0].options.measure_every)
+        window = smooth or max(1, readings // 20)
         write_csv(out / "comparison.csv", found)
         text = markdown(found)
         _write(out / "comparison.md", text)
@@ -101,7 +102,7 @@ def _entries(layer: dict[str, object]) -> tuple[str, ...]:
 
 
 def _yardstick(text: str, plan: "list[Spec]", common: dict[str, object]) -> "Yardstick | None":
-    """One measure for all runs: that of a run of its own, or of the first that has an energy."""
+    """One measure for all runs: that of a run of its own, or of the first that has an energy, ADM before others."""
     from selflabel.cli import recipes, specs
 
     if text == "none":
@@ -114,7 +115,7 @@ def _yardstick(text: str, plan: "list[Spec]", common: dict[str, object]) -> "Yar
     order = sorted(
         plan, key=lambda one: ("adm", "trust-region", "gd", "pce", "full").index(one.options.method)
     )
-    return recipes.yardstick(order[0].options)
+    return next(filter(None, (recipes.yardstick(one.options) for one in order)), None)
 
 
 def _jobs(

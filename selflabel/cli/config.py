@@ -13,14 +13,23 @@ from selflabel.data.atomic import write_atomic
 
 T = TypeVar("T")
 
+DATA_TABLE, OBJECTIVE_TABLE = TABLES = ("run", "objective")
+"""What a run keeps below its options."""
+
 
 def read_config(path: Path, kind: type) -> dict[str, object]:
-    """The options in a TOML file: keys are fields of the dataclass `kind`, `-` and `_` alike; tables are left out.
+    """The options in a TOML file: keys are fields of the dataclass `kind`, `-` and `_` alike.
 
-    Raises `ValueError`, naming the file, if it is not there or no TOML, for keys that are no options (with the
-    nearest that is one), and for values of another type.
+    The tables of `write_config` are left out: they tell of a run. Raises `ValueError`, naming the file, if it is not
+    there or no TOML, for keys that are no options (with the nearest that is one), and for values of another type.
     """
-    found = {key: value for key, value in _load(path).items() if not isinstance(value, dict)}
+    content = _load(path)
+    tables = [key for key, value in content.items() if isinstance(value, dict) and key not in TABLES]
+    if tables:
+        raise ValueError(
+            f"{path}: expected options above all tables, got the table [{tables[0]}]: take its head away"
+        )
+    found = {key: value for key, value in content.items() if not isinstance(value, dict)}
     try:
         return checked(found, kind)
     except ValueError as error:

@@ -12,22 +12,29 @@ from rich.progress import Progress, TaskID
 
 import selflabel
 from selflabel.cli import recipes, screen
-from selflabel.cli.config import changes, flat, read_config, read_table, write_config
+from selflabel.cli.config import (
+    DATA_TABLE,
+    OBJECTIVE_TABLE,
+    changes,
+    flat,
+    read_config,
+    read_table,
+    write_config,
+)
 from selflabel.cli.options import Options, merged
 from selflabel.cli.runs import Job, described
 from selflabel.data.atomic import write_atomic
 from selflabel.labeling.settings import describe
 from selflabel.training import History, Row, evaluate, load_weights, train
-from selflabel.training.checkpoint import LAST
+from selflabel.training.checkpoint import BEST, LAST
 from selflabel.training.comparison import Final
 from selflabel.training.train import ANY_TIME, files_of_run
 
 CONFIG = "config.toml"
 SCORES = "scores.json"
-DATA_TABLE, OBJECTIVE_TABLE = "run", "objective"
 
 
-def open_run(out: Path, job: Job, root: Path, *, writes: bool = True) -> None:
+def open_run(out: Path, job: Job, root: Path) -> None:
     """Store the resolved options in ``out/config.toml``, or check that those there are the same.
 
     Raises `ValueError` if `out` holds a run with other options or on other data, saying which; `OSError` if it
@@ -39,7 +46,7 @@ def open_run(out: Path, job: Job, root: Path, *, writes: bool = True) -> None:
     if there and not path.is_file():
         raise ValueError(f"{out / there[0]} exists and is not of a training run here: give another --out")
     # options of a run that failed before its first step are no promise to keep
-    if path.is_file() and (LAST in there or not writes):
+    if path.is_file() and LAST in there:
         changed = [c for c in changes(stored_options(out), job.options) if c.name not in ANY_TIME]
         if changed:
             listed = "; ".join(str(change) for change in changed)
@@ -52,7 +59,9 @@ def open_run(out: Path, job: Job, root: Path, *, writes: bool = True) -> None:
                 f"{out} holds a run on other files than those of {root}, or they were edited since: give them as they "
                 f"were to go on with it, or another --out"
             )
-    elif writes:
+    else:
+        for stale in (SCORES, BEST):  # of a run whose last checkpoint is gone
+            (out / stale).unlink(missing_ok=True)
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:  # of the argument, not of a run
@@ -116,7 +125,7 @@ def device(name: str, found: torch.device) -> torch.device:
         return found
     try:
         chosen = torch.device(name)
-        torch.empty(0, device=chosen)
+        torch.zeros(1, device=chosen).item()  # "meta" has no values
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"there is no device {name!r} here: {error}") from error
     return chosen

@@ -71,7 +71,7 @@ class NormalizedCut:
 
 @dataclass(frozen=True)
 class KernelCut:
-    """Normalized cut and `gamma` times dense CRF."""
+    """Dense CRF and `gamma` times normalized cut."""
 
     pairwise: ClassVar[bool] = True
     affinity: ClassVar[AffinityBuilder | None] = Dense()

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid
 from selflabel.cli import names
-from selflabel.cli.loss_kinds import LOSSES, DenseCRF, Potts
-from selflabel.cli.options import METHODS, Options, parts
+from selflabel.cli.loss_kinds import LOSSES, DenseCRF, Entropy, LossKind, Potts
+from selflabel.cli.options import DEFAULTS, METHODS, Options, parts
 from selflabel.driver import Solver
 from selflabel.labeling.settings import describe
 from selflabel.problem import Energy
@@ -104,23 +104,54 @@ def _starter(options: Options, base: _Base) -> Starter | None:
 
 
 def yardstick(options: Options) -> Yardstick | None:
-    """Both objectives of self-labeling; of the Potts or dense CRF loss of gradient descent the direct one.
+    """Both objectives of self-labeling; the direct one of gradient descent, which is the loss that it lowers.
 
-    None for methods and losses without an energy.
+    None for methods and losses without an energy: those but Potts or dense CRF, alone or with the entropy.
     """
     if options.method in ("adm", "trust-region"):
         return Yardstick(self_labeling(options))
     if options.method != "gd":
         return None
-    name, _, factor = (options.loss or DEFAULT_LOSS).split("+")[0].strip().partition("=")
-    kind = LOSSES.get(name)
-    if kind not in (Potts, DenseCRF) or kind is None or kind.affinity is None:
+    entries = _entries(options.loss)
+    pairwise = [entry for entry in entries if isinstance(entry.kind, Potts | DenseCRF)]
+    entropies = [entry.factor for entry in entries if isinstance(entry.kind, Entropy)]
+    if len(pairwise) != 1 or len(pairwise) + len(entropies) < len(entries):
         return None
+    one = pairwise[0]
+    assert one.kind.affinity is not None
+    affinity = _affinity(one.kind.affinity, options, parts(options, "loss")["affinity"])
+    # the dense CRF loss counts a pair in both orders, the energy does so with dense affinities only
+    orders = 2 if isinstance(one.kind, DenseCRF) and not isinstance(affinity, Dense) else 1
     energy = names.energy_with(Energy(STANDARD, BILINEAR), _choices(options, ""))
-    energy = replace(energy, pairwise_weight=energy.pairwise_weight * float(factor or 1))
-    affinity = _affinity(kind.affinity, options, parts(options, "loss")["affinity"])
+    energy = replace(
+        energy,
+        coupling_weight=energy.coupling_weight * sum(entropies),
+        pairwise_weight=energy.pairwise_weight * one.factor * orders,
+    )
     measure = SelfLabeling(energy, GradientDescent(), affinity, weight=_direct_weight(options))
     return Yardstick(measure, solve=False)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One of the losses joined by "+"."""
+
+    name: str
+    kind: LossKind
+    factor: float
+
+
+def _entries(text: str | None) -> tuple[_Entry, ...]:
+    return tuple(_entry(entry.strip()) for entry in (text or DEFAULT_LOSS).split("+"))
+
+
+def _entry(text: str) -> _Entry:
+    name, _, factor = text.partition("=")
+    kind = names.known("loss", name, LOSSES)()
+    try:
+        return _Entry(name, kind, float(factor) if factor else 1.0)
+    except ValueError:
+        raise ValueError(f"expected --loss NAME or NAME=FACTOR, got {text!r}") from None
 
 
 def direct(options: Options) -> Direct:
@@ -131,10 +162,9 @@ def direct(options: Options) -> Direct:
     """
     given = parts(options, "loss")
     _none(given["solver"], "gradient descent has no solver to set options of")
-    entries = [entry.strip() for entry in (options.loss or DEFAULT_LOSS).split("+")]
-    kinds = [names.known("loss", entry.partition("=")[0], LOSSES) for entry in entries]
-    if len(kinds) > 1:
-        there = [name for kind in kinds for name in names.option_defaults(kind)]
+    entries = _entries(options.loss)
+    if len(entries) > 1:
+        there = [name for entry in entries for name in names.option_defaults(type(entry.kind))]
         _none([o for o in given["loss"] if _key(o) not in there], "none of the losses has this option")
     return Direct(tuple(_regularizer(entry, options, given, len(entries) == 1) for entry in entries))
 
@@ -143,25 +173,20 @@ def _key(option: str) -> str:
     return option.partition("=")[0].strip().replace("-", "_")
 
 
-def _regularizer(entry: str, options: Options, given: dict[str, list[str]], alone: bool) -> Regularizer:
-    name, _, factor = entry.partition("=")
-    try:
-        times = float(factor) if factor else 1.0
-    except ValueError:
-        raise ValueError(f"expected --loss NAME or NAME=FACTOR, got {entry!r}") from None
-    kind = names.known("loss", name, LOSSES)()
+def _regularizer(entry: _Entry, options: Options, given: dict[str, list[str]], alone: bool) -> Regularizer:
+    kind = entry.kind
     own = [o for o in given["loss"] if alone or _key(o) in names.option_defaults(type(kind))]
     kind = names.configured(kind, own)
     energy = names.energy_with(Energy(STANDARD, BILINEAR), _choices(options, ""))
     affinity = kind.affinity
     if affinity is None:
-        _none(given["affinity"] if alone else [], f"{name} has no affinity to set options of")
+        _none(given["affinity"] if alone else [], f"{entry.name} has no affinity to set options of")
         affinity = Grid()
     else:
         affinity = _affinity(affinity, options, given["affinity"])
     weight = energy.pairwise_weight if kind.pairwise else energy.coupling_weight
-    factor_of_all = _direct_weight(options)
-    return Regularizer(name, factor_of_all * weight * times, kind.build(affinity, energy.relaxation))
+    weight *= _direct_weight(options) * entry.factor
+    return Regularizer(entry.name, weight, kind.build(affinity, energy.relaxation))
 
 
 def _direct_weight(options: Options) -> float:
@@ -187,20 +212,12 @@ def _choices(options: Options, solver: str) -> names.Choices:
     )
 
 
-_ENERGY = (
-    "coupling_weight",
-    "pairwise_weight",
-    "relaxation",
-    "affinity",
-    "sigma",
-    "sigma_xy",
-    "neighbors",
-    "radius",
-)
-_SOLVE = ("solver", "coupling", "entropy_weight", "max_steps", "error_probability", "starter")
+_AFFINITY = ("affinity", "sigma", "sigma_xy", "neighbors", "radius")
+_ENERGY = ("coupling_weight", "pairwise_weight", "relaxation", *_AFFINITY)
+_SOLVE = ("solver", "coupling", "entropy_weight", "max_steps", "error_probability", "starter", "present_only")
 _UNUSED = {
-    "pce": ("loss", *_SOLVE, *_ENERGY),
-    "full": ("loss", *_SOLVE, *_ENERGY),
+    "pce": ("loss", "weight", *_SOLVE, *_ENERGY),
+    "full": ("loss", "weight", *_SOLVE, *_ENERGY),
     "gd": _SOLVE,
     "adm": ("loss",),
     "trust-region": ("loss",),
@@ -214,9 +231,27 @@ _NO_PARTS = {
 }
 
 
-def fitting(given: Mapping[str, object], method: str) -> dict[str, object]:
-    """Options given for several methods, without those that this one does not look at."""
-    found = {name: value for name, value in given.items() if name not in _UNUSED[method]}
+def _unused(method: str, loss: str | None) -> tuple[str, ...]:
+    """The options that a method, with these losses, does not look at."""
+    if method != "gd":
+        return _UNUSED[method]
+    kinds = [entry.kind for entry in _entries(loss)]
+    needed = {
+        ("relaxation",): any(isinstance(kind, Potts) for kind in kinds),
+        ("pairwise_weight",): any(kind.pairwise for kind in kinds),
+        ("coupling_weight",): not all(kind.pairwise for kind in kinds),
+        _AFFINITY: any(kind.affinity is not None for kind in kinds),
+    }
+    return (*_UNUSED[method], *(name for names, used in needed.items() if not used for name in names))
+
+
+def fitting(given: Mapping[str, object], method: str, loss: str | None) -> dict[str, object]:
+    """Options given for several methods, without those that this one, with these losses, does not look at.
+
+    Raises `ValueError` for losses that are not there.
+    """
+    unused = _unused(method, loss)
+    found = {name: value for name, value in given.items() if name not in unused}
     entries = found.get("set")
     if isinstance(entries, tuple):
         found["set"] = tuple(entry for entry in entries if entry.partition(".")[0] not in _NO_PARTS[method])
@@ -241,11 +276,12 @@ def described(objective: Objective) -> dict[str, object]:
 
 def _check_used(options: Options) -> None:
     """An option that has no effect is a misunderstanding."""
-    for name in _UNUSED[options.method]:
-        if getattr(options, name) is not None:
+    for name in _unused(options.method, options.loss):
+        if getattr(options, name) != getattr(DEFAULTS, name):
             flag = "--" + name.replace("_", "-")
+            losses = f" with {options.loss or DEFAULT_LOSS}" if options.method == "gd" else ""
             raise ValueError(
-                f"the method {options.method} has no {flag}: leave it out, or choose another --method"
+                f"the method {options.method}{losses} has no {flag}: leave it out, or choose another --method"
             )
     if options.method in ("pce", "full"):
         given = parts(options, "solver")

@@ -11,8 +11,9 @@ from torch import nn
 
 from selflabel.cli import names, recipes
 from selflabel.cli.options import Options, parts
+from selflabel.data import labelfiles
 from selflabel.data.augment import Augmentation
-from selflabel.data.folders import read_lines
+from selflabel.data.folders import has_all, read_lines
 from selflabel.data.samples import Batch, Folder, read_split
 from selflabel.labels import UNLABELED
 from selflabel.networks import network
@@ -122,11 +123,14 @@ def _class_names(root: Path, options: Options) -> tuple[str, ...]:
 
 def _training_folder(root: Path, options: Options, classes: int) -> Folder:
     full = options.method == "full"
-    # read with full masks, too, where they are: the seeds' part of the objectives is measured for every method
-    scribbles = None if full and not (root / options.scribbles).is_dir() else options.scribbles
+    stems = read_split(root, "train")
+    scribbles: str | None = options.scribbles
+    # read with full masks, too, if all are there: the seeds' part of the objectives is measured for every method
+    if full and not has_all(root / options.scribbles, labelfiles.SUFFIXES, stems):
+        scribbles = None
     return Folder(
         root,
-        read_split(root, "train"),
+        stems,
         classes,
         size=options.size or None,
         channels=options.channels,

@@ -89,7 +89,7 @@ def training() -> Progress:
     """A bar of steps with the fields `loss` and `score`, on standard error."""
     console = Console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]}"),

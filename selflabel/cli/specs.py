@@ -87,11 +87,19 @@ def _spec(text: str, common: Mapping[str, object]) -> Spec:
     for name in own:
         if name in SHARED:
             raise ValueError(f"all runs have the same {name}: give it to all, --set {name}=...")
+    settings = own.get("set", ())
+    moved = (
+        [entry for entry in settings if entry.startswith("augment.")] if isinstance(settings, tuple) else []
+    )
+    if moved:
+        raise ValueError(f"all runs have the same augmentation: give it to all, --set {moved[0]}")
     if kind:
         where = {"gd": "loss", "adm": "solver", "trust-region": "solver"}.get(method)
         if where is None:
             raise ValueError(f"the method {method} takes no loss and no solver, got {kind!r}")
         own[where] = kind
-    options = merged(recipes.fitting(common, method), {"method": method, **own})
+    loss = own.get("loss", common.get("loss"))
+    shared = recipes.fitting(common, method, None if loss is None else str(loss))
+    options = merged(shared, {"method": method, **own})
     label = labels[-1] if labels else ", ".join([head, *entries])
     return Spec(label, options, re.sub(r"[^A-Za-z0-9=.+-]+", "_", label).strip("_.") or method)

@@ -295,7 +295,8 @@ def train(
 
     Writes OUT/config.toml (all options, resolved), OUT/history.csv and .jsonl (a line each step), OUT/last.pt and
     OUT/best.pt (best mean Dice on val). The same command goes on from the last checkpoint where a run was
-    interrupted or killed; a folder with a run of other options is refused. Under `torchrun` the batch is
+    interrupted or killed; a folder with a run of other options, or on files edited since, is refused (the number of
+    steps, too, is an option: the learning rate follows it). Under `torchrun` the batch is
     shared among the processes.
     """
     given = dict(locals())  # every option by its name
@@ -308,7 +309,8 @@ def train(
         job = prepare(data, from_arguments(given, config))
         with process_group() as (part, found), screen.training() as bar:
             bar.disable = bar.disable or part.rank > 0
-            follow.open_run(out, job, data, writes=part.rank == 0)
+            if part.rank == 0:
+                follow.open_run(out, job, data)
             follow.load_all(job, bar)
             history = follow.run(job, out, follow.device(device, found), bar, job.options.method)
             if part.rank > 0:
@@ -319,6 +321,7 @@ def train(
 
 def _summary(job: "Job", history: "History", final: "Final | None", out: Path) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from selflabel.cli import screen
 
@@ -336,7 +339,8 @@ def _summary(job: "Job", history: "History", final: "Final | None", out: Path) -
         table.add_row("Dice, last", screen.number(scores[-1]))
         table.add_row(f"Dice, best (step {int(steps[scores.index(best)])})", screen.number(best))
         for number, name in enumerate(job.class_names):
-            table.add_row(f"Dice, last: {number} {name}".rstrip(), screen.number(last.get(f"dice_{number}")))
+            title = Text(f"Dice, last: {number} {name}".rstrip())  # a name is no markup
+            table.add_row(title, screen.number(last.get(f"dice_{number}")))
     if final is not None:
         table.add_row("HD95, last (pixels of the network's input)", screen.number(final.hd95, 2))
     for name in ("network", "solver"):

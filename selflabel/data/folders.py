@@ -1,6 +1,6 @@
 """Folders of files that belong together by stem."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -30,6 +30,15 @@ def by_stem(path: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def has_all(path: Path, suffixes: Sequence[str], stems: Iterable[str]) -> bool:
+    """Whether there is such a folder, with a file of each stem."""
+    if not path.is_dir():
+        return False
+    there = {file.stem for file in path.iterdir() if file.suffix.lower() in suffixes}
+    return there.issuperset(stems)
+
+
 def read_lines(path: Path) -> tuple[str, ...]:
-    """The lines of a text file that are not empty, stripped: stems or class names."""
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    """The lines of a text file that are not empty, stripped: stems or class names; a byte order mark is none."""
+    text = path.read_text(encoding="utf-8-sig")
+    return tuple(line.strip() for line in text.splitlines() if line.strip())

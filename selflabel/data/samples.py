@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
@@ -35,12 +36,12 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples of one size."""
+    """Samples of one size; made by hand, volumes too."""
 
     stems: tuple[str, ...]
-    images: Float[Tensor, "b c h w"]
-    seeds: Int64[Tensor, "b h w"]
-    masks: Int64[Tensor, "b h w"] | None = None
+    images: Float[Tensor, "b c *s"]
+    seeds: Int64[Tensor, "b *s"]
+    masks: Int64[Tensor, "b *s"] | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
@@ -123,13 +124,14 @@ class Folder(Dataset[Sample]):
         """Whether all samples are kept in memory already."""
         return len(self._kept) == len(self)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of the stems and of the sizes of their files, which edits of a file change."""
+        """Sixteen hexadecimal digits of the stems and of the bytes of their files, all of which are read once."""
         total = blake2b(digest_size=8)
         for stem, files in self._files.items():
-            sizes = [-1 if file is None else file.stat().st_size for file in files]
-            total.update(f"{stem} {sizes}\n".encode("utf-8", "backslashreplace"))
+            total.update(stem.encode("utf-8", "backslashreplace"))
+            for file in files:
+                total.update(b"" if file is None else blake2b(file.read_bytes()).digest())
         return total.hexdigest()
 
     def __len__(self) -> int:

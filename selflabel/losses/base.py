@@ -34,13 +34,18 @@ class _KnownGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        # `once_differentiable` lets a constant incoming gradient pass, and wrong second derivatives come out
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "expected backward without create_graph=True: the loss has no second derivative"
-            )
+        refuse_second_derivatives()
         (gradient,) = ctx.saved_tensors
         return gradient * per_image(grads[0], gradient), None
+
+
+def refuse_second_derivatives() -> None:
+    """Raise `RuntimeError` in a backward pass that is itself recorded.
+
+    torch's `once_differentiable` lets a constant incoming gradient pass, and wrong second derivatives come out.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError("expected backward without create_graph=True: the loss has no second derivative")
 
 
 def differentiable(labels: Float[Tensor, "b k *s"], term: Term) -> Float[Tensor, " b"]:
@@ -60,11 +65,15 @@ def mean_per_pixel(sums: Float[Tensor, " b"], logits: Float[Tensor, "b k *s"]) -
 
 
 def check_logits(logits: Tensor) -> None:
-    """Raise `ValueError` unless logits are floats ``[b k *s]``, two or three axes, nothing empty."""
+    """Raise `ValueError` unless logits are floats ``[b k *s]``, two or three axes, nothing empty, k ≤ 255."""
     if not logits.is_floating_point() or logits.ndim not in (4, 5) or 0 in logits.shape:
         raise ValueError(
             f"expected logits in floating point, [b k h w] or [b k d h w] with at least one image, class and "
             f"pixel, got {logits.dtype} {tuple(logits.shape)}: add the missing axes, `logits[None]`"
+        )
+    if logits.shape[1] > UNLABELED:
+        raise ValueError(
+            f"expected at most {UNLABELED} classes ({UNLABELED} means unlabeled), got {logits.shape[1]}"
         )
 
 

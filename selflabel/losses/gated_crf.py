@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from selflabel.affinity.image import colors
 from selflabel.affinity.streamed import StreamedWindow, WindowPart
 from selflabel.affinity.window import WindowKernel
 from selflabel.labels import unlabeled
-from selflabel.losses.base import check_logits, full_precision
+from selflabel.losses.base import check_logits, full_precision, refuse_second_derivatives
 
 
 def gated_crf_loss(
@@ -159,8 +158,8 @@ class _GatedCRF(torch.autograd.Function):
         return (value / destinations).to(compatibility.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        refuse_second_derivatives()
         (slope,) = ctx.saved_tensors
         # divided here: the share of one pixel of many would vanish in half precision
         return slope * (grads[0] / ctx.destinations), None, None, None

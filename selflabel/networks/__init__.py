@@ -149,7 +149,12 @@ def _factory(wanted: Wanted) -> nn.Module:
                 f"expected {wanted.name} to hold the factory {wanted.options!r}, got no {part!r}"
             )
         factory = getattr(factory, part)
-    result = factory(wanted.channels, wanted.classes)
+    try:
+        result = factory(wanted.channels, wanted.classes)
+    except TypeError as error:
+        raise ValueError(
+            f"expected {spelled} to be called with (channels, classes), got {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(result, nn.Module):
         raise ValueError(f"expected {spelled} to return a torch.nn.Module, got {type(result).__name__}")
     return Fitted(result, wanted.channels, wanted.classes, axes=wanted.axes)

@@ -30,6 +30,10 @@ class Fitted(nn.Module):
                 f"expected images [{letters}] with {self.channels} channels, got {list(images.shape)}: the "
                 f"network was made for {self.channels} channels"
             )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"expected images in floating point, in [0, 1], got {images.dtype}: divide them by 255"
+            )
         size = images.shape[2:]
         missing = [-n % self.stride for n in size]
         if self.stride > 1 and all(n <= self.stride for n in size):

@@ -13,11 +13,11 @@ from selflabel.data.samples import Batch
 from selflabel.driver import Solver
 from selflabel.losses.base import widened
 from selflabel.problem import Energy
-from selflabel.training.distributed import current_part, gather, unwrapped
+from selflabel.training.distributed import current_part, gather, share_buffers, unwrapped
 from selflabel.training.evaluate import evaluating
 from selflabel.training.objectives import Seeds
 from selflabel.training.self_labeling import SelfLabeling, Starter
-from selflabel.training.step import Labels, Report, advance
+from selflabel.training.step import Labels, Report, advance, predicted
 from selflabel.training.store import LabelStore, Stored, packed, starts
 from selflabel.training.yardstick import Yardstick
 
@@ -34,7 +34,7 @@ class Alternator:
 
         logits = network(batch.images)
         problem = Problem.from_logits(energy, logits, batch.seeds, affinity(batch.images))
-        labels = solve(problem, solver).labels
+        labels = solve(problem, solver, start=starter(problem, batch), max_steps=max_steps).labels
         loss = partial_cross_entropy(logits, batch.seeds) + weight * energy.coupling_weight * self_labeling_loss(
             logits, labels, batch.seeds, energy.coupling)
         optimizer.zero_grad(); loss.backward(); optimizer.step()
@@ -92,10 +92,9 @@ class Alternator:
         """Solve for the labels of a batch, then train on them.
 
         ramp: the warm-up's factor on the weight. start: labels to solve from, instead of stored ones or the
-        prediction. measure: evaluate the direct loss (4), too, for `Report.measured`.
+        starter's. measure: evaluate the direct loss (4), too, for `Report.measured`.
         """
-        labels = Labels(start) if start is not None else Labels(store=self.store)
-        return self._advance(batch, labels, ramp, measure)
+        return self._advance(batch, Labels(start, self.store), ramp, measure)
 
     def fit(self, batch: Batch, *, ramp: float = 1.0, measure: bool = False) -> Report:
         """Train on the stored labels of a batch. Raises `ValueError` without a store, or for images not in it."""
@@ -142,12 +141,13 @@ def relabel(
     """Solve for the labels of all images and store them, the network in evaluation mode.
 
     warm: solves start from stored labels, where there are some. Several processes have images of their own, and
-    store the labels of all.
+    store the labels of all. Raises `TrainingError` if a prediction is nan or inf.
     """
     part, network, mine = current_part(), unwrapped(network), dict[str, Stored]()
+    share_buffers(network, part)
     with evaluating(network):
         for batch in batches:
-            logits = network(batch.images)
+            logits = predicted(network, batch)
             default = partial(objective.default_start, logits, batch)
             start = starts(store, batch.stems, widened(logits), default) if warm else None
             mine |= packed(batch.stems, objective.label(logits, batch, start))

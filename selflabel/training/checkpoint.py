@@ -21,7 +21,7 @@ class Checkpoint:
     """All that a run needs to go on as if it had not stopped; random numbers and data follow from the step.
 
     settings, about: as text and as JSON values, to be compared and to rebuild the network. average: the moving
-    average of the weights. labels: the state of the label store. rows: the length of the history. best: the best
+    average of the weights. labels: the state of the label store. rows, columns: of the history. best: the best
     validation score so far.
     """
 
@@ -35,6 +35,7 @@ class Checkpoint:
     labels: Mapping[str, Any] | None
     rows: int
     best: float | None
+    columns: tuple[str, ...]
 
     def save(self, path: Path) -> None:
         """Write the file, complete or not at all."""
@@ -47,12 +48,15 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
+        raise ValueError(f"{path} cannot be read as a checkpoint: {type(error).__name__} {error}") from error
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise ValueError(
             f"{path} is no checkpoint of selflabel (format {FORMAT}): pass its last.pt or best.pt"
         )
-    return Checkpoint(**content)
+    try:
+        return Checkpoint(**content)
+    except TypeError as error:
+        raise ValueError(f"{path} is no checkpoint of this version of selflabel: {error}") from error
 
 
 def load_weights(path: Path, network: nn.Module, device: torch.device | str = "cpu") -> Checkpoint:

@@ -96,13 +96,14 @@ def evaluate(
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode within; the mode it was in after."""
-    before = network.training
+    """Evaluation mode within; after it each module is in the mode that it was in, frozen ones too."""
+    before = {module: module.training for module in network.modules()}
     network.eval()
     try:
         yield
     finally:
-        network.train(before)
+        for module, training in before.items():
+            module.training = training
 
 
 def _means(apart: Float64[np.ndarray, "2 k"]) -> Float64[np.ndarray, " k"]:

@@ -35,13 +35,15 @@ class History:
     def resume(cls, columns: tuple[str, ...], folder: Path, length: int) -> "History":
         """Cut the files of a folder back to their first `length` rows, and go on from there.
 
-        Without files and with length 0 it starts them. Raises `ValueError` if there are fewer rows.
+        Without files and with length 0 it starts them. Raises `ValueError` if they are not the rows of steps 1 to
+        `length`.
         """
         rows = read_lines(folder / LINES)[:length] if length else []
-        if len(rows) < length:
+        whole = len(rows) == length and all(row.get("step") == i for i, row in enumerate(rows, start=1))
+        if not whole:
             raise ValueError(
-                f"expected at least {length} rows in {folder / LINES}, as the checkpoint says, got {len(rows)}: "
-                f"the file was changed, start the run anew in another folder"
+                f"expected the rows of steps 1 to {length} in {folder / LINES}, as the checkpoint says, got "
+                f"{len(rows)} rows: the file was changed, start the run anew in another folder"
             )
         history = cls(columns, folder, rows)
         text = "".join(json.dumps(row) + "\n" for row in rows)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from selflabel.affinity.builders import AffinityBuilder
 from selflabel.affinity.protocol import Affinity
 from selflabel.problem import Energy
 
@@ -13,11 +14,13 @@ from selflabel.problem import Energy
 class Labeling:
     """Pseudo-labels y, and the parts of their energy that do not depend on the network, as sums per image.
 
-    The affinity is kept for measurements on the same batch (None for labels from a store).
+    energy, builder: what was minimized. The affinity that the builder made of the batch is kept for measurements
+    on the same batch (None for labels from a store).
     """
 
     labels: Float[Tensor, "b k *s"]
     energy: Energy
+    builder: AffinityBuilder
     pairwise: Float[Tensor, " b"]
     """``λ Σ w_ij P(y_i, y_j)``."""
     entropy: Float[Tensor, " b"]

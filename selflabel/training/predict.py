@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,10 @@ class Storage:
     def path(self, folder: Path, stem: str) -> Path:
         """The file of a stem."""
         return folder / f"{stem}{'.npz' if self.compressed else '.npy'}"
+
+    def other_path(self, folder: Path, stem: str) -> Path:
+        """The file of the other format."""
+        return replace(self, compressed=not self.compressed).path(folder, stem)
 
     def write(self, path: Path, probs: Float32[np.ndarray, "k h w"]) -> None:
         """Write the file, complete or not at all. Raises `OSError` as the file system does."""
@@ -109,7 +113,7 @@ def predict_folder(
     if any(out.samefile(path.parent) for path in images.values()):
         raise ValueError(f"{out} is the folder of your images: give another --out")
     if not overwrite and not (out / MANIFEST).is_file():
-        refuse_existing(storage.path(out, stem) for stem in images)
+        refuse_existing(path(out, stem) for stem in images for path in (storage.path, storage.other_path))
     done = {} if overwrite else _read(out / MANIFEST, identity)
     remove_leftovers(out, [MANIFEST, *(storage.path(out, stem).name for stem in images)])
     lines = b"".join(_line(entry) for entry in ({"identity": identity}, *map(_entry, done.items())))
@@ -123,6 +127,9 @@ def predict_folder(
                 continue
             image = with_channels(decode_image(data, path.suffix), predictor.channels)
             storage.write(storage.path(out, stem), predictor(image).numpy())
+            storage.other_path(out, stem).unlink(
+                missing_ok=True
+            )  # of an overwritten run: a stem has one file
             with open(out / MANIFEST, "ab") as file:
                 file.write(_line(_entry((stem, digest))))
                 file.flush()
@@ -142,8 +149,9 @@ def _read(path: Path, identity: Mapping[str, object]) -> dict[str, str]:
     for number, text in enumerate(path.read_bytes().split(b"\n")):
         try:
             entry = json.loads(text) if text else {}
-        except ValueError:
-            entry = {}  # the last line of a run that was killed
+        except ValueError:  # the last line of a run that was killed
+            entry = {}
+        entry = entry if isinstance(entry, dict) else {}
         if number == 0 and entry.get("identity") != json.loads(_line(dict(identity))):
             raise ValueError(
                 f"{path.parent} holds predictions of another checkpoint or with other options: give another "

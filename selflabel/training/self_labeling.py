@@ -126,6 +126,7 @@ class SelfLabeling:
         return Labeling(
             solution.labels,
             self.energy,
+            self.affinity,
             pairwise=solution.energy - coupling - entropy,
             entropy=entropy,
             gain=solution.start_energy - solution.energy,

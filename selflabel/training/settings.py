@@ -54,8 +54,10 @@ class Settings:
             ("first_scored", 0),
             ("seed", 0),
         ):
-            if not least <= getattr(self, name) < inf:
-                raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}")
+            whole = name == "power" or isinstance(getattr(self, name), int)
+            if not (whole and least <= getattr(self, name) < inf):
+                kind = "" if name == "power" else "a whole number "
+                raise ValueError(f"expected {kind}{name} >= {least}, got {getattr(self, name)}")
         if not 0 < self.learning_rate < inf:
             raise ValueError(f"expected a learning rate > 0, got {self.learning_rate}")
         if self.relabel_every is not None and self.relabel_every < 1:

@@ -29,8 +29,8 @@ class TrainingError(RuntimeError):
 class Labels:
     """Where the labels of a round come from.
 
-    start: labels for the solve to start from, instead of the prediction. store: the solve starts from the labels
-    that it has of an image, and it keeps the new ones. fit_stored: no solve, the network fits those in the store.
+    start: labels for the solve to start from, whatever there is else. store: the solve starts from the labels that
+    it has of an image, and it keeps the new ones. fit_stored: no solve, the network fits those in the store.
     """
 
     start: Float[Tensor, "b k *s"] | None = None
@@ -95,7 +95,7 @@ def advance(
         raise ValueError(f"expected network_steps >= 1, got {network_steps}")
     clock = _Clock(batch.images.device)
     with clock.network():
-        logits = _predict(network, batch, bfloat16)
+        logits = predicted(network, batch, bfloat16)
     with clock.solver():
         labeling = _label(objective, logits.detach(), batch, labels, part)
     observed = {} if labeling is None else _gain(objective, labeling, logits, ramp)
@@ -107,7 +107,7 @@ def advance(
     for number in range(network_steps):
         with clock.network():
             if number > 0:
-                logits = _predict(network, batch, bfloat16)
+                logits = predicted(network, batch, bfloat16)
             terms = objective.terms(logits, batch, labeling, ramp)
             loss, found = combine(terms, part, observed)
             _check(terms, found, batch)
@@ -121,7 +121,11 @@ def advance(
     return Report(terms_found, tuple(losses), gain, labeling, measured, *clock.seconds())
 
 
-def _predict(network: nn.Module, batch: Batch, bfloat16: bool) -> Tensor:
+def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tensor:
+    """The logits of a batch, in the network's present mode.
+
+    Raises `ValueError` if they are not of the images' size, `TrainingError` if they are nan or inf.
+    """
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bfloat16):
         logits = network(batch.images)
     expected = (len(batch.images), *batch.images.shape[2:])
@@ -151,8 +155,10 @@ def _label(objective: Objective, logits: Tensor, batch: Batch, labels: Labels, p
         return objective.label(logits, batch, None)
     like = widened(logits)
     if labels.fit_stored:
-        return stored_labeling(store, batch.stems, like, objective.energy)
-    start = starts(store, batch.stems, like, partial(objective.default_start, logits, batch))
+        return stored_labeling(store, batch.stems, like, objective.energy, objective.affinity)
+    start = labels.start
+    if start is None:
+        start = starts(store, batch.stems, like, partial(objective.default_start, logits, batch))
     labeling = objective.label(logits, batch, start)
     for stem, stored in gather(packed(batch.stems, labeling), part).items():
         store.put(stem, stored)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
+from selflabel.affinity.builders import AffinityBuilder
 from selflabel.data.atomic import write_atomic
 from selflabel.labels import harden, one_hot
 from selflabel.problem import Energy
@@ -68,7 +69,11 @@ class MemoryStore:
         return {stem: stored.plain() for stem, stored in self.kept.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """All labels of the checkpoint, and no others."""
+        """All labels of the checkpoint, and no others. Raises `ValueError` for the state of another kind of store."""
+        if not all(isinstance(plain, Mapping) for plain in state.values()):
+            raise ValueError(
+                "expected labels in the checkpoint, got versions of files: resume with a DiskStore"
+            )
         self.kept.clear()
         self.kept.update({stem: Stored(**plain) for stem, plain in state.items()})
 
@@ -106,7 +111,14 @@ class DiskStore:
         return dict(self.versions)
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Make the versions of a checkpoint valid. Raises `ValueError` if one is not in the folder."""
+        """Make the versions of a checkpoint valid.
+
+        Raises `ValueError` if one is not in the folder, and for the state of another kind of store.
+        """
+        if not all(isinstance(version, int) for version in state.values()):
+            raise ValueError(
+                "expected versions of files in the checkpoint, got labels: resume with a MemoryStore"
+            )
         for stem, version in state.items():
             if not self._path(stem, version).is_file():
                 raise ValueError(
@@ -176,9 +188,16 @@ def starts(
 
 
 def stored_labeling(
-    store: LabelStore, stems: Sequence[str], like: Float[Tensor, "b k *s"], energy: Energy
+    store: LabelStore,
+    stems: Sequence[str],
+    like: Float[Tensor, "b k *s"],
+    energy: Energy,
+    builder: AffinityBuilder,
 ) -> Labeling:
-    """The stored labels of a batch, to fit. Raises `ValueError` for an image that has none."""
+    """The stored labels of a batch, to fit: those that minimize this energy with affinities of this builder.
+
+    Raises `ValueError` for an image that has none.
+    """
     stored, missing = [], []
     for stem in stems:
         entry = store.get(stem)
@@ -193,4 +212,4 @@ def stored_labeling(
     labels = [unpacked(x, one, stem) for x, one, stem in zip(stored, like, stems, strict=True)]
     pairwise = torch.tensor([x.pairwise for x in stored], dtype=torch.float64, device=like.device)
     entropy = torch.tensor([x.entropy for x in stored], dtype=torch.float64, device=like.device)
-    return Labeling(torch.stack(labels), energy, pairwise, entropy, torch.zeros_like(pairwise))
+    return Labeling(torch.stack(labels), energy, builder, pairwise, entropy, torch.zeros_like(pairwise))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import isfinite
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from selflabel.data.atomic import remove_leftovers
+from selflabel.data.lock import sole_user
 from selflabel.data.samples import Batch
 from selflabel.driver import SolveError
 from selflabel.training.alternator import relabel
@@ -72,8 +74,10 @@ def train(
     CPU history (but for seconds) and weights are those of a run that was never interrupted. Under `torchrun`
     (within `process_group`) the batch is shared among the processes, with the gradients of one.
 
-    Raises `ValueError` if `out` holds a run and `resume` is off, if a checkpoint is of other settings, if labels
-    are to be kept while images move; `TrainingError` when a loss is nan: the last checkpoint is the last good one.
+    Raises `ValueError` if `out` holds a run and `resume` is off, if another process works in it, if a checkpoint is
+    of other settings, other terms or another `about` (numbers within the objective and the data are not compared: put
+    them into `about`), if labels are to be kept while images move; `TrainingError` when a loss is nan: the last
+    checkpoint is the last good one.
     """
     part, device = current_part(), torch.device(device)
     if resume and out is None:
@@ -81,11 +85,14 @@ def train(
     store = _store(objective, data, settings, store)
     if yardstick is None and isinstance(objective, SelfLabeling):
         yardstick = Yardstick(objective)
-    checkpoint = _found(out, settings, about or {}, resume, device)
     run = _Run(objective, pretraining, data, settings, out, yardstick, store, about or {}, device, part)
-    run.prepare(network, checkpoint)
     listeners = tuple(callbacks)
-    with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
+    with ExitStack() as held:
+        held.enter_context(torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []))
+        if out is not None and run.writes:
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(sole_user(out))
+        run.prepare(network, _found(out, settings, about or {}, run.columns, resume))
         for step in range(run.done, settings.steps):
             row = run.step(step)
             if part.rank == 0:
@@ -129,7 +136,7 @@ def _store(
 
 
 def _found(
-    out: Path | None, settings: Settings, about: Mapping[str, Any], resume: bool, device: torch.device
+    out: Path | None, settings: Settings, about: Mapping[str, Any], names: tuple[str, ...], resume: bool
 ) -> Checkpoint | None:
     """The checkpoint to go on from, if there is one."""
     try:
@@ -147,9 +154,11 @@ def _found(
         return None
     if not (out / LAST).exists():
         return None
-    checkpoint = load_checkpoint(out / LAST, device)
+    checkpoint = load_checkpoint(out / LAST)  # to the CPU, where stored labels stay
     now = settings.plain()
     changed = [name for name in now if name not in ANY_TIME and checkpoint.settings.get(name) != now[name]]
+    if tuple(checkpoint.columns) != names:
+        changed.append("the terms of the objective, or the number of classes")
     if checkpoint.about != wanted:
         changed += [
             key for key in {**checkpoint.about, **wanted} if checkpoint.about.get(key) != wanted.get(key)
@@ -185,6 +194,10 @@ class _Run:
     history: History = field(init=False)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        return columns(self.objective, self.pretraining, self.data.classes)
+
+    @property
     def writes(self) -> bool:
         return self.out is not None and self.part.rank == 0
 
@@ -206,13 +219,11 @@ class _Run:
             self.done, self.seconds, self.best = checkpoint.step, checkpoint.seconds, checkpoint.best
             rows = checkpoint.rows
         self.network = wrap(network, self.part)  # waits for all processes: they have looked into the folder
-        names = columns(self.objective, self.pretraining, self.data.classes)
         if out is None or not self.writes:
-            self.history = History(names)
+            self.history = History(self.columns)
             return
-        out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out, FILES)
-        self.history = History.resume(names, out, rows)
+        self.history = History.resume(self.columns, out, rows)
         if checkpoint is None:
             self._save(
                 LAST
@@ -343,6 +354,7 @@ class _Run:
             self.store.state() if self.store is not None and resumable else None,
             len(self.history.rows),
             self.best,
+            self.history.columns,
         ).save(self.out / name)
         if resumable and self.store is not None:
             self.store.saved()

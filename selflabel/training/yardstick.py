@@ -30,10 +30,10 @@ class Yardstick:
         pCE(σ) + weight / N · [(η - τ) Σ_{i∉Ω} S(σ_i) + λ Σ_ij w_ij P(σ_i, σ_j)]
 
     with Shannon's entropy S, which is (8) at y = σ for the standard coupling; and the joint loss (8), at the labels
-    that the network is being trained with if these are of the same energy. Else, with `solve`, at labels that the
-    objective's solver makes for this measurement only; without, it is left out. The warm-up plays no part.
+    that the network is being trained with if these are of the same energy and affinity. Else, with `solve`, at labels
+    that the objective's solver makes for this measurement only; without, it is left out. The warm-up plays no part.
 
-    Cost: an affinity (unless labels of the same energy bring theirs) and one pass over its pairs, and the solve.
+    Cost: an affinity (unless such labels bring theirs) and one pass over its pairs, and the solve.
     """
 
     objective: SelfLabeling
@@ -43,7 +43,10 @@ class Yardstick:
     def measure(self, logits: Logits, batch: Batch, labeling: Labeling | None = None) -> Terms:
         """Terms to be added up by `sums`, once they are of all processes."""
         logits, objective, mass = logits.detach(), self.objective, pixels(logits)
-        if labeling is not None and labeling.energy != objective.energy:
+        if labeling is not None and (labeling.energy, labeling.builder) != (
+            objective.energy,
+            objective.affinity,
+        ):
             labeling = None
         if labeling is None and self.solve:
             labeling = objective.label(logits, batch, None)
