@@ -19,17 +19,18 @@ from PIL import Image
 from skimage.data import astronaut
 from skimage.transform import resize
 
-DENSE = "affinity=dense,sigma=15,sigma_xy=30,affinity.symmetric=true,pairwise_weight=5"
-GRID = "affinity=grid,sigma=30,neighbors=8,affinity.by_distance=true,pairwise_weight=6"
+DENSE = "affinity=dense,sigma=15,sigma_xy=8,affinity.symmetric=true,pairwise_weight=2,weight=1"
+GRID = "affinity=grid,sigma=9,neighbors=8,affinity.by_distance=true,pairwise_weight=1,coupling_weight=0.3,weight=3"
 COMPARISONS = {
     "dense-crf": (
         f"gd:dense-crf,{DENSE},name=gradient-descent",
-        f"adm:mean-field,{DENSE},name=mean-field-ADM",
+        f"adm:mean-field,{DENSE},max_steps=5,warm_start=true,name=mean-field-ADM",
     ),
     "potts": (
-        f"gd:potts,{GRID},name=gradient-descent",
-        f"adm:graph-cut,{GRID},coupling_weight=0.3,name=hard-ADM",
-        f"adm:gradient-descent,{GRID},coupling_weight=0.3,max_steps=10,name=soft-ADM",
+        # with the entropy: the loss (4), which the joint loss (8) is at equal labels and prediction
+        f"gd:potts+entropy,{GRID},name=gradient-descent",
+        f"adm:graph-cut,{GRID},warm_start=true,name=hard-ADM",
+        f"adm:gradient-descent,{GRID},solver.coarse_levels=0,max_steps=8,warm_start=true,name=soft-ADM",
     ),
 }
 
@@ -72,7 +73,6 @@ def main() -> None:
             "pretrain_steps": steps // 5,
             "warmup_steps": steps // 10,
             "learning_rate": 3e-3,
-            "weight": 1,
             "augment": "false",
             "measure_every": max(1, steps // 100),
             "validate_every": max(1, steps // 10),

@@ -135,7 +135,8 @@ def test_without_torchrun_nothing_is_set_up(monkeypatch: pytest.MonkeyPatch) -> 
     assert not distributed.is_initialized()
 
 
-def test_torchrun_variables_make_a_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cuda", [False, True])
+def test_torchrun_variables_make_a_group(monkeypatch: pytest.MonkeyPatch, cuda: bool) -> None:
     """What `torchrun` sets is passed on to the process group, which is left in the end."""
     seen: list[str] = []
 
@@ -144,11 +145,11 @@ def test_torchrun_variables_make_a_group(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(distributed, "init_process_group", init)
     monkeypatch.setattr(distributed, "barrier", lambda: seen.append("met"))
     monkeypatch.setattr(distributed, "destroy_process_group", lambda: seen.append("left"))
-    with process_group() as (_, device):
+    with process_group(on_cpu=cuda) as (_, device):
         assert device == torch.device("cpu")
         assert seen == ["gloo"]
     assert seen == ["gloo", "met", "left"]

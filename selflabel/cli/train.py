@@ -307,7 +307,7 @@ def train(
 
     with follow.said(out):
         job = prepare(data, from_arguments(given, config))
-        with process_group() as (part, found), screen.training() as bar:
+        with process_group(on_cpu=device == "cpu") as (part, found), screen.training() as bar:
             bar.disable = bar.disable or part.rank > 0
             if part.rank == 0:
                 follow.open_run(out, job, data)

@@ -54,13 +54,15 @@ def current_part() -> Part:
 
 
 @contextmanager
-def process_group(timeout: timedelta = timedelta(minutes=30)) -> Iterator[tuple[Part, torch.device]]:
+def process_group(
+    timeout: timedelta = timedelta(minutes=30), *, on_cpu: bool = False
+) -> Iterator[tuple[Part, torch.device]]:
     """Joins the processes that `torchrun` started; yields this one's part and device.
 
     Without torchrun it is one process, and nothing is set up. With GPUs it is nccl, one GPU a process (the
-    device is `cuda` of the local rank); without, gloo on the CPU.
+    device is `cuda` of the local rank); without, or if `on_cpu`, gloo on the CPU.
     """
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_available() and not on_cpu
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE, torch.device("cuda" if cuda else "cpu")
         return
