@@ -5,9 +5,9 @@
 DATA/acdc: a folder with images/, scribbles/, masks/, train.txt and val.txt. Whole slices, padded to a square and
 resized to 128x128. All methods train a small U-Net from the same initial weights on the same batches for the same
 number of steps. Those that alternate fit the random walker's labels of the scribbles first (a tenth of the steps), or,
-as published, the scribbles alone ("scribbles first", a fifth); so do the losses on the prediction. Prints, and writes to OUT, a Markdown table of mean Dice
-(all validation images together) and HD95 (pixels of 128x128) over the three structures. Interrupted, it goes on
-where it stopped.
+as published, the scribbles alone ("scribbles first", a fifth); so do the losses on the prediction. Prints, and writes
+to OUT, a Markdown table of mean Dice (all validation images together) and HD95 (pixels of 128x128) over the three
+structures. Interrupted, it goes on where it stopped.
 """
 
 import argparse
@@ -54,7 +54,7 @@ NARROW = Dense(sigma=15.0, sigma_xy=8.0, symmetric=True)
 
 # started at good labels, of the seeds or of the last time: coarse levels would find nothing better
 SOFT = SelfLabeling(
-    Energy(COLLISION, COLLISION_DIVERGENCE, 0.3, 2.0), GradientDescent(coarse_levels=0), max_steps=8
+    Energy(COLLISION, COLLISION_DIVERGENCE, 0.1, 6.0), GradientDescent(coarse_levels=0), max_steps=8
 )
 WALK = SelfLabeling(
     Energy(QUADRATIC, QUADRATIC_POTTS, 1e-3, 1.0), RandomWalker(), Contrast(), 200, weight=1e4, starter=None
@@ -116,8 +116,7 @@ def run(method: str, seed: int, root: Path, out: Path, steps: int) -> Score:
     objective = METHODS[method]
     training, held_out = folders(root, masked=isinstance(objective, Full))
     feed = Feed(training, CLASSES, batch=12, seed=seed, held_out=held_out, held_out_batch=24)
-    labels = isinstance(objective, SelfLabeling)
-    scribbles_first = not labels or "scribbles first" in method
+    scribbles_first = not isinstance(objective, SelfLabeling) or "scribbles first" in method
     pretrain_steps = steps // 5 if scribbles_first else steps // 10
     settings = Settings(
         steps=steps,
