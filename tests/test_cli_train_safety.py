@@ -88,16 +88,6 @@ def test_a_missing_mask_stops_full_supervision(root: Path, tmp_path: Path) -> No
     assert train(root, tmp_path / "run", "--method", "pce").exit_code == 0  # does not look at it
 
 
-def test_images_of_several_sizes_need_a_size(root: Path, tmp_path: Path) -> None:
-    for folder in ("images", "scribbles", "masks"):
-        file = root / folder / "t1.png"
-        Image.open(file).resize((20, 20), Image.Resampling.NEAREST).save(file)
-    result = train(root, tmp_path / "run", "--size", 0)
-    assert result.exit_code == 2, result.output
-    assert "expected images of one size in a batch" in result.output
-    assert train(root, tmp_path / "sized", steps=2).exit_code == 0
-
-
 def test_nan_ends_the_run_with_a_message(root: Path, tmp_path: Path) -> None:
     options = ("--method", "pce", "--learning-rate", 1e30, "--checkpoint-every", 1)
     result = train(root, tmp_path / "run", *options)
@@ -165,6 +155,17 @@ def test_any_byte_of_a_file_counts(root: Path) -> None:
     content[-20] ^= 1
     path.write_bytes(content)
     assert Folder(root, ("t0", "t1"), 2).digest != before
+
+
+def test_several_sizes_are_refused_before_the_run(root: Path, tmp_path: Path) -> None:
+    for folder in ("images", "scribbles", "masks"):
+        path = root / folder / "t3.png"
+        Image.open(path).crop((0, 0, 12, 16)).save(path)
+    result = train(root, tmp_path / "run", "--size", 0)
+    assert result.exit_code == 2
+    assert "16 x 14 (t0) and 16 x 12 (t3): give the data set a size, or take batches of one" in result.output
+    assert train(root, tmp_path / "one", "--size", 0, "--batch", 1).exit_code == 0
+    assert train(root, tmp_path / "square").exit_code == 0
 
 
 def test_full_masks_need_no_scribbles(root: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from selflabel.data.images import decode_image, read_image, to_unit
+from selflabel.data.images import decode_image, image_size, read_image, to_unit
 from selflabel.data.labelfiles import UNLABELED, LabelFormat, decode_index, read_index, write_index
 from selflabel.data.palette import colorize, overlay, voc_palette
 from selflabel.labels import UNLABELED as CORE_UNLABELED
@@ -73,8 +73,12 @@ def tiff(array: np.ndarray, **options: object) -> bytes:
         ),
     ],
 )
-def test_every_kind_of_image_gives_the_same_numbers(data: bytes, suffix: str, expected: np.ndarray) -> None:
+def test_every_kind_of_image_gives_the_same_numbers(
+    data: bytes, suffix: str, expected: np.ndarray, tmp_path: Path
+) -> None:
     image = decode_image(data, suffix)
+    (tmp_path / f"image{suffix}").write_bytes(data)
+    assert image_size(tmp_path / f"image{suffix}") == image.shape[:2]
     assert image.dtype == np.float32
     np.testing.assert_allclose(image, expected, atol=1e-7)
 
@@ -90,7 +94,7 @@ def test_a_palette_image_becomes_rgb() -> None:
     )
 
 
-def test_jpeg_is_turned_as_its_orientation_says() -> None:
+def test_jpeg_is_turned_as_its_orientation_says(tmp_path: Path) -> None:
     stored = Image.fromarray(
         np.repeat(np.repeat(np.array([[0, 255]], np.uint8), 16, 0), 16, 1)
     )  # dark, light
@@ -98,6 +102,8 @@ def test_jpeg_is_turned_as_its_orientation_says() -> None:
     tag[0x0112] = 6  # to be turned by 90 degrees clockwise
     image = decode_image(encoded(stored, "JPEG", exif=tag), ".jpg")
     assert image.shape == (32, 16, 1)
+    (tmp_path / "a.jpg").write_bytes(encoded(stored, "JPEG", exif=tag))
+    assert image_size(tmp_path / "a.jpg") == (32, 16)
     assert image[:8].max() < 0.1
     assert image[-8:].min() > 0.9
 

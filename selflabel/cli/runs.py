@@ -71,6 +71,8 @@ def prepare(
     yardstick = recipes.yardstick(options) if yardstick is None else yardstick
     class_names = _class_names(root, options)
     train = _training_folder(root, options, len(class_names))
+    if options.batch > 1:
+        train.check_one_size()
     channels = options.channels or train[0].image.shape[0]
     train = replace(train, channels=channels)
     train = replace(train, cache=0 < len(train) * options.size**2 * (4 * channels + 2) < MOST_KEPT)

@@ -11,6 +11,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2")
 TIFF_SUFFIXES = (".tif", ".tiff")
 
+ORIENTATION = 0x0112
+"""The EXIF tag; from 5 on, rows and columns change places."""
+
 _DIRECT = ("L", "RGB", "I;16", "I;16L", "I;16B", "F", "1")  # pillow modes whose array is the image itself
 _GRAY = ("LA", "La")
 
@@ -18,6 +21,20 @@ _GRAY = ("LA", "La")
 def read_image(path: Path) -> Float32[np.ndarray, "h w c"]:
     """The image in a file, in [0, 1], with one channel (gray) or three (RGB)."""
     return decode_image(path.read_bytes(), path.suffix)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of the image in a file as `read_image` gives it; without decoding it, but for TIFF files.
+
+    Raises `ValueError` and `OSError` as `read_image` does.
+    """
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        found = read_image(path).shape
+        return found[0], found[1]
+    with open_pillow(path.read_bytes()) as file:
+        width, height = file.size
+        turned = file.getexif().get(ORIENTATION, 1) >= 5
+    return (width, height) if turned else (height, width)
 
 
 def decode_image(data: bytes, suffix: str) -> Float32[np.ndarray, "h w c"]:

@@ -134,6 +134,19 @@ class Folder(Dataset[Sample]):
                 total.update(b"" if file is None else blake2b(file.read_bytes()).digest())
         return total.hexdigest()
 
+    def check_one_size(self) -> None:
+        """Raise `ValueError`, naming two images, unless all come in one size."""
+        if self.size is not None:
+            return
+        first, shape = self.stems[0], _checked(self._files[self.stems[0]][0], images.image_size)
+        for stem in self.stems:
+            other = _checked(self._files[stem][0], images.image_size)
+            if other != shape:
+                raise ValueError(
+                    f"expected images of one size for batches, got {shape[0]} x {shape[1]} ({first}) and "
+                    f"{other[0]} x {other[1]} ({stem}): give the data set a size, or take batches of one"
+                )
+
     def __len__(self) -> int:
         return len(self.stems)
 
