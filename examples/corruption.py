@@ -8,8 +8,8 @@ prediction (`self_labeling_loss`, every image one pixel without a seed). Prints 
 over the draws, and writes it to OUT as CSV and Markdown.
 
 All three are trained alike (AdamW at its usual rate). What comes out depends on how long: the reverse cross-entropy
-learns slowest and wears out last, so that three times the rate, or twice the epochs, put it ahead of the collision
-cross-entropy for shares up to 80 %.
+learns slowest and wears out last, so that three times the rate puts it ahead of the collision cross-entropy for shares
+up to 80 %.
 """
 
 import argparse

@@ -162,6 +162,13 @@ def test_index_files_of_every_kind(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_index(two, ".png"), [[1, 0]])
 
 
+def test_label_files_have_one_frame() -> None:
+    frames = [Image.fromarray(np.full((3, 4), value, np.uint8)).convert("P") for value in (0, 1)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="expected one image, got 2 frames"):
+        decode_index(data, ".gif")
+
+
 def test_written_labels_are_palette_files_that_do_not_look_black(tmp_path: Path) -> None:
     index = np.array([[0, 1, 2, 255]], dtype=np.uint8)
     write_index(tmp_path / "a.png", index)

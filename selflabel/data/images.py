@@ -94,17 +94,22 @@ def to_unit(array: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w c"]:
 
 
 def open_pillow(data: bytes) -> Image.Image:
-    """The bytes of a file as an image of pillow. Raises `OSError` if it knows no such format."""
+    """The bytes of a file as an image of pillow.
+
+    Raises `OSError` if it knows no such format, `ValueError` for several frames.
+    """
     try:
-        return Image.open(io.BytesIO(data))
+        file = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
         raise OSError("empty or not an image") from error
+    frames = getattr(file, "n_frames", 1)
+    if frames > 1:
+        raise ValueError(f"expected one image, got {frames} frames")
+    return file
 
 
 def _decode_pillow(data: bytes) -> Shaped[np.ndarray, "..."]:
     with open_pillow(data) as file:
-        if getattr(file, "n_frames", 1) > 1:
-            raise ValueError(f"expected one image, got {getattr(file, 'n_frames', 1)} frames")
         file.load()
         upright = ImageOps.exif_transpose(file)
         if upright.mode in _DIRECT:

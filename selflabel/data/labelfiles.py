@@ -95,8 +95,6 @@ def _pillow_values(data: bytes) -> Shaped[np.ndarray, "..."]:
     with open_pillow(data) as image:
         if image.mode not in _INDEX_MODES:
             raise ValueError(f"{_HOW}; got mode {image.mode}")
-        if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"expected one image, got {getattr(image, 'n_frames', 1)} frames")
         return np.array(image)
 
 

@@ -127,9 +127,8 @@ def predict_folder(
                 continue
             image = with_channels(decode_image(data, path.suffix), predictor.channels)
             storage.write(storage.path(out, stem), predictor(image).numpy())
-            storage.other_path(out, stem).unlink(
-                missing_ok=True
-            )  # of an overwritten run: a stem has one file
+            # of an overwritten run: a stem has one file
+            storage.other_path(out, stem).unlink(missing_ok=True)
             with open(out / MANIFEST, "ab") as file:
                 file.write(_line(_entry((stem, digest))))
                 file.flush()
