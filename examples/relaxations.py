@@ -128,11 +128,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--lengths", type=float, nargs="+", default=list(LENGTHS), choices=list(LENGTHS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     scores: list[tuple[str, float, float]] = []
-    for length in sorted(LENGTHS, reverse=True):
+    for length in sorted(options.lengths, reverse=True):
         for name, objective in objectives().items():
             folder = options.out / name.replace(" ", "-") / f"{length:g}"
             dice = run(objective, length, options.data, folder, options.steps, options.seed)

@@ -5,14 +5,14 @@ The file is not called after the function: importing it would put a module where
 
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from selflabel.labels import check_distributions
+from selflabel.labels import by_class, check_distributions
 from selflabel.problem import Energy, Problem
 
 
@@ -20,14 +20,18 @@ from selflabel.problem import Energy, Problem
 class Step:
     """What a solver yields: better labels, and what it happens to know of them.
 
-    `energy` is ``problem.value(labels)`` if the solver had it at hand; `bound` a lower bound of the energy;
-    `converged` says which images are finished (their labels change no more).
+    The memory of the labels may be used again for the next step.
+
+    `energy` is ``problem.value(labels)`` if the solver had it at hand, `start_energy` that of the labels it started
+    from (in its first step); `bound` a lower bound of the energy; `converged` says which images are finished (their
+    labels change no more).
     """
 
     labels: Float[Tensor, "b k *s"]
     energy: Float[Tensor, " b"] | None = None
     bound: Float[Tensor, " b"] | None = None
     converged: Bool[Tensor, " b"] | None = None
+    start_energy: Float[Tensor, " b"] | None = None
 
 
 @runtime_checkable
@@ -138,7 +142,8 @@ def _run(
     step = Step(labels)
     iterator = solver.iterate(problem, labels)
     following = next(iterator, None)  # the solver's own checks come before anything is computed
-    start_energy = problem.value(labels)
+    given = None if following is None else following.start_energy
+    start_energy = problem.value(labels) if given is None else given
     energies, bound = [start_energy], None
     for count in range(1, max_steps + 1):
         if count > 1:
@@ -146,21 +151,20 @@ def _run(
         if following is None:
             done = torch.ones_like(done)
             break
-        step = Step(
-            problem.feasible(following.labels), following.energy, following.bound, following.converged
-        )
+        step = following
         steps += ~done
         bound = step.bound if step.bound is not None else bound
         if trace:
             energies.append(problem.value(step.labels) if step.energy is None else step.energy)
         if callback is not None:
-            callback(count, step)
+            callback(count, replace(step, labels=problem.feasible(step.labels).clone()))
         if step.converged is not None:
             done = done | step.converged
             if bool(done.all()):
                 break
-    energy = problem.value(step.labels) if step.energy is None else step.energy
-    finite = torch.isfinite(step.labels).flatten(1).all(1) & torch.isfinite(energy)
+    labels = by_class(problem.feasible(step.labels))
+    energy = problem.value(labels) if step.energy is None else step.energy
+    finite = torch.isfinite(labels.flatten(1).sum(1)) & torch.isfinite(energy)
     results = tuple(
         Result.NONFINITE if not ok else Result.CONVERGED if end else Result.MAX_STEPS
         for ok, end in zip(finite.tolist(), done.tolist(), strict=True)
@@ -169,5 +173,5 @@ def _run(
         bad = [i for i, result in enumerate(results) if result is Result.NONFINITE]
         raise SolveError(f"{solver.name}: images {bad} of the batch: {Result.NONFINITE.value}")
     return Solution(
-        step.labels, energy, start_energy, bound, results, steps, torch.stack(energies) if trace else None
+        labels, energy, start_energy, bound, results, steps, torch.stack(energies) if trace else None
     )

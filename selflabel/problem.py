@@ -146,6 +146,8 @@ class Problem:
     def feasible(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """The labels with seeds put back and no mass on excluded classes."""
         labels = labels if self.classes is None else restrict(labels, self.classes)
+        if bool(self.free.all()):
+            return labels
         return torch.where(self.free, labels, self.seed_labels)
 
     def value(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, " b"]:

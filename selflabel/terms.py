@@ -278,7 +278,8 @@ def _dense_potts(
             f"expected a relaxation that is quadratic in the labels for a dense affinity, got "
             f"{relaxation.name!r}: use 'bilinear' or 'quadratic', or a grid or window affinity"
         )
-    filtered, degree = affinity.apply(labels), affinity.degree()
+    filtered = affinity.apply(labels)
+    degree = filtered.sum(1, keepdim=True)  # W 1 = Σ_k W y^k, as labels sum to one
     if slope is not None:
         slope.gradient.add_(filtered, alpha=-2)
         slope.stiffness.add_(degree, alpha=2)

@@ -1,14 +1,17 @@
 """Mean field: soft labels for the dense CRF."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from selflabel.affinity.gaussian import DenseAffinity
 from selflabel.driver import Step
+from selflabel.kernels import available
 from selflabel.labels import LOG_FLOOR, floored, floored_logits, per_image
 from selflabel.problem import Energy, Problem
 from selflabel.terms import BILINEAR, STANDARD, entropy, total
@@ -58,7 +61,17 @@ class MeanField:
             raise ValueError(
                 "mean field needs entropy_weight > 0 (usually 1), got 0: use graph cut or gradient descent"
             )
-        temperature = energy.entropy_weight
+        if available() and labels.device.type == "cpu" and isinstance(problem.affinity, DenseAffinity):
+            labels, done = yield from self._sweeps(problem, problem.affinity, labels)
+        else:
+            done = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+        yield from self._guarded_steps(problem, labels, done)
+
+    def _guarded_steps(
+        self, problem: Problem, labels: Float[Tensor, "b k *s"], done: Bool[Tensor, " b"]
+    ) -> Iterator[Step]:
+        """Steps that are halved until the energy does not rise."""
+        energy, temperature = problem.energy, problem.energy.entropy_weight
         linear = replace(problem, energy=replace(energy, entropy_weight=0.0))
 
         def evaluate(at: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,8 +81,8 @@ class MeanField:
 
         logits = floored_logits(labels, LOG_FLOOR)
         value, target = evaluate(labels)
+        start = value
         rate = torch.ones_like(value)
-        done = torch.zeros_like(value, dtype=torch.bool)
         while True:
             trial_logits = floored(torch.lerp(logits, target, per_image(rate, logits)), LOG_FLOOR)
             trial = problem.feasible(trial_logits.softmax(1))
@@ -83,4 +96,54 @@ class MeanField:
             target = torch.where(where, trial_target, target)
             labels = torch.where(where, trial, labels)
             value = torch.where(accepted, trial_value, value)
-            yield Step(labels, value, converged=done)
+            yield Step(labels, value, converged=done, start_energy=start)
+
+    def _sweeps(
+        self, problem: Problem, affinity: DenseAffinity, labels: Float[Tensor, "b k *s"]
+    ) -> Generator[Step, None, tuple[Float[Tensor, "b k *s"], Bool[Tensor, " b"]]]:
+        """The same with compiled lattices, as long as no energy rises; only at the pixels that still move.
+
+        Returns the last labels and which images have converged, then.
+        """
+        from selflabel.kernels.layout import by_pixel, rows
+        from selflabel.sweeps import Descent, fits, unaries
+
+        done = torch.zeros(len(labels), dtype=torch.bool)
+        if not fits(affinity, labels):
+            return labels, done
+        energy, temperature = problem.energy, problem.energy.entropy_weight
+        unary = unaries(problem.probs, energy.coupling_weight / temperature)
+        moving = by_pixel(labels).clone()
+        every = torch.ones(labels.shape[:2], dtype=torch.bool)
+        allowed = every if problem.classes is None else problem.classes
+        factor = 2 * energy.pairwise_weight / temperature
+        images = [
+            Descent(affinity.filters, number, *given, factor)
+            for number, given in enumerate(
+                zip(rows(moving), rows(unary), problem.free.flatten(1).numpy(), allowed.numpy(), strict=True)
+            )
+        ]
+
+        def energies() -> Tensor:
+            """Those of images that are done stay as they are."""
+            found = [0.0 if end else image.energy() for image, end in zip(images, done, strict=True)]
+            return torch.where(done, value, temperature * torch.tensor(found, dtype=torch.float64))
+
+        value = torch.zeros(len(labels), dtype=torch.float64)
+        value = start = energies()
+        while True:
+            everywhere = torch.tensor(
+                [bool(end) or image.sweep() for image, end in zip(images, done, strict=True)]
+            )
+            trial = energies()
+            risen = trial > value + 1e-7 * value.abs()  # rounding of float32 labels
+            for image in compress(images, risen):
+                image.undo()
+            if bool(risen.any()):
+                return moving, done
+            resting = value - trial <= self.rtol * value.abs()
+            for image in compress(images, resting):
+                image.revisit()
+            done = done | (resting & everywhere)
+            value = trial
+            yield Step(moving, value, converged=done, start_energy=start)

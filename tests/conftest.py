@@ -45,3 +45,11 @@ def generator() -> torch.Generator:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without run-time type checks, as users have it: the library's own errors come to light."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def either_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dense filters and mean field as they are with Numba, and as they are without."""
+    if request.param == "torch":
+        for module in ("affinity.lattice", "affinity.gaussian"):
+            monkeypatch.setattr(f"selflabel.{module}.compiled", lambda: False)

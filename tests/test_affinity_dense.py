@@ -20,6 +20,8 @@ DENSE_KERNELS = (
     GaussianKernel(0.2, 5.0, 90.0),
 )
 
+pytestmark = pytest.mark.usefixtures("either_path")
+
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(("axes", "spacing"), [(2, None), (2, (1.6, 0.7)), (3, (2.0, 1.0, 0.6))])

@@ -10,10 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LINES = 400
 
 CORE = {"labels", "affinity", "terms", "problem", "driver"}
-TOOLS = {"coarse", "coordinates", "cuts", "moves"}
+TOOLS = {"coarse", "coordinates", "cuts", "moves", "sweeps", "kernels"}
 ALLOWED: dict[str, set[str]] = {
-    "labels": set(),
-    "affinity": {"labels"},
+    "kernels": set(),
+    "labels": {"kernels"},
+    "affinity": {"labels", "kernels"},
     "terms": {"labels", "affinity"},
     "problem": {"labels", "affinity", "terms"},
     "driver": {"labels", "affinity", "terms", "problem"},
@@ -21,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "coordinates": {"labels", "terms"},
     "cuts": set(),
     "moves": {"cuts"},
+    "sweeps": {"labels", "affinity", "terms", "kernels"},
     "solvers": CORE | TOOLS,
     "annotators": CORE | {"solvers"},  # the walker is one
     "losses": {"labels", "affinity", "terms"},

@@ -12,6 +12,8 @@ from selflabel.affinity.autograd import Filter, check_features, check_values, fi
 from selflabel.affinity.exact import ExactFilter, SeparableFilter
 from selflabel.affinity.lattice import Lattice, blurs, evenness, self_weights, taps
 
+pytestmark = pytest.mark.usefixtures("either_path")
+
 DOUBLE = torch.float64
 
 

@@ -19,6 +19,8 @@ from selflabel.losses import dense_crf_loss, kernel_cut_loss, normalized_cut_los
 from selflabel.problem import Energy
 from selflabel.terms import BILINEAR, RELAXATIONS, Relaxation, normalized_cut, normalized_cut_with_gradient
 
+pytestmark = pytest.mark.usefixtures("either_path")
+
 EVERY_RELAXATION = pytest.mark.parametrize("relaxation", RELAXATIONS, ids=lambda r: r.name)
 CUTS = pytest.mark.parametrize("name", ["dense-crf", "normalized-cut", "kernel-cut"])
 
@@ -157,15 +159,16 @@ class Counter:
 
 @dataclass(frozen=True)
 class CountedFilter:
-    filter: Lattice
+    filter: Filter
     counter: Counter
+    pixels: tuple[int, int]  # of the batch, and of an image
 
     def apply(self, values: Tensor) -> Tensor:
         self.counter.channels.append(values.shape[1])
         return self.filter.apply(values)
 
     def degree(self) -> Tensor:
-        return self.apply(values=torch.ones(self.filter.batch, 1, self.filter.pixels))[:, 0]
+        return self.apply(values=torch.ones(self.pixels[0], 1, self.pixels[1]))[:, 0]
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ class CountedLattice:
     counter: Counter
 
     def build(self, features: Tensor) -> Filter:
-        return CountedFilter(Lattice.build(features), self.counter)
+        return CountedFilter(Lattice.build(features), self.counter, (features.shape[0], features.shape[1]))
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

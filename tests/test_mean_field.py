@@ -17,6 +17,8 @@ from selflabel.problem import Energy, Problem
 from selflabel.solvers import MeanField
 from selflabel.terms import COLLISION, QUADRATIC_POTTS
 
+pytestmark = pytest.mark.usefixtures("either_path")
+
 Array = NDArray[np.float64]
 
 ENERGY = replace(MeanField.default_energy, coupling_weight=0.8, pairwise_weight=1.7, entropy_weight=0.6)

@@ -8,28 +8,50 @@ from torch import Tensor
 
 
 @runtime_checkable
-class Filter(Protocol):
-    """A symmetric linear map on the pixels of each image."""
+class SymmetricMap(Protocol):
+    """A symmetric linear map W on the pixels of each image."""
 
     def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
         """W values, without a gradient."""
+
+
+@runtime_checkable
+class Filter(SymmetricMap, Protocol):
+    """A symmetric map that knows its row sums."""
 
     def degree(self) -> Float[Tensor, "b n"]:
         """W 1."""
 
 
+@runtime_checkable
+class AddingFilter(Filter, Protocol):
+    """A filter that adds to what is there, scaled on both sides, with no pass over the pixels for either.
+
+    So do the compiled ones, on values that lie pixel by pixel in memory.
+    """
+
+    def add(
+        self,
+        values: Float[Tensor, "b k n"],
+        scale: Float[Tensor, "_ 1 n"] | None,
+        factor: float,
+        to: Float[Tensor, "b k n"],
+    ) -> None:
+        """``to += factor · diag(scale) W diag(scale) values``."""
+
+
 class _FilterValues(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, linear: Filter, values: Tensor) -> Tensor:
+    def forward(ctx: Any, linear: SymmetricMap, values: Tensor) -> Tensor:
         ctx.linear = linear
         return linear.apply(values)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
-        return None, filter_values(ctx.linear, grads[0].contiguous())  # W is symmetric
+        return None, filter_values(ctx.linear, grads[0])  # W is symmetric
 
 
-def filter_values(linear: Filter, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
+def filter_values(linear: SymmetricMap, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
     """W values, with a gradient to the values: W times the incoming one, as W is symmetric.
 
     Backward costs one more filtering; nothing inside the filter is recorded.

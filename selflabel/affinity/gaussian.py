@@ -1,7 +1,7 @@
 """Every pixel with every other: the dense affinity of the dense CRF."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Protocol, runtime_checkable
 
@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.autograd import Filter, filter_values
+from selflabel.affinity.autograd import AddingFilter, Filter, filter_values
 from selflabel.affinity.exact import SeparableFilter
 from selflabel.affinity.image import colors
 from selflabel.affinity.lattice import Lattice
 from selflabel.affinity.stencil import check_feature_map, check_positive, check_spacing
+from selflabel.kernels import available as compiled
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ POST_PROCESSING = (GaussianKernel(3.0, 30.0, 5.0), GaussianKernel(5.0, 2.0, None
 """Appearance and smoothness as in Mayer et al., Sec. 4.2."""
 
 
+NARROWEST = 1.0
+"""Bandwidths of place, in pixels, below which the lattice has no pixels to average over."""
+
+
 @runtime_checkable
 class FilterBuilder(Protocol):
     """`Lattice` or `ExactFilter`: what makes a filter from features over their bandwidths."""
@@ -50,11 +55,63 @@ class ScaledFilter:
     weight: float
     scale: Float[Tensor, "_ 1 n"] | None
 
+    def add(self, values: Float[Tensor, "b k n"], to: Float[Tensor, "b k n"]) -> None:
+        """``to += W values``."""
+        if isinstance(self.filter, AddingFilter):
+            self.filter.add(values, self.scale, self.weight, to)
+        elif self.scale is None:
+            to.add_(self.filter.apply(values), alpha=self.weight)
+        else:
+            to.addcmul_(self.scale, self.filter.apply(self.scale * values), value=self.weight)
+
+
+def _place_filter(
+    size: tuple[int, ...],
+    sigmas: tuple[float, ...],
+    backend: FilterBuilder,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Filter:
+    """Of a kernel of place alone: separable and exact, but for the compiled lattice, which is several times faster."""
+    if backend is Lattice and device.type == "cpu" and compiled() and min(sigmas) >= NARROWEST:
+        return _place_lattice(size, sigmas, dtype)
+    return SeparableFilter.build(size, sigmas, dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=4)
+def _place_lattice(size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype) -> Filter:
+    """The same for all images of a size, so the last few are kept."""
+    lattice = Lattice.build(_places(size, sigmas, dtype, torch.device("cpu")))
+    return replace(lattice, batch=None)  # type: ignore[type-var]
+
+
+def _places(
+    size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "1 n d"]:
+    """Where each pixel is, in bandwidths."""
+    axes = [torch.arange(n, device=device) / sigma for n, sigma in zip(size, sigmas, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(1, -1, len(size)).to(dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sum:
+    """The sum of some filters."""
+
+    filters: tuple[ScaledFilter, ...]
+
     def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
-        """Differentiable by the values."""
-        if self.scale is None:
-            return self.weight * filter_values(self.filter, values)
-        return self.weight * self.scale * filter_values(self.filter, self.scale * values)
+        """In memory pixel by pixel if the values are."""
+        if not any(isinstance(scaled.filter, AddingFilter) for scaled in self.filters):
+            result = torch.zeros_like(values)
+            for scaled in self.filters:
+                scaled.add(values, result)
+            return result
+        from selflabel.kernels.layout import by_class, by_pixel, empty_by_pixel
+
+        source, result = by_pixel(values), empty_by_pixel(values).zero_()
+        for scaled in self.filters:
+            scaled.add(source, result)
+        return by_class(result) if values.is_contiguous() else result
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,22 +163,18 @@ class DenseAffinity:
         spacing = check_spacing(spacing, size)
         if not kernels:
             raise ValueError("expected at least one kernel, got none")
-        axes = [torch.arange(n, device=features.device) * step for n, step in zip(size, spacing, strict=True)]
-        places = (
-            torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(1, -1, len(size)).to(features.dtype)
-        )
         flat = features.detach().flatten(2).transpose(1, 2)
         filters = []
         for kernel in kernels:
             check_positive("weight of every kernel", kernel.weight)
             check_positive("sigma_xy", kernel.sigma_xy)
             built: Filter
+            sigmas = tuple(kernel.sigma_xy / step for step in spacing)  # in pixels
             if kernel.sigma_rgb is None:
-                sigmas = tuple(kernel.sigma_xy / step for step in spacing)
-                built = SeparableFilter.build(size, sigmas, dtype=features.dtype, device=features.device)
+                built = _place_filter(size, sigmas, backend, features.dtype, features.device)
             else:
                 check_positive("sigma_rgb", kernel.sigma_rgb)
-                place = (places / kernel.sigma_xy).expand(len(flat), -1, -1)
+                place = _places(size, sigmas, features.dtype, features.device).expand(len(flat), -1, -1)
                 built = backend.build(torch.cat([place, flat / kernel.sigma_rgb], dim=2))
             scale = built.degree()[:, None].clamp_min(1e-12).rsqrt() if symmetric else None
             filters.append(ScaledFilter(built, kernel.weight, scale))
@@ -129,10 +182,7 @@ class DenseAffinity:
 
     def apply(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """``W x``: one filtering a kernel, differentiable by x at the cost of one more."""
-        values = labels.flatten(2).to(self.dtype)
-        result = self.filters[0].apply(values)
-        for scaled in self.filters[1:]:
-            result = result + scaled.apply(values)
+        result = filter_values(_Sum(self.filters), labels.flatten(2).to(self.dtype))
         return result.view(labels.shape).to(labels.dtype)
 
     def degree(self) -> Float[Tensor, "b 1 *s"]:

@@ -31,7 +31,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from selflabel.affinity.autograd import check_features, check_values
+from selflabel.affinity.autograd import Filter, check_features, check_values
+from selflabel.kernels import available as compiled
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,43 @@ def evenness(
     average where pixels fill the feature space (mean of r r' = I). Photographs lie between the two, hence
     1/4. The mean is taken over a uniform place in the simplex: it does not depend on the image.
     """
-    corners = barycentric.shape[0]
-    table = self_weights(weights, corners - 1)
+    table = diagonal(weights, len(barycentric) - 1)
     own = table[0] * total(barycentric.square())
-    mean = table[0] * 2 * corners  # E w_k w_l of a uniform place is (1 + [k = l]) / (corners (corners + 1))
-    for apart in range(1, corners):
-        own += 2 * table[apart] * total(barycentric[:-apart] * barycentric[apart:])
-        mean += 2 * table[apart] * (corners - apart)
-    result: Tensor = (own * (corners * (corners + 1) / mean)).pow(-power)
+    for apart in range(1, len(barycentric)):
+        own += table[apart] * total(barycentric[:-apart] * barycentric[apart:])
+    result: Tensor = own.pow(-power)
     return result
+
+
+def diagonal(weights: tuple[float, ...], d: int) -> tuple[float, ...]:
+    """The factors of ``D_i / mean D = Σ_m factor_m Σ_k w_k w_(k+m)`` in the barycentric weights w."""
+    table = self_weights(weights, d)
+    corners = d + 1
+    # E w_k w_l of a uniform place is (1 + [k = l]) / (corners (corners + 1))
+    mean = 2 * corners * table[0] + sum(2 * table[apart] * (corners - apart) for apart in range(1, corners))
+    scale = corners * (corners + 1) / mean
+    return (scale * table[0], *(2 * scale * weight for weight in table[1:]))
+
+
+def gain(variance: float, d: int) -> float:
+    """g: the integral of ``exp(-r^2 / 2)`` over the volume of a cell."""
+    return float((2 * math.pi * variance) ** (d / 2) * math.sqrt(d + 1))
+
+
+def numbering(low: list[int], high: list[int], radius: int, images: int) -> tuple[list[int], list[int], int]:
+    """Keys of vertices by mixed radix: strides, the least of each coordinate, and the stride of the images.
+
+    `low`, `high`: of the cells with pixels. The blur goes at most 2 radius beyond their vertices. Raises
+    ValueError if the keys of so many images do not fit 64 bits.
+    """
+    least = [x - 2 * radius for x in low]
+    size = [x + 2 * radius + 2 - lo for x, lo in zip(high, least, strict=True)]
+    if images * math.prod(size) >= 2**62:
+        raise ValueError(
+            f"features reach over {size} lattice cells, too many for 64-bit keys: "
+            "raise the bandwidths, or use the exact filter"
+        )
+    return [math.prod(size[j + 1 :]) for j in range(len(size))], least, math.prod(size)
 
 
 def spread(table: Int[Tensor, " m"], stride: int, radius: int) -> Int[Tensor, " m2"]:
@@ -178,7 +207,7 @@ class Lattice:
     slice: Gather
 
     @classmethod
-    def build(cls, features: Float[Tensor, "b n d"], *, variance: float = 1.3, radius: int = 3) -> "Lattice":
+    def build(cls, features: Float[Tensor, "b n d"], *, variance: float = 1.0, radius: int = 2) -> Filter:
         """Build the vertices and the sparse matrices; no gradient to the features.
 
         features: already divided by their bandwidths; float32 or float64, values must be of the same type.
@@ -193,11 +222,17 @@ class Lattice:
         check_features(features)
         if not variance > 1 / 6 or radius < 1:
             raise ValueError(f"expected variance > 1/6 and radius >= 1, got {variance} and {radius}")
-        with torch.no_grad():
-            return cls._build(features.detach(), variance, radius)
+        if features.device.type == "cpu" and compiled():
+            from selflabel.affinity.compiled import CompiledLattice
+
+            return CompiledLattice.build(features.detach(), variance=variance, radius=radius)
+        return cls.in_torch(features, variance, radius)
 
     @classmethod
-    def _build(cls, features: Tensor, variance: float, radius: int) -> "Lattice":
+    @torch.no_grad()
+    def in_torch(cls, features: Float[Tensor, "b n d"], variance: float, radius: int) -> "Lattice":
+        """What `build` does with torch alone, for checked arguments."""
+        features = features.detach()
         b, n, d = features.shape
         weights = taps(variance, radius)
 
@@ -209,17 +244,10 @@ class Lattice:
         t += ((torch.arange(d, dtype=f.dtype, device=f.device) + 0.5) / d)[:, None]
         base = t.floor()
 
-        # keys: mixed radix, the image first; the blur goes at most 2 radius beyond the vertices of the pixels
-        low = [int(x) - 2 * radius for x in base.amin(1)]
-        size = [int(x) + 2 * radius + 2 - lo for x, lo in zip(base.amax(1), low, strict=True)]
-        if b * math.prod(size) >= 2**62:
-            raise ValueError(
-                f"features reach over {size} lattice cells, too many for 64-bit keys: "
-                "raise the bandwidths, or use the exact filter"
-            )
-        kind = torch.int32 if b * math.prod(size) < 2**30 else torch.int64  # sorts twice as fast
-        strides = [math.prod(size[j + 1 :]) for j in range(d)]
-        key = torch.arange(b, device=f.device, dtype=kind).repeat_interleave(n) * math.prod(size)
+        low, high = ([int(x) for x in ends] for ends in base.aminmax(dim=1))
+        strides, low, image = numbering(low, high, radius, b)
+        kind = torch.int32 if b * image < 2**30 else torch.int64  # sorts twice as fast
+        key = torch.arange(b, device=f.device, dtype=kind).repeat_interleave(n) * image
         for j in range(d):
             key += (base[j].to(kind) - low[j]) * strides[j]
 
@@ -228,8 +256,7 @@ class Lattice:
         step = torch.tensor(strides, device=f.device, dtype=kind)[order]
         keys = torch.cat([key[None], key + step.cumsum(0, dtype=kind)])  # [d + 1, b n]
         barycentric = torch.cat([1 - part[:1], part[:-1] - part[1:], part[-1:]])
-        gain = (2 * math.pi * variance) ** (d / 2) * math.sqrt(d + 1)
-        scaled = (barycentric * (math.sqrt(gain) * evenness(barycentric, weights))).t().flatten()
+        scaled = (barycentric * (math.sqrt(gain(variance, d)) * evenness(barycentric, weights))).t().flatten()
 
         ordered, place = keys.t().flatten().sort(stable=True)
         table, inverse, count = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)

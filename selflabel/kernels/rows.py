@@ -1,0 +1,121 @@
+"""Weighted sums of rows, in vectors: what splatting, blurring and slicing a lattice are made of.
+
+LLVM vectorizes long loops, but not those as short as a row of classes, where the checks before the loop cost more
+than the loop. So these two are written in its own language: sixteen numbers at a time, then eight. Rows of more
+than one number are padded to a multiple of eight.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = (16, 8, 1)
+INT = ir.IntType(64)
+FAST = ("reassoc", "contract", "nsz", "arcp")
+
+
+def _emits(function: Callable[..., Any]) -> Any:
+    return intrinsic(inspect.unwrap(function))  # run-time type checks of the tests wrap functions
+
+
+def padded(width: int) -> int:
+    """The width of rows that hold so many numbers."""
+    return 1 if width == 1 else -(-width // 8) * 8
+
+
+def _data(context, builder, array_type, array):
+    return context.make_array(array_type)(context, builder, array).data
+
+
+def _vector_at(builder, data, at, lanes):
+    pointer = builder.gep(data, [at])
+    return builder.bitcast(pointer, ir.VectorType(data.type.pointee, lanes).as_pointer())
+
+
+def _everywhere(builder, number, lanes):
+    """A vector of one number."""
+    empty = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
+    first = builder.insert_element(empty, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(
+        first, empty, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+    )
+
+
+def _along_row(builder, width, body):
+    """Emit ``body(at, lanes)`` for all of ``range(width)``, the longest vectors first."""
+    start = ir.Constant(INT, 0)
+    for lanes in LANES:
+        size = ir.Constant(INT, lanes)
+        stop = builder.add(start, builder.mul(builder.sdiv(builder.sub(width, start), size), size))
+        with cgutils.for_range_slice(builder, start, stop, size, INT) as (at, _):
+            body(at, lanes)
+        start = stop
+
+
+@_emits
+def add_row(typing, to, to_row, x, x_row, weight):
+    """``to[to_row] += weight * x[x_row]`` for arrays of rows of one width."""
+
+    def generate(context, builder, signature, args):
+        to_data, x_data = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2))
+        width = builder.extract_value(
+            context.make_array(signature.args[0])(context, builder, args[0]).shape, 1
+        )
+        to_start, x_start = builder.mul(args[1], width), builder.mul(args[3], width)
+
+        def body(at, lanes):
+            here = _vector_at(builder, to_data, builder.add(to_start, at), lanes)
+            there = _vector_at(builder, x_data, builder.add(x_start, at), lanes)
+            align = context.get_abi_sizeof(to_data.type.pointee)
+            product = builder.fmul(
+                _everywhere(builder, args[4], lanes), builder.load(there, align=align), flags=FAST
+            )
+            builder.store(
+                builder.fadd(builder.load(here, align=align), product, flags=FAST), here, align=align
+            )
+
+        _along_row(builder, width, body)
+        return context.get_dummy_value()
+
+    return types.void(to, types.int64, x, types.int64, weight), generate
+
+
+@_emits
+def sum_rows(typing, to, to_row, scale, x, index, weight, first, last):
+    """``to[to_row] += scale * Σ_e weight[e] x[index[e]]`` over ``first <= e < last``, sums in registers."""
+
+    def generate(context, builder, signature, args):
+        to_data, x_data, index_data, weight_data = (
+            _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5)
+        )
+        width = builder.extract_value(
+            context.make_array(signature.args[0])(context, builder, args[0]).shape, 1
+        )
+        to_start = builder.mul(args[1], width)
+
+        def body(at, lanes):
+            align = context.get_abi_sizeof(to_data.type.pointee)
+            vector = ir.VectorType(to_data.type.pointee, lanes)
+            total = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * lanes))
+            builder.store(ir.Constant(vector, [0.0] * lanes), total)
+            with cgutils.for_range_slice(builder, args[6], args[7], ir.Constant(INT, 1), INT) as (e, _):
+                row = builder.sext(builder.load(builder.gep(index_data, [e])), INT)
+                there = _vector_at(builder, x_data, builder.add(builder.mul(row, width), at), lanes)
+                factor = _everywhere(builder, builder.load(builder.gep(weight_data, [e])), lanes)
+                product = builder.fmul(factor, builder.load(there, align=align), flags=FAST)
+                builder.store(builder.fadd(builder.load(total), product, flags=FAST), total)
+            here = _vector_at(builder, to_data, builder.add(to_start, at), lanes)
+            product = builder.fmul(_everywhere(builder, args[2], lanes), builder.load(total), flags=FAST)
+            builder.store(
+                builder.fadd(builder.load(here, align=align), product, flags=FAST), here, align=align
+            )
+
+        _along_row(builder, width, body)
+        return context.get_dummy_value()
+
+    return types.void(to, types.int64, scale, x, index, weight, types.int64, types.int64), generate

@@ -1,0 +1,339 @@
+"""Compiled inner loops against plain numpy, and what is made of them against the paths in torch."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from selflabel import DenseAffinity, Energy, GaussianKernel, Problem, solve, sweeps
+from selflabel.affinity import Lattice
+from selflabel.affinity.compiled import CompiledLattice
+from selflabel.driver import Result, Solution
+from selflabel.kernels import available
+from selflabel.kernels.compile import (
+    KEPT,
+    _kept,
+    in_parallel,
+    kernel,
+    num_threads,
+    over,
+    parts,
+    scratch,
+    shares,
+)
+from selflabel.kernels.elementary import exp_, log_
+from selflabel.kernels.hashing import numbered
+from selflabel.kernels.layout import by_class, by_pixel, empty_by_pixel, rows
+from selflabel.kernels.rows import add_row, padded, sum_rows
+from selflabel.labels import UNLABELED
+from selflabel.solvers import MeanField
+from selflabel.terms import BILINEAR, STANDARD
+
+THREADS = pytest.mark.parametrize("threads", [1, 2, 3])
+DENSE = Energy(STANDARD, BILINEAR, 1.0, 0.4, entropy_weight=1.0)
+
+
+@pytest.fixture
+def several(threads: int) -> Iterator[int]:
+    """Some threads for torch and the kernels."""
+    torch.set_num_threads(threads)
+    yield threads
+    torch.set_num_threads(1)
+
+
+# --- loops --------------------------------------------------------------------------------------------------
+
+
+@kernel
+def sums(to, row, scale, x, index, weight, first, last):
+    sum_rows(to, row, scale, x, index, weight, first, last)
+
+
+@kernel
+def add(to, to_row, x, x_row, weight):
+    add_row(to, to_row, x, x_row, weight)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("width", [1, 8, 16, 24, 40])
+def test_rows(rng: np.random.Generator, width: int, dtype: type[np.floating]) -> None:
+    assert padded(width) == width
+    x = rng.normal(size=(9, width)).astype(dtype)
+    to = rng.normal(size=(5, width)).astype(dtype)
+    index, weight = rng.integers(0, 9, 7).astype(np.int32), rng.normal(size=7).astype(dtype)
+    expected = to.copy()
+    expected[3] += dtype(0.7) * (weight[2:6, None] * x[index[2:6]]).sum(0)
+    sums(to, 3, dtype(0.7), x, index, weight, 2, 6)
+    np.testing.assert_allclose(to, expected, rtol=1e-5, atol=1e-6)
+    expected = to.copy()
+    expected[4] += dtype(-1.3) * x[8]
+    add(to, 4, x, 8, dtype(-1.3))
+    np.testing.assert_allclose(to, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_are_padded_to_vectors() -> None:
+    assert [padded(k) for k in (1, 2, 8, 9, 21, 100)] == [1, 8, 8, 16, 24, 104]
+
+
+def test_keys_are_numbered(rng: np.random.Generator) -> None:
+    """Many more than the table starts with, and some that are far apart."""
+    keys = rng.integers(-(2**61), 2**61, 60_000)[rng.integers(0, 60_000, (50_000, 3))]
+    numbers = np.full(keys.shape, -1, np.int32)
+    distinct = numbered(keys, numbers, 100, len(keys))
+    assert len(distinct) == len(np.unique(keys[100:]))
+    np.testing.assert_array_equal(distinct[numbers[100:]], keys[100:])
+    assert (numbers[:100] == -1).all()
+    assert numbers[100, 0] == 0
+
+
+def test_exponentials_and_logarithms(rng: np.random.Generator) -> None:
+    x = np.concatenate([-rng.uniform(0, 40, 1001), [0.0, -1e30, -0.0]]).astype(np.float32)
+    found = x.copy()
+    exp_(found, np.float32(-30))
+    np.testing.assert_allclose(found, np.exp(np.maximum(x, -30).astype(np.float64)), rtol=2e-6)
+    x = np.concatenate([rng.uniform(0, 1, 1001), 10.0 ** rng.uniform(-12, 3, 1001), [0.0, 1.0]]).astype(
+        np.float32
+    )
+    found = x.copy()
+    log_(found, np.float32(1e-10))
+    np.testing.assert_allclose(found, np.log(np.maximum(x.astype(np.float64), 1e-10)), rtol=1e-6, atol=2e-7)
+
+
+# --- threads and memory -------------------------------------------------------------------------------------
+
+
+def test_parts_cover_the_range() -> None:
+    for count, number in ((10, 3), (2, 4), (0, 2), (7, 1)):
+        found = parts(count, number)
+        assert len(found) == number
+        assert [i for a, b in found for i in range(a, b)] == list(range(count))
+
+
+@THREADS
+def test_work_is_shared(several: int) -> None:
+    assert num_threads() == several
+    assert [i for part in over(10, several, lambda a, b: list(range(a, b))) for i in part] == list(range(10))
+    assert shares(8, 1000) == (1, several)
+    assert shares(8, 10**6) == ((1, 1) if several == 1 else (several, 1))
+    assert shares(1, 1000) == ((1, 1) if several == 1 else (several, 1))
+
+
+def test_errors_come_back_from_threads() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_parallel([lambda: 1, lambda: 1 // 0], 2)
+
+
+def test_memory_is_used_again() -> None:
+    _kept.clear()
+    with scratch((30, 40), np.float32) as one, scratch((30, 40), np.float32) as other:
+        assert not np.shares_memory(one, other)
+        first = one.__array_interface__["data"][0], other.__array_interface__["data"][0]
+    with scratch((30, 39), np.float64) as again:
+        assert again.shape == (30, 39)
+    with scratch((20, 40), np.float32) as again:
+        assert again.__array_interface__["data"][0] in first
+    with scratch((KEPT // 4 + 1,), np.float32):
+        pass
+    assert sum(block.nbytes for block in _kept.values()) <= KEPT
+
+
+# --- memory layout ------------------------------------------------------------------------------------------
+
+
+@THREADS
+@pytest.mark.parametrize("shape", [(2, 5, 7, 70), (1, 3, 4, 5, 6), (1, 1, 3, 3)])
+def test_layouts(several: int, shape: tuple[int, ...]) -> None:
+    labels = torch.rand(shape)
+    pixels = by_pixel(labels)
+    assert torch.equal(pixels, labels)
+    assert pixels.movedim(1, -1).is_contiguous()
+    assert by_pixel(pixels) is pixels
+    back = by_class(pixels)
+    assert torch.equal(back, labels)
+    assert back.is_contiguous()
+    assert rows(pixels).shape == (shape[0], math.prod(shape[2:]), shape[1])
+    assert empty_by_pixel(labels).shape == labels.shape
+    odd = labels.transpose(2, 3)
+    assert torch.equal(by_pixel(odd), odd)
+    assert torch.equal(by_class(odd), odd)
+
+
+# --- the lattice --------------------------------------------------------------------------------------------
+
+
+def lattices(features: Tensor, variance: float, radius: int) -> tuple[CompiledLattice, Lattice]:
+    compiled = Lattice.build(features, variance=variance, radius=radius)
+    assert isinstance(compiled, CompiledLattice)
+    return compiled, Lattice.in_torch(features, variance, radius)
+
+
+@THREADS
+@pytest.mark.parametrize(("variance", "radius"), [(1.0, 2), (0.7, 1), (1.6, 4)])
+@pytest.mark.parametrize("d", [1, 2, 3, 5])
+def test_compiled_lattice_is_the_other(
+    several: int, generator: torch.Generator, d: int, variance: float, radius: int
+) -> None:
+    features = torch.randn(2, 500, d, generator=generator, dtype=torch.float64) * 3
+    compiled, reference = lattices(features, variance, radius)
+    assert sum(image.vertices for image in compiled.images) == reference.splat.offsets.numel()
+    for step, gather in enumerate(reference.blurs):
+        assert sum(len(image.blurs[step].index) for image in compiled.images) == gather.index.numel()
+    for k in (1, 3, 8, 21):
+        values = torch.randn(2, k, 500, generator=generator, dtype=torch.float64)
+        torch.testing.assert_close(compiled.apply(values), reference.apply(values), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(compiled.degree(), reference.degree(), rtol=1e-9, atol=1e-9)
+
+
+@THREADS
+def test_compiled_lattice_in_single_precision(several: int, generator: torch.Generator) -> None:
+    features = torch.randn(1, 2000, 5, generator=generator) * 2
+    compiled, reference = lattices(features, 1.0, 2)
+    values = torch.rand(1, 4, 2000, generator=generator)
+    found, expected = compiled.apply(values), reference.apply(values)
+    assert found.dtype == torch.float32
+    assert float((found - expected).norm() / expected.norm()) < 1e-6
+
+
+def test_adding_scales_on_both_sides(generator: torch.Generator) -> None:
+    compiled, reference = lattices(torch.randn(2, 300, 3, generator=generator), 1.0, 2)
+    values, scale = torch.rand(2, 4, 300, generator=generator), torch.rand(2, 1, 300, generator=generator)
+    to = empty_by_pixel(values).fill_(0.5)
+    compiled.add(values, scale, -2.0, to)
+    torch.testing.assert_close(to, 0.5 - 2 * scale * reference.apply(scale * values), rtol=1e-4, atol=1e-4)
+
+
+def test_the_lattice_of_a_size_is_kept() -> None:
+    image = torch.rand(2, 3, 20, 30)
+    kernels = (GaussianKernel(1.0, 3.0, None),)
+    one, other = (DenseAffinity.from_image(x, kernels) for x in (image, image[:1]))
+    assert one.filters[0].filter is other.filters[0].filter
+    assert DenseAffinity.from_image(image[:, :, :19], kernels).filters[0].filter is not one.filters[0].filter
+    labels = torch.rand(2, 4, 20, 30).softmax(1)
+    torch.testing.assert_close(one.apply(labels)[:1], other.apply(labels[:1]))
+
+
+# --- mean field ---------------------------------------------------------------------------------------------
+
+
+def case(
+    generator: torch.Generator,
+    *,
+    batch: int = 2,
+    classes: int = 5,
+    symmetric: bool = True,
+    weight: float = 1.0,
+) -> Problem:
+    """Two kernels, some seeds, soft predictions."""
+    size = (24, 31)
+    image = torch.rand(batch, 3, 4, 5, generator=generator)
+    image = torch.nn.functional.interpolate(image, size, mode="bilinear").clamp(0, 1)
+    logits = torch.randn(batch, classes, *size, generator=generator)
+    seeds = torch.full((batch, *size), UNLABELED)
+    seeds[:, 3, 4:9] = 1
+    seeds[:, 20, 4:19] = 0
+    kernels = (GaussianKernel(weight, 10.0, 20.0), GaussianKernel(0.5 * weight, 2.0, None))
+    affinity = DenseAffinity.from_image(image, kernels, symmetric=symmetric)
+    return Problem(DENSE, logits.softmax(1), seeds, affinity)
+
+
+def in_torch(monkeypatch: pytest.MonkeyPatch, problem: Problem, steps: int) -> Solution:
+    """The same affinity, but updates of all pixels in torch."""
+    with monkeypatch.context() as patch:
+        patch.setattr("selflabel.solvers.mean_field.available", lambda: False)
+        return solve(problem, MeanField(rtol=0.0), max_steps=steps, trace=True)
+
+
+@THREADS
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("classes", [2, 5, 21])
+def test_sweeps_are_mean_field(
+    several: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator, classes: int, symmetric: bool
+) -> None:
+    problem = case(generator, classes=classes, symmetric=symmetric, weight=1.0 if symmetric else 0.02)
+    found = solve(problem, MeanField(rtol=0.0), max_steps=9, trace=True)
+    expected = in_torch(monkeypatch, problem, 9)
+    assert found.trace is not None
+    assert expected.trace is not None
+    torch.testing.assert_close(found.start_energy, expected.start_energy, rtol=1e-6, atol=1e-3)
+    torch.testing.assert_close(found.trace[1], expected.trace[1], rtol=1e-6, atol=1e-3)  # of all pixels
+    both = min(len(found.trace), len(expected.trace))  # either may have nothing left to gain
+    assert both >= 5
+    torch.testing.assert_close(found.trace[:both], expected.trace[:both], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found.labels, expected.labels, rtol=0, atol=5e-3)
+    torch.testing.assert_close(found.energy, problem.value(found.labels), rtol=1e-6, atol=1e-3)
+    assert bool((found.trace.diff(dim=0) <= 1e-6 * found.trace[1:].abs()).all())
+    assert found.labels.is_contiguous()
+
+
+def test_sweeps_keep_seeds_and_leave_excluded_classes_empty(generator: torch.Generator) -> None:
+    problem = case(generator)
+    allowed = torch.ones(2, 5, dtype=torch.bool)
+    allowed[1, 3:] = False
+    problem = Problem(DENSE, problem.probs, problem.seeds, problem.affinity, allowed)
+    found = solve(problem, MeanField(), max_steps=5)
+    assert bool((found.labels[1, 3:] == 0).all())
+    assert bool((found.labels[0, 3:] > 0).any())
+    assert bool((found.labels[:, 1, 3, 4:9] == 1).all())
+    torch.testing.assert_close(found.labels.sum(1), torch.ones(2, 24, 31))
+    torch.testing.assert_close(found.energy, problem.value(found.labels), rtol=1e-6, atol=1e-3)
+
+
+def test_images_do_not_mix_and_end_by_themselves(generator: torch.Generator) -> None:
+    """The second image is one of certain predictions: it converges first, and stays as it is."""
+    problem = case(generator)
+    probs = problem.probs.clone()
+    probs[1] = torch.nn.functional.one_hot(probs[1].argmax(0), 5).movedim(-1, 0)
+    assert isinstance(problem.affinity, DenseAffinity)
+    weak = Energy(STANDARD, BILINEAR, 1.0, 1e-3, entropy_weight=1.0)
+    together = solve(Problem(weak, probs, problem.seeds, problem.affinity), MeanField(), max_steps=200)
+    assert together.results == (Result.CONVERGED, Result.CONVERGED)
+    assert together.steps[1] <= together.steps[0]
+
+
+def test_an_energy_that_would_rise_ends_the_sweeps(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """A large weight makes the few negative eigenvalues of the lattice felt; then steps are halved."""
+    problem = case(generator, symmetric=False, weight=5.0)
+    undone = []
+    undo, energy = sweeps.Descent.undo, sweeps.Descent.energy
+
+    def noted(self: sweeps.Descent) -> None:
+        undone.append(self)
+        undo(self)
+
+    monkeypatch.setattr(sweeps.Descent, "undo", noted)
+    counts: dict[int, int] = {}
+
+    def rising(self: sweeps.Descent) -> float:
+        """As if the third step of each image went up."""
+        counts[id(self)] = counts.get(id(self), 0) + 1
+        return energy(self) + 1e9 * (counts[id(self)] == 4)
+
+    monkeypatch.setattr(sweeps.Descent, "energy", rising)
+    found = solve(problem, MeanField(rtol=0.0), max_steps=6, trace=True)
+    assert len(undone) == 2
+    assert found.trace is not None
+    assert bool((found.trace.diff(dim=0) <= 1e-6 * found.trace[:-1].abs()).all())
+    torch.testing.assert_close(found.energy, problem.value(found.labels), rtol=1e-6, atol=1e-2)
+
+
+def test_double_precision_and_narrow_kernels_take_the_other_path(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    problem = case(generator)
+    narrow = DenseAffinity.from_image(torch.rand(2, 3, 24, 31), (GaussianKernel(1.0, 0.6, None),))
+    image = torch.rand(2, 3, 24, 31, dtype=torch.float64)
+    for affinity, probs in (
+        (narrow, problem.probs),
+        (DenseAffinity.from_image(image), problem.probs.double()),
+    ):
+        monkeypatch.setattr("selflabel.sweeps.Descent.sweep", lambda self: pytest.fail("it is compiled"))
+        solve(Problem(DENSE, probs, problem.seeds, affinity), MeanField(), max_steps=2)
+
+
+def test_kernels_are_there_for_the_tests() -> None:
+    assert available()
