@@ -225,23 +225,19 @@ def potts(labels: Labels, affinity: Affinity, relaxation: Relaxation) -> Float[T
     A dense affinity takes quadratic relaxations only (`ValueError` otherwise). Cost: one pass over the pairs,
     or one filtering.
     """
-    return _potts(labels, affinity, relaxation, slope=None)
+    if not isinstance(affinity, SparseAffinity):
+        return _dense_potts(labels, affinity, relaxation)[0]
+    return _sparse_potts(labels, affinity, relaxation, slope=None)
 
 
 def potts_with_slope(
     labels: Labels, affinity: Affinity, relaxation: Relaxation
 ) -> tuple[Float[Tensor, " b"], Slope]:
     """`potts` and its `Slope`, in the same pass."""
+    if not isinstance(affinity, SparseAffinity):
+        return _dense_potts(labels, affinity, relaxation)
     slope = Slope(torch.zeros_like(labels), torch.zeros_like(labels[:, :1]))
-    return _potts(labels, affinity, relaxation, slope), slope
-
-
-def _potts(
-    labels: Labels, affinity: Affinity, relaxation: Relaxation, slope: Slope | None
-) -> Float[Tensor, " b"]:
-    if isinstance(affinity, SparseAffinity):
-        return _sparse_potts(labels, affinity, relaxation, slope)
-    return _dense_potts(labels, affinity, relaxation, slope)
+    return _sparse_potts(labels, affinity, relaxation, slope), slope
 
 
 def _sparse_potts(
@@ -270,9 +266,9 @@ def _sparse_potts(
 
 
 def _dense_potts(
-    labels: Labels, affinity: Affinity, relaxation: Relaxation, slope: Slope | None
-) -> Float[Tensor, " b"]:
-    """Adds to the slope in place."""
+    labels: Labels, affinity: Affinity, relaxation: Relaxation
+) -> tuple[Float[Tensor, " b"], Slope]:
+    """``Σ_ij W_ij (c_i - y_i·y_j)``, both orders of every pair; c is 1 (bi-linear) or ‖y_i‖² (quadratic)."""
     if not relaxation.is_quadratic:
         raise ValueError(
             f"expected a relaxation that is quadratic in the labels for a dense affinity, got "
@@ -280,15 +276,11 @@ def _dense_potts(
         )
     filtered = affinity.apply(labels)
     degree = filtered.sum(1, keepdim=True)  # W 1 = Σ_k W y^k, as labels sum to one
-    if slope is not None:
-        slope.gradient.add_(filtered, alpha=-2)
-        slope.stiffness.add_(degree, alpha=2)
-    # Σ_ij W_ij (c_i - y_i·y_j) with c = 1 (bi-linear) or ‖y_i‖² (quadratic): both orders of every pair
     if relaxation.norm_slope is None:
-        return total(degree) - total(labels * filtered)
-    if slope is not None:
-        slope.gradient.addcmul_(degree, labels, value=2)
-    return total(labels * (degree * labels - filtered))
+        value = total(degree) - total(labels * filtered)
+        return value, Slope(filtered.mul_(-2), 2 * degree)
+    difference = (degree * labels).sub_(filtered)
+    return total(labels * difference), Slope(difference.mul_(2), 2 * degree)
 
 
 # --- normalized cut -------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Losses of all pairs of pixels: dense CRF, normalized cut, and both together.
 
-One filtering each gives value and gradient; backward costs none, and nothing is recorded inside the filter. For cuts the
-degree of the affinity costs one more, of one channel, the first time that it is asked for.
+One filtering each gives value and gradient; backward costs none, and nothing is recorded inside the filter. For a cut
+the degree of the affinity costs one more, of one channel, the first time that it is asked for.
 """
 
 from functools import partial

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy.cluster.vq import kmeans2
 
 from selflabel.annotators import Annotator
 from selflabel.labels import UNLABELED
@@ -73,3 +74,18 @@ def spaced(pack: str, count: int) -> Iterator[Picture]:
     every = stems(pack)
     for number in np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int):
         yield load(pack, every[number])
+
+
+def color_mixture(image: np.ndarray, classes: int, rng: np.random.Generator) -> np.ndarray:
+    """Posteriors ``[k h w]`` of a mixture of diagonal Gaussians, fitted by k-means."""
+    colors = image.reshape(-1, 3).astype(np.float64)
+    sample = colors[rng.choice(len(colors), 5000, replace=False)]
+    centers, member = kmeans2(sample, classes, minit="++", rng=rng)
+    log = np.empty((classes, len(colors)))
+    for k in range(classes):
+        own = sample[member == k] if (member == k).sum() > 3 else sample
+        variance = own.var(0) + 9.0
+        squared = ((colors - centers[k]) ** 2 / variance).sum(1)
+        log[k] = np.log(len(own) / len(sample)) - 0.5 * (squared + np.log(variance).sum())
+    probs = np.exp(log - log.max(0))
+    return (probs / probs.sum(0)).reshape(classes, *image.shape[:2])

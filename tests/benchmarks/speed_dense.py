@@ -1,0 +1,194 @@
+"""Dense CRFs against pydensecrf2: mean field one by one and eight at a time, and the loss; gated CRF as published."""
+
+import statistics
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pydensecrf.densecrf as peer
+import torch
+from gated_crf import ours as gated
+from gated_crf import published, run
+from lattice_accuracy import exact_rows, features_of
+from pictures import Picture, color_mixture
+from pydensecrf.utils import unary_from_softmax
+from timing import Duel, Row, spread
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from memory_tools import peak_bytes
+
+from selflabel import DenseAffinity, Energy, GaussianKernel, Problem, solve
+from selflabel.labels import UNLABELED
+from selflabel.losses import dense_crf_loss
+from selflabel.solvers import MeanField
+from selflabel.terms import BILINEAR, STANDARD
+
+CLASSES = 21
+STEPS = 10
+KERNELS = (GaussianKernel(10.0, 80.0, 13.0), GaussianKernel(3.0, 3.0, None))
+LOSS = GaussianKernel(1.0, 100.0, 15.0)
+# the peer takes W y into the exponent, which is the tangent of the energy with half of its weight
+ENERGY = Energy(STANDARD, BILINEAR, 1.0, 0.5, entropy_weight=1.0)
+Array = np.ndarray
+
+
+def pixels_of(picture: Picture) -> Array:
+    """uint8 [h w 3], lying (some photographs stand)."""
+    image = (picture.image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    return np.ascontiguousarray(image if image.shape[0] < image.shape[1] else image.transpose(1, 0, 2))
+
+
+def ours(images: Array, probs: Array) -> Tensor:
+    """uint8 [b h w 3] and [b k h w] to labels."""
+    affinity = DenseAffinity.from_image(torch.from_numpy(images).movedim(-1, 1), KERNELS, symmetric=True)
+    seeds = torch.full((len(probs), *probs.shape[2:]), UNLABELED)
+    problem = Problem(ENERGY, torch.from_numpy(probs), seeds, affinity)
+    return solve(problem, MeanField(rtol=0.0), max_steps=STEPS).labels
+
+
+def theirs(image: Array, probs: Array) -> Array:
+    crf = peer.DenseCRF2D(image.shape[1], image.shape[0], len(probs))
+    crf.setUnaryEnergy(unary_from_softmax(probs))
+    crf.addPairwiseGaussian(sxy=3, compat=3)
+    crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
+    return np.array(crf.inference(STEPS)).reshape(probs.shape)
+
+
+def brute_force(image: Array, probs: Array) -> Tensor:
+    """The same updates with the matrix of all pairs."""
+    height, width = image.shape[:2]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    place = torch.stack([y, x], -1).view(-1, 2).float()
+    total = torch.zeros(height * width, height * width)
+    for kernel in KERNELS:
+        features = place / kernel.sigma_xy
+        if kernel.sigma_rgb is not None:
+            features = torch.cat([features, torch.from_numpy(image).view(-1, 3) / kernel.sigma_rgb], 1)
+        matrix = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+        matrix.square_().mul_(-0.5).exp_()
+        scale = matrix.sum(1).rsqrt()
+        total += matrix.mul_(scale[:, None]).mul_(kernel.weight * scale)
+    sigma = torch.from_numpy(probs).flatten(1).T
+    unary, labels = sigma.clamp_min(1e-13).log(), sigma
+    for _ in range(STEPS):
+        labels = (unary + total @ labels).softmax(1)
+    return labels.T.reshape(probs.shape).double()
+
+
+def closeness(found: Tensor, exact: Tensor) -> tuple[float, float]:
+    """Share of pixels with another label, and the mean divergence from the exact labels."""
+    divergence = exact * (exact.clamp_min(1e-13).log() - found.double().clamp_min(1e-13).log())
+    return float((found.argmax(0) != exact.argmax(0)).double().mean()), float(divergence.sum(0).mean())
+
+
+def accuracy(cases: list[tuple[Array, Array]]) -> tuple[str, bool]:
+    """On crops of 64 and 128 pixels: labels that differ from brute force and divergence, both ways."""
+    texts, fine = [], True
+    for side in (64, 128):
+        found: list[list[tuple[float, float]]] = [[], []]
+        for image, probs in cases:
+            top, left = ((n - side) // 2 for n in image.shape[:2])
+            crop = np.ascontiguousarray(image[top : top + side, left : left + side])
+            part = np.ascontiguousarray(probs[:, top : top + side, left : left + side])
+            exact = brute_force(crop, part)
+            found[0].append(closeness(ours(crop[None], part[None])[0], exact))
+            found[1].append(closeness(torch.from_numpy(theirs(crop, part)), exact))
+        own, other = ([statistics.median(column) for column in zip(*rows, strict=True)] for rows in found)
+        fine = fine and own[0] <= other[0] and own[1] <= other[1]
+        texts.append(
+            f"{side}²: other labels {own[0]:.2%}, peer {other[0]:.2%}; KL {own[1]:.1g}, {other[1]:.1g}"
+        )
+    return "; ".join(texts), fine
+
+
+def mean_field(pictures: list[Picture], repeats: int) -> list[Row]:
+    rng = np.random.default_rng(20_301)
+    cases = []
+    for picture in pictures:
+        image = pixels_of(picture)
+        cases.append((image, color_mixture(image, CLASSES, rng).astype(np.float32)))
+    check, fine = accuracy(cases[:4])
+    duel = Duel(repeats)
+    for image, probs in cases:
+        duel.run(partial(ours, image[None], probs[None]), partial(theirs, image, probs))
+    rows = [duel.row("dense CRF, 10 steps, K = 21", "pydensecrf2", 0.5, check, fine)]
+
+    shape = cases[0][0].shape
+    alike = [case for case in cases if case[0].shape == shape][:8]
+    images, probs = (np.stack(column) for column in zip(*alike, strict=True))
+    duel = Duel(repeats)
+    together, _ = duel.run(partial(ours, images, probs), lambda: [theirs(*case) for case in alike])
+    alone = torch.cat([ours(*(x[None] for x in case)) for case in alike])
+    apart = float((together - alone).abs().max())
+    name = f"the same, {len(alike)} images at once"
+    rows.append(duel.row(name, "as many calls", 0.35, f"as one by one to {apart:.1g}", apart < 1e-3))
+    return rows
+
+
+def loss_and_gradient(image: Array, probs: Array) -> tuple[Tensor, Tensor]:
+    """From uint8 pixels and probabilities, affinity included."""
+    logits = torch.from_numpy(probs).clamp_min(1e-4).log()[None].requires_grad_()
+    pixels = torch.from_numpy(image).movedim(-1, 0)[None]
+    value = dense_crf_loss(logits, DenseAffinity.from_image(pixels, (LOSS,)))
+    value.backward()
+    assert logits.grad is not None
+    return value.detach(), logits.grad
+
+
+def one_filtering(image: Array, probs: Array) -> None:
+    """The peer's lattice, and one filtering with its softmax."""
+    crf = peer.DenseCRF2D(image.shape[1], image.shape[0], CLASSES)
+    crf.setUnaryEnergy(unary_from_softmax(probs))
+    none = peer.NO_NORMALIZATION
+    crf.addPairwiseBilateral(sxy=100, srgb=15, rgbim=image, compat=1, normalization=none)
+    crf.inference(1)
+
+
+def loss(pictures: list[Picture], repeats: int) -> list[Row]:
+    """Errors at 500 random pixels of each photograph, where the sums over all pixels are computed exactly.
+
+    The gradient is that by the probabilities, ``-2 W S``, which is what the peers return.
+    """
+    rng = np.random.default_rng(20_302)
+    duel, values, slopes = Duel(repeats), [], []
+    for picture in pictures:
+        image = pixels_of(picture)
+        probs = color_mixture(image, CLASSES, rng).astype(np.float32)
+        pixels = torch.from_numpy(image).float()
+        some = torch.from_numpy(rng.choice(pixels[..., 0].numel(), 500, replace=False))
+        labels = torch.from_numpy(probs)[None].flatten(2)
+        exact = exact_rows(features_of(pixels, 15.0, 100.0), labels, some)
+        affinity = DenseAffinity.from_image(torch.from_numpy(image).movedim(-1, 0)[None], (LOSS,))
+        found = affinity.apply(torch.from_numpy(probs)[None]).flatten(2)[0][:, some].double()
+        cut, exact_cut = (((1 - labels[0][:, some]) * filtered).sum() for filtered in (found, exact))
+        values.append(float(abs(cut / exact_cut - 1)))
+        slopes.append(float((found - exact).norm() / exact.norm()))
+        duel.run(partial(loss_and_gradient, image, probs), partial(one_filtering, image, probs))
+    check = f"value off by {spread(values, '.2%')}, gradient by {spread(slopes, '.2%')}, not rescaled"
+    return [duel.row("dense CRF loss, K = 21", "pydensecrf2", 1.0, check, max(values + slopes) <= 0.03)]
+
+
+def gated_crf(_: list[Picture], repeats: int) -> list[Row]:
+    """Values and gradients are compared in double precision, times are of single."""
+    generator = torch.Generator().manual_seed(5_351)
+    logits = torch.randn(4, CLASSES, 128, 128, generator=generator)
+    images = torch.nn.functional.avg_pool2d(torch.rand(4, 3, 128, 128, generator=generator), 9, 1, 4)
+    found = []
+    for function in (gated, published):
+        leaf = logits[:1].double().requires_grad_()
+        found.append((run(function, leaf, images[:1].double(), 5), leaf.grad))
+    value = float(abs(found[0][0] / found[1][0] - 1))
+    slope = float((found[0][1] - found[1][1]).norm() / found[1][1].norm())
+    leaf = logits.requires_grad_()
+    memory = [peak_bytes(partial(run, function, leaf, images, 5)) for function in (gated, published)]
+    duel = Duel(repeats)
+    duel.run(partial(run, gated, leaf, images, 5), partial(run, published, leaf, images, 5))
+    check = (
+        f"value to {value:.0e}, gradient to {slope:.0e}; memory {memory[0] / 1e6:.0f} MB, "
+        f"peer {memory[1] / 1e6:.0f} MB"
+    )
+    fine = max(value, slope) < 1e-6 and memory[0] * 20 <= memory[1]
+    return [duel.row("gated CRF loss, 4x21x128x128, radius 5", "as published", 0.1, check, fine)]
