@@ -22,7 +22,7 @@ from selflabel.kernels.compile import (
     scratch,
 )
 from selflabel.kernels.elementary import exp_, log_
-from selflabel.kernels.layout import by_pixel, empty_by_pixel, rows
+from selflabel.kernels.layout import empty_by_pixel, rows
 from selflabel.kernels.rows import add_row, padded, sum_rows
 from selflabel.labels import LOG_FLOOR
 from selflabel.terms import FLOOR
@@ -102,7 +102,6 @@ def _sweep(
     labels, unary, allowed, vertex, weight, blurred, floor, pixels, before, cost, moved, onto, first, last
 ):
     """At some pixels: slices `blurred`, puts ``softmax(unary + sliced)`` in place of the labels, splats the change."""
-    onto[:] = 0
     corners, vertices, weights = vertex.shape[1], vertex.reshape(-1), weight.reshape(-1)
     all_logits = np.empty((BLOCK, allowed.size), np.float32)
     all_exps = np.empty((BLOCK, allowed.size), np.float32)
@@ -146,10 +145,10 @@ def _join(vertex, weight, scale, before, to_vertex, to_weight, first, last):
 
 
 @kernel
-def _products(table, blurred):
-    """``Σ_k t_k·b_k``, and ``(Σ_k t_k)·(Σ_k b_k)``, over the rows of both, in double precision."""
+def _products(table, blurred, first, last):
+    """``Σ_k t_k·b_k``, and ``(Σ_k t_k)·(Σ_k b_k)``, over some rows of both, in double precision."""
     alike, degree = 0.0, 0.0
-    for row in range(len(table)):
+    for row in range(first, last):
         product, a, b = np.float32(0), np.float32(0), np.float32(0)
         for j in range(table.shape[1]):
             product += table[row, j] * blurred[row, j]
@@ -174,17 +173,30 @@ def _unaries(probs, weight, floor, to, first, last):
 def _costs(labels, unary, pixels, floor, cost, first, last):
     """``Σ y·ln y - y·unary`` at some pixels; returns its sum."""
     total = 0.0
-    logs = np.empty((1, labels.shape[1]), np.float32)
-    for i in range(first, last):
-        p = pixels[i]
-        logs[0] = labels[p]
-        log_(logs[0], floor)
-        own = np.float32(0)
-        for j in range(labels.shape[1]):
-            own += labels[p, j] * (logs[0, j] - unary[p, j])
-        cost[p] = own
-        total += own
+    all_logs = np.empty((BLOCK, labels.shape[1]), np.float32)
+    for start in range(first, last, BLOCK):
+        here = pixels[start : min(start + BLOCK, last)]
+        logs = all_logs[: here.size]
+        for i in range(here.size):
+            label, own = labels[here[i]], logs[i]
+            for j in range(own.size):
+                own[j] = label[j]
+        log_(logs.reshape(-1), floor)
+        for i in range(here.size):
+            label, fixed, own = labels[here[i]], unary[here[i]], logs[i]
+            pixel = np.float32(0)
+            for j in range(own.size):
+                pixel += label[j] * (own[j] - fixed[j])
+            cost[here[i]] = pixel
+            total += pixel
     return total
+
+
+@kernel
+def _add(x, to, first, last):
+    for row in range(first, last):
+        for j in range(x.shape[1]):
+            to[row, j] += x[row, j]
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,13 +231,12 @@ class _Joint:
 
     def blur(self, table: Array, factor: float, to: Array, threads: int) -> tuple[float, float]:
         """``factor · B table``; and ``y·W y`` and ``1·W 1`` of the labels in the table."""
-        first, alike, degree = 0, 0.0, 0.0
+        first = 0
         for lattice, weight in zip(self.lattices, self.weights, strict=True):
             own = slice(first, first + lattice.vertices)
             lattice.blur(table[own], factor * weight, to[own], threads)
-            products = _products(table[own], to[own])
-            alike, degree = alike + products[0], degree + products[1]
             first += lattice.vertices
+        alike, degree = np.sum(over(len(table), threads, partial(_products, table, to)), axis=0)
         scale = 1 / factor if factor else 0.0
         return float(scale * alike), float(scale * degree)
 
@@ -258,7 +269,7 @@ class Descent:
         self.allowed[: len(allowed)] = allowed
         self.free = np.flatnonzero(free).astype(np.int32)
         self.pixels, self.age = self.free, 0
-        self.before = np.empty((0, labels.shape[1] + 1), np.float32)
+        self.before = np.empty((len(self.free), labels.shape[1] + 1), np.float32)
         self.cost = np.empty(len(labels), np.float32)
         run = partial(_costs, labels, unary, self.free, np.float32(FLOOR), self.cost)
         self.own = float(sum(over(len(self.free), num_threads(), run)))
@@ -278,18 +289,19 @@ class Descent:
         everywhere = self.age % REVISIT == 0
         pixels = self.pixels = self.free if everywhere else self.moved
         self.age += 1
-        self.before = np.empty((len(pixels), self.labels.shape[1] + 1), np.float32)
         moved = np.empty(len(pixels), np.bool_)
         weights = self.joint.vertex, self.joint.weight, self.blurred, np.float32(LOG_FLOOR)
-        given = self.labels, self.unary, self.allowed, *weights
-        with scratch((num_threads(), *self.table.shape), np.float32) as onto:
+        given = self.labels, self.unary, self.allowed, *weights, pixels, self.before, self.cost, moved
+        with scratch((num_threads() - 1, *self.table.shape), np.float32) as others:
+            others[:] = 0
+            tables = [self.table, *others]  # one a thread
             tasks = [
-                partial(_sweep, *given, pixels, self.before, self.cost, moved, own, *part)
-                for own, part in zip(onto, parts(len(pixels), num_threads()), strict=True)
+                partial(_sweep, *given, table, *part)
+                for table, part in zip(tables, parts(len(pixels), num_threads()), strict=True)
             ]
             self.own += float(sum(in_parallel(tasks, num_threads())))
-            for own in onto:
-                self.table += own
+            for other in others:
+                over(len(other), num_threads(), partial(_add, other, self.table))
         self.moved = pixels[moved]
         return everywhere
 
@@ -309,13 +321,12 @@ def fits(affinity: DenseAffinity, labels: Float[Tensor, "b k *s"]) -> bool:
 
 
 def unaries(probs: Float[Tensor, "b k *s"], weight: float) -> Float[Tensor, "b k *s"]:
-    """``weight ln σ``, with the floor of all logarithms, by pixel."""
-    source = by_pixel(probs)
+    """``weight ln σ``, with the floor of all logarithms; both by pixel."""
     result = empty_by_pixel(probs)
     ranges = parts(probs[0, 0].numel(), num_threads())
     tasks = [
         partial(_unaries, x, np.float32(weight), np.float32(FLOOR), to, *part)
-        for x, to in zip(rows(source), rows(result), strict=True)
+        for x, to in zip(rows(probs), rows(result), strict=True)
         for part in ranges
     ]
     in_parallel(tasks, num_threads())

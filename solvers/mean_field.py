@@ -112,8 +112,10 @@ class MeanField:
         if not fits(affinity, labels):
             return labels, done
         energy, temperature = problem.energy, problem.energy.entropy_weight
-        unary = unaries(problem.probs, energy.coupling_weight / temperature)
-        moving = by_pixel(labels).clone()
+        moving = by_pixel(labels)
+        probs = moving if labels is problem.probs else by_pixel(problem.probs)
+        unary = unaries(probs, energy.coupling_weight / temperature)
+        moving = moving.clone() if moving is labels else moving
         every = torch.ones(labels.shape[:2], dtype=torch.bool)
         allowed = every if problem.classes is None else problem.classes
         factor = 2 * energy.pairwise_weight / temperature

@@ -321,6 +321,58 @@ def test_an_energy_that_would_rise_ends_the_sweeps(
     torch.testing.assert_close(found.energy, problem.value(found.labels), rtol=1e-6, atol=1e-2)
 
 
+def descent(problem: Problem) -> sweeps.Descent:
+    """Of the first image."""
+    assert isinstance(problem.affinity, DenseAffinity)
+    probs = by_pixel(problem.probs)
+    return sweeps.Descent(
+        problem.affinity.filters,
+        0,
+        rows(probs.clone())[0],
+        rows(sweeps.unaries(probs, 1.0))[0],
+        np.ones(probs[0, 0].numel(), bool),
+        np.ones(probs.shape[1]),
+        0.8,
+    )
+
+
+def test_a_sweep_is_undone(generator: torch.Generator) -> None:
+    one = descent(case(generator))
+    one.energy()
+    one.sweep()
+    one.energy()
+    labels, cost = one.labels.copy(), one.cost.copy()
+    one.sweep()
+    assert np.abs(one.labels - labels).max() > 1e-3
+    one.undo()
+    np.testing.assert_array_equal(one.labels, labels)
+    np.testing.assert_array_equal(one.cost, cost)
+
+
+def test_all_pixels_are_visited_now_and_then(generator: torch.Generator) -> None:
+    one = descent(case(generator))
+    visits = []
+    for _ in range(6):
+        one.energy()
+        everywhere = one.sweep()
+        assert len(one.pixels) == len(one.free) or not everywhere
+        visits.append(everywhere)
+    assert visits == [True, False, False, False, True, False]
+    assert len(one.pixels) < len(one.free)
+    one.revisit()
+    one.energy()
+    assert one.sweep()
+
+
+def test_a_start_that_lies_pixel_by_pixel_is_left_alone(generator: torch.Generator) -> None:
+    problem = case(generator)
+    problem = Problem(DENSE, problem.probs, torch.full_like(problem.seeds, UNLABELED), problem.affinity)
+    start = by_pixel(problem.probs)
+    kept = start.clone()
+    solve(problem, MeanField(), start=start, max_steps=3)
+    assert torch.equal(start, kept)
+
+
 def test_double_precision_and_narrow_kernels_take_the_other_path(
     monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
