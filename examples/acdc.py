@@ -63,6 +63,10 @@ WALK = SelfLabeling(
 
 HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 2.0), GraphCut())
 
+FIELD = SelfLabeling(
+    Energy(STANDARD, BILINEAR, 1.0, 5.0, entropy_weight=1.0), MeanField(), NARROW, max_steps=5
+)
+
 
 def regularized(name: str, weight: float, loss: torch.nn.Module) -> Direct:
     """Seeds and one loss on the prediction."""
@@ -83,11 +87,11 @@ METHODS: Mapping[str, Objective] = {
     "random-walker labels": WALK,
     "hard ADM (graph cut)": HARD,
     "robust trust region": replace(HARD, error_probability=0.1),
-    "mean-field ADM": SelfLabeling(
-        Energy(STANDARD, BILINEAR, 1.0, 5.0, entropy_weight=1.0), MeanField(), NARROW, max_steps=5
-    ),
+    "mean-field ADM": FIELD,
     "soft ADM": SOFT,
     "hard ADM, scribbles first": HARD,
+    "robust trust region, scribbles first": replace(HARD, error_probability=0.1),
+    "mean-field ADM, scribbles first": FIELD,
     "soft ADM, scribbles first": SOFT,
     "soft ADM, scribbles first, from predictions": replace(SOFT, starter=None),
 }
