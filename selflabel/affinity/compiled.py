@@ -340,6 +340,11 @@ class CompiledLattice:
         batch, pixels, _ = features.shape
         return cls(tuple(in_parallel(tasks, across)), batch, pixels, features.dtype)
 
+    @property
+    def vertices(self) -> int:
+        """How many there are next to pixels, of all images."""
+        return sum(image.vertices for image in self.images)
+
     @torch.no_grad()
     def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
         """K values, class by class; in memory pixel by pixel if the values are."""

@@ -154,8 +154,8 @@ class DenseAffinity:
     ) -> "DenseAffinity":
         """From any feature map.
 
-        `backend`: `Lattice` (linear in the pixels, within 3 % of exact) or `ExactFilter` (quadratic). Kernels of
-        place alone are separable and exact with both. Raises `ValueError` without kernels or for bandwidths that
+        `backend`: `Lattice` (linear in the pixels, within 4 % of exact) or `ExactFilter` (quadratic). Kernels of
+        place alone are separable and exact, but for the compiled lattice (within 3 %). Raises `ValueError` without kernels or for bandwidths that
         are not positive.
         """
         size = tuple(features.shape[2:])

@@ -193,7 +193,7 @@ class Lattice:
     """K_ij = exp(-||f_i - f_j||^2 / 2) within each image, diagonal kept, approximated on the permutohedral
     lattice.
 
-    On photographs the error is 2 to 3 % of the norm of K x, and the gain 0.98 to 1.02
+    On photographs the error is 2 to 4 % of the norm of K x, and the gain 0.98 to 1.02
     (tests/benchmarks/lattice_accuracy.py); more where few lattice cells hold all pixels (flat, tiny images),
     as errors of cells then do not average out: use a finer lattice, or the exact filter.
     Symmetric to rounding. The images of a batch do not mix, and one image gives the same answer as alone.
@@ -207,15 +207,16 @@ class Lattice:
     slice: Gather
 
     @classmethod
-    def build(cls, features: Float[Tensor, "b n d"], *, variance: float = 1.0, radius: int = 2) -> Filter:
-        """Build the vertices and the sparse matrices; no gradient to the features.
+    def build(cls, features: Float[Tensor, "b n d"], *, variance: float = 1.1, radius: int = 2) -> Filter:
+        """Build the vertices and the sparse matrices; no gradient to the features. On the CPU by compiled loops
+        (`selflabel.affinity.compiled`), if Numba is there.
 
         features: already divided by their bandwidths; float32 or float64, values must be of the same type.
         variance: of the kernel, in squared steps of the lattice: the finer (the larger), the more accurate,
             and the more vertices. radius: steps of the blur to each side. Good pairs: (0.8, 2), (1.1, 2),
             (1.4, 3), (3, 5).
 
-        Cost: a sort of n (d + 1) keys per image, and lookups for the vertices of the blur.
+        Cost: a sort of n (d + 1) keys per image (compiled: a hashing), and lookups for the vertices of the blur.
         Raises ValueError if features have no [b n d] shape, are empty, not finite, or reach over so many
         cells that a vertex has no 64-bit key.
         """
@@ -266,6 +267,11 @@ class Lattice:
 
         along = torch.tensor(weights[:0:-1] + weights, dtype=f.dtype, device=f.device)
         return cls(b, n, splat, blurs(table, [*strides, -sum(strides)], along), Gather(vertex, rows, scaled))
+
+    @property
+    def vertices(self) -> int:
+        """How many there are next to pixels, of all images."""
+        return self.splat.offsets.numel()
 
     @torch.no_grad()
     def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:

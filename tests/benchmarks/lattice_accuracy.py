@@ -102,7 +102,7 @@ def main() -> None:
             lattice = Lattice.build(features, **chosen)
             built = time.perf_counter() - start
             spent = seconds(lattice, torch.rand(1, 21, mask.numel(), generator=draw))
-            costs.setdefault(bandwidths, []).append((built, spent, lattice.splat.offsets.numel()))
+            costs.setdefault(bandwidths, []).append((built, spent, lattice.vertices))
             first = 0
             for kind, x in values.items():
                 exact = wanted[first : first + x.shape[1]]
