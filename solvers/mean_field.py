@@ -16,6 +16,9 @@ from selflabel.labels import LOG_FLOOR, floored, floored_logits, per_image
 from selflabel.problem import Energy, Problem
 from selflabel.terms import BILINEAR, STANDARD, entropy, total
 
+FAR = 0.01
+"""As long as a step lowers the energy by more than this fraction, all pixels are visited."""
+
 
 @dataclass(frozen=True)
 class MeanField:
@@ -143,8 +146,10 @@ class MeanField:
                 image.undo()
             if bool(risen.any()):
                 return moving, done
-            resting = value - trial <= self.rtol * value.abs()
-            for image in compress(images, resting):
+            gain = (value - trial) / value.abs()
+            resting = gain <= self.rtol
+            # those that were left out may still move; and far from the end, those that have settled move again
+            for image in compress(images, resting | (gain > FAR)):
                 image.revisit()
             done = done | (resting & everywhere)
             value = trial

@@ -260,12 +260,31 @@ def test_sweeps_are_mean_field(
     torch.testing.assert_close(found.start_energy, expected.start_energy, rtol=1e-6, atol=1e-3)
     torch.testing.assert_close(found.trace[1], expected.trace[1], rtol=1e-6, atol=1e-3)  # of all pixels
     both = min(len(found.trace), len(expected.trace))  # either may have nothing left to gain
-    assert both >= 5
+    assert both > 3
     torch.testing.assert_close(found.trace[:both], expected.trace[:both], rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(found.labels, expected.labels, rtol=0, atol=5e-3)
     torch.testing.assert_close(found.energy, problem.value(found.labels), rtol=1e-6, atol=1e-3)
     assert bool((found.trace.diff(dim=0) <= 1e-6 * found.trace[1:].abs()).all())
     assert found.labels.is_contiguous()
+
+
+def test_strong_pairs_take_no_more_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far from the minimum certain labels flip again: leaving them out would cost steps (here, 5 % of the gain)."""
+    draw, size, resize = torch.Generator().manual_seed(2), (24, 31), torch.nn.functional.interpolate
+    image = resize(torch.rand(1, 3, 4, 5, generator=draw), size, mode="bilinear").clamp(0, 1)
+    logits = resize(torch.randn(1, 5, 6, 7, generator=draw), size, mode="bilinear")
+    logits = logits + torch.randn(1, 5, *size, generator=draw)
+    kernels = (GaussianKernel(0.5, 10.0, 20.0), GaussianKernel(0.25, 2.0, None))
+    affinity = DenseAffinity.from_image(image, kernels)
+    problem = Problem(DENSE, logits.softmax(1), torch.full((1, *size), UNLABELED), affinity)
+    found, expected = (
+        solve(problem, MeanField(rtol=0.0), max_steps=8, trace=True),
+        in_torch(monkeypatch, problem, 8),
+    )
+    assert found.trace is not None
+    assert expected.trace is not None
+    lost = (found.trace - expected.trace) / (expected.trace[0] - expected.trace[-1])
+    assert float(lost.max()) < 0.01
 
 
 def test_sweeps_keep_seeds_and_leave_excluded_classes_empty(generator: torch.Generator) -> None:

@@ -155,8 +155,8 @@ class DenseAffinity:
         """From any feature map.
 
         `backend`: `Lattice` (linear in the pixels, within 4 % of exact) or `ExactFilter` (quadratic). Kernels of
-        place alone are separable and exact, but for the compiled lattice (within 3 %). Raises `ValueError` without kernels or for bandwidths that
-        are not positive.
+        place alone are separable and exact, but for the compiled lattice (within 3 %). Raises `ValueError`
+        without kernels or for bandwidths that are not positive.
         """
         size = tuple(features.shape[2:])
         check_feature_map(features)
