@@ -146,10 +146,10 @@ class MeanField:
                 image.undo()
             if bool(risen.any()):
                 return moving, done
-            gain = (value - trial) / value.abs()
-            resting = gain <= self.rtol
+            gain = value - trial
+            resting = gain <= self.rtol * value.abs()
             # those that were left out may still move; and far from the end, those that have settled move again
-            for image in compress(images, resting | (gain > FAR)):
+            for image in compress(images, resting | (gain > FAR * value.abs())):
                 image.revisit()
             done = done | (resting & everywhere)
             value = trial
