@@ -62,6 +62,7 @@ WALK = SelfLabeling(
 """The walker's labels of the seeds: the prediction has next to no weight in them."""
 
 HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 2.0), GraphCut())
+TRUST = replace(HARD, error_probability=0.1)
 
 FIELD = SelfLabeling(
     Energy(STANDARD, BILINEAR, 1.0, 5.0, entropy_weight=1.0), MeanField(), NARROW, max_steps=5
@@ -86,11 +87,11 @@ METHODS: Mapping[str, Objective] = {
     "pCE + gated CRF": regularized("gated-crf", 0.1, GatedCRFLoss(5, (WindowKernel(1.0, 6.0, 25.5),))),
     "random-walker labels": WALK,
     "hard ADM (graph cut)": HARD,
-    "robust trust region": replace(HARD, error_probability=0.1),
+    "robust trust region": TRUST,
     "mean-field ADM": FIELD,
     "soft ADM": SOFT,
     "hard ADM, scribbles first": HARD,
-    "robust trust region, scribbles first": replace(HARD, error_probability=0.1),
+    "robust trust region, scribbles first": TRUST,
     "mean-field ADM, scribbles first": FIELD,
     "soft ADM, scribbles first": SOFT,
     "soft ADM, scribbles first, from predictions": replace(SOFT, starter=None),

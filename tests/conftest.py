@@ -1,6 +1,7 @@
 """What all tests share: one thread, the data packs, random numbers."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
@@ -53,3 +54,11 @@ def either_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if request.param == "torch":
         for module in ("affinity.lattice", "affinity.gaussian"):
             monkeypatch.setattr(f"selflabel.{module}.compiled", lambda: False)
+
+
+@pytest.fixture
+def several(threads: int) -> Iterator[int]:
+    """Some threads for torch and the kernels."""
+    torch.set_num_threads(threads)
+    yield threads
+    torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """The permutohedral lattice of `selflabel.affinity.lattice`, compiled: the same vertices, weights and sums.
 
-Differences are of arrangement alone: every image has a table of its own, vertices are found by hashing and numbered
-as they come, and pixels are splatted one after the other, into one table a thread.
+Differences are of arrangement alone: every image has a table of its own, the vertices of pixels are found by hashing,
+those of the blur by merging sorted keys, and pixels are splatted one after the other, into one table a thread.
 """
 
 import math
@@ -17,7 +17,7 @@ from selflabel.affinity.autograd import check_values
 from selflabel.affinity.lattice import diagonal, gain, numbering, taps
 from selflabel.kernels.compile import Array, in_parallel, kernel, num_threads, over, parts, scratch, shares
 from selflabel.kernels.hashing import numbered
-from selflabel.kernels.layout import by_class, by_pixel, empty_by_pixel, rows
+from selflabel.kernels.layout import by_pixel, rows, summed
 from selflabel.kernels.rows import add_row, padded, sum_rows
 
 
@@ -348,9 +348,7 @@ class CompiledLattice:
     @torch.no_grad()
     def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
         """K values, class by class; in memory pixel by pixel if the values are."""
-        result = empty_by_pixel(values).zero_()
-        self.add(values, None, 1.0, result)
-        return by_class(result) if values.is_contiguous() else result
+        return summed(values, [lambda source, to: self.add(source, None, 1.0, to)])
 
     @torch.no_grad()
     def add(

@@ -106,12 +106,9 @@ class _Sum:
             for scaled in self.filters:
                 scaled.add(values, result)
             return result
-        from selflabel.kernels.layout import by_class, by_pixel, empty_by_pixel
+        from selflabel.kernels.layout import summed
 
-        source, result = by_pixel(values), empty_by_pixel(values).zero_()
-        for scaled in self.filters:
-            scaled.add(source, result)
-        return by_class(result) if values.is_contiguous() else result
+        return summed(values, [scaled.add for scaled in self.filters])
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -37,6 +38,11 @@ def kernel(function: Callable[..., Any]) -> Any:
 def kernel_of_numbers(function: Callable[..., Any]) -> Any:
     """As `kernel`, for what is known to have no nan: the largest of a row is found in vectors, then."""
     return _compiled(function, {"reassoc", "contract", "nsz", "arcp", "nnan"})
+
+
+def emits(function: Callable[..., Any]) -> Any:
+    """A function of kernels whose machine code this one writes (Numba's `intrinsic`)."""
+    return intrinsic(inspect.unwrap(function))
 
 
 def _compiled(function: Callable[..., Any], fastmath: set[str]) -> Any:

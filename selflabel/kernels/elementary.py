@@ -3,27 +3,26 @@
 Calls of the mathematical library are not, and take ten times as long.
 """
 
-import inspect
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from selflabel.kernels.compile import kernel
+from selflabel.kernels.compile import emits, kernel
 
 
 def _reinterpret(source: Any, target: Any, target_type: ir.Type) -> Any:
     """The same 32 bits as another type."""
 
-    def emit(typing, value):
+    @emits
+    def reinterpreted(typing, value):
         def generate(context, builder, signature, args):
             return builder.bitcast(args[0], target_type)
 
         return target(source), generate
 
-    return intrinsic(inspect.unwrap(emit))
+    return reinterpreted
 
 
 float_of_bits = _reinterpret(types.int32, types.float32, ir.FloatType())

@@ -1,7 +1,7 @@
 """Labels in memory class by class, as torch has them, or pixel by pixel, as the kernels want them."""
 
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +15,12 @@ TILE = 64
 
 @kernel
 def _transpose(x, to, first, last):
-    """``to[j, i] = x[i, j]`` for the columns j of a range, a tile at a time."""
+    """``to[pixel, class] = x[class, pixel]`` of a range of pixels, a tile at a time. On views, also back."""
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
-        for i in range(len(x)):
-            for j in range(start, stop):
-                to[j, i] = x[i, j]
-
-
-@kernel
-def _transpose_back(x, to, first, last):
-    """``to[j, i] = x[i, j]`` for the rows i of a range, a tile at a time."""
-    for start in range(first, last, TILE):
-        stop = min(start + TILE, last)
-        for j in range(len(to)):
-            for i in range(start, stop):
-                to[j, i] = x[i, j]
+        for k in range(len(x)):
+            for p in range(start, stop):
+                to[p, k] = x[k, p]
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -55,7 +45,7 @@ def by_pixel(labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
     if not labels.is_contiguous():
         return labels.movedim(1, -1).contiguous().movedim(-1, 1)
     result = empty_by_pixel(labels)
-    _run(_transpose, labels.flatten(2).numpy(), rows(result), result[0, 0].numel())
+    _copy(labels.flatten(2).numpy(), rows(result))
     return result
 
 
@@ -64,13 +54,24 @@ def by_class(labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
     if labels.is_contiguous() or not labels.movedim(1, -1).is_contiguous():
         return labels.contiguous()
     result = empty(tuple(labels.shape), labels.dtype)
-    _run(_transpose_back, rows(labels), result.flatten(2).numpy(), labels[0, 0].numel())
+    _copy(rows(labels).swapaxes(1, 2), result.flatten(2).numpy().swapaxes(1, 2))
     return result
 
 
-def _run(transpose: Any, x: Array, to: Array, pixels: int) -> None:
+def summed(
+    values: Float[Tensor, "b k n"], terms: Iterable[Callable[[Tensor, Tensor], None]]
+) -> Float[Tensor, "b k n"]:
+    """What the terms, given the values and where to, add there, both by pixel; in memory as the values are."""
+    source, result = by_pixel(values), empty_by_pixel(values).zero_()
+    for term in terms:
+        term(source, result)
+    return by_class(result) if values.is_contiguous() else result
+
+
+def _copy(x: Array, to: Array) -> None:
+    """From ``[b k n]`` to ``[b n k]``."""
     threads = num_threads()
-    tasks = [
-        partial(transpose, a, b, *part) for a, b in zip(x, to, strict=True) for part in parts(pixels, threads)
-    ]
-    in_parallel(tasks, threads)
+    ranges = parts(x.shape[2], threads)
+    in_parallel(
+        [partial(_transpose, a, b, *part) for a, b in zip(x, to, strict=True) for part in ranges], threads
+    )

@@ -5,22 +5,15 @@ than the loop. So these two are written in its own language: sixteen numbers at 
 than one number are padded to a multiple of eight.
 """
 
-import inspect
-from collections.abc import Callable
-from typing import Any
-
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+
+from selflabel.kernels.compile import emits
 
 LANES = (16, 8, 1)
 INT = ir.IntType(64)
 FAST = ("reassoc", "contract", "nsz", "arcp")
-
-
-def _emits(function: Callable[..., Any]) -> Any:
-    return intrinsic(inspect.unwrap(function))  # run-time type checks of the tests wrap functions
 
 
 def padded(width: int) -> int:
@@ -57,7 +50,7 @@ def _along_row(builder, width, body):
         start = stop
 
 
-@_emits
+@emits
 def add_row(typing, to, to_row, x, x_row, weight):
     """``to[to_row] += weight * x[x_row]`` for arrays of rows of one width."""
 
@@ -85,7 +78,7 @@ def add_row(typing, to, to_row, x, x_row, weight):
     return types.void(to, types.int64, x, types.int64, weight), generate
 
 
-@_emits
+@emits
 def sum_rows(typing, to, to_row, scale, x, index, weight, first, last):
     """``to[to_row] += scale * Σ_e weight[e] x[index[e]]`` over ``first <= e < last``, sums in registers."""
 
@@ -101,7 +94,7 @@ def sum_rows(typing, to, to_row, scale, x, index, weight, first, last):
         def body(at, lanes):
             align = context.get_abi_sizeof(to_data.type.pointee)
             vector = ir.VectorType(to_data.type.pointee, lanes)
-            total = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * lanes))
+            total = cgutils.alloca_once(builder, vector)
             builder.store(ir.Constant(vector, [0.0] * lanes), total)
             with cgutils.for_range_slice(builder, args[6], args[7], ir.Constant(INT, 1), INT) as (e, _):
                 row = builder.sext(builder.load(builder.gep(index_data, [e])), INT)

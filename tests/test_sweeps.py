@@ -1,0 +1,203 @@
+"""Mean field on compiled lattices against the same updates of all pixels in torch."""
+
+import numpy as np
+import pytest
+import torch
+
+from selflabel import DenseAffinity, Energy, GaussianKernel, Problem, solve, sweeps
+from selflabel.driver import Result, Solution
+from selflabel.kernels.layout import by_pixel, rows
+from selflabel.labels import UNLABELED
+from selflabel.solvers import MeanField
+from selflabel.terms import BILINEAR, STANDARD
+
+THREADS = pytest.mark.parametrize("threads", [1, 2, 3])
+DENSE = Energy(STANDARD, BILINEAR, 1.0, 0.4, entropy_weight=1.0)
+
+
+def case(
+    generator: torch.Generator,
+    *,
+    batch: int = 2,
+    classes: int = 5,
+    symmetric: bool = True,
+    weight: float = 1.0,
+) -> Problem:
+    """Two kernels, some seeds, soft predictions."""
+    size = (24, 31)
+    image = torch.rand(batch, 3, 4, 5, generator=generator)
+    image = torch.nn.functional.interpolate(image, size, mode="bilinear").clamp(0, 1)
+    logits = torch.randn(batch, classes, *size, generator=generator)
+    seeds = torch.full((batch, *size), UNLABELED)
+    seeds[:, 3, 4:9] = 1
+    seeds[:, 20, 4:19] = 0
+    kernels = (GaussianKernel(weight, 10.0, 20.0), GaussianKernel(0.5 * weight, 2.0, None))
+    affinity = DenseAffinity.from_image(image, kernels, symmetric=symmetric)
+    return Problem(DENSE, logits.softmax(1), seeds, affinity)
+
+
+def in_torch(monkeypatch: pytest.MonkeyPatch, problem: Problem, steps: int) -> Solution:
+    """The same affinity, but updates of all pixels in torch."""
+    with monkeypatch.context() as patch:
+        patch.setattr("selflabel.solvers.mean_field.available", lambda: False)
+        return solve(problem, MeanField(rtol=0.0), max_steps=steps, trace=True)
+
+
+@THREADS
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("classes", [2, 5, 21])
+def test_sweeps_are_mean_field(
+    several: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator, classes: int, symmetric: bool
+) -> None:
+    problem = case(generator, classes=classes, symmetric=symmetric, weight=1.0 if symmetric else 0.02)
+    found = solve(problem, MeanField(rtol=0.0), max_steps=9, trace=True)
+    expected = in_torch(monkeypatch, problem, 9)
+    assert found.trace is not None
+    assert expected.trace is not None
+    torch.testing.assert_close(found.start_energy, expected.start_energy, rtol=1e-6, atol=1e-3)
+    torch.testing.assert_close(found.trace[1], expected.trace[1], rtol=1e-6, atol=1e-3)  # of all pixels
+    both = min(len(found.trace), len(expected.trace))  # either may have nothing left to gain
+    assert both > 3
+    torch.testing.assert_close(found.trace[:both], expected.trace[:both], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found.labels, expected.labels, rtol=0, atol=5e-3)
+    torch.testing.assert_close(found.energy, problem.value(found.labels), rtol=1e-6, atol=1e-3)
+    assert bool((found.trace.diff(dim=0) <= 1e-6 * found.trace[1:].abs()).all())
+    assert found.labels.is_contiguous()
+
+
+def test_strong_pairs_take_no_more_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far from the minimum certain labels flip again: leaving them out would cost steps (here, 5 % of the gain)."""
+    draw, size, resize = torch.Generator().manual_seed(2), (24, 31), torch.nn.functional.interpolate
+    image = resize(torch.rand(1, 3, 4, 5, generator=draw), size, mode="bilinear").clamp(0, 1)
+    logits = resize(torch.randn(1, 5, 6, 7, generator=draw), size, mode="bilinear")
+    logits = logits + torch.randn(1, 5, *size, generator=draw)
+    kernels = (GaussianKernel(0.5, 10.0, 20.0), GaussianKernel(0.25, 2.0, None))
+    affinity = DenseAffinity.from_image(image, kernels)
+    problem = Problem(DENSE, logits.softmax(1), torch.full((1, *size), UNLABELED), affinity)
+    found, expected = (
+        solve(problem, MeanField(rtol=0.0), max_steps=8, trace=True),
+        in_torch(monkeypatch, problem, 8),
+    )
+    assert found.trace is not None
+    assert expected.trace is not None
+    lost = (found.trace - expected.trace) / (expected.trace[0] - expected.trace[-1])
+    assert float(lost.max()) < 0.01
+
+
+def test_sweeps_keep_seeds_and_leave_excluded_classes_empty(generator: torch.Generator) -> None:
+    problem = case(generator)
+    allowed = torch.ones(2, 5, dtype=torch.bool)
+    allowed[1, 3:] = False
+    problem = Problem(DENSE, problem.probs, problem.seeds, problem.affinity, allowed)
+    found = solve(problem, MeanField(), max_steps=5)
+    assert bool((found.labels[1, 3:] == 0).all())
+    assert bool((found.labels[0, 3:] > 0).any())
+    assert bool((found.labels[:, 1, 3, 4:9] == 1).all())
+    torch.testing.assert_close(found.labels.sum(1), torch.ones(2, 24, 31))
+    torch.testing.assert_close(found.energy, problem.value(found.labels), rtol=1e-6, atol=1e-3)
+
+
+def test_images_do_not_mix_and_end_by_themselves(generator: torch.Generator) -> None:
+    """The second image is one of certain predictions: it converges first, and stays as it is."""
+    problem = case(generator)
+    probs = problem.probs.clone()
+    probs[1] = torch.nn.functional.one_hot(probs[1].argmax(0), 5).movedim(-1, 0)
+    assert isinstance(problem.affinity, DenseAffinity)
+    weak = Energy(STANDARD, BILINEAR, 1.0, 1e-3, entropy_weight=1.0)
+    together = solve(Problem(weak, probs, problem.seeds, problem.affinity), MeanField(), max_steps=200)
+    assert together.results == (Result.CONVERGED, Result.CONVERGED)
+    assert together.steps[1] <= together.steps[0]
+
+
+def test_an_energy_that_would_rise_ends_the_sweeps(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """A large weight makes the few negative eigenvalues of the lattice felt; then steps are halved."""
+    problem = case(generator, symmetric=False, weight=5.0)
+    undone = []
+    undo, energy = sweeps.Descent.undo, sweeps.Descent.energy
+
+    def noted(self: sweeps.Descent) -> None:
+        undone.append(self)
+        undo(self)
+
+    monkeypatch.setattr(sweeps.Descent, "undo", noted)
+    counts: dict[int, int] = {}
+
+    def rising(self: sweeps.Descent) -> float:
+        """As if the third step of each image went up."""
+        counts[id(self)] = counts.get(id(self), 0) + 1
+        return energy(self) + 1e9 * (counts[id(self)] == 4)
+
+    monkeypatch.setattr(sweeps.Descent, "energy", rising)
+    found = solve(problem, MeanField(rtol=0.0), max_steps=6, trace=True)
+    assert len(undone) == 2
+    assert found.trace is not None
+    assert bool((found.trace.diff(dim=0) <= 1e-6 * found.trace[:-1].abs()).all())
+    torch.testing.assert_close(found.energy, problem.value(found.labels), rtol=1e-6, atol=1e-2)
+
+
+def descent(problem: Problem) -> sweeps.Descent:
+    """Of the first image."""
+    assert isinstance(problem.affinity, DenseAffinity)
+    probs = by_pixel(problem.probs)
+    return sweeps.Descent(
+        problem.affinity.filters,
+        0,
+        rows(probs.clone())[0],
+        rows(sweeps.unaries(probs, 1.0))[0],
+        np.ones(probs[0, 0].numel(), bool),
+        np.ones(probs.shape[1]),
+        0.8,
+    )
+
+
+def test_a_sweep_is_undone(generator: torch.Generator) -> None:
+    one = descent(case(generator))
+    one.energy()
+    one.sweep()
+    one.energy()
+    labels, cost = one.labels.copy(), one.cost.copy()
+    one.sweep()
+    assert np.abs(one.labels - labels).max() > 1e-3
+    one.undo()
+    np.testing.assert_array_equal(one.labels, labels)
+    np.testing.assert_array_equal(one.cost, cost)
+
+
+def test_all_pixels_are_visited_now_and_then(generator: torch.Generator) -> None:
+    one = descent(case(generator))
+    visits = []
+    for _ in range(6):
+        one.energy()
+        everywhere = one.sweep()
+        assert len(one.pixels) == len(one.free) or not everywhere
+        visits.append(everywhere)
+    assert visits == [True, False, False, False, True, False]
+    assert len(one.pixels) < len(one.free)
+    one.revisit()
+    one.energy()
+    assert one.sweep()
+
+
+def test_a_start_that_lies_pixel_by_pixel_is_left_alone(generator: torch.Generator) -> None:
+    problem = case(generator)
+    problem = Problem(DENSE, problem.probs, torch.full_like(problem.seeds, UNLABELED), problem.affinity)
+    start = by_pixel(problem.probs)
+    kept = start.clone()
+    solve(problem, MeanField(), start=start, max_steps=3)
+    assert torch.equal(start, kept)
+
+
+def test_double_precision_and_narrow_kernels_take_the_other_path(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    problem = case(generator)
+    narrow = DenseAffinity.from_image(torch.rand(2, 3, 24, 31), (GaussianKernel(1.0, 0.6, None),))
+    image = torch.rand(2, 3, 24, 31, dtype=torch.float64)
+    for affinity, probs in (
+        (narrow, problem.probs),
+        (DenseAffinity.from_image(image), problem.probs.double()),
+    ):
+        monkeypatch.setattr("selflabel.sweeps.Descent.sweep", lambda self: pytest.fail("it is compiled"))
+        solve(Problem(DENSE, probs, problem.seeds, affinity), MeanField(), max_steps=2)
