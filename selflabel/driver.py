@@ -5,7 +5,7 @@ The file is not called after the function: importing it would put a module where
 
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -32,6 +32,26 @@ class Step:
     bound: Float[Tensor, " b"] | None = None
     converged: Bool[Tensor, " b"] | None = None
     start_energy: Float[Tensor, " b"] | None = None
+
+
+class LateStep(Step):
+    """A step whose labels are put together only if they are read, before the solver's next step."""
+
+    def __init__(
+        self,
+        read: Callable[[], Float[Tensor, "b k *s"]],
+        energy: Float[Tensor, " b"],
+        converged: Bool[Tensor, " b"],
+        start_energy: Float[Tensor, " b"],
+    ) -> None:
+        values = {"energy": energy, "bound": None, "converged": converged, "start_energy": start_energy}
+        for name, value in {"read": read, **values}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def labels(self) -> Float[Tensor, "b k *s"]:
+        """Put together anew at each call."""
+        return self.read()  # type: ignore[attr-defined,no-any-return]
 
 
 @runtime_checkable
@@ -157,7 +177,8 @@ def _run(
         if trace:
             energies.append(problem.value(step.labels) if step.energy is None else step.energy)
         if callback is not None:
-            callback(count, replace(step, labels=problem.feasible(step.labels).clone()))
+            copy = problem.feasible(step.labels).clone()
+            callback(count, Step(copy, step.energy, step.bound, step.converged, step.start_energy))
         if step.converged is not None:
             done = done | step.converged
             if bool(done.all()):

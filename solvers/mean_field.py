@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selflabel.affinity.gaussian import DenseAffinity
-from selflabel.driver import Step
+from selflabel.driver import LateStep, Step
 from selflabel.kernels import available
-from selflabel.labels import LOG_FLOOR, floored, floored_logits, per_image
+from selflabel.labels import LOG_FLOOR, by_class, floored, floored_logits, per_image
 from selflabel.problem import Energy, Problem
 from selflabel.terms import BILINEAR, STANDARD, entropy, total
 
@@ -108,26 +108,30 @@ class MeanField:
 
         Returns the last labels and which images have converged, then.
         """
-        from selflabel.kernels.layout import by_pixel, rows
-        from selflabel.sweeps import Descent, fits, unaries
+        from selflabel.kernels.layout import empty
+        from selflabel.sweeps import Descent, fits
 
         done = torch.zeros(len(labels), dtype=torch.bool)
         if not fits(affinity, labels):
             return labels, done
         energy, temperature = problem.energy, problem.energy.entropy_weight
-        moving = by_pixel(labels)
-        probs = moving if labels is problem.probs else by_pixel(problem.probs)
-        unary = unaries(probs, energy.coupling_weight / temperature)
-        moving = moving.clone() if moving is labels else moving
+        starts = by_class(labels).flatten(2).numpy()
+        probs = starts if labels is problem.probs else by_class(problem.probs).flatten(2).numpy()
         every = torch.ones(labels.shape[:2], dtype=torch.bool)
-        allowed = every if problem.classes is None else problem.classes
-        factor = 2 * energy.pairwise_weight / temperature
+        allowed = (every if problem.classes is None else problem.classes).numpy()
+        weights = energy.coupling_weight / temperature, 2 * energy.pairwise_weight / temperature
         images = [
-            Descent(affinity.filters, number, *given, factor)
+            Descent(affinity.filters, number, *given, *weights)
             for number, given in enumerate(
-                zip(rows(moving), rows(unary), problem.free.flatten(1).numpy(), allowed.numpy(), strict=True)
+                zip(starts, probs, problem.free[:, 0].numpy(), allowed, strict=True)
             )
         ]
+
+        def read() -> Tensor:
+            result = empty(tuple(labels.shape), labels.dtype)
+            for image, to in zip(images, result.flatten(2).numpy(), strict=True):
+                image.read(to)
+            return result
 
         def energies() -> Tensor:
             """Those of images that are done stay as they are."""
@@ -145,7 +149,7 @@ class MeanField:
             for image in compress(images, risen):
                 image.undo()
             if bool(risen.any()):
-                return moving, done
+                return read(), done
             gain = value - trial
             resting = gain <= self.rtol * value.abs()
             # those that were left out may still move; and far from the end, those that have settled move again
@@ -153,4 +157,4 @@ class MeanField:
                 image.revisit()
             done = done | (resting & everywhere)
             value = trial
-            yield Step(moving, value, converged=done, start_energy=start)
+            yield LateStep(read, value, done, start)

@@ -26,6 +26,7 @@ from selflabel.kernels.elementary import exp_, log_
 from selflabel.kernels.hashing import numbered
 from selflabel.kernels.layout import by_class, by_pixel, empty_by_pixel, rows
 from selflabel.kernels.rows import add_row, padded, sum_rows
+from selflabel.kernels.vectors import exp2, full, greater, largest, load, number, store, total
 from selflabel.terms import BILINEAR, STANDARD
 
 THREADS = pytest.mark.parametrize("threads", [1, 2, 3])
@@ -36,30 +37,54 @@ DENSE = Energy(STANDARD, BILINEAR, 1.0, 0.4, entropy_weight=1.0)
 
 
 @kernel
-def sums(to, row, scale, x, index, weight, first, last):
-    sum_rows(to, row, scale, x, index, weight, first, last)
+def sums(x, column, stride, index, weight, first, last, scale, to, start, width):
+    sum_rows(x, column, stride, index, weight, first, last, scale, to, start, width)
 
 
 @kernel
-def add(to, to_row, x, x_row, weight):
-    add_row(to, to_row, x, x_row, weight)
+def add(x, start, width, stride, index, weight, first, last, to, column):
+    add_row(x, start, width, stride, index, weight, first, last, to, column)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("width", [1, 8, 16, 24, 40])
-def test_rows(rng: np.random.Generator, width: int, dtype: type[np.floating]) -> None:
-    assert padded(width) == width
-    x = rng.normal(size=(9, width)).astype(dtype)
-    to = rng.normal(size=(5, width)).astype(dtype)
-    index, weight = rng.integers(0, 9, 7).astype(np.int32), rng.normal(size=7).astype(dtype)
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+@pytest.mark.parametrize(("width", "column"), [(1, 0), (1, 3), (8, 0), (8, 16), (16, 8), (24, 0), (40, 8)])
+def test_rows(
+    rng: np.random.Generator, width: int, column: int, kind: type[np.integer], dtype: type[np.floating]
+) -> None:
+    """Parts of rows of 48 numbers, against slices of numpy."""
+    x, to = rng.normal(size=(9, 48)).astype(dtype), rng.normal(size=(5, 48)).astype(dtype)
+    index, weight = rng.integers(0, 5, 7).astype(kind), rng.normal(size=7).astype(dtype)
+    part = slice(column, column + width)
     expected = to.copy()
-    expected[3] += dtype(0.7) * (weight[2:6, None] * x[index[2:6]]).sum(0)
-    sums(to, 3, dtype(0.7), x, index, weight, 2, 6)
+    expected[3, 2 : 2 + width] += dtype(0.7) * (weight[2:6, None] * x[index[2:6], part]).sum(0)
+    sums(x, column, 48, index, weight, 2, 6, dtype(0.7), to, 3 * 48 + 2, width)
     np.testing.assert_allclose(to, expected, rtol=1e-5, atol=1e-6)
     expected = to.copy()
-    expected[4] += dtype(-1.3) * x[8]
-    add(to, 4, x, 8, dtype(-1.3))
+    for e in range(1, 7):  # some rows twice
+        expected[index[e], part] += weight[e] * x[8, 5 : 5 + width]
+    add(x, 8 * 48 + 5, width, 48, index, weight, 1, 7, to, column)
     np.testing.assert_allclose(to, expected, rtol=1e-5, atol=1e-6)
+
+
+@kernel
+def through_vectors(x, y, to):
+    """2 (x + y) x - y, the largest, sums and powers of two."""
+    a, b = load(x, 3), load(y, 0)
+    store(to, 0, full(x[0]) * (a + b) * a - b)
+    store(to, 8, greater(a, b))
+    store(to, 16, exp2(a))
+    to[24], to[25], to[26] = largest(b), total(a), number(y, 7)
+
+
+def test_vectors(rng: np.random.Generator) -> None:
+    x, y = rng.normal(size=11).astype(np.float32) * 20, rng.normal(size=8).astype(np.float32)
+    x[0], to, a = 2, np.zeros(27, np.float32), x[3:]
+    through_vectors(x, y, to)
+    np.testing.assert_allclose(to[:8], 2 * (a + y) * a - y, rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(to[8:16], np.maximum(a, y))
+    np.testing.assert_allclose(to[16:24], np.exp2(a.astype(np.float64)), rtol=2e-6)
+    np.testing.assert_allclose(to[24:], [y.max(), a.sum(), y[7]], rtol=1e-5)
 
 
 def test_rows_are_padded_to_vectors() -> None:
@@ -94,9 +119,9 @@ def test_exponentials_and_logarithms(rng: np.random.Generator) -> None:
 
 
 def test_parts_cover_the_range() -> None:
-    for count, number in ((10, 3), (2, 4), (0, 2), (7, 1)):
-        found = parts(count, number)
-        assert len(found) == number
+    for count, pieces in ((10, 3), (2, 4), (0, 2), (7, 1)):
+        found = parts(count, pieces)
+        assert len(found) == pieces
         assert [i for a, b in found for i in range(a, b)] == list(range(count))
 
 

@@ -6,7 +6,7 @@ import torch
 
 from selflabel import DenseAffinity, Energy, GaussianKernel, Problem, solve, sweeps
 from selflabel.driver import Result, Solution
-from selflabel.kernels.layout import by_pixel, rows
+from selflabel.kernels.layout import by_pixel
 from selflabel.labels import UNLABELED
 from selflabel.solvers import MeanField
 from selflabel.terms import BILINEAR, STANDARD
@@ -137,19 +137,57 @@ def test_an_energy_that_would_rise_ends_the_sweeps(
     torch.testing.assert_close(found.energy, problem.value(found.labels), rtol=1e-6, atol=1e-2)
 
 
-def descent(problem: Problem) -> sweeps.Descent:
+def descent(problem: Problem, factor: float = 0.8) -> sweeps.Descent:
     """Of the first image."""
     assert isinstance(problem.affinity, DenseAffinity)
-    probs = by_pixel(problem.probs)
-    return sweeps.Descent(
-        problem.affinity.filters,
-        0,
-        rows(probs.clone())[0],
-        rows(sweeps.unaries(probs, 1.0))[0],
-        np.ones(probs[0, 0].numel(), bool),
-        np.ones(probs.shape[1]),
-        0.8,
-    )
+    probs = problem.probs[0].flatten(1).numpy()
+    free, allowed = np.ones(problem.probs.shape[2:], bool), np.ones(len(probs))
+    return sweeps.Descent(problem.affinity.filters, 0, probs, probs, free, allowed, 1.0, factor)
+
+
+def test_classes_that_cannot_win_are_left_out(generator: torch.Generator) -> None:
+    """Of 21, each half of the image has its own: what is left out stays below the bound in sweeps of all classes."""
+    problem = case(generator, classes=21)
+    probs = problem.probs.clone()
+    order = torch.randperm(21, generator=generator)
+    probs[:, order[:11], :, :15] *= 1e-20
+    probs[:, order[11:], :, 15:] *= 1e-20
+    problem = Problem(DENSE, probs / probs.sum(1, keepdim=True), problem.seeds, problem.affinity)
+    one, every = descent(problem), descent(problem)
+    for _ in range(5):
+        one.energy()
+        one.sweep()
+        every.energy()
+        every.sweep()
+        every.spans[:] = 0, 24
+        every.revisit()
+        one.revisit()
+    length = (one.spans[:, 1] - one.spans[:, 0]).mean()
+    assert length < 17  # not all 24
+    found, expected = np.empty_like(problem.probs[0].flatten(1).numpy()), np.empty((21, 24 * 31), np.float32)
+    one.read(found)
+    every.read(expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    left_out = (np.arange(24) < one.spans[:, :1]) | (np.arange(24) >= one.spans[:, 1:])
+    assert every.labels[left_out].max() < 1e-6
+
+
+def test_tiles_are_all_pixels_once() -> None:
+    for size in ((24, 31), (5, 16), (3, 40, 33), (1, 1)):
+        found = sweeps.tiles(size)
+        np.testing.assert_array_equal(np.sort(found), np.arange(np.prod(size)))
+    rows, columns = np.divmod(sweeps.tiles((48, 33))[:256], 33)
+    assert rows.max() == 15
+    assert columns.max() == 15
+
+
+def test_competing_classes_are_neighbors(rng: np.random.Generator) -> None:
+    """Three groups of classes that share no pixels, numbered at random."""
+    group = rng.permutation(np.arange(21) % 3)
+    probs = np.where(group[:, None] == np.arange(600) % 3, rng.random((21, 600)), 1e-13).astype(np.float32)
+    order = sweeps.competitors(probs, np.ones(21), 1.0)
+    np.testing.assert_array_equal(np.sort(order), np.arange(21))
+    assert np.count_nonzero(np.diff(group[order])) == 2
 
 
 def test_a_sweep_is_undone(generator: torch.Generator) -> None:

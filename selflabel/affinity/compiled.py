@@ -152,32 +152,33 @@ def _renumber(vertex, numbers, first, last):
 @kernel
 def _splat(x, scale, vertex, weight, table, first, last):
     table[:] = 0
-    row = np.zeros((1, table.shape[1]), table.dtype)
+    width, corners = table.shape[1], vertex.shape[1]
+    row = np.zeros(width, table.dtype)
     for p in range(first, last):
-        for j in range(x.shape[1]):
-            row[0, j] = x[p, j]
         own = scale[p % scale.size]
-        for c in range(vertex.shape[1]):
-            add_row(table, vertex[p, c], row, 0, own * weight[p, c])
+        for j in range(x.shape[1]):
+            row[j] = own * x[p, j]
+        add_row(row, 0, width, width, vertex, weight, p * corners, (p + 1) * corners, table, 0)
 
 
 @kernel
 def _gather(x, index, offsets, weight, factor, to, first, last):
+    width = to.shape[1]
     for row in range(first, last):
         to[row] = 0
-        sum_rows(to, row, factor, x, index, weight, offsets[row], offsets[row + 1])
+        sum_rows(x, 0, width, index, weight, offsets[row], offsets[row + 1], factor, to, row * width, width)
 
 
 @kernel
 def _slice(table, vertex, weight, scale, to, first, last):
-    row = np.zeros((1, table.shape[1]), table.dtype)
-    corners, vertices, weights = vertex.shape[1], vertex.reshape(-1), weight.reshape(-1)
+    width, corners = table.shape[1], vertex.shape[1]
+    row = np.zeros(width, table.dtype)
     for p in range(first, last):
-        row[0] = 0
+        row[:] = 0
         own = scale[p % scale.size]
-        sum_rows(row, 0, own, table, vertices, weights, p * corners, (p + 1) * corners)
+        sum_rows(table, 0, width, vertex, weight, p * corners, (p + 1) * corners, own, row, 0, width)
         for j in range(to.shape[1]):
-            to[p, j] += row[0, j]
+            to[p, j] += row[j]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 LLVM vectorizes long loops, but not those as short as a row of classes, where the checks before the loop cost more
 than the loop. So these two are written in its own language: sixteen numbers at a time, then eight. Rows of more
-than one number are padded to a multiple of eight.
+than one number are padded to a multiple of eight. Arrays are contiguous, and places in them count numbers, not rows.
 """
 
 from llvmlite import ir
@@ -51,64 +51,66 @@ def _along_row(builder, width, body):
 
 
 @emits
-def add_row(typing, to, to_row, x, x_row, weight):
-    """``to[to_row] += weight * x[x_row]`` for arrays of rows of one width."""
+def add_row(typing, x, start, width, stride, index, weight, first, last, to, column):
+    """``to[stride index[e] + column + j] += weight[e] x[start + j]`` for ``first <= e < last``, ``0 <= j < width``."""
 
     def generate(context, builder, signature, args):
-        to_data, x_data = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2))
-        width = builder.extract_value(
-            context.make_array(signature.args[0])(context, builder, args[0]).shape, 1
+        x_data, index_data, weight_data, to_data = (
+            _data(context, builder, signature.args[i], args[i]) for i in (0, 4, 5, 8)
         )
-        to_start, x_start = builder.mul(args[1], width), builder.mul(args[3], width)
+        align = context.get_abi_sizeof(to_data.type.pointee)
 
         def body(at, lanes):
-            here = _vector_at(builder, to_data, builder.add(to_start, at), lanes)
-            there = _vector_at(builder, x_data, builder.add(x_start, at), lanes)
-            align = context.get_abi_sizeof(to_data.type.pointee)
-            product = builder.fmul(
-                _everywhere(builder, args[4], lanes), builder.load(there, align=align), flags=FAST
-            )
-            builder.store(
-                builder.fadd(builder.load(here, align=align), product, flags=FAST), here, align=align
-            )
+            there = builder.load(_vector_at(builder, x_data, builder.add(args[1], at), lanes), align=align)
+            shift = builder.add(args[9], at)
+            with cgutils.for_range_slice(builder, args[6], args[7], ir.Constant(INT, 1), INT) as (e, _):
+                row = builder.sext(builder.load(builder.gep(index_data, [e])), INT)
+                here = _vector_at(builder, to_data, builder.add(builder.mul(row, args[3]), shift), lanes)
+                factor = _everywhere(builder, builder.load(builder.gep(weight_data, [e])), lanes)
+                product = builder.fmul(factor, there, flags=FAST)
+                builder.store(
+                    builder.fadd(builder.load(here, align=align), product, flags=FAST), here, align=align
+                )
 
-        _along_row(builder, width, body)
+        _along_row(builder, args[2], body)
         return context.get_dummy_value()
 
-    return types.void(to, types.int64, x, types.int64, weight), generate
+    numbers = types.int64, types.int64, types.int64
+    return types.void(x, *numbers, index, weight, *numbers[:2], to, types.int64), generate
 
 
 @emits
-def sum_rows(typing, to, to_row, scale, x, index, weight, first, last):
-    """``to[to_row] += scale * Σ_e weight[e] x[index[e]]`` over ``first <= e < last``, sums in registers."""
+def sum_rows(typing, x, column, stride, index, weight, first, last, scale, to, start, width):
+    """``to[start + j] += scale Σ_e weight[e] x[stride index[e] + column + j]`` over ``first <= e < last``.
+
+    For ``0 <= j < width``; the sums are kept in registers.
+    """
 
     def generate(context, builder, signature, args):
-        to_data, x_data, index_data, weight_data = (
-            _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5)
+        x_data, index_data, weight_data, to_data = (
+            _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 8)
         )
-        width = builder.extract_value(
-            context.make_array(signature.args[0])(context, builder, args[0]).shape, 1
-        )
-        to_start = builder.mul(args[1], width)
 
         def body(at, lanes):
             align = context.get_abi_sizeof(to_data.type.pointee)
             vector = ir.VectorType(to_data.type.pointee, lanes)
             total = cgutils.alloca_once(builder, vector)
             builder.store(ir.Constant(vector, [0.0] * lanes), total)
-            with cgutils.for_range_slice(builder, args[6], args[7], ir.Constant(INT, 1), INT) as (e, _):
+            shift = builder.add(args[1], at)
+            with cgutils.for_range_slice(builder, args[5], args[6], ir.Constant(INT, 1), INT) as (e, _):
                 row = builder.sext(builder.load(builder.gep(index_data, [e])), INT)
-                there = _vector_at(builder, x_data, builder.add(builder.mul(row, width), at), lanes)
+                there = _vector_at(builder, x_data, builder.add(builder.mul(row, args[2]), shift), lanes)
                 factor = _everywhere(builder, builder.load(builder.gep(weight_data, [e])), lanes)
                 product = builder.fmul(factor, builder.load(there, align=align), flags=FAST)
                 builder.store(builder.fadd(builder.load(total), product, flags=FAST), total)
-            here = _vector_at(builder, to_data, builder.add(to_start, at), lanes)
-            product = builder.fmul(_everywhere(builder, args[2], lanes), builder.load(total), flags=FAST)
+            here = _vector_at(builder, to_data, builder.add(args[9], at), lanes)
+            product = builder.fmul(_everywhere(builder, args[7], lanes), builder.load(total), flags=FAST)
             builder.store(
                 builder.fadd(builder.load(here, align=align), product, flags=FAST), here, align=align
             )
 
-        _along_row(builder, width, body)
+        _along_row(builder, args[10], body)
         return context.get_dummy_value()
 
-    return types.void(to, types.int64, scale, x, index, weight, types.int64, types.int64), generate
+    where = types.int64, types.int64
+    return types.void(x, *where, index, weight, *where, scale, to, *where), generate
