@@ -8,8 +8,18 @@ import torch
 from affinity_loops import FLAT, IMAGES, Array, assert_matrix, kernel, loop
 from problems import KINDS, make_case, random_labels
 
-from selflabel.affinity import POST_PROCESSING, DenseAffinity, ExactFilter, GaussianKernel, Lattice
+from selflabel.affinity import (
+    POST_PROCESSING,
+    CoarseLattice,
+    DenseAffinity,
+    ExactFilter,
+    GaussianKernel,
+    Lattice,
+    SeparableFilter,
+)
+from selflabel.affinity.gaussian import FilterBuilder
 from selflabel.affinity.image import colors, lab
+from selflabel.kernels import available
 from selflabel.problem import Energy
 
 # --- dense --------------------------------------------------------------------------------------------------
@@ -50,19 +60,45 @@ def test_dense_is_the_formula(axes: int, spacing: tuple[float, ...] | None, symm
     assert np.linalg.eigvalsh(affinity.as_matrix().double().numpy()).min() > -1e-4
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_lattice_is_near_the_formula(symmetric: bool) -> None:
+@pytest.mark.parametrize(
+    ("backend", "symmetric", "most"),
+    [(Lattice, False, 0.05), (Lattice, True, 0.05), (CoarseLattice, True, 0.1)],
+)
+def test_lattice_is_near_the_formula(backend: FilterBuilder, symmetric: bool, most: float) -> None:
     """On a smooth image of some hundred pixels; the accuracy on photographs is in test_lattice."""
     places = torch.stack(torch.meshgrid(torch.arange(18.0), torch.arange(22.0), indexing="ij")) / 22
     image = torch.stack([places[0], places[1], (places[0] * 7).sin() / 2 + 0.5])[None]
     kernels = (GaussianKernel(1.0, 4.0, 50.0),)
     near, exact = (
         DenseAffinity.from_image(image, kernels, backend=backend, symmetric=symmetric)
-        for backend in (Lattice, ExactFilter)
+        for backend in (backend, ExactFilter)
     )
     values = random_labels(torch.zeros(1, 3, 18, 22))
     wanted = exact.apply(values)
-    assert float((near.apply(values) - wanted).norm() / wanted.norm()) < 0.05
+    assert float((near.apply(values) - wanted).norm() / wanted.norm()) < most
+
+
+def test_a_coarse_lattice_has_fewer_vertices() -> None:
+    features = torch.rand(1, 3000, 3, generator=torch.Generator().manual_seed(4)) * 6
+    fine, coarse = (backend.build(features) for backend in (Lattice, CoarseLattice))
+    assert coarse.vertices < 0.8 * fine.vertices  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not available(), reason="torch filters kernels of place exactly")
+def test_a_place_kernel_is_of_the_backend() -> None:
+    """The coarse one loses mass; kernels of place are kept apart."""
+    image = torch.zeros(1, 3, 40, 50)
+    kernels = (GaussianKernel(1.0, 3.0, None),)
+    fine, coarse, again = (
+        DenseAffinity.from_image(image, kernels, backend=backend)
+        for backend in (Lattice, CoarseLattice, Lattice)
+    )
+    middle = [float(affinity.degree()[0, 0, 20, 25]) for affinity in (fine, coarse, again)]
+    if isinstance(fine.filters[0].filter, SeparableFilter):
+        assert middle[1] == middle[0]
+    else:
+        assert middle[1] < 0.95 * middle[0]
+    assert middle[2] == middle[0]
 
 
 def test_dense_gradient_is_the_filter_again() -> None:

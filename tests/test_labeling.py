@@ -69,10 +69,16 @@ def test_contrast_and_dense_settings_reach_the_affinity() -> None:
         (Dense(), Dense(smoothness=2.0)),
         (Dense(smoothness=2.0), Dense(smoothness=2.0, smoothness_xy=1.0)),
         (Dense(), Dense(symmetric=True)),
+        (Dense(smoothness=1.0, symmetric=True), Dense(smoothness=1.0, symmetric=True, coarse=True)),
         (Grid(), Grid(neighbors=8)),
         (Window(), Window(sigma_xy=2.0)),
     ):
         assert not torch.allclose(one(image[None]).degree(), other(image[None]).degree())
+
+
+def test_a_coarse_affinity_is_symmetric() -> None:
+    with pytest.raises(ValueError, match="expected symmetric as well"):
+        Dense(coarse=True)
 
 
 # --- one image ---

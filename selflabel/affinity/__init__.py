@@ -3,13 +3,14 @@
 from selflabel.affinity.exact import ExactFilter, SeparableFilter
 from selflabel.affinity.gaussian import POST_PROCESSING, DenseAffinity, GaussianKernel
 from selflabel.affinity.grid import GridAffinity
-from selflabel.affinity.lattice import Lattice
+from selflabel.affinity.lattice import CoarseLattice, Lattice
 from selflabel.affinity.protocol import Affinity, Edges, SparseAffinity
 from selflabel.affinity.window import WindowAffinity, WindowKernel
 
 __all__ = [
     "POST_PROCESSING",
     "Affinity",
+    "CoarseLattice",
     "DenseAffinity",
     "Edges",
     "ExactFilter",

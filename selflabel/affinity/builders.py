@@ -10,6 +10,7 @@ from torch import Tensor
 from selflabel.affinity.gaussian import DenseAffinity, GaussianKernel
 from selflabel.affinity.grid import GridAffinity
 from selflabel.affinity.image import lab
+from selflabel.affinity.lattice import CoarseLattice, Lattice
 from selflabel.affinity.protocol import Affinity
 from selflabel.affinity.stencil import check_positive
 from selflabel.affinity.window import WindowAffinity, WindowKernel
@@ -95,7 +96,7 @@ class Dense:
 
     sigma: color bandwidth in 0..255 units; sigma_xy: spatial bandwidth in pixels. smoothness: weight of a
     second kernel of place alone, of bandwidth smoothness_xy; 0 leaves it out. symmetric: normalized on both
-    sides.
+    sides. coarse: on a `CoarseLattice`, which is for symmetric ones.
     """
 
     sigma: float = 15.0
@@ -103,8 +104,13 @@ class Dense:
     smoothness: float = 0.0
     smoothness_xy: float = 2.0
     symmetric: bool = False
+    coarse: bool = False
 
     def __post_init__(self) -> None:
+        if self.coarse and not self.symmetric:
+            raise ValueError(
+                "a coarse lattice loses a tenth of the mass: expected symmetric as well, or not coarse"
+            )
         for name in ("sigma", "sigma_xy", "smoothness_xy"):
             check_positive(name, getattr(self, name))
         _check_weight("smoothness", self.smoothness)
@@ -114,7 +120,8 @@ class Dense:
         kernels: tuple[GaussianKernel, ...] = (GaussianKernel(1.0, self.sigma_xy, self.sigma),)
         if self.smoothness > 0:
             kernels += (GaussianKernel(self.smoothness, self.smoothness_xy, None),)
-        return DenseAffinity.from_image(image, kernels, symmetric=self.symmetric)
+        backend = CoarseLattice if self.coarse else Lattice
+        return DenseAffinity.from_image(image, kernels, backend=backend, symmetric=self.symmetric)
 
 
 def _check_weight(name: str, value: float) -> None:

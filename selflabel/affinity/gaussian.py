@@ -12,7 +12,7 @@ from torch import Tensor
 from selflabel.affinity.autograd import AddingFilter, Filter, filter_values
 from selflabel.affinity.exact import SeparableFilter
 from selflabel.affinity.image import colors
-from selflabel.affinity.lattice import Lattice
+from selflabel.affinity.lattice import CoarseLattice, Lattice
 from selflabel.affinity.stencil import check_feature_map, check_positive, check_spacing
 from selflabel.kernels import available as compiled
 
@@ -41,7 +41,7 @@ NARROWEST = 1.0
 
 @runtime_checkable
 class FilterBuilder(Protocol):
-    """`Lattice` or `ExactFilter`: what makes a filter from features over their bandwidths."""
+    """`Lattice`, `CoarseLattice` or `ExactFilter`: what makes a filter from features over their bandwidths."""
 
     def build(self, features: Float[Tensor, "b n d"]) -> Filter:
         """The filter with ``K_ij = exp(-½ ‖f_i - f_j‖²)``."""
@@ -73,15 +73,18 @@ def _place_filter(
     device: torch.device,
 ) -> Filter:
     """Of a kernel of place alone: separable and exact, but for the compiled lattice, which is several times faster."""
-    if backend is Lattice and device.type == "cpu" and compiled() and min(sigmas) >= NARROWEST:
-        return _place_lattice(size, sigmas, dtype)
+    on_lattice = backend is Lattice or backend is CoarseLattice
+    if on_lattice and device.type == "cpu" and compiled() and min(sigmas) >= NARROWEST:
+        return _place_lattice(size, sigmas, backend is CoarseLattice, dtype)
     return SeparableFilter.build(size, sigmas, dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=4)
-def _place_lattice(size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype) -> Filter:
+def _place_lattice(
+    size: tuple[int, ...], sigmas: tuple[float, ...], coarse: bool, dtype: torch.dtype
+) -> Filter:
     """The same for all images of a size, so the last few are kept."""
-    lattice = Lattice.build(_places(size, sigmas, dtype, torch.device("cpu")))
+    lattice = (CoarseLattice if coarse else Lattice).build(_places(size, sigmas, dtype, torch.device("cpu")))
     return replace(lattice, batch=None)  # type: ignore[type-var]
 
 
@@ -151,8 +154,9 @@ class DenseAffinity:
     ) -> "DenseAffinity":
         """From any feature map.
 
-        `backend`: `Lattice` (linear in the pixels, within 4 % of exact) or `ExactFilter` (quadratic). Kernels of
-        place alone are separable and exact, but for the compiled lattice (within 3 %). Raises `ValueError`
+        `backend`: `Lattice` (linear in the pixels, within 4 % of exact), `CoarseLattice` (faster, for symmetric
+        normalization) or `ExactFilter` (quadratic). Kernels of place alone are separable and exact, but for compiled
+        lattices (within 3 %, if not coarse). Raises `ValueError`
         without kernels or for bandwidths that are not positive.
         """
         size = tuple(features.shape[2:])
