@@ -32,13 +32,27 @@ that it ends at ``-ln 1e-6 ≈ 13.8`` there, smoothly."""
 
 
 @dataclass(frozen=True)
+class Product:
+    """A coupling as a function of one number a pixel, ``dot = y·t`` with a target ``t(σ)``.
+
+    `value` and its derivative `slope` take `dot`, as does `stiffness` (see `Coupling`).
+    """
+
+    target: Callable[[Labels], Labels]
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    stiffness: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class Coupling:
     """A cross-entropy ``H(y, σ)`` that ties labels y to a prediction σ, per pixel (Zhang & Boykov 2025, Table 2).
 
     `value` and `gradient` (with respect to y) take labels and prediction ``[b k *s]``. `stiffness` bounds the
     curvature relative to that of the entropy, for step sizes. `at_vertices(σ)` is the cost of each hard label, or
     None if that is infinite. `from_log_probs(y, ln σ)` is the value in log-space, with nothing of σ floored: a
-    network that is surely wrong still gets its gradient, where that of `value` is zero.
+    network that is surely wrong still gets its gradient, where that of `value` is zero. `product` is the same
+    coupling in terms of a product, where it has that form.
     """
 
     name: str
@@ -47,6 +61,7 @@ class Coupling:
     stiffness: Callable[[Labels, Labels], Map]
     at_vertices: Callable[[Labels], Labels] | None
     from_log_probs: Callable[[Labels, Labels], Map]
+    product: Product | None = None
 
 
 def _log(probs: Tensor) -> Tensor:
@@ -57,10 +72,6 @@ def _dot(p: Tensor, q: Tensor) -> Tensor:
     return (p * q).sum(1, keepdim=True)
 
 
-def _collision(p: Tensor, q: Tensor) -> Tensor:
-    return _dot(p, q).clamp_min(FLOOR)
-
-
 def _distance(p: Tensor, q: Tensor) -> Tensor:
     return (p - q).square().sum(1, keepdim=True)
 
@@ -69,11 +80,30 @@ def _distances_to_vertices(probs: Tensor) -> Tensor:
     return 1 - 2 * probs + probs.square().sum(1, keepdim=True)
 
 
-STANDARD = Coupling(  # -Σ_k y^k ln σ^k
+def _of_product(
+    name: str,
+    product: Product,
+    at_vertices: Callable[[Labels], Labels],
+    from_log_probs: Callable[[Labels, Labels], Map],
+) -> Coupling:
+    """By the chain rule: the gradient is ``slope(y·t) t``."""
+
+    def value(y: Labels, probs: Labels) -> Map:
+        return product.value(_dot(y, product.target(probs)))
+
+    def gradient(y: Labels, probs: Labels) -> Labels:
+        target = product.target(probs)
+        return product.slope(_dot(y, target)) * target
+
+    def stiffness(y: Labels, probs: Labels) -> Map:
+        return product.stiffness(_dot(y, product.target(probs)))
+
+    return Coupling(name, value, gradient, stiffness, at_vertices, from_log_probs, product)
+
+
+STANDARD = _of_product(  # -Σ_k y^k ln σ^k
     "standard",
-    value=lambda y, probs: -_dot(y, _log(probs)),
-    gradient=lambda y, probs: -_log(probs),
-    stiffness=lambda y, probs: torch.zeros_like(y[:, :1]),
+    Product(target=_log, value=torch.neg, slope=lambda dot: -torch.ones_like(dot), stiffness=torch.zeros_like),
     at_vertices=lambda probs: -_log(probs),
     from_log_probs=lambda y, log_probs: -_dot(y, log_probs),
 )
@@ -85,11 +115,14 @@ REVERSE = Coupling(  # -Σ_k σ^k ln y^k
     at_vertices=None,
     from_log_probs=lambda y, log_probs: -_dot(log_probs.exp(), _log(y)),
 )
-COLLISION = Coupling(  # -ln Σ_k σ^k y^k
+COLLISION = _of_product(  # -ln Σ_k σ^k y^k
     "collision",
-    value=lambda y, probs: -_collision(y, probs).log(),
-    gradient=lambda y, probs: -probs / _collision(y, probs),
-    stiffness=lambda y, probs: 1 / _collision(y, probs),
+    Product(
+        target=lambda probs: probs,
+        value=lambda dot: -_log(dot),
+        slope=lambda dot: -1 / dot.clamp_min(FLOOR),
+        stiffness=lambda dot: 1 / dot.clamp_min(FLOOR),
+    ),
     at_vertices=lambda probs: -_log(probs),
     from_log_probs=lambda y, log_probs: -(y.log() + log_probs).logsumexp(1, keepdim=True),
 )

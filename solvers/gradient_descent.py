@@ -12,7 +12,9 @@ from torch import Tensor
 from selflabel.coarse import coarse_labels, coarsen, fine_labels
 from selflabel.coordinates import LEAST_STIFFNESS, LOGITS, ROOTS, Coordinates, centered_gradient
 from selflabel.driver import Step
+from selflabel.kernels import available
 from selflabel.labels import per_image
+from selflabel.paths import Path, TorchPath, inner, select
 from selflabel.problem import Energy, Problem
 from selflabel.terms import (
     COLLISION,
@@ -93,7 +95,7 @@ class GradientDescent:
     def _descend(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
         if _is_convex_quadratic(problem.energy):
             return _linear(problem, labels, self.rtol)
-        return _conjugate(problem, labels, _coordinates(problem.energy), self.rtol)
+        return _conjugate(_path(problem, labels), self.rtol)
 
     def _coarse_start(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """The labels, or those that some steps on blocks lead to where these have less energy."""
@@ -106,7 +108,7 @@ class GradientDescent:
         rough = self._few_steps(coarse, coarser)
         if coarser is not given:  # neither start leads to the better minimum always
             other = self._few_steps(coarse, given)
-            rough = _select(coarse.value(other) < coarse.value(rough), other, rough)
+            rough = select(coarse.value(other) < coarse.value(rough), other, rough)
         softening = _coordinates(problem.energy).softening
         rough = (rough + softening) / (1 + softening * rough.shape[1])
         size = tuple(labels.shape[2:])
@@ -114,7 +116,7 @@ class GradientDescent:
         start = torch.where(fine_labels(coarse.free, size), fine_labels(rough, size), labels)
         start = problem.feasible(start)
         better = problem.value(start) < problem.value(labels)
-        return _select(better, start, labels)
+        return select(better, start, labels)
 
     def _few_steps(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         for step in islice(self._descend(problem, labels), self.coarse_steps):
@@ -151,48 +153,48 @@ def _plain(problem: Problem, labels: Float[Tensor, "b k *s"], rate: float) -> It
         yield Step(labels)
 
 
-def _conjugate(
-    problem: Problem, labels: Float[Tensor, "b k *s"], coordinates: Coordinates, rtol: float
-) -> Iterator[Step]:
+def _path(problem: Problem, labels: Float[Tensor, "b k *s"]) -> Path:
+    coordinates = _coordinates(problem.energy)
+    if coordinates is ROOTS and available():
+        from selflabel.roots import RootPath, fits
+
+        if fits(problem):
+            return RootPath(problem, labels)
+    return TorchPath(problem, labels, coordinates)
+
+
+def _conjugate(path: Path, rtol: float) -> Iterator[Step]:
     """Preconditioned nonlinear conjugate gradients; every scalar is one an image, so images do not mix."""
-    point = coordinates.of(labels)
-    labels = problem.feasible(coordinates.labels(point))
-    energy, slope = problem.value_with_slope(labels)
-    gradient, natural = coordinates.gradients(point, labels, slope)
-    direction = -natural
-    descent = _inner(direction, gradient)
-    rate = torch.ones_like(energy)
-    quiet = torch.zeros_like(energy)
-    done = descent == 0
+    batch = path.labels.shape[0]
+    rate = path.labels.new_zeros(batch, dtype=torch.float64)
+    done = torch.zeros_like(rate, dtype=torch.bool)
+    trial = path.attempt(rate, done)
+    path.follow(~done, rate)
+    energy, descent = trial.energy, -trial.steepest
+    rate, quiet, done = torch.ones_like(rate), torch.zeros_like(rate), descent == 0
     while True:
-        trial_point = coordinates.bounded(torch.addcmul(point, per_image(rate, point), direction))
-        trial = problem.feasible(coordinates.labels(trial_point))
-        trial_energy, slope = problem.value_with_slope(trial)
-        trial_gradient, natural = coordinates.gradients(trial_point, trial, slope)
+        trial = path.attempt(rate, done)
         slack = 1e-7 * energy.abs()  # rounding of float32 labels
-        accepted = (trial_energy <= energy + slack) & ~done
+        accepted = (trial.energy <= energy + slack) & ~done
 
         # where the slope along the direction would vanish, if it went on as between the two ends
-        curvature = _inner(direction, trial_gradient) - descent
+        curvature = trial.along - descent
         secant = torch.where(curvature > 0, -descent / curvature, GROWTH)
         rate = rate * torch.where(accepted, secant.clamp(0.3, GROWTH), secant.clamp(0.1, 0.5))
-        quiet = torch.where(accepted, (quiet + 1) * (energy - trial_energy <= rtol * energy.abs()), quiet)
+        gain = energy - trial.energy
+        quiet = torch.where(accepted, (quiet + 1) * (gain <= rtol * energy.abs()), quiet)
         stuck = ~accepted & (rate < 1e-4)
 
-        steepest = _inner(natural, trial_gradient)
-        change = steepest - _inner(natural, gradient)
-        conjugacy = torch.where(curvature > 0, (change / curvature).clamp_min(0), 0.0)
-        is_downhill = conjugacy * (curvature + descent) < steepest
+        conjugacy = torch.where(
+            curvature > 0, ((trial.steepest - trial.mixed) / curvature).clamp_min(0), 0.0
+        )
+        is_downhill = conjugacy * trial.along < trial.steepest
         conjugacy = torch.where(is_downhill, conjugacy, 0.0)
-        following = torch.addcmul(natural.neg_(), per_image(conjugacy, direction), direction)
-
-        point, labels = _select(accepted, trial_point, point), _select(accepted, trial, labels)
-        gradient = _select(accepted, trial_gradient, gradient)
-        direction = _select(accepted, following, direction)
-        descent = torch.where(accepted, _inner(following, trial_gradient), descent)
-        energy = torch.where(accepted, trial_energy, energy)
+        path.follow(accepted, conjugacy)
+        descent = torch.where(accepted, conjugacy * trial.along - trial.steepest, descent)
+        energy = torch.where(accepted, trial.energy, energy)
         done = done | (quiet >= QUIET_STEPS) | stuck
-        yield Step(labels, energy, converged=done)
+        yield Step(path.labels, energy, converged=done)
 
 
 def _linear(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> Iterator[Step]:
@@ -207,13 +209,13 @@ def _linear(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> I
     gradient = _tangent(problem, slope)
     natural = gradient / stiffness
     direction = -natural
-    steepest = _inner(gradient, natural)
+    steepest = inner(gradient, natural)
     quiet = torch.zeros_like(energy)
     done = steepest == 0
     while True:
         _, slope = problem.value_with_slope(labels + direction)
         change = _tangent(problem, slope).sub_(gradient)
-        curvature = _inner(direction, change)
+        curvature = inner(direction, change)
         done = done | (curvature <= 0)
         length = torch.where(done, 0.0, steepest / curvature)
         labels = torch.addcmul(labels, per_image(length, labels), direction)
@@ -224,7 +226,7 @@ def _linear(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> I
         done = done | (quiet >= QUIET_STEPS)
 
         natural = gradient / stiffness
-        following = _inner(gradient, natural)
+        following = inner(gradient, natural)
         ratio = torch.where(steepest > 0, following / steepest, 0.0)
         direction.mul_(per_image(ratio, labels)).sub_(natural)
         steepest = following
@@ -239,18 +241,3 @@ def _tangent(problem: Problem, slope: Slope) -> Tensor:
     allowed = problem.classes.view(*problem.classes.shape, *[1] * (slope.gradient.ndim - 2))
     gradient = slope.gradient.mul_(allowed)
     return gradient.sub_(gradient.sum(1, keepdim=True) / allowed.sum(1, keepdim=True)).mul_(allowed)
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product of each image."""
-    result: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1)).double()
-    return result
-
-
-def _select(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """`torch.where` by image, without a pass over the labels when all agree."""
-    if bool(which.all()):
-        return yes
-    if not bool(which.any()):
-        return no
-    return torch.where(which.view(-1, *[1] * (yes.ndim - 1)), yes, no)

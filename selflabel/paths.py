@@ -1,0 +1,91 @@
+"""The ways that gradient descent tries: labels, a direction to move them in, and what is found there.
+
+`Path` says what the method of conjugate gradients needs to know of a step: four numbers an image. `TorchPath`
+computes them for every energy and device; `selflabel.roots` has another one, compiled, for those that fit.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from selflabel.coordinates import Coordinates
+from selflabel.labels import per_image
+from selflabel.problem import Problem
+
+PerImage = Float64[Tensor, " b"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """The energy at the end of a step, and products of the new gradient g and natural gradient n with the old ones."""
+
+    energy: PerImage
+    along: PerImage
+    """``d·g`` with the direction d of the step."""
+    steepest: PerImage
+    """``n·g``."""
+    mixed: PerImage
+    """``n·g'`` with the gradient g' at the start of the step."""
+
+
+class Path(Protocol):
+    """Labels ``[b k *s]``, and a direction of the same shape, zero at first."""
+
+    @property
+    def labels(self) -> Float[Tensor, "b k *s"]:
+        """Where it stands."""
+
+    def attempt(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
+        """Look `rate` times the direction ahead. For images that are `done` it need not look, and may say anything."""
+
+    def follow(self, accepted: Bool[Tensor, " b"], conjugacy: PerImage) -> None:
+        """Move the accepted images there; ``-n + conjugacy · d`` is their next direction. The others stay."""
+
+
+class TorchPath:
+    """Any coordinates, energy and device. Memory: eight times the labels."""
+
+    def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], coordinates: Coordinates) -> None:
+        self._problem, self._coordinates = problem, coordinates
+        self.labels = labels
+        self._point = coordinates.of(labels)
+        self._direction = torch.zeros_like(labels)
+        self._gradient = self._direction
+
+    def attempt(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
+        """One gradient of the energy."""
+        step = per_image(rate, self._point)
+        self._trial_point = self._coordinates.bounded(torch.addcmul(self._point, step, self._direction))
+        self._trial = self._problem.feasible(self._coordinates.labels(self._trial_point))
+        energy, slope = self._problem.value_with_slope(self._trial)
+        gradient, natural = self._coordinates.gradients(self._trial_point, self._trial, slope)
+        self._trial_gradient, self._natural = gradient, natural
+        along, steepest = inner(self._direction, gradient), inner(natural, gradient)
+        return Trial(energy, along, steepest, inner(natural, self._gradient))
+
+    def follow(self, accepted: Bool[Tensor, " b"], conjugacy: PerImage) -> None:
+        """In as few passes as torch has."""
+        factor = per_image(conjugacy, self._direction)
+        following = torch.addcmul(self._natural.neg_(), factor, self._direction)
+        self._direction = select(accepted, following, self._direction)
+        self._point = select(accepted, self._trial_point, self._point)
+        self.labels = select(accepted, self._trial, self.labels)
+        self._gradient = select(accepted, self._trial_gradient, self._gradient)
+
+
+def inner(a: Tensor, b: Tensor) -> PerImage:
+    """The inner product of each image."""
+    result: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1)).double()
+    return result
+
+
+def select(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """`torch.where` by image, without a pass over the labels when all agree."""
+    if bool(which.all()):
+        return yes
+    if not bool(which.any()):
+        return no
+    return torch.where(which.view(-1, *[1] * (yes.ndim - 1)), yes, no)
