@@ -4,13 +4,14 @@ Labels stay class by class, as torch has them, and an image is one row of pixels
 pixels away, and where that leads across the border, the weight is zero. So all loops run along pixels, in vectors,
 for any number of classes, axes and offsets.
 
-The formulas are those of `selflabel.terms`: one kernel takes the products of some thousand pairs, torch evaluates
-the relaxation and its derivatives there (of numbers, not of distributions), another kernel makes gradients of them.
+The formulas are those of `selflabel.terms`: some thousand pixels at a time, one kernel takes the products of their
+pairs, another evaluates the relaxation and its derivatives, a third makes gradients of them.
 """
 
 import math
-from functools import partial
+from functools import cache, partial
 from itertools import compress
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +20,11 @@ from torch import Tensor
 
 from selflabel.affinity.stencil import Stencil, boxes
 from selflabel.coordinates import LEAST_STIFFNESS, ROOT_FLOOR
+from selflabel.formulas import of_numbers, specialized
 from selflabel.kernels.compile import Array, in_parallel, kernel, num_threads, parts
 from selflabel.paths import PerImage, Trial
 from selflabel.problem import Problem
-from selflabel.terms import Product
+from selflabel.terms import Coupling, Product, Relaxation
 
 GRAIN = 32_000
 """Pairs at a time, unless the halo is larger: torch computes with so many on one thread; another has its own."""
@@ -32,6 +34,7 @@ BLOCK = 512
 
 LEAST_ROOT = np.float32(ROOT_FLOOR)
 LEAST = np.float32(LEAST_STIFFNESS)
+TINY = 1e-20
 ONE, TWO = np.float32(1), np.float32(2)
 
 
@@ -54,29 +57,77 @@ def _add_scaled(to, scale, x):
 
 
 @kernel
-def _products(labels, target, offsets, halo, dots, others, norms, fixed, first, last):
-    """``y_i·y_j`` and ``‖y_j‖²`` of the pairs of a range of pixels, ``‖y_i‖²`` there and beyond, and ``y_i·t_i``."""
+def _products(labels, target, offsets, halo, dots, norms, fixed, first, last):
+    """``y_i·y_j`` of the pairs of a range of pixels, ``‖y_i‖²`` there and in the halos, and ``y_i·t_i``."""
     count = last - first + halo
     dots[:], norms[:], fixed[:] = 0, 0, 0
     for start in range(0, count + halo, BLOCK):
         stop = min(start + BLOCK, count + halo)
-        norm = norms[start:stop]
+        short, inner = min(stop, count), max(start, halo)
         for k in range(len(labels)):
-            label = labels[k, first + start : first + stop]
-            _add_product(norm, label, label)
-            if start < count:
-                short = min(stop, count)
+            label = labels[k, first : first + count + halo]
+            _add_product(norms[start:stop], label[start:stop], label[start:stop])
+            if start < short:
                 for m in range(offsets.size):
-                    moved = first + offsets[m]
-                    other = labels[k, moved + start : moved + short]
-                    _add_product(dots[m, start:short], label[: other.size], other)
-            inner = max(start, halo)
-            if inner < min(stop, count):
-                own = fixed[inner - halo : min(stop, count) - halo]
-                at = first + inner - halo
-                _add_product(own, target[k, at : at + own.size], label[inner - start :][: own.size])
+                    other = label[start + offsets[m] : short + offsets[m]]
+                    _add_product(dots[m, start:short], label[start:short], other)
+            if inner < short:
+                own = target[k, first + inner - halo : first + short - halo]
+                _add_product(fixed[inner - halo : short - halo], own, label[inner:short])
+
+
+def value(dot, pp, qq):
+    """Of a relaxation; `slope` and `norm_slope` as well: see `_pairs_of`."""
+
+
+slope = norm_slope = value
+
+
+def _pairs(weights, dots, norms, offsets, halo, own, stiffness, first):
+    """Replaces products by ``∂/∂dot``, adds up ``2 ∂/∂‖y_i‖²`` and ``-∂/∂dot`` by pixel; returns the values' sum.
+
+    Values of those pairs alone whose first pixel is not in the halo: others belong to another range, or to none.
+    """
+    total, count = 0.0, dots.shape[1]
+    own[:], stiffness[:] = 0, 0
     for m in range(offsets.size):
-        others[m] = norms[offsets[m] : offsets[m] + count]
+        dot, weight = dots[m], weights[m, first : first + count]
+        pp, qq = norms[:count], norms[offsets[m] : offsets[m] + count]
+        part = np.float32(0)
+        for i in range(halo, count):
+            part += weight[i] * value(dot[i], pp[i], qq[i])
+        total += part
+        to = own[:count]
+        for i in range(count):
+            to[i] += TWO * weight[i] * norm_slope(dot[i], pp[i], qq[i])
+        to = own[offsets[m] : offsets[m] + count]
+        for i in range(count):
+            to[i] += TWO * weight[i] * norm_slope(dot[i], qq[i], pp[i])
+        for i in range(count):
+            dot[i] = weight[i] * slope(dot[i], pp[i], qq[i])
+        _add_scaled(stiffness[:count], -ONE, dot)
+        _add_scaled(stiffness[offsets[m] : offsets[m] + count], -ONE, dot)
+    return total
+
+
+def value_of_product(dot):
+    """Of a coupling; `slope_of_product` and `stiffness_of_product` as well: see `_couplings_of`."""
+
+
+slope_of_product = stiffness_of_product = value_of_product
+
+
+def _couplings(weight, free, fixed, stiffness):
+    """Replaces products by ``∂/∂dot``, adds to the stiffness; returns the values' sum."""
+    total = np.float32(0)
+    for i in range(fixed.size):
+        total += weight * free[i] * value_of_product(fixed[i])
+    for i in range(fixed.size):
+        stiffness[i] += weight * stiffness_of_product(fixed[i])
+    for i in range(fixed.size):
+        stiffness[i] = stiffness[i] if stiffness[i] > LEAST else LEAST
+        fixed[i] = weight * slope_of_product(fixed[i])
+    return total
 
 
 @kernel
@@ -93,78 +144,61 @@ def _gradient(label, target, pull, offsets, position, own, drive, here, gradient
         _add_product(gradient, pull[m, back : back + size], label[before : before + size])
 
 
+# Three loops and not one: LLVM vectorizes none in which it had to tell so many arrays apart.
+
+
 @kernel
-def _natural(label, mean, stiffness, free, direction, old, gradient, natural):
-    """From the gradient by the labels: that by the roots u, ``2 u (g - y·g)``, and ``u (g - y·g)`` over the damped
-    stiffness. Returns their products, as in `Trial`."""
-    along, steepest, mixed = np.float32(0), np.float32(0), np.float32(0)
-    for i in range(label.size):
+def _by_roots(label, mean, free, slope):
+    """``2 u (g - y·g)``, the gradient by the roots, in place of that by the labels."""
+    for i in range(slope.size):
+        slope[i] = TWO * math.sqrt(label[i]) * (slope[i] - mean[i]) * free[i]
+
+
+@kernel
+def _natural(label, slope, stiffness, natural):
+    """``u (g - y·g)`` over the damped stiffness ``2 u h + (g - y·g)⁺``."""
+    for i in range(slope.size):
         root = math.sqrt(label[i])
-        centered = (gradient[i] - mean[i]) * free[i]
-        slope = root * centered
-        uphill = centered if centered > 0 else np.float32(0)
-        kept = root if root > LEAST_ROOT else LEAST_ROOT  # excluded classes have none
-        steep = slope / (uphill + TWO * kept * stiffness[i])
-        slope *= TWO
-        along += direction[i] * slope
-        steepest += steep * slope
-        mixed += steep * old[i]
-        gradient[i], natural[i] = slope, steep
+        root = root if root > LEAST_ROOT else LEAST_ROOT  # excluded classes have none
+        half = np.float32(0.5) * slope[i]
+        uphill = half if half > 0 else np.float32(0)
+        natural[i] = half / (uphill / root + TWO * root * stiffness[i])
+
+
+@kernel
+def _inner_products(slope, natural, direction, old):
+    along, steepest, mixed = np.float32(0), np.float32(0), np.float32(0)
+    for i in range(slope.size):
+        along += direction[i] * slope[i]
+        steepest += natural[i] * slope[i]
+        mixed += natural[i] * old[i]
     return along, steepest, mixed
 
 
 @kernel
 def _slopes(
-    labels,
-    target,
-    free,
-    offsets,
-    halo,
-    pull,
-    at_first,
-    at_second,
-    drive,
-    hold,
-    direction,
-    old,
-    gradient,
-    natural,
-    first,
-    last,
+    labels, target, free, offsets, halo, pull, own, drive, stiffness, direction, old, gradient, natural, first, last
 ):
     """Gradients of a range of pixels, from the derivatives of their pairs and of their couplings."""
     along, steepest, mixed = 0.0, 0.0, 0.0
-    all_own, all_stiffness, all_means = np.empty((3, BLOCK), np.float32)
+    means = np.empty(BLOCK, np.float32)
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
         size, here = stop - start, start - first + halo
-        own, stiffness, mean = all_own[:size], all_stiffness[:size], all_means[:size]
-        own[:], mean[:] = 0, 0
-        stiffness[:] = hold[start - first : stop - first]
-        for m in range(offsets.size):
-            back = here - offsets[m]
-            _add_scaled(own, TWO, at_first[m, here : here + size])
-            _add_scaled(own, TWO, at_second[m, back : back + size])
-            _add_scaled(stiffness, -ONE, pull[m, here : here + size])
-            _add_scaled(stiffness, -ONE, pull[m, back : back + size])
-        for i in range(size):
-            stiffness[i] = max(stiffness[i], LEAST)
+        mean = means[:size]
+        mean[:] = 0
         position, drives = start + halo, drive[start - first : stop - first]
+        stiff, itself = stiffness[here : here + size], own[here : here + size]
         for k in range(len(labels)):
             slope = gradient[k, start:stop]
-            _gradient(labels[k], target[k, start:stop], pull, offsets, position, own, drives, here, slope)
+            _gradient(labels[k], target[k, start:stop], pull, offsets, position, itself, drives, here, slope)
             _add_product(mean, labels[k, position : position + size], slope)
         for k in range(len(labels)):
-            a, b, c = _natural(
-                labels[k, position : position + size],
-                mean,
-                stiffness,
-                free[start:stop],
-                direction[k, start:stop],
-                old[k, start:stop],
-                gradient[k, start:stop],
-                natural[k, start:stop],
-            )
+            label, slope = labels[k, position : position + size], gradient[k, start:stop]
+            steep = natural[k, start:stop]
+            _by_roots(label, mean, free[start:stop], slope)
+            _natural(label, slope, stiff, steep)
+            a, b, c = _inner_products(slope, steep, direction[k, start:stop], old[k, start:stop])
             along, steepest, mixed = along + a, steepest + b, mixed + c
     return along, steepest, mixed
 
@@ -207,6 +241,29 @@ def _move(labels, natural, turns, conjugacy, direction, rate, floor, allowed, ha
                 moved[i] *= mass[i]
 
 
+@cache
+def _pairs_of(relaxation: Relaxation) -> Any:
+    def flat(dot: Any, pp: Any, qq: Any) -> float:
+        return 0.0
+
+    by_norm = flat if relaxation.norm_slope is None else relaxation.norm_slope
+    formulas = {"value": relaxation.value, "slope": relaxation.slope, "norm_slope": by_norm}
+    return specialized(_pairs, relaxation.name, **{name: of_numbers(f) for name, f in formulas.items()})
+
+
+@cache
+def _couplings_of(coupling: Coupling) -> Any:
+    product = coupling.product
+    assert product is not None
+    return specialized(
+        _couplings,
+        coupling.name,
+        value_of_product=of_numbers(product.value),
+        slope_of_product=of_numbers(product.slope),
+        stiffness_of_product=of_numbers(product.stiffness),
+    )
+
+
 # --- the path -------------------------------------------------------------------------------------------------
 
 
@@ -226,7 +283,7 @@ def fits(problem: Problem) -> bool:
     )
 
 
-def _flat_weights(affinity: Stencil, number: int, scale: float) -> tuple[Array, Float[Tensor, "m n"]]:
+def _flat_weights(affinity: Stencil, number: int, scale: float) -> tuple[Array, Array]:
     """How many pixels further the second one of each pair is, and weights by the first one's position.
 
     Positions count from `halo` before the first pixel; where nothing is that far away, weights are zero.
@@ -239,19 +296,26 @@ def _flat_weights(affinity: Stencil, number: int, scale: float) -> tuple[Array, 
     for weight, row, step, offset in zip(affinity.weights, weights, steps, affinity.offsets, strict=True):
         first, second = boxes(offset, affinity.size)
         row[halo:].view(affinity.size)[first if step > 0 else second] = scale * weight[number, 0]
-    return offsets, weights
+    return offsets, _normal(weights).numpy()
+
+
+def _normal(numbers: Tensor) -> Tensor:
+    """Without those whose products may be denormal: the processor is slow with these, and they change no sum."""
+    return torch.where(numbers.abs() < TINY, 0.0, numbers)
 
 
 class _Image:
     """One image of a problem, its labels and what a step changes: arrays ``[k n]``, labels with a margin."""
 
     def __init__(self, problem: Problem, product: Product, number: int, labels: Float[Tensor, "k *s"]) -> None:
-        self.energy, self.product = problem.energy, product
+        energy = problem.energy
         assert isinstance(problem.affinity, Stencil)
-        self.offsets, self.weights = _flat_weights(problem.affinity, number, problem.energy.pairwise_weight)
-        self.target = product.target(problem.probs[number]).flatten(1).numpy()
-        self.free = problem.free[number].flatten().float()
-        self.floor = (LEAST_ROOT * self.free).numpy()
+        self.pairs, self.couplings = _pairs_of(energy.relaxation), _couplings_of(energy.coupling)
+        self.weight = np.float32(energy.coupling_weight)
+        self.offsets, self.weights = _flat_weights(problem.affinity, number, energy.pairwise_weight)
+        self.target = _normal(product.target(problem.probs[number])).flatten(1).numpy()
+        self.free = problem.free[number].flatten().float().numpy()
+        self.floor = LEAST_ROOT * self.free
         classes, self.pixels = self.target.shape
         allowed = np.ones(classes, np.bool_) if problem.classes is None else problem.classes[number].numpy()
         self.allowed = allowed.astype(np.float32)
@@ -286,42 +350,15 @@ class _Image:
 
     def measure(self, first: int, last: int) -> tuple[float, float, float, float]:
         """The numbers of a `Trial`, summed over a range of pixels; writes their gradients."""
-        relaxation, product, size = self.energy.relaxation, self.product, last - first
-        count, offsets, halo = size + self.halo, self.offsets, self.halo
-        dots, others = np.empty((2, len(offsets), count), np.float32)
-        norms, fixed = np.empty(count + halo, np.float32), np.empty(size, np.float32)
-        _products(self.trial, self.target, offsets, halo, dots, others, norms, fixed, first, last)
-
-        dot, pp, qq = (torch.from_numpy(x) for x in (dots, norms[:count], others))
-        weight, free = self.weights[:, first : last + halo], self.free[first:last]
-        own = slice(halo, None)  # pairs of the halo belong to other ranges, or to none
-        potts = weight[:, own] * relaxation.value(dot[:, own], pp[own], qq[:, own])
-        pull = weight * relaxation.slope(dot, pp, qq)
-        if relaxation.norm_slope is None:
-            at_first = at_second = torch.zeros_like(pull)
-        else:
-            at_first = weight * relaxation.norm_slope(dot, pp, qq)
-            at_second = weight * relaxation.norm_slope(dot, qq, pp)
-        coupling, similar = self.energy.coupling_weight, torch.from_numpy(fixed)
-        value = float(potts.sum()) + coupling * float(free.dot(product.value(similar)))
-        drive, hold = coupling * product.slope(similar), coupling * product.stiffness(similar)
-
-        derivatives = [x.numpy() for x in (pull, at_first, at_second, drive, hold)]
-        past = self.direction, self.gradient
-        sums = _slopes(
-            self.trial,
-            self.target,
-            self.free.numpy(),
-            offsets,
-            halo,
-            *derivatives,
-            *past,
-            self.trial_gradient,
-            self.natural,
-            first,
-            last,
-        )
-        return value, *sums
+        count, offsets, halo = last - first + self.halo, self.offsets, self.halo
+        dots, fixed = np.empty((len(offsets), count), np.float32), np.empty(last - first, np.float32)
+        norms, own, stiffness = (np.empty(count + halo, np.float32) for _ in range(3))
+        _products(self.trial, self.target, offsets, halo, dots, norms, fixed, first, last)
+        value = self.pairs(self.weights, dots, norms, offsets, halo, own, stiffness, first)
+        value += self.couplings(self.weight, self.free[first:last], fixed, stiffness[halo:count])
+        past, found = (self.direction, self.gradient), (self.trial_gradient, self.natural)
+        given = self.target, self.free, offsets, halo, dots, own, fixed, stiffness
+        return value, *_slopes(self.trial, *given, *past, *found, first, last)
 
     def follow(self, conjugacy: float) -> None:
         """The trial becomes where it stands; the direction turns when it is moved along next."""

@@ -28,6 +28,31 @@ LOG_QUADRATIC_SLACK = 1e-6
 that it ends at ``-ln 1e-6 ≈ 13.8`` there, smoothly."""
 
 
+# --- elementary functions ------------------------------------------------------------------------------------
+# Formulas of one number a pixel or pair are written in these and in arithmetic, nothing else: `selflabel.formulas`
+# compiles them, with its own version of each of these.
+
+
+def log(x: Tensor) -> Tensor:
+    """``ln x``."""
+    return x.log()
+
+
+def rsqrt(x: Tensor) -> Tensor:
+    """``1 / √x``."""
+    return x.rsqrt()
+
+
+def at_least(x: Tensor, floor: float) -> Tensor:
+    """``max(x, floor)``."""
+    return x.clamp_min(floor)
+
+
+def constant(value: float, like: Tensor) -> Tensor:
+    """The value everywhere."""
+    return torch.full_like(like, value)
+
+
 # --- couplings ------------------------------------------------------------------------------------------------
 
 
@@ -65,7 +90,7 @@ class Coupling:
 
 
 def _log(probs: Tensor) -> Tensor:
-    return probs.clamp_min(FLOOR).log()
+    return log(at_least(probs, FLOOR))
 
 
 def _dot(p: Tensor, q: Tensor) -> Tensor:
@@ -103,7 +128,12 @@ def _of_product(
 
 STANDARD = _of_product(  # -Σ_k y^k ln σ^k
     "standard",
-    Product(target=_log, value=torch.neg, slope=lambda dot: -torch.ones_like(dot), stiffness=torch.zeros_like),
+    Product(
+        target=_log,
+        value=lambda dot: -dot,
+        slope=lambda dot: constant(-1.0, dot),
+        stiffness=lambda dot: constant(0.0, dot),
+    ),
     at_vertices=lambda probs: -_log(probs),
     from_log_probs=lambda y, log_probs: -_dot(y, log_probs),
 )
@@ -120,8 +150,8 @@ COLLISION = _of_product(  # -ln Σ_k σ^k y^k
     Product(
         target=lambda probs: probs,
         value=lambda dot: -_log(dot),
-        slope=lambda dot: -1 / dot.clamp_min(FLOOR),
-        stiffness=lambda dot: 1 / dot.clamp_min(FLOOR),
+        slope=lambda dot: -1 / at_least(dot, FLOOR),
+        stiffness=lambda dot: 1 / at_least(dot, FLOOR),
     ),
     at_vertices=lambda probs: -_log(probs),
     from_log_probs=lambda y, log_probs: -(y.log() + log_probs).logsumexp(1, keepdim=True),
@@ -174,7 +204,7 @@ def _log_quadratic_argument(dot: Tensor, pp: Tensor, qq: Tensor) -> Tensor:
 BILINEAR = Relaxation(
     "bilinear",
     value=lambda dot, pp, qq: 1 - dot,
-    slope=lambda dot, pp, qq: -torch.ones_like(dot),
+    slope=lambda dot, pp, qq: constant(-1.0, dot),
     is_potts=True,
     is_tight=True,
     is_quadratic=True,
@@ -182,33 +212,33 @@ BILINEAR = Relaxation(
 QUADRATIC_POTTS = Relaxation(
     "quadratic",
     value=lambda dot, pp, qq: (pp + qq) / 2 - dot,
-    slope=lambda dot, pp, qq: -torch.ones_like(dot),
-    norm_slope=lambda dot, pp, qq: torch.full_like(dot, 0.5),
+    slope=lambda dot, pp, qq: constant(-1.0, dot),
+    norm_slope=lambda dot, pp, qq: constant(0.5, dot),
     is_potts=True,
     is_quadratic=True,
 )
 NORMALIZED_QUADRATIC = Relaxation(
     "normalized-quadratic",
-    value=lambda dot, pp, qq: 1 - dot * (pp * qq).rsqrt(),
-    slope=lambda dot, pp, qq: -(pp * qq).rsqrt(),
-    norm_slope=lambda dot, pp, qq: 0.5 * dot * (pp * qq).rsqrt() / pp,
+    value=lambda dot, pp, qq: 1 - dot * rsqrt(pp * qq),
+    slope=lambda dot, pp, qq: -rsqrt(pp * qq),
+    norm_slope=lambda dot, pp, qq: 0.5 * dot * rsqrt(pp * qq) / pp,
     is_potts=True,
 )
 COLLISION_CROSS_ENTROPY = Relaxation(
     "collision-cross-entropy",
-    value=lambda dot, pp, qq: -dot.clamp_min(FLOOR).log(),
-    slope=lambda dot, pp, qq: -1 / dot.clamp_min(FLOOR),
+    value=lambda dot, pp, qq: -_log(dot),
+    slope=lambda dot, pp, qq: -1 / at_least(dot, FLOOR),
 )
 LOG_QUADRATIC = Relaxation(
     "log-quadratic",
-    value=lambda dot, pp, qq: -_log_quadratic_argument(dot, pp, qq).log(),
+    value=lambda dot, pp, qq: -log(_log_quadratic_argument(dot, pp, qq)),
     slope=lambda dot, pp, qq: -(1 - LOG_QUADRATIC_SLACK) / _log_quadratic_argument(dot, pp, qq),
     norm_slope=lambda dot, pp, qq: 0.5 * (1 - LOG_QUADRATIC_SLACK) / _log_quadratic_argument(dot, pp, qq),
 )
 COLLISION_DIVERGENCE = Relaxation(
     "collision-divergence",
-    value=lambda dot, pp, qq: 0.5 * (pp * qq).log() - dot.clamp_min(FLOOR).log(),
-    slope=lambda dot, pp, qq: -1 / dot.clamp_min(FLOOR),
+    value=lambda dot, pp, qq: 0.5 * log(pp * qq) - _log(dot),
+    slope=lambda dot, pp, qq: -1 / at_least(dot, FLOOR),
     norm_slope=lambda dot, pp, qq: 0.5 / pp,
 )
 RELAXATIONS = (

@@ -46,8 +46,9 @@ def emits(function: Callable[..., Any]) -> Any:
 
 
 def _compiled(function: Callable[..., Any], fastmath: set[str]) -> Any:
-    # run-time type checks of the tests wrap functions
-    return numba.njit(nogil=True, cache=True, fastmath=fastmath)(inspect.unwrap(function))
+    # numpy's divisions: a loop that may raise is not vectorized. Run-time type checks of the tests wrap functions.
+    compile_ = numba.njit(nogil=True, cache=True, fastmath=fastmath, error_model="numpy")
+    return compile_(inspect.unwrap(function))
 
 
 def parts(count: int, number: int) -> list[tuple[int, int]]:
