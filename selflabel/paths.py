@@ -5,7 +5,7 @@ computes them for every energy and device; `selflabel.roots` has another one, co
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -31,6 +31,7 @@ class Trial:
     """``n·g'`` with the gradient g' at the start of the step."""
 
 
+@runtime_checkable
 class Path(Protocol):
     """Labels ``[b k *s]``, and a direction of the same shape, zero at first."""
 

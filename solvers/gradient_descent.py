@@ -185,9 +185,7 @@ def _conjugate(path: Path, rtol: float) -> Iterator[Step]:
         quiet = torch.where(accepted, (quiet + 1) * (gain <= rtol * energy.abs()), quiet)
         stuck = ~accepted & (rate < 1e-4)
 
-        conjugacy = torch.where(
-            curvature > 0, ((trial.steepest - trial.mixed) / curvature).clamp_min(0), 0.0
-        )
+        conjugacy = torch.where(curvature > 0, ((trial.steepest - trial.mixed) / curvature).clamp_min(0), 0.0)
         is_downhill = conjugacy * trial.along < trial.steepest
         conjugacy = torch.where(is_downhill, conjugacy, 0.0)
         path.follow(accepted, conjugacy)

@@ -10,7 +10,18 @@ ROOT = Path(__file__).resolve().parent.parent
 LINES = 400
 
 CORE = {"labels", "affinity", "terms", "problem", "driver"}
-TOOLS = {"coarse", "coordinates", "cuts", "moves", "sweeps", "kernels"}
+TOOLS = {
+    "coarse",
+    "coordinates",
+    "cuts",
+    "moves",
+    "sweeps",
+    "paths",
+    "formulas",
+    "slopes",
+    "roots",
+    "kernels",
+}
 ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
     "labels": {"kernels"},
@@ -22,6 +33,10 @@ ALLOWED: dict[str, set[str]] = {
     "coordinates": {"labels", "terms"},
     "cuts": set(),
     "moves": {"cuts"},
+    "paths": {"labels", "terms", "problem", "coordinates"},
+    "formulas": {"terms", "kernels"},
+    "slopes": {"terms", "coordinates", "formulas", "kernels"},
+    "roots": {"affinity", "terms", "problem", "paths", "slopes", "kernels"},
     "sweeps": {"labels", "affinity", "terms", "kernels"},
     "solvers": CORE | TOOLS,
     "annotators": CORE | {"solvers"},  # the walker is one
