@@ -15,7 +15,7 @@ from selflabel.paths import PerImage, Trial
 from selflabel.problem import Problem
 from selflabel.slopes import BLOCK, LEAST_ROOT, couplings_of, move, pairs_of, products, slopes
 
-GRAIN = 16_000
+GRAIN = 32_000
 """Pairs at a time, unless the halo is larger: they stay in the second nearest cache from one kernel to the next."""
 
 TINY = 1e-20
@@ -56,7 +56,7 @@ def _flat_weights(affinity: Stencil, number: int, scale: float) -> tuple[Array, 
 
 def _normal(numbers: Tensor) -> Tensor:
     """Without those whose products may be denormal: the processor is slow with these, and they change no sum."""
-    return torch.where(numbers.abs() < TINY, 0.0, numbers)
+    return torch.nn.functional.hardshrink(numbers, TINY)
 
 
 class _Image:
@@ -143,19 +143,24 @@ class RootPath:
 
     def attempt(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
         """Two passes over the pixels of the images that are not done."""
-        threads, waiting = num_threads(), (~done).tolist()
+        threads, waiting, rates = num_threads(), (~done).tolist(), rate.tolist()
+        images = list(compress(enumerate(self._images), waiting))
+        moves = [
+            partial(image.move, rates[number], *part)
+            for number, image in images
+            for part in parts(image.pixels, threads)
+        ]
+        in_parallel(moves, threads)
         tasks = [
-            (number, image, part)
-            for number, image in compress(enumerate(self._images), waiting)
+            (number, partial(image.measure, *part))
+            for number, image in images
             for part in image.ranges(threads)
         ]
-        rates = rate.tolist()
-        in_parallel([partial(image.move, rates[number], *part) for number, image, part in tasks], threads)
-        found = in_parallel([partial(image.measure, *part) for _, image, part in tasks], threads)
+        found = in_parallel([task for _, task in tasks], threads)
         for image in compress(self._images, waiting):
             image.turns = False
         sums = torch.zeros(len(waiting), 4, dtype=torch.float64)
-        for (number, _, _), part in zip(tasks, found, strict=True):
+        for (number, _), part in zip(tasks, found, strict=True):
             sums[number] += torch.tensor(part, dtype=torch.float64)
         return Trial(*sums.unbind(1))
 

@@ -90,33 +90,43 @@ class GradientDescent:
         if self.rate is not None:
             yield from _plain(problem, labels, self.rate)
             return
-        yield from self._descend(problem, self._coarse_start(problem, labels))
+        energy = problem.value(labels)
+        for step in self._descend(problem, self._coarse_start(problem, labels, energy)):
+            yield replace(step, start_energy=energy)
 
     def _descend(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
         if _is_convex_quadratic(problem.energy):
             return _linear(problem, labels, self.rtol)
         return _conjugate(_path(problem, labels), self.rtol)
 
-    def _coarse_start(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
-        """The labels, or those that some steps on blocks lead to where these have less energy."""
+    def _coarse_start(
+        self, problem: Problem, labels: Float[Tensor, "b k *s"], energy: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b k *s"]:
+        """The labels, of this energy, or those that some steps on blocks lead to where these have less."""
         levels = self.coarse_levels if _hardens(problem.energy) else min(self.coarse_levels, 1)
         coarse = coarsen(problem) if levels else None
         if coarse is None:
             return labels
-        given = coarse.feasible(coarse_labels(labels))
-        coarser = replace(self, coarse_levels=levels - 1)._coarse_start(coarse, given)
+        given = coarse.feasible(coarse.probs if labels is problem.probs else coarse_labels(labels))
+        coarser = given
+        if levels > 1:
+            coarser = replace(self, coarse_levels=levels - 1)._coarse_start(
+                coarse, given, coarse.value(given)
+            )
         rough = self._few_steps(coarse, coarser)
         if coarser is not given:  # neither start leads to the better minimum always
             other = self._few_steps(coarse, given)
             rough = select(coarse.value(other) < coarse.value(rough), other, rough)
         softening = _coordinates(problem.energy).softening
-        rough = (rough + softening) / (1 + softening * rough.shape[1])
+        if softening:
+            rough = (rough + softening) / (1 + softening * rough.shape[1])
         size = tuple(labels.shape[2:])
-        # next to a seed a block says nothing of its other pixels: they keep their own start
-        start = torch.where(fine_labels(coarse.free, size), fine_labels(rough, size), labels)
+        start = fine_labels(rough, size)
+        if not bool(coarse.free.all()):
+            # next to a seed a block says nothing of its other pixels: they keep their own start
+            start = torch.where(fine_labels(coarse.free, size), start, labels)
         start = problem.feasible(start)
-        better = problem.value(start) < problem.value(labels)
-        return select(better, start, labels)
+        return select(problem.value(start) < energy, start, labels)
 
     def _few_steps(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         for step in islice(self._descend(problem, labels), self.coarse_steps):

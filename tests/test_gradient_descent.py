@@ -225,7 +225,7 @@ def test_coarse_start_is_better(levels: int) -> None:
     case = make_case(GradientDescent.default_energy, "grid8", size=(40, 36), seeded=0.02)
     problem, start = case.problem, case.problem.feasible(case.probs)
     solver = GradientDescent(coarse_levels=levels)
-    coarse = solver._coarse_start(problem, start)
+    coarse = solver._coarse_start(problem, start, problem.value(start))
     assert bool((problem.value(coarse) < problem.value(start)).all())
     with_start, without = (solve(problem, s) for s in (solver, GradientDescent(coarse_levels=0)))
     assert bool((with_start.energy <= 1.02 * without.energy).all())
@@ -234,10 +234,10 @@ def test_coarse_start_is_better(levels: int) -> None:
 def test_a_start_that_is_better_than_the_coarse_one_is_kept() -> None:
     problem = make_case(GradientDescent.default_energy, "grid8", size=(18, 18)).problem
     end = solve(problem, GradientDescent(coarse_levels=0, rtol=1e-6)).labels
-    start = GradientDescent(coarse_steps=1)._coarse_start(problem, end)
+    start = GradientDescent(coarse_steps=1)._coarse_start(problem, end, problem.value(end))
     assert torch.equal(start, end)
     mixed = torch.cat([end[:1], random_labels(problem.probs)[1:]])
-    start = GradientDescent()._coarse_start(problem, mixed)
+    start = GradientDescent()._coarse_start(problem, mixed, problem.value(mixed))
     assert bool((problem.value(start) <= problem.value(mixed)).all())
     assert not torch.equal(start[1], mixed[1])
 
