@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import zlib
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -40,13 +41,24 @@ def of_numbers(formula: Callable[..., Any]) -> Any:
     return kernel(_made(code.replace(co_consts=tuple(map(_in_single, code.co_consts))), own, function))
 
 
-def specialized(template: Callable[..., Any], name: str, **functions: Any) -> Any:
-    """A kernel that calls these functions where the template has others of that name.
+def specialized(template: Callable[..., Any], **formulas: Callable[..., Any]) -> Any:
+    """A kernel that calls these formulas where the template has functions of these names.
 
-    Numba's machine code on disk goes by the name: it must be another one for other functions.
+    Numba finds machine code on disk by the name of the function, which is another one for other formulas.
     """
     function = inspect.unwrap(template)
-    return kernel(_made(function.__code__, {**function.__globals__, **functions}, function, name))
+    names = {name: of_numbers(formula) for name, formula in formulas.items()}
+    mark = zlib.crc32(repr([_written(formula) for formula in formulas.values()]).encode())
+    return kernel(_made(function.__code__, {**function.__globals__, **names}, function, f"_{mark:08x}"))
+
+
+def _written(used: Any) -> Any:
+    """All that a formula says, with what it calls."""
+    if not callable(used) or used in ELEMENTARY:
+        return repr(used) if not callable(used) else used.__name__
+    code, names = inspect.unwrap(used).__code__, inspect.unwrap(used).__globals__
+    called = [_written(names[name]) for name in code.co_names if name in names]
+    return code.co_code, code.co_consts, code.co_names, called
 
 
 def _made(code: Any, names: dict[str, Any], like: Any, name: str = "") -> FunctionType:

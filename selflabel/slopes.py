@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from selflabel.coordinates import LEAST_STIFFNESS, ROOT_FLOOR
-from selflabel.formulas import of_numbers, specialized
+from selflabel.formulas import specialized
 from selflabel.kernels.compile import kernel
 from selflabel.terms import Coupling, Relaxation
 
@@ -250,8 +250,7 @@ def pairs_of(relaxation: Relaxation) -> Any:
         return 0.0
 
     by_norm = flat if relaxation.norm_slope is None else relaxation.norm_slope
-    formulas = {"value": relaxation.value, "slope": relaxation.slope, "norm_slope": by_norm}
-    return specialized(_pairs, relaxation.name, **{name: of_numbers(f) for name, f in formulas.items()})
+    return specialized(_pairs, value=relaxation.value, slope=relaxation.slope, norm_slope=by_norm)
 
 
 @cache
@@ -260,8 +259,7 @@ def couplings_of(coupling: Coupling) -> Any:
     assert product is not None
     return specialized(
         _couplings,
-        coupling.name,
-        value_of_product=of_numbers(product.value),
-        slope_of_product=of_numbers(product.slope),
-        stiffness_of_product=of_numbers(product.stiffness),
+        value_of_product=product.value,
+        slope_of_product=product.slope,
+        stiffness_of_product=product.stiffness,
     )

@@ -62,7 +62,9 @@ class GradientDescent:
 
     A local minimum, the global one for convex energies (quadratic coupling and relaxation). Takes every
     coupling and relaxation on sparse affinities; bi-linear and quadratic on dense ones. Cost: one pass over the
-    pairs a step (one filtering if dense); memory: seven times the labels. For hard labels use `GraphCut`.
+    pairs a step (one filtering if dense); memory: eight times the labels. With Numba, steps on roots with standard or
+    collision coupling on grids and windows are compiled (float32, CPU): a third of the time, six times the labels.
+    For hard labels use `GraphCut`.
     """
 
     rate: float | None = None

@@ -19,6 +19,7 @@ from selflabel.labels import UNLABELED
 from selflabel.paths import Path, TorchPath, Trial
 from selflabel.problem import Energy, Problem
 from selflabel.roots import RootPath, fits
+from selflabel.slopes import pairs_of
 from selflabel.solvers import GradientDescent
 from selflabel.terms import (
     COLLISION,
@@ -29,6 +30,7 @@ from selflabel.terms import (
     RELAXATIONS,
     REVERSE,
     STANDARD,
+    Coupling,
     Relaxation,
 )
 
@@ -42,7 +44,7 @@ STEPS = ((0.0, 0.0), (0.3, 0.2), (0.5, 0.0), (0.2, 0.4))
 def assert_same(found: Trial, expected: Trial) -> None:
     for name in ("energy", "along", "steepest", "mixed"):
         one, other = getattr(found, name), getattr(expected, name)
-        torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-4 * float(expected.steepest.abs().max()))
+        torch.testing.assert_close(one, other, rtol=5e-4, atol=2e-4 * float(expected.steepest.abs().max()))
 
 
 def walk_both(problem: Problem, labels: Tensor) -> tuple[Path, Path]:
@@ -64,8 +66,8 @@ def walk_both(problem: Problem, labels: Tensor) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("coupling", OF_PRODUCTS, ids=lambda c: c.name)
 @pytest.mark.parametrize("relaxation", RELAXATIONS, ids=lambda r: r.name)
-def test_every_energy_of_products(coupling: object, relaxation: Relaxation) -> None:
-    energy = Energy(coupling, relaxation, 0.4, 2.5)  # type: ignore[arg-type]
+def test_every_energy_of_products(coupling: Coupling, relaxation: Relaxation) -> None:
+    energy = Energy(coupling, relaxation, 0.4, 2.5)
     case = make_case(energy, "grid8", size=(23, 30), classes=4, seeded=0.1)
     walk_both(case.problem, case.problem.feasible(random_labels(case.probs)))
 
@@ -118,9 +120,11 @@ def test_excluded_classes_stay_empty() -> None:
     torch.testing.assert_close(path.labels.sum(1), torch.ones(2, 13, 11))
 
 
+@pytest.mark.parametrize("coupling", OF_PRODUCTS, ids=lambda c: c.name)
 @pytest.mark.parametrize("weights", [(0.0, 1.0), (1.0, 0.0)])
-def test_a_part_of_the_energy_alone(weights: tuple[float, float]) -> None:
-    case = make_case(Energy(COLLISION, COLLISION_DIVERGENCE, *weights), "grid4", size=(12, 15))
+def test_a_part_of_the_energy_alone(coupling: Coupling, weights: tuple[float, float]) -> None:
+    """The standard coupling alone has no stiffness."""
+    case = make_case(Energy(coupling, COLLISION_DIVERGENCE, *weights), "grid4", size=(12, 15))
     walk_both(case.problem, case.problem.feasible(random_labels(case.probs)))
 
 
@@ -168,8 +172,9 @@ def test_images_that_are_done_stay() -> None:
     one, done = torch.ones(2, dtype=torch.float64), torch.tensor([False, True])
     path.attempt(0 * one, ~done & done)
     path.follow(done | ~done, 0 * one)
-    before = path.labels.clone()
+    before, untouched = path.labels.clone(), path._images[1].trial.copy()
     path.attempt(0.3 * one, done)
+    np.testing.assert_array_equal(path._images[1].trial, untouched)
     path.follow(~done, 0 * one)
     assert torch.equal(path.labels[1], before[1])
     assert not torch.equal(path.labels[0], before[0])
@@ -222,6 +227,15 @@ def test_formulas_are_the_same(rng: np.random.Generator, name: str, formula: obj
     expected = formula(*(torch.from_numpy(x) for x in (dots, *norms)))  # type: ignore[operator]
     np.testing.assert_allclose(found, expected.numpy(), rtol=2e-6, atol=1e-6)
     assert all(str(s.return_type) == "float32" for s in numbers.nopython_signatures)
+
+
+def test_machine_code_goes_by_the_formulas() -> None:
+    """Or a formula that is changed would be that of yesterday."""
+    names = {pairs_of(r).py_func.__qualname__ for r in RELAXATIONS}
+    assert len(names) == len(RELAXATIONS)
+    assert pairs_of(replace(COLLISION_DIVERGENCE, name="other")).py_func.__qualname__ in names
+    steeper = replace(COLLISION_DIVERGENCE, slope=lambda dot, pp, qq: -2 / dot)
+    assert pairs_of(steeper).py_func.__qualname__ not in names
 
 
 def test_formulas_have_floors() -> None:
