@@ -21,16 +21,16 @@ def padded(width: int) -> int:
     return 1 if width == 1 else -(-width // 8) * 8
 
 
-def _data(context, builder, array_type, array):
+def data_of(context, builder, array_type, array):
     return context.make_array(array_type)(context, builder, array).data
 
 
-def _vector_at(builder, data, at, lanes):
+def vector_at(builder, data, at, lanes):
     pointer = builder.gep(data, [at])
     return builder.bitcast(pointer, ir.VectorType(data.type.pointee, lanes).as_pointer())
 
 
-def _everywhere(builder, number, lanes):
+def everywhere(builder, number, lanes):
     """A vector of one number."""
     empty = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
     first = builder.insert_element(empty, number, ir.Constant(ir.IntType(32), 0))
@@ -39,7 +39,7 @@ def _everywhere(builder, number, lanes):
     )
 
 
-def _along_row(builder, width, body):
+def along_row(builder, width, body):
     """Emit ``body(at, lanes)`` for all of ``range(width)``, the longest vectors first."""
     start = ir.Constant(INT, 0)
     for lanes in LANES:
@@ -56,23 +56,23 @@ def add_row(typing, x, start, width, stride, index, weight, first, last, to, col
 
     def generate(context, builder, signature, args):
         x_data, index_data, weight_data, to_data = (
-            _data(context, builder, signature.args[i], args[i]) for i in (0, 4, 5, 8)
+            data_of(context, builder, signature.args[i], args[i]) for i in (0, 4, 5, 8)
         )
         align = context.get_abi_sizeof(to_data.type.pointee)
 
         def body(at, lanes):
-            there = builder.load(_vector_at(builder, x_data, builder.add(args[1], at), lanes), align=align)
+            there = builder.load(vector_at(builder, x_data, builder.add(args[1], at), lanes), align=align)
             shift = builder.add(args[9], at)
             with cgutils.for_range_slice(builder, args[6], args[7], ir.Constant(INT, 1), INT) as (e, _):
                 row = builder.sext(builder.load(builder.gep(index_data, [e])), INT)
-                here = _vector_at(builder, to_data, builder.add(builder.mul(row, args[3]), shift), lanes)
-                factor = _everywhere(builder, builder.load(builder.gep(weight_data, [e])), lanes)
+                here = vector_at(builder, to_data, builder.add(builder.mul(row, args[3]), shift), lanes)
+                factor = everywhere(builder, builder.load(builder.gep(weight_data, [e])), lanes)
                 product = builder.fmul(factor, there, flags=FAST)
                 builder.store(
                     builder.fadd(builder.load(here, align=align), product, flags=FAST), here, align=align
                 )
 
-        _along_row(builder, args[2], body)
+        along_row(builder, args[2], body)
         return context.get_dummy_value()
 
     numbers = types.int64, types.int64, types.int64
@@ -88,7 +88,7 @@ def sum_rows(typing, x, column, stride, index, weight, first, last, scale, to, s
 
     def generate(context, builder, signature, args):
         x_data, index_data, weight_data, to_data = (
-            _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 8)
+            data_of(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 8)
         )
 
         def body(at, lanes):
@@ -99,17 +99,17 @@ def sum_rows(typing, x, column, stride, index, weight, first, last, scale, to, s
             shift = builder.add(args[1], at)
             with cgutils.for_range_slice(builder, args[5], args[6], ir.Constant(INT, 1), INT) as (e, _):
                 row = builder.sext(builder.load(builder.gep(index_data, [e])), INT)
-                there = _vector_at(builder, x_data, builder.add(builder.mul(row, args[2]), shift), lanes)
-                factor = _everywhere(builder, builder.load(builder.gep(weight_data, [e])), lanes)
+                there = vector_at(builder, x_data, builder.add(builder.mul(row, args[2]), shift), lanes)
+                factor = everywhere(builder, builder.load(builder.gep(weight_data, [e])), lanes)
                 product = builder.fmul(factor, builder.load(there, align=align), flags=FAST)
                 builder.store(builder.fadd(builder.load(total), product, flags=FAST), total)
-            here = _vector_at(builder, to_data, builder.add(args[9], at), lanes)
-            product = builder.fmul(_everywhere(builder, args[7], lanes), builder.load(total), flags=FAST)
+            here = vector_at(builder, to_data, builder.add(args[9], at), lanes)
+            product = builder.fmul(everywhere(builder, args[7], lanes), builder.load(total), flags=FAST)
             builder.store(
                 builder.fadd(builder.load(here, align=align), product, flags=FAST), here, align=align
             )
 
-        _along_row(builder, args[10], body)
+        along_row(builder, args[10], body)
         return context.get_dummy_value()
 
     where = types.int64, types.int64
