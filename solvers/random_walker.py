@@ -1,7 +1,8 @@
 """Soft labels in closed form: the random walker, with or without a prediction as prior."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from selflabel.affinity.protocol import SparseAffinity
 from selflabel.driver import Step
+from selflabel.kernels import available as compiled
 from selflabel.labels import one_hot
 from selflabel.problem import Energy, Problem
 from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
@@ -22,15 +24,16 @@ from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
 Array = NDArray[Any]
 
 GROUND = 1e-12
-"""Without a coupling, each pixel is held at its prediction by this share of its degree, so that regions which
-seeds reach only through weights lost in double precision are determined. Elsewhere it does not show."""
+"""Share of its degree by which `System.grounded` holds each pixel at its prediction: it shows in large regions that
+seeds reach through weights of less than 1e-9 only."""
 
 
 @dataclass(frozen=True)
 class System:
     """``(diagonal - λ W) y = right`` on the free pixels of a batch, W among them only; y is 0 elsewhere.
 
-    In float64; `diagonal` ``[b 1 *s]`` is 1 and `right` ``[b k *s]`` is 0 off the free pixels.
+    In float64; `diagonal` ``[b 1 *s]`` is 1 and `right` ``[b k *s]`` is 0 off the free pixels. Row by row, the
+    diagonal is the sum of λ W and of `right` over the classes: y sums to one.
     """
 
     affinity: SparseAffinity
@@ -38,11 +41,25 @@ class System:
     free: Tensor
     diagonal: Tensor
     right: Tensor
+    prior: Tensor | None = None
+    """The prediction, if nothing holds the pixels at it."""
 
     def apply(self, values: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """The matrix times values that are 0 off the free pixels."""
         product = self.affinity.apply(values).mul_(-self.scale).mul_(self.free)
         return product.addcmul_(self.diagonal, values)
+
+    def grounded(self) -> "System":
+        """A system that is not singular in double precision, and with a `prior` not quite the same.
+
+        Regions that seeds reach only through weights that rounding loses are held at it: for methods that subtract.
+        """
+        if self.prior is None:
+            return self
+        hold = GROUND * self.diagonal * self.free
+        return replace(
+            self, diagonal=self.diagonal + hold, right=self.right.addcmul(hold, self.prior), prior=None
+        )
 
 
 @runtime_checkable
@@ -57,44 +74,80 @@ class LinearSolver(Protocol):
 
 @dataclass(frozen=True)
 class Direct:
-    """Sparse LU (SuperLU, minimum-degree order) on the CPU: one factorization an image serves all classes.
+    """Elimination pixel by pixel on the CPU, once an image for all classes.
 
-    As exact as double precision allows, however much the weights vary. Memory and time grow as n log n and
-    n^1.5 pixels in 2-D, as n^1.33 and n² in 3-D, where `ConjugateGradients` is the choice beyond small
-    volumes.
+    With Numba (the extra `fast`), in the order of nested dissection where pairs reach at most four pixels along each
+    axis: exact to double precision, however much the weights vary, and in 0.7 GB a megapixel. Without, and for other
+    pairs, sparse LU (SuperLU, minimum-degree order) of the grounded system. Time and memory grow as n^1.5 and n log n
+    pixels in 2-D, as n² and n^1.33 in 3-D, where `ConjugateGradients` is the choice beyond small volumes.
     """
 
     def solve(
         self, system: System, start: Float[Tensor, "b k *s"]
     ) -> Iterator[tuple[Float[Tensor, "b k *s"], Bool[Tensor, " b"]]]:
         """Yield once; the start does not matter."""
-        solution = torch.zeros_like(system.right)
-        edges = system.affinity.edges()
-        first, second = edges.first.cpu().numpy(), edges.second.cpu().numpy()
-        for number in range(len(solution)):
-            free = system.free[number].flatten().cpu().numpy()
-            pixels = np.flatnonzero(free)
-            right = system.right[number].flatten(1).cpu().numpy()[:, pixels]
-            needed = np.flatnonzero(right.any(1))  # the others are 0
-            if not len(needed):
-                continue
-            inner = np.flatnonzero(free[first] & free[second])
-            place = np.cumsum(free) - 1
-            weight = -system.scale * edges.weight[number].double().cpu().numpy()[inner]
-            rows, columns = place[first[inner]], place[second[inner]]
-            diagonal = system.diagonal[number].flatten().cpu().numpy()[pixels]
-            here = np.arange(len(pixels))
-            matrix = coo_array(
-                (
-                    np.concatenate([weight, weight, diagonal]),
-                    (np.concatenate([rows, columns, here]), np.concatenate([columns, rows, here])),
-                ),
-                shape=(len(pixels), len(pixels)),
-            ).tocsc()
-            full = np.zeros((solution.shape[1], len(free)))
-            full[np.ix_(needed, pixels)] = _factorize(matrix).solve(np.ascontiguousarray(right[needed].T)).T
-            solution[number] = torch.from_numpy(full).view(solution.shape[1:]).to(solution.device)
+        solution = _eliminated(system) if compiled() else None
+        if solution is None:
+            solution = _factorized(system.grounded())
         yield solution, torch.ones(len(solution), dtype=torch.bool, device=solution.device)
+
+
+def _eliminated(system: System) -> Float[Tensor, "b k *s"] | None:
+    """By nested dissection; None where pairs reach too far for it."""
+    from selflabel.kernels.compile import in_parallel, shares
+    from selflabel.kernels.dissection import grid
+    from selflabel.kernels.elimination import absorb
+    from selflabel.kernels.layout import by_pixel, empty_by_pixel, rows
+
+    edges = system.affinity.edges()
+    first, second = edges.first.cpu().numpy(), edges.second.cpu().numpy()
+    pixels = grid(tuple(system.right.shape[2:]), first, second)
+    if pixels is None:
+        return None
+    weight = (system.scale * edges.weight.double()).cpu().numpy()
+    free = system.free.flatten(1).cpu().numpy()
+    right = by_pixel(system.right.cpu())
+    solution = empty_by_pixel(right).zero_()
+    within, across = shares(*free.shape)
+    in_parallel(
+        [
+            partial(absorb, pixels, first, second, *image, within)
+            for image in zip(weight, free, rows(right), rows(solution), strict=True)
+        ],
+        across,
+    )
+    return solution.to(system.right.device)
+
+
+def _factorized(system: System) -> Float[Tensor, "b k *s"]:
+    """By SuperLU."""
+    solution = torch.zeros_like(system.right)
+    edges = system.affinity.edges()
+    first, second = edges.first.cpu().numpy(), edges.second.cpu().numpy()
+    for number in range(len(solution)):
+        free = system.free[number].flatten().cpu().numpy()
+        pixels = np.flatnonzero(free)
+        right = system.right[number].flatten(1).cpu().numpy()[:, pixels]
+        needed = np.flatnonzero(right.any(1))  # the others are 0
+        if not len(needed):
+            continue
+        inner = np.flatnonzero(free[first] & free[second])
+        place = np.cumsum(free) - 1
+        weight = -system.scale * edges.weight[number].double().cpu().numpy()[inner]
+        rows, columns = place[first[inner]], place[second[inner]]
+        diagonal = system.diagonal[number].flatten().cpu().numpy()[pixels]
+        here = np.arange(len(pixels))
+        matrix = coo_array(
+            (
+                np.concatenate([weight, weight, diagonal]),
+                (np.concatenate([rows, columns, here]), np.concatenate([columns, rows, here])),
+            ),
+            shape=(len(pixels), len(pixels)),
+        ).tocsc()
+        full = np.zeros((solution.shape[1], len(free)))
+        full[np.ix_(needed, pixels)] = _factorize(matrix).solve(np.ascontiguousarray(right[needed].T)).T
+        solution[number] = torch.from_numpy(full).view(solution.shape[1:]).to(solution.device)
+    return solution
 
 
 @dataclass(frozen=True)
@@ -125,6 +178,7 @@ class ConjugateGradients:
         self, system: System, start: Float[Tensor, "b k *s"]
     ) -> Iterator[tuple[Float[Tensor, "b k *s"], Bool[Tensor, " b"]]]:
         """Yield every `stride` iterations."""
+        system = system.grounded()
         coarse = _Coarse(system, self.block)
 
         def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -228,8 +282,8 @@ class RandomWalker:
 
     *Energies*: quadratic coupling (any, if its weight is zero), quadratic relaxation, no entropy, sparse
     affinities; `ValueError` for the rest. `method` solves the system; None takes `Direct` on the CPU for 2-D
-    images up to 2 megapixels with up to 24 neighbors a pixel and for anything up to 8000 pixels, and
-    `ConjugateGradients` for the rest, and on CUDA.
+    images up to 4 megapixels (2 without Numba) with up to 24 neighbors a pixel and for anything up to 8000 pixels,
+    and `ConjugateGradients` for the rest, and on CUDA.
 
     Use `GraphCut` for hard labels, `GradientDescent` for other couplings and relaxations.
     """
@@ -252,9 +306,9 @@ class RandomWalker:
             probs, free = _without_seeds(probs, affinity, free, scale)
         fixed = torch.where(problem.free & ~free, probs, seeds)  # what the system does not solve for
         degree = scale * affinity.apply(torch.ones_like(probs[:, :1]))  # in float64, unlike `degree()`
-        hold = GROUND * degree if eta == 0 else torch.full_like(degree, 2 * eta)
-        right = (hold * probs).add_(affinity.apply(seeds), alpha=scale).mul_(free)
-        system = System(affinity, scale, free, torch.where(free, degree + hold, 1.0), right)
+        right = affinity.apply(seeds).mul_(scale).add_(probs, alpha=2 * eta).mul_(free)
+        diagonal = torch.where(free, degree + 2 * eta, 1.0)
+        system = System(affinity, scale, free, diagonal, right, probs if eta == 0 else None)
         method = _by_size(affinity, right) if self.method is None else self.method
         for values, done in method.solve(system, labels.double()):
             solution = (values + fixed).clamp_(min=0)
@@ -290,7 +344,8 @@ def _check(problem: Problem) -> SparseAffinity:
 
 def _by_size(affinity: SparseAffinity, right: Tensor) -> LinearSolver:
     pixels = right[0, 0].numel()
-    flat = right.ndim == 4 and pixels <= 2_000_000 and len(affinity.edges().first) <= 12 * pixels
+    most = 4_000_000 if compiled() else 2_000_000
+    flat = right.ndim == 4 and pixels <= most and len(affinity.edges().first) <= 12 * pixels
     return Direct() if right.device.type == "cpu" and (flat or pixels <= 8000) else ConjugateGradients()
 
 

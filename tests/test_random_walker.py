@@ -20,7 +20,17 @@ from selflabel.terms import BILINEAR, QUADRATIC, QUADRATIC_POTTS, STANDARD
 METHODS = pytest.mark.parametrize(
     "method", [Direct(), ConjugateGradients(), None], ids=["direct", "cg", "by-size"]
 )
+COMPILED = pytest.mark.parametrize("either_elimination", ["compiled"], indirect=True)
+pytestmark = pytest.mark.usefixtures("either_elimination")
 SIZES = pytest.mark.parametrize("size", [(5, 7), (3, 4, 5), (1, 6)])
+
+
+@pytest.fixture(params=["compiled", "scipy"])
+def either_elimination(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`Direct` as it is with Numba, and as it is without; which of them."""
+    if request.param == "scipy":
+        monkeypatch.setattr("selflabel.solvers.random_walker.compiled", lambda: False)
+    return str(request.param)
 
 
 def random_problem(
@@ -212,8 +222,11 @@ def test_no_seeds_at_all(method: LinearSolver | None) -> None:
     np.testing.assert_allclose(alone.labels, problem.probs, atol=1e-6)
 
 
-def test_regions_that_rounding_cuts_off_are_determined() -> None:
-    """Weights of 1 inside a region and 1e-30 around it: its matrix is singular in double precision."""
+def test_regions_that_rounding_cuts_off_are_determined(either_elimination: str) -> None:
+    """Weights of 1 inside a region and 1e-30 around it: its matrix is singular in double precision.
+
+    Without subtractions that does not matter; with them, the region stays at the prediction.
+    """
     features = torch.zeros(1, 1, 8, 8)
     features[..., 2:6, 2:6] = 1.0
     affinity = GridAffinity.from_features(features, float(np.sqrt(1 / (2 * 69.0))), 4)
@@ -226,6 +239,8 @@ def test_regions_that_rounding_cuts_off_are_determined() -> None:
     assert torch.isfinite(labels).all()
     assert (labels.sum(1) - 1).abs().max() < 1e-6
     assert labels[0, 1, 7, 7] > 1 - 1e-6
+    inside = 1.0 if either_elimination == "compiled" else 0.5
+    np.testing.assert_allclose(labels[0, 1, 2:6, 2:6], inside, atol=1e-6)
 
 
 @METHODS
@@ -264,6 +279,56 @@ def test_a_coupling_without_weight_may_be_any() -> None:
     problem = random_problem(np.random.default_rng(90), (4, 4), 2, 1, eta=0.0)
     other = replace(problem, energy=replace(problem.energy, coupling=STANDARD))
     assert torch.equal(solve(other, RandomWalker()).labels, solve(problem, RandomWalker()).labels)
+
+
+@COMPILED
+def test_factorizations_agree_on_a_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strokes and scattered seeds, three kinds of neighbors, two images; the reference without the ground."""
+    image, strokes = photograph()
+    rng = np.random.default_rng(50_881)
+    scattered = np.where(rng.random((96, 96)) < 0.05, rng.integers(0, 3, (96, 96)), UNLABELED)
+    pixels = torch.from_numpy(image).movedim(-1, 0)[None]
+    both = torch.cat([pixels, pixels.flip(3)])
+    for affinity in (
+        GridAffinity.from_image(both, 30.0, 4),
+        GridAffinity.from_image(both, 30.0, 8),
+        WindowAffinity.from_image(both, 2),
+    ):
+        seeds = torch.from_numpy(np.stack([strokes, scattered]))
+        for eta in (0.0, 0.05):
+            energy = Energy(QUADRATIC, QUADRATIC_POTTS, coupling_weight=eta, pairwise_weight=3.0)
+            solution = solve(Problem.from_seeds(energy, seeds, 3, affinity), RandomWalker(Direct()))
+            with monkeypatch.context() as patch:
+                patch.setattr("selflabel.solvers.random_walker.compiled", lambda: False)
+                patch.setattr("selflabel.solvers.random_walker.GROUND", 0.0)
+                reference = solve(Problem.from_seeds(energy, seeds, 3, affinity), RandomWalker(Direct()))
+            assert (solution.labels - reference.labels).abs().max() < 1e-6
+            assert solution.labels.is_contiguous()
+
+
+@COMPILED
+def test_regions_behind_weak_weights_are_exact() -> None:
+    """Along a line, labels change in proportion to resistance. Where the system is grounded, the prediction shows."""
+    features = torch.zeros(1, 1, 1, 40, dtype=torch.float64)
+    features[..., 10:30] = 6.0  # exp(-36) twice, and less between
+    features[..., 20:30] -= 12.0
+    seeds = torch.full((1, 1, 40), UNLABELED)
+    seeds[..., 0], seeds[..., -1] = 0, 1
+    affinity = GridAffinity.from_features(features, 0.5**0.5, 4)
+    resistance = np.concatenate([[0.0], np.cumsum(1 / affinity.edges().weight[0].numpy())])
+    problem = Problem.from_seeds(Energy(QUADRATIC, QUADRATIC_POTTS, 0.0), seeds, 2, affinity)
+    labels = solve(problem, RandomWalker(Direct())).labels[0, :, 0].numpy()
+    np.testing.assert_allclose(labels[1], resistance / resistance[-1], atol=1e-7)
+
+
+def test_pairs_that_reach_far() -> None:
+    """Too far for nested dissection."""
+    problem = random_problem(np.random.default_rng(6203), (2, 9), 2, 1, eta=0.1)
+    wide = WindowAffinity.from_features(torch.rand(1, 2, 2, 9), 6)
+    problem = replace(problem, affinity=wide)
+    np.testing.assert_allclose(
+        solve(problem, RandomWalker(Direct())).labels.numpy(), dense_solution(problem), atol=1e-6
+    )
 
 
 def test_method_by_size() -> None:
