@@ -2,12 +2,14 @@
 
 import warnings
 from functools import partial
+from itertools import product
 
 import maxflow
 import numpy as np
 import torch
 from graph_cut import gco_labels
 from pictures import Picture, color_mixture
+from skimage.draw import line
 from skimage.segmentation import random_walker
 from timing import Duel, Row, spread
 from torch import Tensor
@@ -127,19 +129,34 @@ def soft(pictures: list[Picture], repeats: int) -> list[Row]:
     ]
 
 
+def scattered(shape: tuple[int, int], classes: int, rng: np.random.Generator) -> Array:
+    """Seeds on 5 % of the pixels; classes by blocks of 40x40 pixels."""
+    height, width = shape
+    grid = height // 40 + 1, width // 40 + 1
+    blocks = rng.permutation(np.arange(np.prod(grid)) % classes).reshape(grid)
+    regions = blocks.repeat(40, 0).repeat(40, 1)[:height, :width]
+    return np.where(rng.random(shape) < 0.05, regions, UNLABELED)
+
+
+def strokes(shape: tuple[int, int], classes: int, rng: np.random.Generator) -> Array:
+    """Two straight strokes a class, one pixel thin and at most 80 pixels long."""
+    seeds = np.full(shape, UNLABELED)
+    last = np.array(shape) - 1
+    for label in np.arange(classes).repeat(2):
+        start = rng.integers(0, shape)
+        seeds[line(*start, *np.clip(start + rng.integers(-56, 57, 2), 0, last))] = label
+    return seeds
+
+
 def walker(pictures: list[Picture], repeats: int) -> list[Row]:
-    """Seeds on 5 % of the pixels; weights as scikit-image's for β = 130."""
+    """Weights as scikit-image's for β = 130."""
     warnings.simplefilter("ignore")
     rng, rows = np.random.default_rng(20_305), []
-    for classes in (5, 21):
+    for (what, draw), classes in product((("5 % seeds", scattered), ("thin strokes", strokes)), (5, 21)):
         duels = {mode: (Duel(repeats), []) for mode in ("bf", "cg_mg")}
         for picture in pictures:
             image = image_of(picture)
-            height, width = image.shape[:2]
-            shape = height // 40 + 1, width // 40 + 1
-            blocks = rng.permutation(np.arange(np.prod(shape)) % classes).reshape(shape)
-            regions = blocks.repeat(40, 0).repeat(40, 1)[:height, :width]
-            seeds = np.where(rng.random((height, width)) < 0.05, regions, UNLABELED)
+            seeds = draw(image.shape[:2], classes, rng)
             markers = np.where(seeds == UNLABELED, 0, seeds + 1)
             affinity = as_scikit_image(image)
             problem = Problem.from_seeds(
@@ -163,7 +180,7 @@ def walker(pictures: list[Picture], repeats: int) -> list[Row]:
                 errors.append(float(np.abs(ours.labels[0].numpy() - exact).max()))
         for mode, target in (("bf", 0.5), ("cg_mg", 0.25)):
             duel, errors = duels[mode]
-            name = f"random walker, K = {classes}, 5 % seeds"
+            name = f"random walker, K = {classes}, {what}"
             check = f"from the factorization {spread(errors)}"
             rows.append(duel.row(name, f"scikit-image {mode}", target, check, max(errors) <= 1e-5))
     return rows
