@@ -22,7 +22,7 @@ from selflabel.kernels.dissection import (
     is_cut,
     plan,
 )
-from selflabel.kernels.elimination import absorb
+from selflabel.kernels.elimination import DEEP, absorb
 from selflabel.kernels.products import add_product
 
 SIZES = [(1, 1), (1, 70), (70, 1), (2, 2), (5, 7), (23, 31), (3, 4, 5), (6, 7, 8)]
@@ -168,6 +168,17 @@ def test_is_the_dense_solution(rng: np.random.Generator, size: tuple[int, ...], 
         right = rng.exponential(size=(len(free), classes)) * (rng.random((len(free), 1)) < 0.3) + 1e-3
         given = first, second, weight, free, right
         np.testing.assert_allclose(absorbed(size, *given), dense(*given), rtol=1e-10, atol=1e-13)
+
+
+def test_slabs_of_many_pixels(rng: np.random.Generator) -> None:
+    """More of them, with a rim, than are added to it at a time."""
+    size = 9, 9, 20
+    first, second = pairs(size, 1, straight=True)
+    free = np.ones(prod(size), bool)
+    tree = planned(size, first, second, free, 0)
+    assert any(b[RIM] - b[START] > DEEP and b[END] > b[RIM] for b in tree.box)
+    given = first, second, rng.exponential(size=len(first)), free, rng.exponential(size=(prod(size), 2)) / 100
+    np.testing.assert_allclose(absorbed(size, *given), dense(*given), rtol=1e-10)
 
 
 @pytest.mark.parametrize("threads", [2, 3])
