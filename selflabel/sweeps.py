@@ -83,7 +83,9 @@ class _Joint:
     weight: Array
 
     @classmethod
-    def of(cls, filters: tuple[ScaledFilter, ...], image: int, width: int, pixels: Array) -> "_Joint":
+    def of(
+        cls, filters: tuple[ScaledFilter, ...], image: int, width: int, pixels: Array, threads: int
+    ) -> "_Joint":
         """With tables of this width, and rows of P for these pixels; scales of the pixels become part of P."""
         lattices = tuple(scaled.filter.of(image) for scaled in filters)  # type: ignore[attr-defined]
         corners = [lattice.vertex.shape[1] for lattice in lattices]
@@ -96,7 +98,7 @@ class _Joint:
             scale = ONE if scaled.scale is None else scaled.scale[image % len(scaled.scale), 0].numpy()
             own = slice(column, column + count)
             given = lattice.vertex, lattice.weight, scale, pixels, before, width
-            over(len(pixels), num_threads(), partial(_join, *given, place[:, own], weight[:, own]))
+            over(len(pixels), threads, partial(_join, *given, place[:, own], weight[:, own]))
             column, before = own.stop, before + lattice.vertices
         return cls(lattices, tuple(scaled.weight for scaled in filters), place, weight)
 
@@ -112,7 +114,8 @@ class _Joint:
             own = slice(first, first + lattice.vertices)
             lattice.blur(table[own], factor * weight, to[own], threads)
             first += lattice.vertices
-        alike, degree = np.sum(over(len(table), threads, partial(_products, table, to)), axis=0)
+        tasks = [partial(_products, table, to, *part) for part in parts(len(table), num_threads())]
+        alike, degree = np.sum(in_parallel(tasks, threads), axis=0)
         scale = 1 / factor if factor else 0.0
         return float(scale * alike), float(scale * degree)
 
@@ -139,16 +142,19 @@ class Descent:
         allowed: Array,
         coupling: float,
         factor: float,
+        threads: int,
     ) -> None:
         """`labels` and `probs` ``[k n]``, unaries are ``coupling · ln probs``; `free` has the shape of the image.
 
-        Rows of what is kept are pixels in the order of `tiles`, their lanes classes in that of `competitors`.
+        Rows of what is kept are pixels in the order of `tiles`, their lanes classes in that of `competitors`. The
+        answer depends on how many threads torch has, not on how many of them work on this image.
         """
-        threads, (classes, pixels) = num_threads(), labels.shape
+        classes, pixels = labels.shape
+        self.threads, pieces = threads, num_threads()
         width = -(-classes // LANES) * LANES
         self.factor, self.tiled = factor, tiles(free.shape)
         self.order = competitors(probs, allowed, coupling)
-        self.joint = _Joint.of(filters, image, width, self.tiled)
+        self.joint = _Joint.of(filters, image, width, self.tiled, threads)
         free = free.reshape(-1)[self.tiled]
         self.free = np.flatnonzero(free).astype(np.int32)
         self.allowed = np.zeros(width, np.float32)
@@ -168,10 +174,10 @@ class Descent:
             ),
             *(self.unary, self.labels, self.spans, self.cost),
         )
-        tables = np.zeros((threads, self.joint.vertices, width), np.float32)
+        tables = np.zeros((pieces, self.joint.vertices, width), np.float32)
         tasks = [
             partial(mean_field.prepare, *given, table, *part)
-            for table, part in zip(tables, parts(pixels, threads), strict=True)
+            for table, part in zip(tables, parts(pixels, pieces), strict=True)
         ]
         self.own = float(sum(in_parallel(tasks, threads)))
         self.table = joined(tables)
@@ -182,7 +188,7 @@ class Descent:
 
     def energy(self) -> float:
         """Of the labels, and the tangent for the next sweep: one blur."""
-        alike, degree = self.joint.blur(self.table, self.factor, self.blurred, num_threads())
+        alike, degree = self.joint.blur(self.table, self.factor, self.blurred, self.threads)
         return self.own + self.factor / 2 * (degree - alike)
 
     def sweep(self) -> bool:
@@ -199,14 +205,14 @@ class Descent:
         )
         with scratch((num_threads() - 1, *self.table.shape), np.float32) as others:
             others[:] = 0
-            tables = [self.table, *others]  # one a thread
+            tables = [self.table, *others]
             tasks = [
                 partial(mean_field.sweep, *given, table, *part)
                 for table, part in zip(tables, parts(len(pixels), num_threads()), strict=True)
             ]
-            self.own += float(sum(in_parallel(tasks, num_threads())))
+            self.own += float(sum(in_parallel(tasks, self.threads)))
             for other in others:
-                over(len(other), num_threads(), partial(_add, other, self.table))
+                over(len(other), self.threads, partial(_add, other, self.table))
         self.visited = self.spans
         if self.narrow:
             self.spans, self.narrow = narrowed, False
@@ -219,11 +225,17 @@ class Descent:
 
     def read(self, to: Array) -> None:
         """The labels ``[k n]`` as they are now."""
-        over(len(to[0]), num_threads(), partial(mean_field.by_class, self.labels, self.order, self.tiled, to))
+        over(len(to[0]), self.threads, partial(mean_field.by_class, self.labels, self.order, self.tiled, to))
 
     def undo(self) -> None:
         """The labels before the last sweep. There can be no other one after it."""
         mean_field.restore(self.labels, self.cost, self.visited, self.pixels, self.before)
+
+
+def shares(images: int) -> tuple[int, int]:
+    """Threads within an image, and images at a time."""
+    threads = num_threads()
+    return (1, threads) if images >= threads else (threads, 1)
 
 
 def fits(affinity: DenseAffinity, labels: Float[Tensor, "b k *s"]) -> bool:

@@ -1,7 +1,8 @@
 """Mean field: soft labels for the dense CRF."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import compress
 from typing import ClassVar
 
@@ -108,8 +109,9 @@ class MeanField:
 
         Returns the last labels and which images have converged, then.
         """
+        from selflabel.kernels.compile import in_parallel
         from selflabel.kernels.layout import empty
-        from selflabel.sweeps import Descent, fits
+        from selflabel.sweeps import Descent, fits, shares
 
         done = torch.zeros(len(labels), dtype=torch.bool)
         if not fits(affinity, labels):
@@ -120,30 +122,37 @@ class MeanField:
         every = torch.ones(labels.shape[:2], dtype=torch.bool)
         allowed = (every if problem.classes is None else problem.classes).numpy()
         weights = energy.coupling_weight / temperature, 2 * energy.pairwise_weight / temperature
-        images = [
-            Descent(affinity.filters, number, *given, *weights)
-            for number, given in enumerate(
-                zip(starts, probs, problem.free[:, 0].numpy(), allowed, strict=True)
-            )
-        ]
+        threads, across = shares(len(labels))
+        given = zip(starts, probs, problem.free[:, 0].numpy(), allowed, strict=True)
+        images = in_parallel(
+            [
+                partial(Descent, affinity.filters, number, *each, *weights, threads)
+                for number, each in enumerate(given)
+            ],
+            across,
+        )
 
         def read() -> Tensor:
             result = empty(tuple(labels.shape), labels.dtype)
-            for image, to in zip(images, result.flatten(2).numpy(), strict=True):
-                image.read(to)
+            to = result.flatten(2).numpy()
+            in_parallel([partial(image.read, own) for image, own in zip(images, to, strict=True)], across)
             return result
 
+        def of_each(known: float, method: Callable[[Descent], float]) -> Tensor:
+            """Those of images that are done are known."""
+            tasks = [
+                partial(float, known) if end else partial(method, image)
+                for image, end in zip(images, done.tolist(), strict=True)
+            ]
+            return torch.tensor(in_parallel(tasks, across), dtype=torch.float64)
+
         def energies() -> Tensor:
-            """Those of images that are done stay as they are."""
-            found = [0.0 if end else image.energy() for image, end in zip(images, done, strict=True)]
-            return torch.where(done, value, temperature * torch.tensor(found, dtype=torch.float64))
+            return torch.where(done, value, temperature * of_each(0.0, Descent.energy))
 
         value = torch.zeros(len(labels), dtype=torch.float64)
         value = start = energies()
         while True:
-            everywhere = torch.tensor(
-                [bool(end) or image.sweep() for image, end in zip(images, done, strict=True)]
-            )
+            everywhere = of_each(1.0, Descent.sweep).bool()
             trial = energies()
             risen = trial > value + 1e-7 * value.abs()  # rounding of float32 labels
             for image in compress(images, risen):

@@ -142,7 +142,7 @@ def descent(problem: Problem, factor: float = 0.8) -> sweeps.Descent:
     assert isinstance(problem.affinity, DenseAffinity)
     probs = problem.probs[0].flatten(1).numpy()
     free, allowed = np.ones(problem.probs.shape[2:], bool), np.ones(len(probs))
-    return sweeps.Descent(problem.affinity.filters, 0, probs, probs, free, allowed, 1.0, factor)
+    return sweeps.Descent(problem.affinity.filters, 0, probs, probs, free, allowed, 1.0, factor, 1)
 
 
 def test_classes_that_cannot_win_are_left_out(generator: torch.Generator) -> None:

@@ -3,8 +3,6 @@
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.ndimage import gaussian_filter
-from skimage.color import rgb2lab
 from torch import Tensor
 
 
@@ -33,6 +31,9 @@ def lab(image: Tensor, blur: float = 0.0) -> Float[Tensor, "b c *s"]:
     Distances in Lab are closer to what the eye calls different than those in RGB. Computed on the CPU by
     scikit-image; returned in float32 on the image's device. Images as for `colors`.
     """
+    from scipy.ndimage import gaussian_filter  # a fifth of a second, and most affinities do without
+    from skimage.color import rgb2lab
+
     rgb = (colors(image) / 255).movedim(1, -1).cpu().numpy()
     values = rgb2lab(rgb) if rgb.shape[-1] == 3 else rgb * 100
     if blur:

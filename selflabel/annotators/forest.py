@@ -6,7 +6,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor
 
 from selflabel.annotators.features import pixel_features
@@ -43,6 +42,8 @@ class ForestAnnotator:
     def _predict(
         self, features: np.ndarray, seeds: Integer[Tensor, "*s"], num_classes: int
     ) -> Float[Tensor, "k *s"]:
+        from sklearn.ensemble import ExtraTreesClassifier  # half of what a command takes to start
+
         index = seeds.cpu().numpy().ravel()
         known = index < num_classes
         forest = ExtraTreesClassifier(self.trees, min_samples_leaf=self.leaf, random_state=self.random_state)

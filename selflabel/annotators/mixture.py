@@ -6,8 +6,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from scipy.special import softmax
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from selflabel.affinity.image import lab
@@ -47,6 +45,9 @@ class MixtureAnnotator:
     def _predict(
         self, features: np.ndarray, seeds: Integer[Tensor, "*s"], num_classes: int
     ) -> Float[Tensor, "k *s"]:
+        from scipy.special import softmax  # with scikit-learn the half of what a command takes to start
+        from sklearn.mixture import GaussianMixture
+
         index = seeds.cpu().numpy().ravel()
         present = np.unique(index[index < num_classes])
         scores = np.empty((len(present), len(features)))

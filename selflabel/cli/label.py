@@ -16,6 +16,9 @@ FILES = "Files"
 OUTPUT = "Output"
 RUN = "Run"
 
+WORKERS_IMPORT = ("selflabel.labeling.image", "selflabel.solvers", "selflabel.kernels.layout")
+"""Most of what a worker needs; without Numba the last one is left out."""
+
 
 def label(
     images: Annotated[Path, typer.Argument(help="Folder of images, or one image.")],
@@ -132,6 +135,11 @@ def label(
     skipped when the command runs again; images that cannot be labeled are listed at the end, and the exit
     code is 1 then.
     """
+    from selflabel.labeling.pool import start_server
+
+    if workers != 1:
+        start_server(WORKERS_IMPORT)  # while this process imports the same
+
     import selflabel
     from selflabel.cli import names, screen
     from selflabel.data.folders import read_lines

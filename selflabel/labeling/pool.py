@@ -9,13 +9,17 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import Generic, TypeVar
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, TypeVar
 
 J = TypeVar("J")
 R = TypeVar("R")
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+SERVED = sys.platform == "linux"
+"""Whether workers are forked from a server that has imported what they need; elsewhere each imports it again."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,10 @@ class _Worker(Generic[J]):
     """One process, its pipe, and the job it has."""
 
     def __init__(self, payload: bytes) -> None:
-        context = multiprocessing.get_context("spawn")
+        context: Any = multiprocessing.get_context("forkserver" if SERVED else "spawn")
         self.pipe, child = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_serve, args=(child, payload), daemon=True)
-        with _interrupts_held():
+        self.process: BaseProcess = context.Process(target=_serve, args=(child, payload), daemon=True)
+        with _interrupts_held(), _one_thread():
             self.process.start()
         child.close()
         self.job: J | None = None
@@ -56,6 +60,17 @@ class _Worker(Generic[J]):
         self.pipe.close()
 
 
+def start_server(modules: Iterable[str]) -> None:
+    """Start the process that workers are forked from, if there is one here, and go on while it imports the modules."""
+    if not SERVED:
+        return
+    from multiprocessing import forkserver
+
+    multiprocessing.set_forkserver_preload(list(modules))
+    with _interrupts_held(), _one_thread():
+        forkserver.ensure_running()
+
+
 def run_jobs(
     jobs: Iterable[J], work: Callable[[J], R], workers: int
 ) -> Generator[tuple[J, R | Crash], None, None]:
@@ -63,8 +78,8 @@ def run_jobs(
 
     Jobs are taken from the iterable only when a process is free. A process that dies costs its job, reported
     as a `Crash`, and is replaced. Closing the iterator, or an exception such as Ctrl-C in it, kills the
-    processes. Processes are spawned, ignore Ctrl-C and use one thread each; `work`, jobs and results must
-    pickle.
+    processes. Processes share no memory with this one, ignore Ctrl-C and use one thread each; `work`, jobs and
+    results must pickle.
 
     Raises `RuntimeError` if `work` raises.
     """
@@ -124,7 +139,7 @@ def _collect(worker: _Worker[J]) -> "_Finished[object] | Crash | None":
     return Crash(_how(worker.process)) if dead else None
 
 
-def _how(process: SpawnProcess) -> str:
+def _how(process: BaseProcess) -> str:
     process.join(5)
     code = process.exitcode
     if code is not None and code < 0:
@@ -149,11 +164,24 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """For processes that start meanwhile: they read these before numpy and torch are imported, which is too late."""
+    before = {variable: os.environ.get(variable) for variable in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            if value is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = value
+
+
 def _serve(pipe: Connection, payload: bytes) -> None:
     """The life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for variable in THREAD_VARIABLES:  # before numpy and torch are imported by the next line
-        os.environ[variable] = "1"
     work = pickle.loads(payload)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

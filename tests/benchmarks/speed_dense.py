@@ -21,6 +21,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from memory_tools import peak_bytes
 
 from selflabel import DenseAffinity, Energy, GaussianKernel, Problem, solve
+from selflabel.affinity import CoarseLattice, Lattice
+from selflabel.affinity.gaussian import FilterBuilder
 from selflabel.labels import UNLABELED
 from selflabel.losses import dense_crf_loss
 from selflabel.solvers import MeanField
@@ -41,9 +43,10 @@ def pixels_of(picture: Picture) -> Array:
     return np.ascontiguousarray(image if image.shape[0] < image.shape[1] else image.transpose(1, 0, 2))
 
 
-def ours(images: Array, probs: Array) -> Tensor:
+def ours(images: Array, probs: Array, backend: FilterBuilder = CoarseLattice) -> Tensor:
     """uint8 [b h w 3] and [b k h w] to labels."""
-    affinity = DenseAffinity.from_image(torch.from_numpy(images).movedim(-1, 1), KERNELS, symmetric=True)
+    pixels = torch.from_numpy(images).movedim(-1, 1)
+    affinity = DenseAffinity.from_image(pixels, KERNELS, symmetric=True, backend=backend)
     seeds = torch.full((len(probs), *probs.shape[2:]), UNLABELED)
     problem = Problem(ENERGY, torch.from_numpy(probs), seeds, affinity)
     return solve(problem, MeanField(rtol=0.0), max_steps=STEPS).labels
@@ -84,7 +87,7 @@ def closeness(found: Tensor, exact: Tensor) -> tuple[float, float]:
     return float((found.argmax(0) != exact.argmax(0)).double().mean()), float(divergence.sum(0).mean())
 
 
-def accuracy(cases: list[tuple[Array, Array]]) -> tuple[str, bool]:
+def accuracy(cases: list[tuple[Array, Array]], backend: FilterBuilder) -> tuple[str, bool]:
     """On crops of 64 and 128 pixels: labels that differ from brute force and divergence, both ways."""
     texts, fine = [], True
     for side in (64, 128):
@@ -94,7 +97,7 @@ def accuracy(cases: list[tuple[Array, Array]]) -> tuple[str, bool]:
             crop = np.ascontiguousarray(image[top : top + side, left : left + side])
             part = np.ascontiguousarray(probs[:, top : top + side, left : left + side])
             exact = brute_force(crop, part)
-            found[0].append(closeness(ours(crop[None], part[None])[0], exact))
+            found[0].append(closeness(ours(crop[None], part[None], backend)[0], exact))
             found[1].append(closeness(torch.from_numpy(theirs(crop, part)), exact))
         own, other = ([statistics.median(column) for column in zip(*rows, strict=True)] for rows in found)
         fine = fine and own[0] <= other[0] and own[1] <= other[1]
@@ -110,11 +113,13 @@ def mean_field(pictures: list[Picture], repeats: int) -> list[Row]:
     for picture in pictures:
         image = pixels_of(picture)
         cases.append((image, color_mixture(image, CLASSES, rng).astype(np.float32)))
-    check, fine = accuracy(cases[:4])
-    duel = Duel(repeats)
-    for image, probs in cases:
-        duel.run(partial(ours, image[None], probs[None]), partial(theirs, image, probs))
-    rows = [duel.row("dense CRF, 10 steps, K = 21", "pydensecrf2", 0.5, check, fine)]
+    rows = []
+    for name, backend in (("coarse lattice", CoarseLattice), ("lattice", Lattice)):
+        duel = Duel(repeats)
+        for image, probs in cases:
+            duel.run(partial(ours, image[None], probs[None], backend), partial(theirs, image, probs))
+        check, fine = accuracy(cases[:8], backend)
+        rows.append(duel.row(f"dense CRF, 10 steps, K = 21, {name}", "pydensecrf2", 0.5, check, fine))
 
     shape = cases[0][0].shape
     alike = [case for case in cases if case[0].shape == shape][:8]
@@ -123,7 +128,7 @@ def mean_field(pictures: list[Picture], repeats: int) -> list[Row]:
     together, _ = duel.run(partial(ours, images, probs), lambda: [theirs(*case) for case in alike])
     alone = torch.cat([ours(*(x[None] for x in case)) for case in alike])
     apart = float((together - alone).abs().max())
-    name = f"the same, {len(alike)} images at once"
+    name = f"the same, {len(alike)} images at once, coarse lattice"
     rows.append(duel.row(name, "as many calls", 0.35, f"as one by one to {apart:.1g}", apart < 1e-3))
     return rows
 
