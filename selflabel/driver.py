@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from selflabel.labels import by_class, check_distributions
+from selflabel.memory import kept_memory
 from selflabel.problem import Energy, Problem
 
 
@@ -134,7 +135,11 @@ def solve(
     if start is not None and start.shape != problem.probs.shape:
         raise ValueError(f"expected start of shape {tuple(problem.probs.shape)}, got {tuple(start.shape)}")
     # in mixed precision the filters' sums would be rounded to eight bits
-    with torch.no_grad(), torch.autocast(problem.probs.device.type, enabled=False):
+    with (
+        torch.no_grad(),
+        torch.autocast(problem.probs.device.type, enabled=False),
+        kept_memory(problem.probs),
+    ):
         problem.check()
         if start is not None:
             start = start.to(problem.probs)

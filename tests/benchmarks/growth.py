@@ -1,87 +1,289 @@
-"""How time and memory of each solver grow with pixels and with classes; each measurement in a process of its own.
+"""How time and memory of each solver grow with pixels, classes and images; each measurement in a process of its own.
 
-    SELFLABEL_DATA=… python tests/benchmarks/growth.py --out docs/growth
+    SELFLABEL_DATA=… python tests/benchmarks/growth.py --out docs/growth --keep runs/growth.jsonl
 
-Writes OUT.md (seconds, peak memory beyond that of the imports, per megapixel and class) and, with matplotlib, OUT.png.
-A photograph is resized to 0.1 to 10 megapixels (5 classes), and labeled with 2 to 100 classes (0.1 megapixels);
-predictions are smooth noise. Growth is judged between neighbors: seconds may grow 1.2 times as fast as what is labeled;
-graph cut is not judged. Exit code 1 if some solver's do.
+Writes OUT.md and, with matplotlib, OUT.png. Exit code 1 if for some solver
+
+- *pixels, classes*: seconds grow more than 1.2 times as fast as what is labeled, from one size to the next: a
+  photograph resized to 0.1 to 10 megapixels (5 classes), and 2 to 100 classes (0.1 megapixels). Graph cut is not
+  judged: minimum cuts are not linear;
+- *memory*: the process grows by more than its docstring says (`CASES`), affinity included, inputs not;
+- *batch*: eight photographs of 481x321 (21 classes) at once cost more than one by one.
+
+Predictions are smooth noise; every seventh pixel of every seventh row is a seed. Affinities are built anew each time.
+`--keep` adds each measurement to a file, and takes those from it that it holds: for runs in pieces.
 """
 
 import argparse
 import itertools
 import json
-import resource
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from pictures import spaced
+from torch import Tensor
+from torch.nn.functional import interpolate
 
-from selflabel import DenseAffinity, Energy, GridAffinity, Problem, solve
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from memory_tools import resident_growth
+
+from selflabel import DenseAffinity, GridAffinity, Problem, solve
 from selflabel.affinity import GaussianKernel
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import Solver
 from selflabel.labels import UNLABELED
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
 
-SOLVERS: dict[str, tuple[Solver, int]] = {
-    "gradient-descent": (GradientDescent(), 10),
-    "mean-field": (MeanField(), 5),
-    "random-walker": (RandomWalker(), 200),
-    "graph-cut": (GraphCut(), 200),
-}
 MEGAPIXELS = (0.1, 0.3, 1.0, 3.0, 10.0)
 CLASSES = (2, 5, 10, 30, 100)
+FEW_CLASSES = 5
+FEW_MEGAPIXELS = 0.1
+LINEAR = 1.2
+"""So many times as fast as what is labeled may the seconds grow."""
+
+IMAGES = 8
+BATCH_CLASSES = 21
+
+SLACK = 16e6
+"""Bytes that an allocator may keep for itself."""
+
+REPEATS, LONG = 5, 4.0
+"""Each time is the least of so many, or of as many as begin within so many seconds."""
+
+SMOOTH = (GaussianKernel(1.0, 80.0, 13.0),)
+Measured = dict[str, float]
 
 
-def affinity_of(image: torch.Tensor, name: str) -> Affinity:
-    if name == "mean-field":
-        return DenseAffinity.from_image(image, (GaussianKernel(1.0, 80.0, 13.0),), symmetric=True)
+def grid(image: Tensor) -> Affinity:
     return GridAffinity.from_image(image, 9.0)
 
 
-def measure(name: str, megapixels: float, classes: int) -> dict[str, float]:
-    """Seconds with the affinity, and the most memory beyond what the inputs and imports take."""
-    torch.set_num_threads(2)
+def dense(image: Tensor) -> Affinity:
+    return DenseAffinity.from_image(image, SMOOTH, symmetric=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A solver, and what its docstring says of its memory."""
+
+    solver: Solver
+    steps: int
+    affinity: Callable[[Tensor], Affinity]
+    per_pixel: float
+    """Bytes, or megabytes per megapixel."""
+    per_label: float
+    """The same for each class."""
+    is_linear: bool = True
+
+    def bound(self, pixels: float, classes: int) -> float:
+        """Bytes that a solve may take, affinity included."""
+        return pixels * (self.per_pixel + self.per_label * classes) + SLACK
+
+    def run(self, images: Tensor, probs: Tensor, seeds: Tensor) -> None:
+        problem = Problem(self.solver.default_energy, probs, seeds, self.affinity(images))
+        solve(problem, self.solver, max_steps=self.steps)
+
+
+CASES = {
+    case.solver.name: case
+    for case in (
+        Case(GradientDescent(), 10, grid, per_pixel=100, per_label=70),
+        Case(MeanField(), 5, dense, per_pixel=250, per_label=60),
+        Case(RandomWalker(), 200, grid, per_pixel=1600, per_label=100),
+        Case(GraphCut(), 200, grid, per_pixel=500, per_label=50, is_linear=False),
+    )
+}
+
+
+def inputs(photographs: list[Tensor], size: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, predictions and seeds ``[b . h w]``."""
+    images = torch.cat([interpolate(image, size, mode="bilinear") for image in photographs]).clamp_(0, 1)
+    draw = torch.Generator().manual_seed(3_417)
+    coarse = torch.randn(len(images), classes, *(n // 20 + 2 for n in size), generator=draw)
+    probs = (3 * interpolate(coarse, size, mode="bilinear")).softmax(1)
+    seeds = torch.full((len(images), *size), UNLABELED)
+    seeds[:, ::7, ::7] = probs[..., ::7, ::7].argmax(1)
+    return images, probs, seeds
+
+
+def warm_up(case: Case, images: Tensor, probs: Tensor, seeds: Tensor) -> None:
+    """Compiles and imports."""
+    case.run(images[:1, :, :40, :40], probs[:1, :, :40, :40], seeds[:1, :40, :40])
+
+
+def timed(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure(name: str, megapixels: float, classes: int) -> Measured:
+    """Seconds and bytes of one photograph of so many megapixels."""
+    case = CASES[name]
     photograph = next(spaced("bsds", 1)).image
     scale = (megapixels * 1e6 / photograph[0, 0].numel()) ** 0.5
-    size = tuple(round(scale * n) for n in photograph.shape[2:])
-    resize = torch.nn.functional.interpolate
-    image = resize(photograph, size, mode="bilinear").clamp(0, 1)
-    draw = torch.Generator().manual_seed(3_417)
-    coarse = torch.randn(1, classes, *(n // 20 + 2 for n in size), generator=draw)
-    probs = (3 * resize(coarse, size, mode="bilinear")).softmax(1)
-    solver, steps = SOLVERS[name]
-    energy: Energy = solver.default_energy
-    seeds = torch.full((1, *size), UNLABELED)
-    seeds[:, ::7, ::7] = probs.argmax(1)[:, ::7, ::7]
-    small = Problem(energy, probs[..., :40, :40], seeds[:, :40, :40], affinity_of(image[..., :40, :40], name))
-    solve(small, solver, max_steps=2)  # compiles, and imports
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    solve(Problem(energy, probs, seeds, affinity_of(image, name)), solver, max_steps=steps)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"seconds": seconds, "megabytes": peak / 1024, "megapixels": probs[0, 0].numel() / 1e6}
+    given = inputs([photograph], tuple(round(scale * n) for n in photograph.shape[2:]), classes)
+    warm_up(case, *given)
+    times: list[float] = []
+    grown = resident_growth(lambda: times.append(timed(partial(case.run, *given))))
+    while len(times) < REPEATS and sum(times) < LONG:
+        times.append(timed(partial(case.run, *given)))
+    return {"seconds": min(times), "bytes": grown, "pixels": given[1][0, 0].numel()}
 
 
-def in_process(name: str, megapixels: float, classes: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--one", name, str(megapixels), str(classes)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def measure_batch(name: str) -> Measured:
+    """How many times the mean time of one image a batch takes: the median of some rounds, each of both."""
+    case = CASES[name]
+    lying = (321, 481)
+    photographs = [picture.image for picture in spaced("bsds", IMAGES)]
+    given = inputs([x if x.shape[2] < x.shape[3] else x.mT for x in photographs], lying, BATCH_CLASSES)
+    warm_up(case, *given)
+    one, all_, ratios = [], [], []
+    for _ in range(REPEATS + 1):
+        alone = [timed(partial(case.run, *(x[i : i + 1] for x in given))) for i in range(IMAGES)]
+        together = timed(partial(case.run, *given))
+        one.append(sum(alone) / IMAGES)
+        all_.append(together)
+        ratios.append(together / one[-1])
+    one, all_, ratios = one[1:], all_[1:], ratios[1:]  # the first round takes memory from the system
+    return {"one": min(one), "batch": min(all_), "ratio": statistics.median(ratios)}
 
 
-def figure(found: dict[str, dict[str, list[float]]], path: Path) -> None:
+class Bench:
+    """Measurements, each made in a process of its own unless the file has it."""
+
+    def __init__(self, kept: Path | None, threads: int) -> None:
+        self.kept, self.threads = kept, threads
+        self.found: dict[tuple[str, ...], Measured] = {}
+        if kept is not None and kept.exists():
+            rows = map(json.loads, kept.read_text(encoding="utf-8").splitlines())
+            self.found = {tuple(row["what"]): row["measured"] for row in rows}
+
+    def get(self, *what: object) -> Measured:
+        """`what`: solver, megapixels and classes, or the solver alone for a batch."""
+        key = tuple(map(str, what))
+        if key not in self.found:
+            command = [sys.executable, __file__, "--threads", str(self.threads), "--one", *key]
+            lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            self.found[key] = json.loads(lines.splitlines()[-1])
+            if self.kept is not None:
+                with self.kept.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"what": key, "measured": self.found[key]}) + "\n")
+        return self.found[key]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One solver's measurements along pixels or classes."""
+
+    amounts: tuple[float, ...]
+    classes: tuple[int, ...]
+    measured: list[Measured]
+
+    @property
+    def seconds(self) -> list[float]:
+        return [row["seconds"] for row in self.measured]
+
+    def growth(self) -> list[float]:
+        """From each amount to the next: by how much the seconds grow, over by how much the amount does."""
+        pairs = itertools.pairwise(zip(self.seconds, self.amounts, strict=True))
+        return [(t / s) / (b / a) for (s, a), (t, b) in pairs]
+
+    def shares(self, case: Case) -> list[float]:
+        """Of the memory that the case may take."""
+        return [
+            row["bytes"] / case.bound(row["pixels"], k)
+            for row, k in zip(self.measured, self.classes, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All about one solver."""
+
+    name: str
+    along_pixels: Curve
+    along_classes: Curve
+    batch: Measured
+
+    @classmethod
+    def of(cls, name: str, bench: Bench, most: float) -> "Findings":
+        sizes = tuple(m for m in MEGAPIXELS if m <= most)
+        pixels = [bench.get(name, m, FEW_CLASSES) for m in sizes]
+        classes = [bench.get(name, FEW_MEGAPIXELS, k) for k in CLASSES]
+        return cls(
+            name,
+            Curve(tuple(row["pixels"] / 1e6 for row in pixels), (FEW_CLASSES,) * len(sizes), pixels),
+            Curve(CLASSES, CLASSES, classes),
+            bench.get(name),
+        )
+
+    def complaints(self) -> Iterator[str]:
+        """What is not as it must be."""
+        case = CASES[self.name]
+        for unit, curve in (("megapixels", self.along_pixels), ("classes", self.along_classes)):
+            for (a, b), growth in zip(itertools.pairwise(curve.amounts), curve.growth(), strict=True):
+                if case.is_linear and growth > LINEAR:
+                    yield f"{self.name}: from {a:.2g} to {b:.2g} {unit}, {growth:.2f} times linear growth"
+            for amount, share in zip(curve.amounts, curve.shares(case), strict=True):
+                if share > 1:
+                    yield f"{self.name}: {amount:.2g} {unit}, {share:.2f} times its memory"
+        if self.batch["ratio"] > IMAGES:
+            yield f"{self.name}: {IMAGES} images cost {self.batch['ratio']:.2f} times one"
+
+    def __str__(self) -> str:
+        case, both = CASES[self.name], (self.along_pixels, self.along_classes)
+        values = [
+            self.name,
+            *(" / ".join(f"{x:.2g}" if x < 10 else f"{x:.0f}" for x in curve.seconds) for curve in both),
+            *(f"{max(curve.growth(), default=1.0):.2f}" for curve in both),
+            f"{case.per_pixel:g} + {case.per_label:g} K",
+            f"{max(share for curve in both for share in curve.shares(case)):.2f}",
+            f"{self.batch['one']:.2f}, {self.batch['batch']:.2f}",
+            f"{self.batch['ratio']:.1f}",
+        ]
+        return "| " + " | ".join(values) + " |"
+
+
+def head(most: float) -> str:
+    sizes = " / ".join(f"{m:g}" for m in MEGAPIXELS if m <= most)
+    columns = (
+        "solver",
+        f"seconds for {sizes} MP, K = {FEW_CLASSES}",
+        f"seconds for {' / '.join(map(str, CLASSES))} classes, {FEW_MEGAPIXELS:g} MP",
+        "most growth, of linear: pixels",
+        "classes",
+        "bytes a pixel, at most",
+        "of that",
+        f"seconds for one image, for {IMAGES}",
+        "ratio",
+    )
+    return "| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|"
+
+
+def figure(findings: list[Findings], path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    sheet, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for name, rows in found.items():
-        axes[0].loglog(MEGAPIXELS[: len(rows["pixels"])], rows["pixels"], "o-", label=name)
-        axes[1].loglog(CLASSES[: len(rows["classes"])], rows["classes"], "o-", label=name)
-    axes[0].set(xlabel="megapixels (5 classes)", ylabel="seconds")
-    axes[1].set(xlabel="classes (0.1 megapixels)", ylabel="seconds")
+    sheet, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for found in findings:
+        for axis, curve in zip(axes, (found.along_pixels, found.along_classes), strict=False):
+            axis.loglog(curve.amounts, curve.seconds, "o-", label=found.name)
+        curve = found.along_pixels
+        axes[2].loglog(curve.amounts, [row["bytes"] / 1e6 for row in curve.measured], "o-", label=found.name)
+    for axis, curve in zip(axes, (findings[0].along_pixels, findings[0].along_classes), strict=False):
+        slope = [curve.seconds[0] * amount / curve.amounts[0] for amount in curve.amounts]
+        axis.loglog(curve.amounts, slope, "--", color="gray", label="linear")
+    axes[0].set(xlabel=f"megapixels ({FEW_CLASSES} classes)", ylabel="seconds")
+    axes[1].set(xlabel=f"classes ({FEW_MEGAPIXELS:g} megapixels)", ylabel="seconds")
+    axes[2].set(xlabel=f"megapixels ({FEW_CLASSES} classes)", ylabel="MB beyond the inputs")
     axes[0].legend()
     sheet.savefig(path, dpi=120)
 
@@ -90,51 +292,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="OUT.md and OUT.png")
+    parser.add_argument("--keep", type=Path, help="a file of measurements")
     parser.add_argument("--most", type=float, default=10.0, help="megapixels")
-    parser.add_argument("--one", nargs=3, metavar=("SOLVER", "MEGAPIXELS", "CLASSES"), help=argparse.SUPPRESS)
+    parser.add_argument("--solvers", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        name, megapixels, classes = options.one
-        print(json.dumps(measure(name, float(megapixels), int(classes))))
+        torch.set_num_threads(options.threads)
+        name, *size = options.one
+        print(json.dumps(measure(name, float(size[0]), int(size[1])) if size else measure_batch(name)))
         return
-    lines = [
-        "| solver | megapixels, K = 5 | seconds | classes, 0.1 MP | seconds | MB per megapixel and class |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    print("\n".join(lines), flush=True)
-    found: dict[str, dict[str, list[float]]] = {}
-    bad = []
-    for name in SOLVERS:
-        sizes = [m for m in MEGAPIXELS if m <= options.most]
-        pixels = [in_process(name, m, 5) for m in sizes]
-        classes = [in_process(name, 0.1, k) for k in CLASSES]
-        found[name] = {
-            "pixels": [row["seconds"] for row in pixels],
-            "classes": [row["seconds"] for row in classes],
-        }
-        for amounts, seconds in (
-            ([row["megapixels"] for row in pixels], found[name]["pixels"]),
-            (list(CLASSES), found[name]["classes"]),
-        ):
-            for (a, b), (s, t) in zip(itertools.pairwise(amounts), itertools.pairwise(seconds), strict=False):
-                if name != "graph-cut" and t / s > 1.2 * b / a:
-                    bad.append(f"{name}: from {a:g} to {b:g}, {t / s:.1f} times the seconds")
-        memory = max(row["megabytes"] / row["megapixels"] / 5 for row in pixels[1:])
-        values = [
-            " / ".join(f"{x:g}" for x in sizes),
-            " / ".join(f"{x:.2f}" for x in found[name]["pixels"]),
-            " / ".join(map(str, CLASSES)),
-            " / ".join(f"{x:.2f}" for x in found[name]["classes"]),
-            f"{memory:.0f}",
-        ]
-        lines.append(f"| {name} | " + " | ".join(values) + " |")
+    bench = Bench(options.keep, options.threads)
+    findings: list[Findings] = []
+    lines = [head(options.most)]
+    print(lines[0], flush=True)
+    for name in options.solvers:
+        findings.append(Findings.of(name, bench, options.most))
+        lines.append(str(findings[-1]))
         print(lines[-1], flush=True)
+    complaints = [line for found in findings for line in found.complaints()]
     if options.out:
-        options.out.with_suffix(".md").write_text("\n".join([*lines, "", *bad]) + "\n", encoding="utf-8")
-        figure(found, options.out.with_suffix(".png"))
-    if bad:
-        sys.exit("\n".join(bad))
+        text = "\n".join([*lines, "", *(f"- {line}" for line in complaints)])
+        options.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+        figure(findings, options.out.with_suffix(".png"))
+    if complaints:
+        sys.exit("\n".join(complaints))
 
 
 if __name__ == "__main__":

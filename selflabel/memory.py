@@ -1,0 +1,82 @@
+"""Memory for large labels, kept while a solver works: on Linux the C library gives it back at every operation.
+
+glibc takes blocks of more than 32 MB from the system, and gives them back as soon as they are free. Such a block costs
+a fault a page when it is first written, which takes several times as long as to write it, and every temporary of a
+solver is a new one: seconds would grow two or three times as fast as labels do where these pass 32 MB.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
+from typing import Any
+
+from torch import Tensor
+
+LARGE = 16 << 20
+"""Labels of so many bytes: in double precision they are a block of 32 MB."""
+
+HUGE = 128 << 20
+"""After labels of so many bytes memory goes back to the system; else the next solve finds it, 2 GB at most."""
+
+# malloc.h, and what glibc's own thresholds grow to when large blocks are freed
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+NEVER, NONE, ANY = -1, 0, 65536
+LARGEST_THRESHOLD = 32 << 20
+MOST_TO_KEEP = 2**31 - 1
+
+_lock = Lock()
+_users = 0
+
+
+@contextmanager
+def kept_memory(labels: Tensor) -> Iterator[None]:
+    """What is freed in this context is used again in it, by all threads of the process.
+
+    Only for labels that are `LARGE`, on the CPU. Does nothing elsewhere than on Linux with glibc, nor if the
+    environment says how malloc is to work.
+    """
+    is_large = labels.device.type == "cpu" and labels.nbytes >= LARGE
+    library = _glibc() if is_large else None
+    if library is None:
+        yield
+        return
+    _enter(library)
+    try:
+        yield
+    finally:
+        _leave(library, trim=labels.nbytes >= HUGE)
+
+
+def _enter(library: Any) -> None:
+    global _users
+    with _lock:
+        _users += 1
+        library.mallopt(TRIM_THRESHOLD, NEVER)
+        library.mallopt(MMAP_MAX, NONE)
+
+
+def _leave(library: Any, *, trim: bool) -> None:
+    """The last of several at a time puts things back."""
+    global _users
+    with _lock:
+        _users -= 1
+        if _users == 0:
+            library.mallopt(MMAP_MAX, ANY)
+            library.mallopt(MMAP_THRESHOLD, LARGEST_THRESHOLD)
+            library.mallopt(TRIM_THRESHOLD, MOST_TO_KEEP)
+            if trim:
+                library.malloc_trim(0)
+
+
+@cache
+def _glibc() -> Any:
+    """The C library, or None."""
+    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if not sys.platform.startswith("linux") or chosen:
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None
