@@ -58,6 +58,9 @@ SLACK = 16e6
 REPEATS, LONG = 5, 4.0
 """Each time is the least of so many, or of as many as begin within so many seconds."""
 
+ROUNDS = 4
+"""Of a batch and its images one by one, in turn; the first does not count, as it takes memory from the system."""
+
 SMOOTH = (GaussianKernel(1.0, 80.0, 13.0),)
 Measured = dict[str, float]
 
@@ -147,13 +150,13 @@ def measure_batch(name: str) -> Measured:
     given = inputs([x if x.shape[2] < x.shape[3] else x.mT for x in photographs], lying, BATCH_CLASSES)
     warm_up(case, *given)
     one, all_, ratios = [], [], []
-    for _ in range(REPEATS + 1):
+    for _ in range(ROUNDS):
         alone = [timed(partial(case.run, *(x[i : i + 1] for x in given))) for i in range(IMAGES)]
         together = timed(partial(case.run, *given))
         one.append(sum(alone) / IMAGES)
         all_.append(together)
         ratios.append(together / one[-1])
-    one, all_, ratios = one[1:], all_[1:], ratios[1:]  # the first round takes memory from the system
+    one, all_, ratios = one[1:], all_[1:], ratios[1:]
     return {"one": min(one), "batch": min(all_), "ratio": statistics.median(ratios)}
 
 
@@ -296,7 +299,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a file of measurements")
     parser.add_argument("--most", type=float, default=10.0, help="megapixels")
     parser.add_argument("--solvers", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
