@@ -16,12 +16,14 @@ import torch
 from pictures import spaced
 from speed_dense import gated_crf, loss, mean_field
 from speed_folder import folder
+from speed_monai import monai
 from speed_sparse import potts, soft, walker
 from timing import Row
 
 JOBS = {
     "mean-field": mean_field,
     "loss": loss,
+    "monai": monai,
     "gated": gated_crf,
     "potts": potts,
     "soft": soft,
