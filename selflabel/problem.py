@@ -139,6 +139,11 @@ class Problem:
         return unlabeled(self.seeds)
 
     @cached_property
+    def _has_seeds(self) -> bool:
+        """Asked once: the answer has to be waited for on a GPU."""
+        return not bool(self.free.all())
+
+    @cached_property
     def seed_labels(self) -> Float[Tensor, "b k *s"]:
         """One-hot at the seeds, zero elsewhere."""
         return one_hot(self.seeds, self.probs.shape[1], self.probs.dtype)
@@ -146,7 +151,7 @@ class Problem:
     def feasible(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """The labels with seeds put back and no mass on excluded classes."""
         labels = labels if self.classes is None else restrict(labels, self.classes)
-        if bool(self.free.all()):
+        if not self._has_seeds:
             return labels
         return torch.where(self.free, labels, self.seed_labels)
 

@@ -16,7 +16,7 @@ def colors(image: Tensor) -> Float[Tensor, "b c *s"]:
         return image.to(torch.float32)
     if not image.is_floating_point():
         raise ValueError(f"expected an image of uint8 in 0..255 or floats in [0, 1], got {image.dtype}")
-    low, high = (float(v) for v in image.aminmax()) if image.numel() else (0.0, 1.0)
+    low, high = torch.stack(image.aminmax()).tolist() if image.numel() else (0.0, 1.0)
     if not (low >= 0 and high <= 1):  # false for nan, too
         raise ValueError(
             f"expected a floating-point image in [0, 1], got values from {low:g} to {high:g}: divide it by its "

@@ -24,7 +24,7 @@ Adams, Baek and Davis, Fast high-dimensional filtering using the permutohedral l
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -54,6 +54,7 @@ def total(rows: Float[Tensor, "d n"]) -> Float[Tensor, " n"]:
     return result
 
 
+@cache
 def taps(variance: float, radius: int) -> tuple[float, ...]:
     """Blur weights at 0, 1, ..., radius steps along one lattice vector.
 
@@ -245,7 +246,8 @@ class Lattice:
         t += ((torch.arange(d, dtype=f.dtype, device=f.device) + 0.5) / d)[:, None]
         base = t.floor()
 
-        low, high = ([int(x) for x in ends] for ends in base.aminmax(dim=1))
+        # one look at the device for all of them
+        low, high = ([int(x) for x in ends] for ends in torch.stack(base.aminmax(dim=1)).tolist())
         strides, low, image = numbering(low, high, radius, b)
         kind = torch.int32 if b * image < 2**30 else torch.int64  # sorts twice as fast
         key = torch.arange(b, device=f.device, dtype=kind).repeat_interleave(n) * image

@@ -29,7 +29,8 @@ def partial_cross_entropy(
         ones = logits.new_ones(logits.shape[1])
         weights = ones if class_weights is None else _checked_weights(class_weights, logits)
         losses = F.cross_entropy(logits, seeds, weights, ignore_index=UNLABELED, reduction="sum")
-        mass = weights[seeds[seeds != UNLABELED]].sum()
+        # the unlabeled weigh nothing; to pick out the others, a GPU would have to be asked how many they are
+        mass = F.pad(weights, (0, UNLABELED + 1 - len(weights)))[seeds].sum()
         return losses / mass.clamp_min(torch.finfo(logits.dtype).tiny)
 
 
