@@ -68,7 +68,7 @@ ABOUT = f"""# Growth of time and memory
 
     SELFLABEL_DATA=… python tests/benchmarks/growth.py --out docs/growth
 
-One photograph resized, one thread, each measurement in a process of its own (`tests/benchmarks/growth.py` says how).
+One photograph resized, seconds of one thread, each measurement in a process of its own (how: `tests/benchmarks/growth.py`).
 "Growth": from each size to the next, by how much seconds grow over by how much what is labeled does; {LINEAR} is the
 most that is fine. "Bytes": what the process grows by beyond the inputs, affinity included, for K classes; so many
 megabytes per megapixel, {SLACK / 1e6:g} MB more are granted to the allocator. Batch: {IMAGES} photographs of 481x321,
@@ -134,9 +134,10 @@ def warm_up(case: Case, images: Tensor, probs: Tensor, seeds: Tensor) -> None:
 
 
 def timed(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
+    """Seconds of the processor: those of others on the machine do not count."""
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def measure(name: str, megapixels: float, classes: int) -> Measured:
@@ -174,8 +175,8 @@ def measure_batch(name: str) -> Measured:
 class Bench:
     """Measurements, each made in a process of its own unless the file has it."""
 
-    def __init__(self, kept: Path | None, threads: int) -> None:
-        self.kept, self.threads = kept, threads
+    def __init__(self, kept: Path | None) -> None:
+        self.kept = kept
         self.found: dict[tuple[str, ...], Measured] = {}
         if kept is not None and kept.exists():
             rows = map(json.loads, kept.read_text(encoding="utf-8").splitlines())
@@ -185,7 +186,7 @@ class Bench:
         """`what`: solver, megapixels and classes, or the solver alone for a batch."""
         key = tuple(map(str, what))
         if key not in self.found:
-            command = [sys.executable, __file__, "--threads", str(self.threads), "--one", *key]
+            command = [sys.executable, __file__, "--one", *key]
             lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             self.found[key] = json.loads(lines.splitlines()[-1])
             if self.kept is not None:
@@ -310,15 +311,14 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a file of measurements")
     parser.add_argument("--most", type=float, default=10.0, help="megapixels")
     parser.add_argument("--solvers", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        torch.set_num_threads(options.threads)
+        torch.set_num_threads(1)
         name, *size = options.one
         print(json.dumps(measure(name, float(size[0]), int(size[1])) if size else measure_batch(name)))
         return
-    bench = Bench(options.keep, options.threads)
+    bench = Bench(options.keep)
     findings: list[Findings] = []
     lines = [head(options.most)]
     print(lines[0], flush=True)
