@@ -68,7 +68,7 @@ ABOUT = f"""# Growth of time and memory
 
     SELFLABEL_DATA=… python tests/benchmarks/growth.py --out docs/growth
 
-One photograph resized, seconds of one thread, each measurement in a process of its own (how: `tests/benchmarks/growth.py`).
+One photograph resized, seconds of one thread, each measurement in a process of its own (`tests/benchmarks/growth.py`).
 "Growth": from each size to the next, by how much seconds grow over by how much what is labeled does; {LINEAR} is the
 most that is fine. "Bytes": what the process grows by beyond the inputs, affinity included, for K classes; so many
 megabytes per megapixel, {SLACK / 1e6:g} MB more are granted to the allocator. Batch: {IMAGES} photographs of 481x321,
