@@ -50,7 +50,7 @@ class GraphCut:
     lowers energies by some tenths of a percent where pairs are strong, for up to twice the time. The cuts
     (Boykov and Kolmogorov, PAMI 2004; PyMaxflow, GPL) run on one CPU core, image by image: PyMaxflow holds
     the interpreter's lock, so threads do not help; label folders with several processes. CUDA labels are
-    copied there and back. *Memory*: 500 bytes a pixel, and 45 more for each class.
+    copied there and back. *Memory*: 500 bytes a pixel, and 50 more for each class.
 
     Use `RandomWalker` for soft labels, `MeanField` for dense affinities, `GradientDescent` for other terms.
     """
