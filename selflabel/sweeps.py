@@ -232,12 +232,6 @@ class Descent:
         mean_field.restore(self.labels, self.cost, self.visited, self.pixels, self.before)
 
 
-def shares(images: int) -> tuple[int, int]:
-    """Threads within an image, and images at a time."""
-    threads = num_threads()
-    return (1, threads) if images >= threads else (threads, 1)
-
-
 def fits(affinity: DenseAffinity, labels: Float[Tensor, "b k *s"]) -> bool:
     """Whether all of the affinity's filters are compiled, and the labels float32 as they are."""
     compiled = all(isinstance(scaled.filter, CompiledLattice) for scaled in affinity.filters)

@@ -109,9 +109,9 @@ class MeanField:
 
         Returns the last labels and which images have converged, then.
         """
-        from selflabel.kernels.compile import in_parallel
+        from selflabel.kernels.compile import in_parallel, shares
         from selflabel.kernels.layout import empty
-        from selflabel.sweeps import Descent, fits, shares
+        from selflabel.sweeps import Descent, fits
 
         done = torch.zeros(len(labels), dtype=torch.bool)
         if not fits(affinity, labels):

@@ -108,7 +108,7 @@ def _eliminated(system: System) -> Float[Tensor, "b k *s"] | None:
     free = system.free.flatten(1).cpu().numpy()
     right = by_pixel(system.right.cpu())
     solution = empty_by_pixel(right).zero_()
-    within, across = shares(*free.shape)
+    within, across = shares(len(free))
     in_parallel(
         [
             partial(absorb, pixels, first, second, *image, within)

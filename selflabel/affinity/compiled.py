@@ -217,7 +217,7 @@ class ImageLattice:
         strides, least, _ = numbering([int(x) for x in low.min(0)], [int(x) for x in high.max(0)], radius, 1)
         vertex, weight = np.empty((n, d + 1), np.int32), np.empty((n, d + 1), dtype)
         with scratch((n, d + 1), np.int64) as keys:
-            root = dtype(math.sqrt(gain(variance, d)))
+            root = dtype(math.sqrt(gain(variance, d, weights)))
             over(
                 n, threads, partial(_corners, t, np.array(least), np.array(strides), own, root, keys, weight)
             )
@@ -335,7 +335,7 @@ class CompiledLattice:
     @classmethod
     def build(cls, features: Float[Tensor, "b n d"], *, variance: float, radius: int) -> "CompiledLattice":
         """Of checked features; raises `ValueError` if a vertex has no 64-bit key."""
-        threads, across = shares(*features.shape[:2])
+        threads, across = shares(len(features))
         arrays = features.contiguous().numpy()
         tasks = [partial(ImageLattice.build, image, variance, radius, threads) for image in arrays]
         batch, pixels, _ = features.shape
@@ -361,7 +361,7 @@ class CompiledLattice:
     ) -> None:
         """``to += factor · diag(scale) K diag(scale) values``; `to` lies pixel by pixel in memory."""
         check_values(values, self.batch, self.pixels, self.dtype)
-        threads, across = shares(len(values), self.pixels)
+        threads, across = shares(len(values))
         x, out = rows(by_pixel(values)), rows(to)
         scales = torch.ones(1, 1, 1, dtype=self.dtype) if scale is None else scale
         tasks = [

@@ -111,9 +111,19 @@ def diagonal(weights: tuple[float, ...], d: int) -> tuple[float, ...]:
     return (scale * table[0], *(2 * scale * weight for weight in table[1:]))
 
 
-def gain(variance: float, d: int) -> float:
-    """g: the integral of ``exp(-r^2 / 2)`` over the volume of a cell."""
-    return float((2 * math.pi * variance) ** (d / 2) * math.sqrt(d + 1))
+REACHED = 0.08
+"""Share of the vertices beyond the blur's last step that hold pixels, in photographs."""
+
+
+def gain(variance: float, d: int, weights: tuple[float, ...]) -> float:
+    """g: the integral of ``exp(-r^2 / 2)`` over the volume of a cell, and a little more.
+
+    That is for the taps which are cut off: with all of them the sum along each of the d + 1 vectors would be 1. Where
+    pixels fill the feature space, all that would have to be made up for; in photographs a share, `REACHED`.
+    """
+    sums = weights[0] + 2 * math.fsum(weights[1:])
+    cell = (2 * math.pi * variance) ** (d / 2) * math.sqrt(d + 1)
+    return float(cell * sums ** (-REACHED * (d + 1)))
 
 
 def numbering(low: list[int], high: list[int], radius: int, images: int) -> tuple[list[int], list[int], int]:
@@ -208,13 +218,13 @@ class Lattice:
     slice: Gather
 
     @classmethod
-    def build(cls, features: Float[Tensor, "b n d"], *, variance: float = 1.1, radius: int = 2) -> Filter:
+    def build(cls, features: Float[Tensor, "b n d"], *, variance: float = 1.3, radius: int = 2) -> Filter:
         """Build the vertices and the sparse matrices; no gradient to the features. On the CPU by compiled loops
         (`selflabel.affinity.compiled`), if Numba is there.
 
         features: already divided by their bandwidths; float32 or float64, values must be of the same type.
         variance: of the kernel, in squared steps of the lattice: the finer (the larger), the more accurate,
-            and the more vertices. radius: steps of the blur to each side. Good pairs: (0.8, 2), (1.1, 2),
+            and the more vertices. radius: steps of the blur to each side. Good pairs: (0.8, 2), (1.3, 2),
             (1.4, 3), (3, 5).
 
         Cost: a sort of n (d + 1) keys per image (compiled: a hashing), and lookups for the vertices of the blur.
@@ -259,7 +269,11 @@ class Lattice:
         step = torch.tensor(strides, device=f.device, dtype=kind)[order]
         keys = torch.cat([key[None], key + step.cumsum(0, dtype=kind)])  # [d + 1, b n]
         barycentric = torch.cat([1 - part[:1], part[:-1] - part[1:], part[-1:]])
-        scaled = (barycentric * (math.sqrt(gain(variance, d)) * evenness(barycentric, weights))).t().flatten()
+        scaled = (
+            (barycentric * (math.sqrt(gain(variance, d, weights)) * evenness(barycentric, weights)))
+            .t()
+            .flatten()
+        )
 
         ordered, place = keys.t().flatten().sort(stable=True)
         table, inverse, count = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)

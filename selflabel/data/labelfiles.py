@@ -86,7 +86,7 @@ def write_png(path: Path, image: Image.Image) -> None:
     """Write a PNG, complete or not at all; the same pixels give the same bytes."""
 
     def write(file: BinaryIO) -> None:
-        image.save(file, format="PNG")
+        image.save(file, format="PNG", compress_level=4)  # a third of the time of 6, some percent larger
 
     write_atomic(path, write)
 

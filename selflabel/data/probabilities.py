@@ -96,22 +96,22 @@ def normalized(array: Num[np.ndarray, "k h w"]) -> Float[np.ndarray, "k h w"]:
         tolerance = 1e-2 if array.dtype == np.float16 else 1e-3
     else:
         raise ValueError(f"expected probabilities as floats or uint8, got {array.dtype}")
-    if not np.isfinite(values).all():
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
         raise ValueError(
             f"{int((~np.isfinite(values)).sum())} of {values.size} probabilities are nan or infinite"
         )
-    low, high = float(values.min()), float(values.max())
     if low < -tolerance or high > 1 + tolerance:
         raise ValueError(
             f"probabilities must lie in [0, 1], got {low:g} to {high:g}: logits need a softmax first"
         )
-    values = values.clip(0, 1)
+    values = values.clip(0, 1, out=values)
     total = values.sum(axis=0, dtype=np.float64)
     worst = float(total.flat[np.abs(total - 1).argmax()])
     if abs(worst - 1) > tolerance:
         raise ValueError(f"probabilities must sum to 1 at each pixel, got a sum of {worst:g}")
-    probs: Float[np.ndarray, "k h w"] = (values / total).astype(np.float32)
-    return probs
+    values *= (1 / total).astype(np.float32)
+    return values
 
 
 def quantized(labels: Float[np.ndarray, "k h w"]) -> UInt8[np.ndarray, "k h w"]:

@@ -74,10 +74,10 @@ def num_threads() -> int:
     return torch.get_num_threads()
 
 
-def shares(images: int, pixels: int) -> tuple[int, int]:
-    """Threads within an image, and images at a time: one, if it is large, as two do not share the cache well."""
+def shares(images: int) -> tuple[int, int]:
+    """Threads within an image, and images at a time: a thread each, if there are enough of them."""
     threads = num_threads()
-    return (1, threads) if images >= threads and pixels < LARGE else (threads, 1)
+    return (1, threads) if images >= threads else (threads, 1)
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from timing import Duel, Row
 
 OPTIONS = (
     f"--solver mean-field --num-classes {CLASSES} --all-classes --max-steps 10 --set rtol=0 --pairwise-weight 5 "
-    "--affinity dense --sigma 13 --sigma-xy 80 --set affinity.symmetric=true --set affinity.smoothness=0.3 "
-    "--set affinity.smoothness_xy=3"
+    "--affinity dense --sigma 13 --sigma-xy 80 --set affinity.symmetric=true --set affinity.coarse=true "
+    "--set affinity.smoothness=0.3 --set affinity.smoothness_xy=3"
 )
 """Kernels of weight 1 and 0.3, and the tangent of 5 times their sum: 10 and 3 in the exponent, as the peer's."""
 
