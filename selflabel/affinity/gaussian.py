@@ -154,7 +154,7 @@ class DenseAffinity:
     ) -> "DenseAffinity":
         """From any feature map.
 
-        `backend`: `Lattice` (linear in the pixels, within 4 % of exact), `CoarseLattice` (faster, for symmetric
+        `backend`: `Lattice` (linear in the pixels, within 3 % of exact), `CoarseLattice` (faster, for symmetric
         normalization) or `ExactFilter` (quadratic). Kernels of place alone are separable and exact, but for compiled
         lattices (within 3 %, if not coarse). Raises `ValueError`
         without kernels or for bandwidths that are not positive.

@@ -204,7 +204,7 @@ class Lattice:
     """K_ij = exp(-||f_i - f_j||^2 / 2) within each image, diagonal kept, approximated on the permutohedral
     lattice.
 
-    On photographs the error is 2 to 4 % of the norm of K x, and the gain 0.98 to 1.02
+    On photographs the error is 2 to 3 % of the norm of K x, and the gain 0.98 to 1.02
     (tests/benchmarks/lattice_accuracy.py); more where few lattice cells hold all pixels (flat, tiny images),
     as errors of cells then do not average out: use a finer lattice, or the exact filter.
     Symmetric to rounding. The images of a batch do not mix, and one image gives the same answer as alone.
