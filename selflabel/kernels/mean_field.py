@@ -2,7 +2,7 @@
 
 Rows of labels, unaries and of the vertices' tables have a *lane* for every class, in an order in which classes that
 compete for the same pixels are neighbors (``order[lane]`` is the class), padded to whole vectors. So each pixel gets by
-with a *span* of lanes: the first, and how many.
+with a *span* of lanes: from the first to before the last.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ LEAST = np.float32(-1e30)
 """The unary of lanes without a class, or of one that is not allowed."""
 
 BLOCK = 32
-"""Pixels at a time, whose logarithms are taken together."""
+"""Pixels at a time: what a stage writes is in the nearest cache for the next one."""
 
 TINY = np.float32(1e-30)
 """Below any sum of exponentials."""

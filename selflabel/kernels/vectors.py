@@ -13,9 +13,9 @@ from numba.core.typing.templates import signature as signature_of
 from numba.extending import models, overload, register_model
 
 from selflabel.kernels.compile import emits
+from selflabel.kernels.rows import FAST, data_of, everywhere, vector_at
 
 LANES = 8
-FAST = ("reassoc", "contract", "nsz", "arcp")
 INT32 = ir.IntType(32)
 
 
@@ -35,9 +35,7 @@ class _Model(models.PrimitiveModel):
 
 
 def _pointer(context, builder, array_type, array, at):
-    data = context.make_array(array_type)(context, builder, array).data
-    there = builder.gep(data, [at])
-    return builder.bitcast(there, ir.VectorType(data.type.pointee, LANES).as_pointer())
+    return vector_at(builder, data_of(context, builder, array_type, array), at, LANES)
 
 
 @emits
@@ -68,8 +66,7 @@ def number(typing, x, at):
     """``x[at]`` of the flattened array; unlike that, without looking whether it counts from the end."""
 
     def generate(context, builder, signature, args):
-        data = context.make_array(x)(context, builder, args[0]).data
-        return builder.load(builder.gep(data, [args[1]]))
+        return builder.load(builder.gep(data_of(context, builder, x, args[0]), [args[1]]))
 
     return signature_of(x.dtype, x, types.int64), generate
 
@@ -79,9 +76,7 @@ def full(typing, x):
     """The same number everywhere."""
 
     def generate(context, builder, signature, args):
-        empty = ir.Constant(ir.VectorType(args[0].type, LANES), ir.Undefined)
-        one = builder.insert_element(empty, args[0], ir.Constant(INT32, 0))
-        return builder.shuffle_vector(one, empty, ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES))
+        return everywhere(builder, args[0], LANES)
 
     return signature_of(Vector(x), x), generate
 

@@ -25,6 +25,10 @@ class Picture:
     mask: torch.Tensor  # [1 h w]
     classes: int
 
+    def pixels(self) -> np.ndarray:
+        """uint8 ``[h w c]``."""
+        return (self.image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+
     def halved(self) -> "Picture":
         """Every second pixel of the labels, the mean of 2x2 pixels of the image."""
         image = torch.nn.functional.avg_pool2d(self.image, 2)

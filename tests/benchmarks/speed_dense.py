@@ -39,7 +39,7 @@ Array = np.ndarray
 
 def pixels_of(picture: Picture) -> Array:
     """uint8 [h w 3], lying (some photographs stand)."""
-    image = (picture.image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    image = picture.pixels()
     return np.ascontiguousarray(image if image.shape[0] < image.shape[1] else image.transpose(1, 0, 2))
 
 

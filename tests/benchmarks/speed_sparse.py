@@ -22,10 +22,6 @@ from selflabel.terms import COLLISION, COLLISION_DIVERGENCE, QUADRATIC, QUADRATI
 Array = np.ndarray
 
 
-def image_of(picture: Picture) -> Array:
-    return (picture.image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-
-
 def energy_of(labels: Array, unary: Array, first: Array, second: Array, weight: Array) -> float:
     return float(unary[np.arange(len(unary)), labels].sum() + weight[labels[first] != labels[second]].sum())
 
@@ -59,7 +55,7 @@ def plain_expansion(unary: Array, first: Array, second: Array, weight: Array) ->
 
 def potts(pictures: list[Picture], repeats: int) -> list[Row]:
     rng, rows = np.random.default_rng(20_303), []
-    cases = [(image_of(p), color_mixture(image_of(p), 21, rng)) for p in pictures]
+    cases = [(p.pixels(), color_mixture(p.pixels(), 21, rng)) for p in pictures]
     for strength in (0.5, 3.0):
         duel, above = Duel(repeats), []
         for image, probs in cases:
@@ -155,7 +151,7 @@ def walker(pictures: list[Picture], repeats: int) -> list[Row]:
     for (what, draw), classes in product((("5 % seeds", scattered), ("thin strokes", strokes)), (5, 21)):
         duels = {mode: (Duel(repeats), []) for mode in ("bf", "cg_mg")}
         for picture in pictures:
-            image = image_of(picture)
+            image = picture.pixels()
             seeds = draw(image.shape[:2], classes, rng)
             markers = np.where(seeds == UNLABELED, 0, seeds + 1)
             affinity = as_scikit_image(image)
