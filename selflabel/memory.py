@@ -20,13 +20,13 @@ LARGE = 16 << 20
 """Labels of so many bytes: in double precision they are a block of 32 MB."""
 
 HUGE = 128 << 20
-"""After labels of so many bytes memory goes back to the system; else the next solve finds half a gigabyte of it."""
+"""After labels of so many bytes memory goes back to the system; else the next solve finds it, 2 GB at most."""
 
 # malloc.h, and what glibc's own thresholds grow to when large blocks are freed
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 NEVER, NONE, ANY = -1, 0, 65536
 LARGEST_THRESHOLD = 32 << 20
-MOST_TO_KEEP = 512 << 20
+MOST_TO_KEEP = 2**31 - 1
 
 _lock = Lock()
 _users = 0

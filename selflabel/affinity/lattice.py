@@ -199,6 +199,10 @@ def blurs(
     return tuple(result[step] for step in range(last))
 
 
+VARIANCE, RADIUS = 1.3, 2
+"""Loss and gradient of dense CRFs are within 3 % of exact with these, at the least vertices and steps."""
+
+
 @dataclass(frozen=True)
 class Lattice:
     """K_ij = exp(-||f_i - f_j||^2 / 2) within each image, diagonal kept, approximated on the permutohedral
@@ -218,7 +222,9 @@ class Lattice:
     slice: Gather
 
     @classmethod
-    def build(cls, features: Float[Tensor, "b n d"], *, variance: float = 1.3, radius: int = 2) -> Filter:
+    def build(
+        cls, features: Float[Tensor, "b n d"], *, variance: float = VARIANCE, radius: int = RADIUS
+    ) -> Filter:
         """Build the vertices and the sparse matrices; no gradient to the features. On the CPU by compiled loops
         (`selflabel.affinity.compiled`), if Numba is there.
 

@@ -24,6 +24,7 @@ from selflabel import (
 )
 from selflabel.affinity import Affinity, ExactFilter, Lattice
 from selflabel.affinity.autograd import Filter
+from selflabel.affinity.lattice import RADIUS, VARIANCE
 from selflabel.driver import Solver
 from selflabel.labels import UNLABELED
 from selflabel.losses import (
@@ -52,7 +53,7 @@ class TorchLattice:
 
     @staticmethod
     def build(features: Tensor) -> Filter:
-        return Lattice.in_torch(features, 1.1, 2)
+        return Lattice.in_torch(features, VARIANCE, RADIUS)
 
 
 @dataclass(frozen=True)
