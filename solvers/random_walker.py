@@ -283,7 +283,8 @@ class RandomWalker:
     *Energies*: quadratic coupling (any, if its weight is zero), quadratic relaxation, no entropy, sparse
     affinities; `ValueError` for the rest. `method` solves the system; None takes `Direct` on the CPU for 2-D
     images up to 4 megapixels (2 without Numba) with up to 24 neighbors a pixel and for anything up to 8000 pixels,
-    and `ConjugateGradients` for the rest, and on CUDA.
+    and `ConjugateGradients` for the rest, and on CUDA. Memory: at most 1600 + 115 K bytes a pixel
+    (tests/benchmarks/growth.py).
 
     Use `GraphCut` for hard labels, `GradientDescent` for other couplings and relaxations.
     """

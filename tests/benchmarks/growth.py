@@ -109,8 +109,8 @@ class Case:
 CASES = {
     case.solver.name: case
     for case in (
-        Case(GradientDescent(), 10, grid, per_pixel=100, per_label=90),
-        Case(MeanField(), 5, dense, per_pixel=300, per_label=80),
+        Case(GradientDescent(), 10, grid, per_pixel=100, per_label=60),
+        Case(MeanField(), 5, dense, per_pixel=400, per_label=90),
         Case(RandomWalker(), 200, grid, per_pixel=1600, per_label=115),
         Case(GraphCut(), 200, grid, per_pixel=500, per_label=50, is_linear=False),
     )
