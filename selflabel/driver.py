@@ -40,19 +40,21 @@ class LateStep(Step):
 
     def __init__(
         self,
-        read: Callable[[], Float[Tensor, "b k *s"]],
-        energy: Float[Tensor, " b"],
-        converged: Bool[Tensor, " b"],
-        start_energy: Float[Tensor, " b"],
+        labels: Callable[[], Float[Tensor, "b k *s"]] | Float[Tensor, "b k *s"],
+        energy: Float[Tensor, " b"] | None = None,
+        bound: Float[Tensor, " b"] | None = None,
+        converged: Bool[Tensor, " b"] | None = None,
+        start_energy: Float[Tensor, " b"] | None = None,
     ) -> None:
-        values = {"energy": energy, "bound": None, "converged": converged, "start_energy": start_energy}
-        for name, value in {"read": read, **values}.items():
+        values = {"energy": energy, "bound": bound, "converged": converged, "start_energy": start_energy}
+        for name, value in {"read": labels, **values}.items():
             object.__setattr__(self, name, value)
 
     @property
     def labels(self) -> Float[Tensor, "b k *s"]:
-        """Put together anew at each call."""
-        return self.read()  # type: ignore[attr-defined,no-any-return]
+        """Put together anew each time."""
+        read: Callable[[], Tensor] | Tensor = self.read  # type: ignore[attr-defined]
+        return read if isinstance(read, Tensor) else read()
 
 
 @runtime_checkable

@@ -22,14 +22,14 @@ LARGE = 16 << 20
 HUGE = 128 << 20
 """After labels of so many bytes memory goes back to the system; else the next solve finds it, 2 GB at most."""
 
-# malloc.h, and what glibc's own thresholds grow to when large blocks are freed
+# malloc.h, and what glibc's own threshold of mapped blocks grows to when large blocks are freed
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 NEVER, NONE, ANY = -1, 0, 65536
 LARGEST_THRESHOLD = 32 << 20
 MOST_TO_KEEP = 2**31 - 1
 
 _lock = Lock()
-_users = 0
+_users, _any_huge = 0, False
 
 
 @contextmanager
@@ -61,15 +61,16 @@ def _enter(library: Any) -> None:
 
 def _leave(library: Any, *, trim: bool) -> None:
     """The last of several at a time puts things back."""
-    global _users
+    global _users, _any_huge
     with _lock:
-        _users -= 1
+        _users, _any_huge = _users - 1, _any_huge or trim
         if _users == 0:
             library.mallopt(MMAP_MAX, ANY)
             library.mallopt(MMAP_THRESHOLD, LARGEST_THRESHOLD)
             library.mallopt(TRIM_THRESHOLD, MOST_TO_KEEP)
-            if trim:
+            if _any_huge:
                 library.malloc_trim(0)
+            _any_huge = False
 
 
 @cache

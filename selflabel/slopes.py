@@ -23,6 +23,7 @@ BLOCK = 512
 """Pixels at a time: their gradients stay in the nearest cache from one loop to the next."""
 
 LEAST_ROOT = np.float32(ROOT_FLOOR)
+NO_ROOT = np.float32(1e-12)
 LEAST = np.float32(LEAST_STIFFNESS)
 ONE, TWO = np.float32(1), np.float32(2)
 
@@ -148,7 +149,7 @@ def _natural(label, slope, stiffness, natural):
     """``u (g - y·g)`` over the damped stiffness ``2 u h + (g - y·g)⁺``."""
     for i in range(slope.size):
         root = math.sqrt(label[i])
-        root = root if root > LEAST_ROOT else LEAST_ROOT  # excluded classes have none
+        root = root if root > NO_ROOT else NO_ROOT  # excluded classes have none
         half = np.float32(0.5) * slope[i]
         uphill = half if half > 0 else np.float32(0)
         natural[i] = half / (uphill / root + TWO * root * stiffness[i])

@@ -32,6 +32,9 @@ NEGLIGIBLE = np.float32(13.8)
 REACH = 20.0
 """Classes compete for a pixel if their unaries are that near to its largest one."""
 
+MOST_COUPLING = 1e20
+"""Of the unaries; beyond it they come near what marks lanes without a class."""
+
 TILE = 16
 """Pixels a side of what is visited together."""
 
@@ -50,7 +53,7 @@ def _join(vertex, weight, scale, pixels, before, width, to_place, to_weight, fir
 
 @kernel
 def _products(table, blurred, first, last):
-    """``Σ_k t_k·b_k``, and ``(Σ_k t_k)·(Σ_k b_k)``, over some rows of both, in double precision."""
+    """``Σ_k t_k·b_k``, and ``(Σ_k t_k)·(Σ_k b_k)``, over some rows of both; rows are added up in double precision."""
     alike, degree = 0.0, 0.0
     for row in range(first, last):
         product, a, b = np.float32(0), np.float32(0), np.float32(0)
@@ -232,10 +235,10 @@ class Descent:
         mean_field.restore(self.labels, self.cost, self.visited, self.pixels, self.before)
 
 
-def fits(affinity: DenseAffinity, labels: Float[Tensor, "b k *s"]) -> bool:
-    """Whether all of the affinity's filters are compiled, and the labels float32 as they are."""
+def fits(affinity: DenseAffinity, labels: Float[Tensor, "b k *s"], coupling: float) -> bool:
+    """Whether all of the affinity's filters are compiled, labels float32 as they are, and unaries far above `LEAST`."""
     compiled = all(isinstance(scaled.filter, CompiledLattice) for scaled in affinity.filters)
-    return compiled and labels.dtype == affinity.dtype == torch.float32
+    return compiled and labels.dtype == affinity.dtype == torch.float32 and coupling < MOST_COUPLING
 
 
 def competitors(probs: Array, allowed: Array, coupling: float) -> Array:

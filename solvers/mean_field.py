@@ -115,9 +115,9 @@ class MeanField:
         from selflabel.sweeps import Descent, fits
 
         done = torch.zeros(len(labels), dtype=torch.bool)
-        if not fits(affinity, labels):
-            return labels, done
         energy, temperature = problem.energy, problem.energy.entropy_weight
+        if not fits(affinity, labels, energy.coupling_weight / temperature):
+            return labels, done
         starts = by_class(labels).flatten(2).numpy()
         probs = starts if labels is problem.probs else by_class(problem.probs).flatten(2).numpy()
         every = torch.ones(labels.shape[:2], dtype=torch.bool)
@@ -167,4 +167,4 @@ class MeanField:
                 image.revisit()
             done = done | (resting & everywhere)
             value = trial
-            yield LateStep(read, value, done, start)
+            yield LateStep(read, value, converged=done, start_energy=start)

@@ -1,5 +1,7 @@
 """Mean field on compiled lattices against the same updates of all pixels in torch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -170,6 +172,45 @@ def test_classes_that_cannot_win_are_left_out(generator: torch.Generator) -> Non
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     left_out = (np.arange(24) < one.spans[:, :1]) | (np.arange(24) >= one.spans[:, 1:])
     assert every.labels[left_out].max() < 1e-6
+
+
+def test_classes_that_only_pairs_make_win_are_not_left_out(generator: torch.Generator) -> None:
+    """Single pixels that disagree by eighteen nats with all around, where pairs weigh thirty."""
+    problem = case(generator, batch=1, classes=21)
+    probs = torch.full((1, 21, 24, 31), 1e-8)
+    probs[:, 0, :, :15], probs[:, 20, :, 15:] = 1, 1
+    probs[:, 0, ::5, 2:14:5], probs[:, 20, ::5, 2:14:5] = 1e-8, 1
+    problem = Problem(DENSE, probs / probs.sum(1, keepdim=True), problem.seeds, problem.affinity)
+    one, every = (descent(problem, factor=20.0) for _ in range(2))
+    for _ in range(4):
+        for each in (one, every):
+            each.energy()
+            each.sweep()
+            each.revisit()
+        every.spans[:] = 0, 24
+    np.testing.assert_allclose(one.labels, every.labels, rtol=0, atol=1e-4)
+    found = np.empty((21, 24 * 31), np.float32)
+    one.read(found)
+    assert found.reshape(21, 24, 31)[0, 5, 7] > 0.9  # it does
+
+
+def test_late_steps_can_be_replaced(generator: torch.Generator) -> None:
+    problem = case(generator)
+    step = next(MeanField().iterate(problem, problem.probs))
+    changed = replace(step, bound=torch.zeros(2))
+    assert torch.equal(changed.labels, step.labels)
+    assert changed.bound is not None
+    assert step.energy is changed.energy
+
+
+def test_huge_unaries_take_the_other_path(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    problem = case(generator)
+    certain = Energy(STANDARD, BILINEAR, 1e28, 0.4, entropy_weight=1e-3)
+    monkeypatch.setattr("selflabel.sweeps.Descent.sweep", lambda self: pytest.fail("it is compiled"))
+    found = solve(Problem(certain, problem.probs, problem.seeds, problem.affinity), MeanField(), max_steps=2)
+    assert torch.equal(found.labels.argmax(1)[0, 0], problem.probs.argmax(1)[0, 0])
 
 
 def test_tiles_are_all_pixels_once() -> None:

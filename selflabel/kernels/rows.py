@@ -11,7 +11,7 @@ from numba.core import cgutils
 
 from selflabel.kernels.compile import emits
 
-LANES = (16, 8, 1)
+VECTORS = (16, 8, 1)
 INT = ir.IntType(64)
 FAST = ("reassoc", "contract", "nsz", "arcp")
 
@@ -42,7 +42,7 @@ def everywhere(builder, number, lanes):
 def along_row(builder, width, body):
     """Emit ``body(at, lanes)`` for all of ``range(width)``, the longest vectors first."""
     start = ir.Constant(INT, 0)
-    for lanes in LANES:
+    for lanes in VECTORS:
         size = ir.Constant(INT, lanes)
         stop = builder.add(start, builder.mul(builder.sdiv(builder.sub(width, start), size), size))
         with cgutils.for_range_slice(builder, start, stop, size, INT) as (at, _):

@@ -158,8 +158,8 @@ def exp2(typing, a):
     def generate(context, builder, signature, args):
         kind = args[0].type
 
-        def const(number):
-            return ir.Constant(kind, [number] * LANES)
+        def const(value):
+            return ir.Constant(kind, [value] * LANES)
 
         round_ = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(kind, [kind]), f"llvm.rint.v{LANES}f32"
@@ -167,8 +167,8 @@ def exp2(typing, a):
         whole = builder.call(round_, args)
         r = builder.fsub(args[0], whole, flags=FAST)
         p = const(COEFFICIENTS[0])
-        for number in COEFFICIENTS[1:]:
-            p = builder.fadd(builder.fmul(p, r, flags=FAST), const(number), flags=FAST)
+        for coefficient in COEFFICIENTS[1:]:
+            p = builder.fadd(builder.fmul(p, r, flags=FAST), const(coefficient), flags=FAST)
         integers = ir.VectorType(INT32, LANES)
         exponent = builder.shl(
             builder.add(builder.fptosi(whole, integers), ir.Constant(integers, [127] * LANES)),

@@ -64,9 +64,10 @@ def start_server(modules: Iterable[str]) -> None:
     """Start the process that workers are forked from, if there is one here, and go on while it imports the modules."""
     if not SERVED:
         return
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
     multiprocessing.set_forkserver_preload(list(modules))
+    resource_tracker.ensure_running()  # or the server would start it, which ends with Ctrl-C let through
     with _interrupts_held(), _one_thread():
         forkserver.ensure_running()
 
