@@ -202,9 +202,12 @@ def test_seeds_and_masks_are_put_back_after_each_step() -> None:
     case = make_case(ENERGY, "grid4")
     problem = case.problem
     uniform = torch.full_like(case.probs, 1 / 3)
-    solution = solve(problem, Yields((Step(uniform),)))
+    seen: list[torch.Tensor] = []
+    solution = solve(problem, Yields((Step(uniform),)), callback=lambda _, step: seen.append(step.labels))
     seeded = (case.seeds != UNLABELED)[:, None].expand_as(uniform)
-    assert torch.equal(solution.labels[seeded], one_hot(case.seeds, 3)[seeded])
+    for labels in (solution.labels, *seen):
+        assert torch.equal(labels[seeded], one_hot(case.seeds, 3)[seeded])
+    assert len(seen) == 1
     classes = torch.tensor([[True, True, False]] * 2)
     masked = replace(case, seeds=torch.full_like(case.seeds, UNLABELED), classes=classes).problem
     assert float(solve(masked, Yields((Step(uniform),))).labels[:, 2].max()) == 0

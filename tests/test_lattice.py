@@ -10,7 +10,7 @@ from torch import Tensor
 
 from selflabel.affinity.autograd import Filter, check_features, check_values, filter_values
 from selflabel.affinity.exact import ExactFilter, SeparableFilter
-from selflabel.affinity.lattice import Lattice, blurs, evenness, self_weights, taps
+from selflabel.affinity.lattice import Lattice, blurs, evenness, gain, self_weights, taps
 
 pytestmark = pytest.mark.usefixtures("either_path")
 
@@ -131,6 +131,15 @@ def test_taps_and_interpolation_have_the_variance_asked_for() -> None:
         second = 2 * sum(q * q * w for q, w in enumerate(weights))
         assert total == pytest.approx(1, abs=2e-3)
         assert second + 1 / 6 == pytest.approx(variance, abs=2e-2)
+
+
+def test_gain_makes_up_for_cut_taps() -> None:
+    """Of a constant on a full lattice: for a twelfth of what they carry; with all taps it is the cell's volume."""
+    cell = (2 * math.pi * 1.3) ** 2.5 * math.sqrt(6)
+    assert gain(1.3, 5, taps(1.3, 9)) == pytest.approx(cell, rel=1e-4)
+    weights = taps(1.3, 2)
+    lost = 6 * (1 - weights[0] - 2 * sum(weights[1:]))
+    assert gain(1.3, 5, weights) / cell - 1 == pytest.approx(lost / 12, rel=0.1)
 
 
 def test_self_weights_are_the_blur_between_corners() -> None:
