@@ -322,7 +322,7 @@ class Lattice:
 class CoarseLattice:
     """A `Lattice` with half of the vertices or less, and blurs of one step: half the time of mean field.
 
-    Its filters are ten times as far from exact on photographs as they lose a tenth of their mass; symmetric
+    Its filters lose about a tenth of their mass; symmetric
     normalization (`DenseAffinity`) makes up for that, and mean field's labels are as near to exact as with other
     implementations (tests/benchmarks/speed.py). Without normalization take the finer one.
     """

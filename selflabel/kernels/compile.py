@@ -32,23 +32,16 @@ def kernel(function: Callable[..., Any]) -> Any:
 
     Sums may be reordered and products fused, but nan and infinities are respected.
     """
-    return _compiled(function, {"reassoc", "contract", "nsz", "arcp"})
-
-
-def kernel_of_numbers(function: Callable[..., Any]) -> Any:
-    """As `kernel`, for what is known to have no nan: the largest of a row is found in vectors, then."""
-    return _compiled(function, {"reassoc", "contract", "nsz", "arcp", "nnan"})
+    # numpy's divisions: a loop that may raise is not vectorized. Run-time type checks of the tests wrap functions.
+    compile_ = numba.njit(
+        nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy"
+    )
+    return compile_(inspect.unwrap(function))
 
 
 def emits(function: Callable[..., Any]) -> Any:
     """A function of kernels whose machine code this one writes (Numba's `intrinsic`)."""
     return intrinsic(inspect.unwrap(function))
-
-
-def _compiled(function: Callable[..., Any], fastmath: set[str]) -> Any:
-    # numpy's divisions: a loop that may raise is not vectorized. Run-time type checks of the tests wrap functions.
-    compile_ = numba.njit(nogil=True, cache=True, fastmath=fastmath, error_model="numpy")
-    return compile_(inspect.unwrap(function))
 
 
 def parts(count: int, number: int) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Exponentials and logarithms of float32 numbers, in place, in loops that LLVM compiles to vectors.
+"""Logarithms of float32 numbers, in place, in loops that LLVM compiles to vectors (powers of two: `vectors`).
 
 Calls of the mathematical library are not, and take ten times as long.
 """
@@ -27,24 +27,6 @@ def _reinterpret(source: Any, target: Any, target_type: ir.Type) -> Any:
 
 float_of_bits = _reinterpret(types.int32, types.float32, ir.FloatType())
 bits_of_float = _reinterpret(types.float32, types.int32, ir.IntType(32))
-
-
-@kernel
-def exp_(x, floor):
-    """``exp(max(x, floor))`` for x <= 0 and floor >= -87, to 1e-6: ``2^i 2^r``, |r| <= 1/2, a polynomial in r."""
-    for j in range(x.size):
-        clipped = x[j] if x[j] > floor else floor
-        y = clipped * np.float32(1.4426950408889634)
-        whole = np.floor(y + np.float32(0.5))
-        r = y - whole
-        p = np.float32(1.535336188319500e-4)
-        p = p * r + np.float32(1.339887440266574e-3)
-        p = p * r + np.float32(9.618437357674640e-3)
-        p = p * r + np.float32(5.550332471162809e-2)
-        p = p * r + np.float32(2.402264791363012e-1)
-        p = p * r + np.float32(6.931472028550421e-1)
-        p = p * r + np.float32(1)
-        x[j] = p * float_of_bits((np.int32(whole) + np.int32(127)) << np.int32(23))
 
 
 @kernel
