@@ -2,7 +2,9 @@
 
 glibc takes blocks of more than 32 MB from the system, and gives them back as soon as they are free. Such a block costs
 a fault a page when it is first written, which takes several times as long as to write it, and every temporary of a
-solver is a new one: seconds would grow two or three times as fast as labels do where these pass 32 MB.
+solver is a new one: seconds would grow two or three times as fast as labels do where these pass 32 MB. What is smaller
+lies one after the other, but of that, too, all that is free at the end is given back as soon as it is more than twice
+the largest block: a solver begins on new memory each time.
 """
 
 import ctypes
@@ -16,8 +18,8 @@ from typing import Any
 
 from torch import Tensor
 
-LARGE = 16 << 20
-"""Labels of so many bytes: in double precision they are a block of 32 MB."""
+LARGE = 4 << 20
+"""Labels of so many bytes: below, a solver works on less than the C library would keep anyway."""
 
 HUGE = 128 << 20
 """After labels of so many bytes memory goes back to the system; else the next solve finds it, 2 GB at most."""
