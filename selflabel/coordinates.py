@@ -21,6 +21,16 @@ LOGIT_FLOOR = -15.0
 ROOT_FLOOR = 1e-3
 """Roots stay above this (probabilities above 1e-6), for the same reason."""
 
+ROOT_LEFT = 0.4
+"""A step leaves at least this share of each root."""
+
+ROOT_REACH = 0.25
+"""A step adds at most this to a root.
+
+The length of a step is one for the whole image. The curvature at the floor says nothing of that further up, and without
+limits a few pixels that overshoot, some in a thousand, would decide how far all may go.
+"""
+
 LEAST_STIFFNESS = 1e-3
 """Pixels without pairs and with a linear coupling have none: their step is limited all the same."""
 
@@ -32,6 +42,7 @@ class Coordinates:
     - `of(labels)` and `labels(u)`: there and back (up to the floor).
     - `bounded(u)`: u after a step, with its scale and floor restored.
     - `gradients(u, labels, slope)`: the gradient by u, and the natural one. Uses the slope up.
+    - `limited(direction, u, rate)`: the direction, less where `rate` times it would go too far from u. In place.
     - `softening`: what every class is given when labels come from a coarser level. A block may exclude what one
       of its pixels needs, and the way back is long where only ratios change.
     """
@@ -40,6 +51,7 @@ class Coordinates:
     labels: Callable[[Labels], Labels]
     bounded: Callable[[Labels], Labels]
     gradients: Callable[[Labels, Labels, Slope], tuple[Labels, Labels]]
+    limited: Callable[[Labels, Labels, Tensor], Labels]
     softening: float
 
 
@@ -64,6 +76,10 @@ def _by_roots(roots: Tensor, labels: Tensor, slope: Slope) -> tuple[Tensor, Tens
     return 2 * scaled, scaled / damped
 
 
+def _limited_roots(direction: Tensor, roots: Tensor, rate: Tensor) -> Tensor:
+    return torch.clamp(direction, (ROOT_LEFT - 1) / rate * roots, ROOT_REACH / rate, out=direction)
+
+
 def centered_gradient(labels: Labels, slope: Slope) -> Labels:
     """``g - y·g``: the gradient by the labels without its part across the simplex. Uses the slope up."""
     return slope.gradient.sub_((labels * slope.gradient).sum(1, keepdim=True))
@@ -74,6 +90,7 @@ LOGITS = Coordinates(  # y = softmax(u)
     labels=lambda logits: logits.softmax(1),
     bounded=lambda logits: floored(logits, LOGIT_FLOOR),
     gradients=_by_logits,
+    limited=lambda direction, logits, rate: direction,
     softening=1e-3,
 )
 ROOTS = Coordinates(  # y = u² / ‖u‖²
@@ -81,5 +98,6 @@ ROOTS = Coordinates(  # y = u² / ‖u‖²
     labels=lambda roots: roots.square(),
     bounded=_unit,
     gradients=_by_roots,
+    limited=_limited_roots,
     softening=0.0,
 )

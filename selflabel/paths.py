@@ -1,6 +1,6 @@
 """The ways that gradient descent tries: labels, a direction to move them in, and what is found there.
 
-`Path` says what the method of conjugate gradients needs to know of a step: four numbers an image. `TorchPath`
+`Path` says what the method of conjugate gradients needs to know of a step: five numbers an image. `TorchPath`
 computes them for every energy and device; `selflabel.roots` has another one, compiled, for those that fit.
 """
 
@@ -23,58 +23,79 @@ class Trial:
     """The energy at the end of a step, and products of the new gradient g and natural gradient n with the old ones."""
 
     energy: PerImage
+    before: PerImage
+    """``d·g'`` with the direction d of the step and the gradient g' at its start."""
     along: PerImage
-    """``d·g`` with the direction d of the step."""
+    """``d·g``."""
     steepest: PerImage
     """``n·g``."""
     mixed: PerImage
-    """``n·g'`` with the gradient g' at the start of the step."""
+    """``n·g'``."""
 
 
 @runtime_checkable
 class Path(Protocol):
     """Labels ``[b k *s]``, and a direction of the same shape, zero at first."""
 
-    @property
     def labels(self) -> Float[Tensor, "b k *s"]:
         """Where it stands."""
 
     def attempt(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
-        """Look `rate` times the direction ahead. For images that are `done` it need not look, and may say anything."""
+        """Look `rate` times the direction ahead. For images that are `done` it need not look, and may say anything.
 
-    def follow(self, accepted: Bool[Tensor, " b"], conjugacy: PerImage) -> None:
-        """Move the accepted images there; ``-n + conjugacy · d`` is their next direction. The others stay."""
+        Where the direction is a new one, it is limited first, so that this is not too far (`Coordinates.limited`).
+        """
+
+    def follow(self, accepted: Bool[Tensor, " b"], turning: Bool[Tensor, " b"], conjugacy: PerImage) -> None:
+        """Move the accepted images there; ``-n + conjugacy · d`` is the next direction of those that turn.
+
+        Here n is the natural gradient where the image now is. The others stay.
+        """
 
 
 class TorchPath:
-    """Any coordinates, energy and device. Memory: eight times the labels."""
+    """Any coordinates, energy and device. Memory: nine times the labels."""
 
     def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], coordinates: Coordinates) -> None:
         self._problem, self._coordinates = problem, coordinates
-        self.labels = labels
+        self._labels = labels
         self._point = coordinates.of(labels)
         self._direction = torch.zeros_like(labels)
-        self._gradient = self._direction
+        self._gradient = self._natural = self._direction
+        self._conjugacy = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+        self._turning = self._conjugacy > 0
+
+    def labels(self) -> Float[Tensor, "b k *s"]:
+        """Costs nothing."""
+        return self._labels
 
     def attempt(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
         """One gradient of the energy."""
         step = per_image(rate, self._point)
+        self._turn(step)
         self._trial_point = self._coordinates.bounded(torch.addcmul(self._point, step, self._direction))
         self._trial = self._problem.feasible(self._coordinates.labels(self._trial_point))
         energy, slope = self._problem.value_with_slope(self._trial)
         gradient, natural = self._coordinates.gradients(self._trial_point, self._trial, slope)
-        self._trial_gradient, self._natural = gradient, natural
-        along, steepest = inner(self._direction, gradient), inner(natural, gradient)
-        return Trial(energy, along, steepest, inner(natural, self._gradient))
+        self._trial_gradient, self._trial_natural = gradient, natural
+        before, along = inner(self._direction, self._gradient), inner(self._direction, gradient)
+        return Trial(energy, before, along, inner(natural, gradient), inner(natural, self._gradient))
 
-    def follow(self, accepted: Bool[Tensor, " b"], conjugacy: PerImage) -> None:
+    def follow(self, accepted: Bool[Tensor, " b"], turning: Bool[Tensor, " b"], conjugacy: PerImage) -> None:
         """In as few passes as torch has."""
-        factor = per_image(conjugacy, self._direction)
-        following = torch.addcmul(self._natural.neg_(), factor, self._direction)
-        self._direction = select(accepted, following, self._direction)
         self._point = select(accepted, self._trial_point, self._point)
-        self.labels = select(accepted, self._trial, self.labels)
+        self._labels = select(accepted, self._trial, self._labels)
         self._gradient = select(accepted, self._trial_gradient, self._gradient)
+        self._natural = select(accepted, self._trial_natural, self._natural)
+        self._turning, self._conjugacy = turning, conjugacy
+
+    def _turn(self, step: Tensor) -> None:
+        if not bool(self._turning.any()):
+            return
+        turned = per_image(self._conjugacy, self._direction) * self._direction
+        turned = self._coordinates.limited(turned.sub_(self._natural), self._point, step)
+        self._direction = select(self._turning, turned, self._direction)
+        self._turning = torch.zeros_like(self._turning)
 
 
 def inner(a: Tensor, b: Tensor) -> PerImage:

@@ -1,8 +1,8 @@
-"""Steps on roots of labels, compiled: two passes over the pixels a step (`selflabel.slopes`)."""
+"""Steps on roots of labels, compiled: one pass over the pixels a step (`selflabel.slopes`)."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
-from itertools import compress
 
 import numpy as np
 import torch
@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selflabel.affinity.stencil import Stencil, boxes
-from selflabel.kernels.compile import Array, in_parallel, num_threads, parts
+from selflabel.kernels.compile import Array, in_parallel, num_threads, parts, shares
 from selflabel.paths import PerImage, Trial
 from selflabel.problem import Problem
 from selflabel.slopes import BLOCK, LEAST_ROOT, couplings_of, move, pairs_of, products, slopes
 
-GRAIN = 32_000
-"""Pairs at a time, unless the halo is larger: they stay in the second nearest cache from one kernel to the next."""
+GRAIN = 96_000
+"""Labels at a time, unless the halo is larger: they stay in the second nearest cache from one kernel to the next."""
 
 TINY = 1e-20
 """Weights and predictions below count as zero."""
@@ -60,7 +60,7 @@ def _normal(numbers: Tensor) -> Tensor:
 
 
 class _Image:
-    """One image of a problem, its labels and what a step changes: arrays ``[k n]``, labels with a margin."""
+    """One image of a problem, its roots and what a step changes: arrays ``[k n]``, roots with a margin."""
 
     def __init__(self, problem: Problem, number: int, labels: Float[Tensor, "k *s"]) -> None:
         energy = problem.energy
@@ -71,41 +71,65 @@ class _Image:
         self.weight = np.float32(energy.coupling_weight)
         self.offsets, self.weights = _flat_weights(problem.affinity, number, energy.pairwise_weight)
         self.target = _normal(product.target(problem.probs[number])).flatten(1).contiguous().numpy()
-        self.free = problem.free[number].flatten().float().numpy()
-        self.floor = LEAST_ROOT * self.free
+        free = problem.free[number].flatten().float().numpy()
+        self.free, self.twice, self.floor = free, 2 * free, LEAST_ROOT * free
         classes, self.pixels = self.target.shape
         allowed = np.ones(classes, np.bool_) if problem.classes is None else problem.classes[number].numpy()
         self.allowed = allowed.astype(np.float32)
         self.halo = self.weights.shape[1] - self.pixels
-        self.labels, self.trial = np.empty((2, classes, self.pixels + 2 * self.halo), np.float32)
-        for margin in (self._margins(self.labels), self._margins(self.trial)):
+        self.roots, self.trial = np.empty((2, classes, self.pixels + 2 * self.halo), np.float32)
+        for margin in (self._margins(self.roots), self._margins(self.trial)):
             for values in margin:
                 values[:] = 0
                 values[0] = 1  # labels of no pixel; their products are finite
-        self.inside(self.labels)[:] = labels.flatten(1).numpy()
+        np.sqrt(labels.flatten(1).numpy(), out=self._inside(self.roots))
         self.direction, self.gradient = np.zeros((2, classes, self.pixels), np.float32)
-        self.trial_gradient, self.natural = np.empty((2, classes, self.pixels), np.float32)
+        self.trial_gradient = np.empty((classes, self.pixels), np.float32)
+        self.stiffness, self.trial_stiffness = np.empty((2, self.pixels), np.float32)
         self.turns, self.conjugacy = False, 0.0
 
-    def _margins(self, labels: Array) -> tuple[Array, Array]:
-        return labels[:, : self.halo], labels[:, self.halo + self.pixels :]
+    def _margins(self, roots: Array) -> tuple[Array, Array]:
+        return roots[:, : self.halo], roots[:, self.halo + self.pixels :]
 
-    def inside(self, labels: Array) -> Array:
+    def _inside(self, roots: Array) -> Array:
         """Without the margin."""
-        return labels[:, self.halo : self.halo + self.pixels]
+        return roots[:, self.halo : self.halo + self.pixels]
+
+    def write_labels(self, to: Tensor) -> None:
+        """To ``[k *s]``."""
+        torch.square(torch.from_numpy(self._inside(self.roots)), out=to.view(len(self.roots), -1))
 
     def ranges(self, threads: int) -> list[tuple[int, int]]:
-        """Parts that fit a cache, as many for each thread."""
-        size = max(GRAIN // len(self.offsets) - self.halo, 2 * self.halo, BLOCK)
-        return parts(self.pixels, threads * -(-self.pixels // (threads * size)))
+        """Parts of the pixels for so many threads: none so short that seams would meet."""
+        return parts(self.pixels, max(min(threads, self.pixels // (4 * self.halo + BLOCK)), 1))
+
+    def seams(self, parts_: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The pixels that measures on both sides of an end of a part look at."""
+        ends = sorted({last for _, last in parts_} - {self.pixels})
+        return [(max(end - self.halo, 0), min(end + self.halo, self.pixels)) for end in ends]
+
+    def step(self, rate: float, first: int, last: int, moved: int, until: int) -> tuple[float, ...]:
+        """The numbers of a `Trial` of a part of the pixels, a range at a time: what is moved is measured in the cache.
+
+        The pixels before `moved` and from `until` on are where the trial has them.
+        """
+        size = max(GRAIN // len(self.target), 2 * self.halo, BLOCK)
+        sums = np.zeros(5)
+        for start, stop in parts(last - first, max((last - first) // size, 1)):
+            ahead = min(first + stop + self.halo, until)
+            if moved < ahead:
+                self.move(rate, moved, ahead)
+                moved = ahead
+            sums += self.measure(first + start, first + stop)
+        return tuple(sums.tolist())
 
     def move(self, rate: float, first: int, last: int) -> None:
-        """The trial's labels of a range of pixels."""
-        turn = self.natural, self.turns, np.float32(self.conjugacy)
+        """The trial's roots of a range of pixels."""
+        turn = self.gradient, self.stiffness, self.turns, np.float32(self.conjugacy)
         step = self.direction, np.float32(rate), self.floor, self.allowed
-        move(self.labels, *turn, *step, self.halo, self.trial, first, last)
+        move(self.roots, *turn, *step, self.halo, self.trial, first, last)
 
-    def measure(self, first: int, last: int) -> tuple[float, float, float, float]:
+    def measure(self, first: int, last: int) -> tuple[float, ...]:
         """The numbers of a `Trial`, summed over a range of pixels; writes their gradients."""
         count, offsets, halo = last - first + self.halo, self.offsets, self.halo
         dots, fixed = np.empty((len(offsets), count), np.float32), np.empty(last - first, np.float32)
@@ -113,59 +137,61 @@ class _Image:
         products(self.trial, self.target, offsets, halo, dots, norms, fixed, first, last)
         value = self.pairs(self.weights, dots, norms, offsets, halo, own, stiffness, first)
         value += self.couplings(self.weight, self.free[first:last], fixed, stiffness[halo:count])
-        past, found = (self.direction, self.gradient), (self.trial_gradient, self.natural)
-        given = self.target, self.free, offsets, halo, dots, own, fixed, stiffness
-        return value, *slopes(self.trial, *given, *past, *found, first, last)
+        self.trial_stiffness[first:last] = stiffness[halo:count]
+        past = self.direction, self.gradient
+        given = self.target, self.twice, offsets, halo, dots, own, fixed, self.trial_stiffness
+        return value, *slopes(self.trial, *given, *past, self.trial_gradient, first, last)
 
-    def follow(self, conjugacy: float) -> None:
-        """The trial becomes where it stands; the direction turns when it is moved along next."""
-        self.labels, self.trial = self.trial, self.labels
-        self.gradient, self.trial_gradient = self.trial_gradient, self.gradient
-        self.turns, self.conjugacy = True, conjugacy
+    def follow(self, accepted: bool, turns: bool, conjugacy: float) -> None:
+        """The trial becomes where it stands if accepted; the direction turns when it is moved along next."""
+        if accepted:
+            self.roots, self.trial = self.trial, self.roots
+            self.gradient, self.trial_gradient = self.trial_gradient, self.gradient
+            self.stiffness, self.trial_stiffness = self.trial_stiffness, self.stiffness
+        self.turns, self.conjugacy = turns, conjugacy
 
 
 class RootPath:
     """Roots of labels (`selflabel.coordinates.ROOTS`) for problems that fit (`fits`).
 
-    Takes the steps that `TorchPath` takes, but for rounding. Memory: six times the labels.
+    Takes the steps that `TorchPath` takes, but for rounding. Memory: six times the labels, one of them the prediction.
     """
 
     def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> None:
         self._shape = tuple(labels.shape)
         self._images = [_Image(problem, number, own) for number, own in enumerate(labels)]
 
-    @property
     def labels(self) -> Float[Tensor, "b k *s"]:
-        """A view of a single image, a copy of several."""
-        found = [torch.from_numpy(image.inside(image.labels)) for image in self._images]
-        stacked = found[0][None] if len(found) == 1 else torch.stack(found)
-        return stacked.view(self._shape)
+        """A copy."""
+        labels = torch.empty(self._shape)
+        for image, own in zip(self._images, labels, strict=True):
+            image.write_labels(own)
+        return labels
 
     def attempt(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
-        """Two passes over the pixels of the images that are not done."""
-        threads, waiting, rates = num_threads(), (~done).tolist(), rate.tolist()
-        images = list(compress(enumerate(self._images), waiting))
-        moves = [
-            partial(image.move, rates[number], *part)
-            for number, image in images
-            for part in parts(image.pixels, threads)
-        ]
-        in_parallel(moves, threads)
-        tasks = [
-            (number, partial(image.measure, *part))
-            for number, image in images
-            for part in image.ranges(threads)
-        ]
-        found = in_parallel([task for _, task in tasks], threads)
-        for image in compress(self._images, waiting):
-            image.turns = False
-        sums = torch.zeros(len(waiting), 4, dtype=torch.float64)
-        for (number, _), part in zip(tasks, found, strict=True):
+        """One pass over the pixels of the images that are not done."""
+        threads, rates = num_threads(), rate.tolist()
+        waiting = [number for number, end in enumerate(done.tolist()) if not end]
+        within, _ = shares(len(waiting))
+        seams, tasks, numbers = [], [], []
+        for number in waiting:
+            image = self._images[number]
+            ranges = image.ranges(within)
+            between = image.seams(ranges)
+            seams += [partial(image.move, rates[number], *seam) for seam in between]
+            starts, stops = [0, *(last for _, last in between)], [first for first, _ in between]
+            steps = zip(ranges, starts, [*stops, image.pixels], strict=True)
+            tasks += [partial(image.step, rates[number], *part, *ends) for part, *ends in steps]
+            numbers += [number] * len(ranges)
+        in_parallel(seams, threads)
+        sums = torch.zeros(len(self._images), 5, dtype=torch.float64)
+        for number, part in zip(numbers, in_parallel(tasks, threads), strict=True):
             sums[number] += torch.tensor(part, dtype=torch.float64)
+            self._images[number].turns = False
         return Trial(*sums.unbind(1))
 
-    def follow(self, accepted: Bool[Tensor, " b"], conjugacy: PerImage) -> None:
+    def follow(self, accepted: Bool[Tensor, " b"], turning: Bool[Tensor, " b"], conjugacy: PerImage) -> None:
         """No pass over the pixels: that is left to the next attempt."""
-        for image, yes, factor in zip(self._images, accepted.tolist(), conjugacy.tolist(), strict=True):
-            if yes:
-                image.follow(factor)
+        given = accepted.tolist(), turning.tolist(), conjugacy.tolist()
+        for image, *how in zip(self._images, *given, strict=True):
+            image.follow(*how)

@@ -1,8 +1,8 @@
 """Kernels of `selflabel.roots`: energies and gradients of a range of pixels, and steps on roots of labels.
 
-Labels lie class by class, as torch has them, and an image is one row of pixels: a neighbor is a fixed number of
-pixels away, and where that leads across the border, the weight is zero. So all loops run along pixels, in vectors,
-for any number of classes, axes and offsets.
+Roots of labels lie class by class, as torch has labels, and an image is one row of pixels: a neighbor is a fixed
+number of pixels away, and where that leads across the border, the weight is zero. So all loops run along pixels, in
+vectors, for any number of classes, axes and offsets.
 
 The formulas are those of `selflabel.terms`: some thousand pixels at a time, one kernel takes the products of their
 pairs, another evaluates the relaxation and its derivatives, a third makes gradients of them.
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from selflabel.coordinates import LEAST_STIFFNESS, ROOT_FLOOR
+from selflabel.coordinates import LEAST_STIFFNESS, ROOT_FLOOR, ROOT_LEFT, ROOT_REACH
 from selflabel.formulas import specialized
 from selflabel.kernels.compile import kernel
 from selflabel.terms import Coupling, Relaxation
@@ -25,11 +25,12 @@ BLOCK = 512
 LEAST_ROOT = np.float32(ROOT_FLOOR)
 NO_ROOT = np.float32(1e-12)
 LEAST = np.float32(LEAST_STIFFNESS)
-ONE, TWO = np.float32(1), np.float32(2)
+LOSS, REACH = np.float32(1 - ROOT_LEFT), np.float32(ROOT_REACH)
+ONE, TWO, FOUR = np.float32(1), np.float32(2), np.float32(4)
 
 
 # --- kernels --------------------------------------------------------------------------------------------------
-# Labels have a margin of `halo` pixels at both ends, so that all neighbors of a range of pixels are there: it is
+# Roots have a margin of `halo` pixels at both ends, so that all neighbors of a range of pixels are there: it is
 # ``first + halo <= position < last + halo`` in them. The pairs of a range are those whose first pixel is in it or
 # in the halo before it.
 
@@ -41,29 +42,55 @@ def _add_product(to, a, b):
 
 
 @kernel
+def _add_square(to, a, b):
+    for i in range(to.size):
+        to[i] += a[i] * (b[i] * b[i])
+
+
+@kernel
+def _add_two_squares(to, a, b, c, d):
+    for i in range(to.size):
+        to[i] += a[i] * (b[i] * b[i]) + c[i] * (d[i] * d[i])
+
+
+@kernel
+def _add_squares_of_products(to, a, b, c, d):
+    for i in range(to.size):
+        one, two = a[i] * b[i], c[i] * d[i]
+        to[i] += one * one + two * two
+
+
+@kernel
 def _add_scaled(to, scale, x):
     for i in range(to.size):
         to[i] += scale * x[i]
 
 
 @kernel
-def products(labels, target, offsets, halo, dots, norms, fixed, first, last):
+def products(roots, target, offsets, halo, dots, norms, fixed, first, last):
     """``y_i·y_j`` of the pairs of a range of pixels, ``‖y_i‖²`` there and in the halos, and ``y_i·t_i``."""
-    count = last - first + halo
+    count, classes = last - first + halo, len(roots)
+    nothing = np.zeros(count + halo, np.float32)
     dots[:], norms[:], fixed[:] = 0, 0, 0
     for start in range(0, count + halo, BLOCK):
         stop = min(start + BLOCK, count + halo)
         short, inner = min(stop, count), max(start, halo)
-        for k in range(len(labels)):
-            label = labels[k, first : first + count + halo]
-            _add_product(norms[start:stop], label[start:stop], label[start:stop])
+        for k in range(0, classes, 2):  # two at a time: their sums are read and written half as often
+            paired = k + 1 < classes
+            one = roots[k, first : first + count + halo]
+            two = roots[k + 1, first : first + count + halo] if paired else nothing
+            a, b = one[start:stop], two[start:stop]
+            _add_squares_of_products(norms[start:stop], a, a, b, b)
             if start < short:
+                a, b = one[start:short], two[start:short]
                 for m in range(offsets.size):
-                    other = label[start + offsets[m] : short + offsets[m]]
-                    _add_product(dots[m, start:short], label[start:short], other)
+                    beyond = slice(start + offsets[m], short + offsets[m])
+                    c, d = one[beyond], two[beyond]
+                    _add_squares_of_products(dots[m, start:short], a, c, b, d)
             if inner < short:
-                own = target[k, first + inner - halo : first + short - halo]
-                _add_product(fixed[inner - halo : short - halo], own, label[inner:short])
+                here = slice(first + inner - halo, first + short - halo)
+                c, d = target[k, here], target[k + 1, here] if paired else nothing[: short - inner]
+                _add_two_squares(fixed[inner - halo : short - halo], c, one[inner:short], d, two[inner:short])
 
 
 def value(dot, pp, qq):
@@ -121,125 +148,117 @@ def _couplings(weight, free, fixed, stiffness):
 
 
 @kernel
-def _gradient(label, target, pull, offsets, position, own, drive, here, gradient):
+def _gradient(root, target, pull, offsets, position, own, drive, here, gradient):
     """``Σ_j a_ij y_j + own_i y_i + drive_i t_i`` of one class in a block of pixels."""
     size = gradient.size
-    itself = label[position : position + size]
+    itself = root[position : position + size]
     for i in range(size):
-        gradient[i] = own[i] * itself[i] + drive[i] * target[i]
+        gradient[i] = own[i] * (itself[i] * itself[i]) + drive[i] * target[i]
     for m in range(offsets.size):
         after, before = position + offsets[m], position - offsets[m]
-        _add_product(gradient, pull[m, here : here + size], label[after : after + size])
         back = here - offsets[m]
-        _add_product(gradient, pull[m, back : back + size], label[before : before + size])
+        a, b = pull[m, here : here + size], pull[m, back : back + size]
+        _add_two_squares(gradient, a, root[after : after + size], b, root[before : before + size])
 
 
-# Three loops and not one: LLVM vectorizes none in which it had to tell so many arrays apart.
+# Several loops and not one: LLVM vectorizes none in which it had to tell so many arrays apart.
 
 
 @kernel
-def _by_roots(label, mean, free, slope):
+def _by_roots(root, mean, twice, slope):
     """``2 u (g - y·g)``, the gradient by the roots, in place of that by the labels."""
     for i in range(slope.size):
-        slope[i] = TWO * math.sqrt(label[i]) * (slope[i] - mean[i]) * free[i]
+        slope[i] = twice[i] * root[i] * (slope[i] - mean[i])
 
 
 @kernel
-def _natural(label, slope, stiffness, natural):
+def _natural(root, slope, stiffness, natural):
     """``u (g - y·g)`` over the damped stiffness ``2 u h + (g - y·g)⁺``."""
     for i in range(slope.size):
-        root = math.sqrt(label[i])
-        root = root if root > NO_ROOT else NO_ROOT  # excluded classes have none
-        half = np.float32(0.5) * slope[i]
-        uphill = half if half > 0 else np.float32(0)
-        natural[i] = half / (uphill / root + TWO * root * stiffness[i])
+        own = root[i] if root[i] > NO_ROOT else NO_ROOT  # excluded classes have none
+        uphill = slope[i] if slope[i] > 0 else np.float32(0)
+        natural[i] = own * slope[i] / (uphill + FOUR * own * own * stiffness[i])
 
 
 @kernel
 def _inner_products(slope, natural, direction, old):
-    along, steepest, mixed = np.float32(0), np.float32(0), np.float32(0)
+    before, along, steepest, mixed = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
     for i in range(slope.size):
+        before += direction[i] * old[i]
         along += direction[i] * slope[i]
         steepest += natural[i] * slope[i]
         mixed += natural[i] * old[i]
-    return along, steepest, mixed
+    return before, along, steepest, mixed
 
 
 @kernel
 def slopes(
-    labels,
-    target,
-    free,
-    offsets,
-    halo,
-    pull,
-    own,
-    drive,
-    stiffness,
-    direction,
-    old,
-    gradient,
-    natural,
-    first,
-    last,
+    roots, target, twice, offsets, halo, pull, own, drive, stiffness, direction, old, gradient, first, last
 ):
     """Gradients of a range of pixels, from the derivatives of their pairs and of their couplings."""
-    along, steepest, mixed = 0.0, 0.0, 0.0
-    means = np.empty(BLOCK, np.float32)
+    before, along, steepest, mixed = 0.0, 0.0, 0.0, 0.0
+    # one by one: of the rows of one array LLVM does not know that they are apart, and gives up vectors
+    means, naturals = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
         size, here = stop - start, start - first + halo
-        mean = means[:size]
-        mean[:] = 0
+        mean, natural = means[:size], naturals[:size]
         position, drives = start + halo, drive[start - first : stop - first]
-        stiff, itself = stiffness[here : here + size], own[here : here + size]
-        for k in range(len(labels)):
+        itself = own[here : here + size]
+        mean[:] = 0
+        for k in range(len(roots)):
             slope = gradient[k, start:stop]
-            _gradient(labels[k], target[k, start:stop], pull, offsets, position, itself, drives, here, slope)
-            _add_product(mean, labels[k, position : position + size], slope)
-        for k in range(len(labels)):
-            label, slope = labels[k, position : position + size], gradient[k, start:stop]
-            steep = natural[k, start:stop]
-            _by_roots(label, mean, free[start:stop], slope)
-            _natural(label, slope, stiff, steep)
-            a, b, c = _inner_products(slope, steep, direction[k, start:stop], old[k, start:stop])
-            along, steepest, mixed = along + a, steepest + b, mixed + c
-    return along, steepest, mixed
+            _gradient(roots[k], target[k, start:stop], pull, offsets, position, itself, drives, here, slope)
+            _add_square(mean, slope, roots[k, position : position + size])
+        for k in range(len(roots)):
+            root, slope = roots[k, position : position + size], gradient[k, start:stop]
+            _by_roots(root, mean, twice[start:stop], slope)
+            _natural(root, slope, stiffness[start:stop], natural)
+            a, b, c, d = _inner_products(slope, natural, direction[k, start:stop], old[k, start:stop])
+            before, along, steepest, mixed = before + a, along + b, steepest + c, mixed + d
+    return before, along, steepest, mixed
 
 
 @kernel
-def _turn(direction, natural, conjugacy):
+def _turn(direction, natural, conjugacy, root, least, most):
+    """Down, conjugate to the last direction, and not too far."""
     for i in range(direction.size):
-        direction[i] = conjugacy * direction[i] - natural[i]
+        ahead, end = conjugacy * direction[i] - natural[i], least * root[i]
+        ahead = ahead if ahead > end else end
+        direction[i] = ahead if ahead < most else most
 
 
 @kernel
-def _root_step(label, direction, rate, floor, allowed, to, mass):
-    """Roots a step ahead, not below their floor; adds up their squares."""
+def _root_step(root, direction, rate, floor, allowed, to, mass):
+    """A step ahead, not below the floor; adds up the squares."""
     for i in range(to.size):
-        root = math.sqrt(label[i]) + rate * direction[i]
-        root = allowed * (root if root > floor[i] else floor[i])
-        to[i] = root * root
-        mass[i] += to[i]
+        ahead = root[i] + rate * direction[i]
+        ahead = allowed * (ahead if ahead > floor[i] else floor[i])
+        to[i] = ahead
+        mass[i] += ahead * ahead
 
 
 @kernel
-def move(labels, natural, turns, conjugacy, direction, rate, floor, allowed, halo, to, first, last):
-    """Labels a step along the direction, which is made of the last one and the natural gradient if it `turns`."""
-    all_mass = np.empty(BLOCK, np.float32)
+def move(
+    roots, gradient, stiffness, turns, conjugacy, direction, rate, floor, allowed, halo, to, first, last
+):
+    """Roots a step along the direction, which is made of the last one and the gradient if it `turns`."""
+    masses, naturals = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    least, most = -LOSS / rate, REACH / rate
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
-        mass = all_mass[: stop - start]
+        mass, natural = masses[: stop - start], naturals[: stop - start]
         mass[:] = 0
-        for k in range(len(labels)):
+        for k in range(len(roots)):
             ahead = direction[k, start:stop]
+            root, moved = roots[k, start + halo : stop + halo], to[k, start + halo : stop + halo]
             if turns:
-                _turn(ahead, natural[k, start:stop], conjugacy)
-            label, moved = labels[k, start + halo : stop + halo], to[k, start + halo : stop + halo]
-            _root_step(label, ahead, rate, floor[start:stop], allowed[k], moved, mass)
+                _natural(root, gradient[k, start:stop], stiffness[start:stop], natural)
+                _turn(ahead, natural, conjugacy, root, least, most)
+            _root_step(root, ahead, rate, floor[start:stop], allowed[k], moved, mass)
         for i in range(mass.size):
-            mass[i] = ONE / mass[i]
-        for k in range(len(labels)):
+            mass[i] = ONE / np.float32(math.sqrt(mass[i]))
+        for k in range(len(roots)):
             moved = to[k, start + halo : stop + halo]
             for i in range(mass.size):
                 moved[i] *= mass[i]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selflabel.coarse import coarse_labels, coarsen, fine_labels
 from selflabel.coordinates import LEAST_STIFFNESS, LOGITS, ROOTS, Coordinates, centered_gradient
-from selflabel.driver import Step
+from selflabel.driver import LateStep, Step
 from selflabel.kernels import available
 from selflabel.labels import per_image
 from selflabel.paths import Path, TorchPath, inner, select
@@ -93,13 +93,14 @@ class GradientDescent:
             yield from _plain(problem, labels, self.rate)
             return
         energy = problem.value(labels)
-        for step in self._descend(problem, self._coarse_start(problem, labels, energy)):
-            yield replace(step, start_energy=energy)
+        yield from self._descend(problem, self._coarse_start(problem, labels, energy), energy)
 
-    def _descend(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
+    def _descend(
+        self, problem: Problem, labels: Float[Tensor, "b k *s"], start_energy: Float[Tensor, " b"]
+    ) -> Iterator[Step]:
         if _is_convex_quadratic(problem.energy):
-            return _linear(problem, labels, self.rtol)
-        return _conjugate(_path(problem, labels), self.rtol)
+            return _linear(problem, labels, self.rtol, start_energy)
+        return _conjugate(_path(problem, labels), self.rtol, start_energy)
 
     def _coarse_start(
         self, problem: Problem, labels: Float[Tensor, "b k *s"], energy: Float[Tensor, " b"]
@@ -131,11 +132,11 @@ class GradientDescent:
         return select(problem.value(start) < energy, start, labels)
 
     def _few_steps(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
-        for step in islice(self._descend(problem, labels), self.coarse_steps):
-            labels = step.labels
+        step, unknown = Step(labels), labels.new_zeros(len(labels), dtype=torch.float64)
+        for step in islice(self._descend(problem, labels, unknown), self.coarse_steps):
             if step.converged is not None and bool(step.converged.all()):
                 break
-        return labels
+        return step.labels
 
 
 PAPER = GradientDescent(rate=0.075, rtol=0.0, coarse_levels=0)
@@ -175,23 +176,22 @@ def _path(problem: Problem, labels: Float[Tensor, "b k *s"]) -> Path:
     return TorchPath(problem, labels, coordinates)
 
 
-def _conjugate(path: Path, rtol: float) -> Iterator[Step]:
+def _conjugate(path: Path, rtol: float, start_energy: Float[Tensor, " b"]) -> Iterator[Step]:
     """Preconditioned nonlinear conjugate gradients; every scalar is one an image, so images do not mix."""
-    batch = path.labels.shape[0]
-    rate = path.labels.new_zeros(batch, dtype=torch.float64)
+    rate = torch.zeros_like(start_energy)
     done = torch.zeros_like(rate, dtype=torch.bool)
     trial = path.attempt(rate, done)
-    path.follow(~done, rate)
-    energy, descent = trial.energy, -trial.steepest
-    rate, quiet, done = torch.ones_like(rate), torch.zeros_like(rate), descent == 0
+    path.follow(~done, ~done, rate)
+    energy = trial.energy
+    rate, quiet, done = torch.ones_like(rate), torch.zeros_like(rate), trial.steepest == 0
     while True:
         trial = path.attempt(rate, done)
         slack = 1e-7 * energy.abs()  # rounding of float32 labels
         accepted = (trial.energy <= energy + slack) & ~done
 
         # where the slope along the direction would vanish, if it went on as between the two ends
-        curvature = trial.along - descent
-        secant = torch.where(curvature > 0, -descent / curvature, GROWTH)
+        curvature = trial.along - trial.before
+        secant = torch.where(curvature > 0, -trial.before / curvature, GROWTH)
         rate = rate * torch.where(accepted, secant.clamp(0.3, GROWTH), secant.clamp(0.1, 0.5))
         gain = energy - trial.energy
         quiet = torch.where(accepted, (quiet + 1) * (gain <= rtol * energy.abs()), quiet)
@@ -199,15 +199,17 @@ def _conjugate(path: Path, rtol: float) -> Iterator[Step]:
 
         conjugacy = torch.where(curvature > 0, ((trial.steepest - trial.mixed) / curvature).clamp_min(0), 0.0)
         is_downhill = conjugacy * trial.along < trial.steepest
-        conjugacy = torch.where(is_downhill, conjugacy, 0.0)
-        path.follow(accepted, conjugacy)
-        descent = torch.where(accepted, conjugacy * trial.along - trial.steepest, descent)
+        conjugacy = torch.where(accepted & is_downhill, conjugacy, 0.0)
+        limited_away = ~accepted & (trial.before >= 0)  # what was left of the direction is not downhill
+        path.follow(accepted, accepted | limited_away, conjugacy)
         energy = torch.where(accepted, trial.energy, energy)
         done = done | (quiet >= QUIET_STEPS) | stuck
-        yield Step(path.labels, energy, converged=done)
+        yield LateStep(path.labels, energy, converged=done, start_energy=start_energy)
 
 
-def _linear(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> Iterator[Step]:
+def _linear(
+    problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float, start_energy: Float[Tensor, " b"]
+) -> Iterator[Step]:
     """Conjugate gradients in the labels, preconditioned by the stiffness.
 
     The gradient is linear in the labels, so that at a trial step gives the exact length of the step and the
@@ -241,7 +243,8 @@ def _linear(problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> I
         direction.mul_(per_image(ratio, labels)).sub_(natural)
         steepest = following
         clipped = labels.clamp_min(0)
-        yield Step(clipped.div_(clipped.sum(1, keepdim=True)), converged=done)
+        labels_ = clipped.div_(clipped.sum(1, keepdim=True))
+        yield Step(labels_, converged=done, start_energy=start_energy)
 
 
 def _tangent(problem: Problem, slope: Slope) -> Tensor:

@@ -1,7 +1,7 @@
 """Compiled steps on roots of labels against those in torch, and against finite differences in double precision."""
 
 from dataclasses import replace
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 import pytest
@@ -9,9 +9,8 @@ import torch
 from problems import make_case, random_labels
 from torch import Tensor
 
-from selflabel.affinity import GridAffinity
 from selflabel.affinity.stencil import Stencil
-from selflabel.coordinates import ROOTS
+from selflabel.coordinates import ROOT_LEFT, ROOT_REACH, ROOTS
 from selflabel.driver import solve
 from selflabel.formulas import of_numbers
 from selflabel.kernels.compile import kernel
@@ -21,6 +20,7 @@ from selflabel.problem import Energy, Problem
 from selflabel.roots import RootPath, fits
 from selflabel.slopes import pairs_of
 from selflabel.solvers import GradientDescent
+from selflabel.solvers.gradient_descent import _conjugate
 from selflabel.terms import (
     COLLISION,
     COLLISION_CROSS_ENTROPY,
@@ -42,7 +42,7 @@ STEPS = ((0.0, 0.0), (0.3, 0.2), (0.5, 0.0), (0.2, 0.4))
 
 
 def assert_same(found: Trial, expected: Trial) -> None:
-    for name in ("energy", "along", "steepest", "mixed"):
+    for name in ("energy", "before", "along", "steepest", "mixed"):
         one, other = getattr(found, name), getattr(expected, name)
         torch.testing.assert_close(one, other, rtol=5e-4, atol=2e-4 * float(expected.steepest.abs().max()))
 
@@ -58,8 +58,8 @@ def walk_both(problem: Problem, labels: Tensor) -> tuple[Path, Path]:
         accepted = ~no
         accepted[0] = number < len(STEPS) - 1
         for path in paths:
-            path.follow(accepted, conjugacy * one)
-        torch.testing.assert_close(paths[0].labels, paths[1].labels, rtol=0, atol=2e-4)
+            path.follow(accepted, accepted, conjugacy * one)
+        torch.testing.assert_close(paths[0].labels(), paths[1].labels(), rtol=0, atol=2e-4)
     assert_same(*(path.attempt(0.1 * one, no) for path in paths))
     return paths
 
@@ -113,11 +113,11 @@ def test_excluded_classes_stay_empty() -> None:
     seeds = torch.where(case.seeds >= 2, UNLABELED, case.seeds)
     problem = replace(case, seeds=seeds, classes=allowed).problem
     path, _ = walk_both(problem, problem.feasible(random_labels(case.probs)))
-    assert bool((path.labels[0, 2] == 0).all())
-    assert bool((path.labels[1, 3] == 0).all())
-    seeded = (seeds != UNLABELED)[:, None].expand_as(path.labels)
-    assert torch.equal(path.labels[seeded], problem.seed_labels[seeded])
-    torch.testing.assert_close(path.labels.sum(1), torch.ones(2, 13, 11))
+    assert bool((path.labels()[0, 2] == 0).all())
+    assert bool((path.labels()[1, 3] == 0).all())
+    seeded = (seeds != UNLABELED)[:, None].expand_as(path.labels())
+    assert torch.equal(path.labels()[seeded], problem.seed_labels[seeded])
+    torch.testing.assert_close(path.labels().sum(1), torch.ones(2, 13, 11))
 
 
 @pytest.mark.parametrize("coupling", OF_PRODUCTS, ids=lambda c: c.name)
@@ -138,8 +138,8 @@ def test_isolated_pixels_and_hard_predictions() -> None:
     probs = torch.where(probs == 0, 1e-39, probs).float()
     problem = Problem(DEFAULT, probs, case.seeds, affinity)
     path, other = walk_both(problem, problem.feasible(random_labels(probs)))
-    assert bool(path.labels.isfinite().all())
-    assert bool(other.labels.isfinite().all())
+    assert bool(path.labels().isfinite().all())
+    assert bool(other.labels().isfinite().all())
 
 
 @pytest.mark.parametrize("kind", ["grid8", "grid26"])
@@ -149,8 +149,8 @@ def test_gradients_are_differences(kind: str) -> None:
     exact, path = case.to(torch.float64).problem, RootPath(case.problem, case.problem.feasible(case.probs))
     no, one = torch.zeros(1, dtype=torch.bool), torch.ones(1, dtype=torch.float64)
     path.attempt(0 * one, no)
-    path.follow(~no, 0 * one)
-    roots = path.labels.double().sqrt()
+    path.follow(~no, ~no, 0 * one)
+    roots = path.labels().double().sqrt()
     trial = path.attempt(0.01 * one, no)
     moved = torch.from_numpy(path._images[0].direction).double().view(roots.shape)
 
@@ -166,18 +166,88 @@ def test_gradients_are_differences(kind: str) -> None:
     torch.testing.assert_close(trial.along, slope, rtol=0.02, atol=0)
 
 
+def test_steps_are_limited_for_each_class_and_pixel() -> None:
+    """However long the step of the image is: roots lose a share at most, and gain so much at most."""
+    case = make_case(DEFAULT, "grid8", size=(20, 21), classes=4, batch=1, seeded=0.1)
+    path = RootPath(case.problem, case.problem.feasible(random_labels(case.probs)))
+    no, one = torch.zeros(1, dtype=torch.bool), torch.ones(1, dtype=torch.float64)
+    path.attempt(0 * one, no)
+    path.follow(~no, ~no, 0 * one)
+    roots = path.labels().sqrt().flatten(2)[0]
+    path.attempt(50 * one, no)
+    step = 50 * torch.from_numpy(path._images[0].direction)
+    least, most = -(1 - ROOT_LEFT) * roots, torch.tensor(ROOT_REACH)
+    assert bool((step >= least - 1e-6).all())
+    assert bool((step <= most + 1e-6).all())
+    free = (case.seeds == UNLABELED).flatten()
+    assert bool((step <= least + 1e-6)[:, free].any())
+    assert bool((step >= most - 1e-6)[:, free].any())
+
+
+def test_a_direction_that_is_given_up_turns_down_from_where_it_stands() -> None:
+    """The trial was refused, so its gradient does not count."""
+    case = make_case(DEFAULT, "grid8", size=(20, 21), classes=4, batch=2)
+    labels = case.problem.feasible(random_labels(case.probs))
+    one, no = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.bool)
+    found = []
+    for path in (RootPath(case.problem, labels), TorchPath(case.problem, labels, ROOTS)):
+        path.attempt(0 * one, no)
+        path.follow(~no, ~no, 0 * one)
+        expected = path.attempt(0.1 * one, no)
+        path.attempt(3 * one, no)
+        path.follow(no, ~no, 0 * one)
+        again = path.attempt(0.1 * one, no)
+        assert_same(again, expected)
+        assert bool((again.before < 0).all())
+        found.append(again)
+    assert_same(*found)
+
+
+class AtAnAngle:
+    """Knows the first trials by heart: the second one is refused, and was not downhill."""
+
+    def __init__(self) -> None:
+        self.followed: list[tuple[bool, bool, float]] = []
+
+    def labels(self) -> Tensor:
+        return torch.ones(1, 1, 1, 1)
+
+    def attempt(self, rate: Tensor, done: Tensor) -> Trial:
+        numbers = {0: (5, 0, 0, 2, 0), 1: (4, -2, 1, 2, 1), 2: (6, 0.5, 1, 1, 0), 3: (3, -1, 0, 1, 0)}
+        return Trial(*torch.tensor(numbers[len(self.followed)], dtype=torch.float64).unsqueeze(1))
+
+    def follow(self, accepted: Tensor, turning: Tensor, conjugacy: Tensor) -> None:
+        self.followed.append((bool(accepted), bool(turning), float(conjugacy)))
+
+
+def test_refused_directions_are_given_up_only_if_they_do_not_go_down() -> None:
+    path = AtAnAngle()
+    steps = _conjugate(path, 0.0, torch.zeros(1, dtype=torch.float64))
+    energies = [float(step.energy) for step in islice(steps, 3) if step.energy is not None]
+    assert energies == [4, 4, 3]
+    assert path.followed[1:] == [(True, True, pytest.approx(1 / 3)), (False, True, 0), (True, True, 1)]
+
+
+@THREADS
+@pytest.mark.parametrize("grain", [1, 3000, 10**9])
+def test_ranges_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, several: int, grain: int) -> None:
+    case = make_case(DEFAULT, "grid8", size=(90, 61), classes=3, batch=1)
+    monkeypatch.setattr("selflabel.roots.GRAIN", grain)
+    walk_both(case.problem, case.problem.feasible(random_labels(case.probs)))
+
+
 def test_images_that_are_done_stay() -> None:
     case = make_case(DEFAULT, "grid8", size=(20, 21), batch=2)
     path = RootPath(case.problem, case.problem.feasible(case.probs))
     one, done = torch.ones(2, dtype=torch.float64), torch.tensor([False, True])
     path.attempt(0 * one, ~done & done)
-    path.follow(done | ~done, 0 * one)
-    before, untouched = path.labels.clone(), path._images[1].trial.copy()
+    path.follow(done | ~done, done | ~done, 0 * one)
+    before, untouched = path.labels().clone(), path._images[1].trial.copy()
     path.attempt(0.3 * one, done)
     np.testing.assert_array_equal(path._images[1].trial, untouched)
-    path.follow(~done, 0 * one)
-    assert torch.equal(path.labels[1], before[1])
-    assert not torch.equal(path.labels[0], before[0])
+    path.follow(~done, ~done, 0 * one)
+    assert torch.equal(path.labels()[1], before[1])
+    assert not torch.equal(path.labels()[0], before[0])
 
 
 def test_what_fits() -> None:
@@ -251,11 +321,3 @@ def test_divisions_by_zero_are_infinite() -> None:
         return np.float32(1) / x
 
     assert inverse(np.float32(0)) == np.inf
-
-
-def test_memory_of_labels_is_a_view() -> None:
-    """Of a single image: what is yielded costs nothing."""
-    affinity = GridAffinity.from_image(torch.rand(1, 3, 9, 8))
-    problem = Problem(DEFAULT, torch.rand(1, 3, 9, 8).softmax(1), torch.full((1, 9, 8), UNLABELED), affinity)
-    path = RootPath(problem, problem.probs)
-    assert path.labels.data_ptr() == path.labels.data_ptr()
