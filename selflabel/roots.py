@@ -13,10 +13,13 @@ from selflabel.affinity.stencil import Stencil, boxes
 from selflabel.kernels.compile import Array, in_parallel, num_threads, parts, shares
 from selflabel.paths import PerImage, Trial
 from selflabel.problem import Problem
-from selflabel.slopes import BLOCK, LEAST_ROOT, couplings_of, move, pairs_of, products, slopes
+from selflabel.slopes import LEAST_ROOT, couplings_of, move, pairs_of, products, slopes
 
 GRAIN = 96_000
-"""Labels at a time, unless the halo is larger: they stay in the second nearest cache from one kernel to the next."""
+"""Labels at a time, unless the halo is larger: they stay in a near cache from one kernel to the next."""
+
+LEAST_PART = 512
+"""Pixels that are worth a thread."""
 
 TINY = 1e-20
 """Weights and predictions below count as zero."""
@@ -101,19 +104,19 @@ class _Image:
 
     def ranges(self, threads: int) -> list[tuple[int, int]]:
         """Parts of the pixels for so many threads: none so short that seams would meet."""
-        return parts(self.pixels, max(min(threads, self.pixels // (4 * self.halo + BLOCK)), 1))
+        return parts(self.pixels, max(min(threads, self.pixels // (4 * self.halo + LEAST_PART)), 1))
 
     def seams(self, parts_: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """The pixels that measures on both sides of an end of a part look at."""
         ends = sorted({last for _, last in parts_} - {self.pixels})
         return [(max(end - self.halo, 0), min(end + self.halo, self.pixels)) for end in ends]
 
-    def step(self, rate: float, first: int, last: int, moved: int, until: int) -> tuple[float, ...]:
+    def step(self, rate: float, first: int, last: int, moved: int, until: int) -> Array:
         """The numbers of a `Trial` of a part of the pixels, a range at a time: what is moved is measured in the cache.
 
         The pixels before `moved` and from `until` on are where the trial has them.
         """
-        size = max(GRAIN // len(self.target), 2 * self.halo, BLOCK)
+        size = max(GRAIN // len(self.target), 2 * self.halo, LEAST_PART)
         sums = np.zeros(5)
         for start, stop in parts(last - first, max((last - first) // size, 1)):
             ahead = min(first + stop + self.halo, until)
@@ -121,7 +124,7 @@ class _Image:
                 self.move(rate, moved, ahead)
                 moved = ahead
             sums += self.measure(first + start, first + stop)
-        return tuple(sums.tolist())
+        return sums
 
     def move(self, rate: float, first: int, last: int) -> None:
         """The trial's roots of a range of pixels."""
@@ -183,12 +186,13 @@ class RootPath:
             steps = zip(ranges, starts, [*stops, image.pixels], strict=True)
             tasks += [partial(image.step, rates[number], *part, *ends) for part, *ends in steps]
             numbers += [number] * len(ranges)
-        in_parallel(seams, threads)
-        sums = torch.zeros(len(self._images), 5, dtype=torch.float64)
+        for seam in seams:  # too short to wake a thread for
+            seam()
+        sums = np.zeros((len(self._images), 5))
         for number, part in zip(numbers, in_parallel(tasks, threads), strict=True):
-            sums[number] += torch.tensor(part, dtype=torch.float64)
+            sums[number] += part
             self._images[number].turns = False
-        return Trial(*sums.unbind(1))
+        return Trial(*torch.from_numpy(sums).unbind(1))
 
     def follow(self, accepted: Bool[Tensor, " b"], turning: Bool[Tensor, " b"], conjugacy: PerImage) -> None:
         """No pass over the pixels: that is left to the next attempt."""

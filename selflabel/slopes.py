@@ -19,8 +19,9 @@ from selflabel.formulas import specialized
 from selflabel.kernels.compile import kernel
 from selflabel.terms import Coupling, Relaxation
 
-BLOCK = 512
-"""Pixels at a time: their gradients stay in the nearest cache from one loop to the next."""
+BLOCK = 8192
+"""Pixels at a time. With fewer, they would stay in the nearest cache from one loop to the next, but the processor
+fetches ahead along a row of memory only, and waits at the beginning of each: 512 take a fifth longer."""
 
 LEAST_ROOT = np.float32(ROOT_FLOOR)
 NO_ROOT = np.float32(1e-12)
