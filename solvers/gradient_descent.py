@@ -45,7 +45,8 @@ class GradientDescent:
     restarted when not downhill), ``(g - y·g) / h`` with h the stiffness of each pixel (`selflabel.terms.Slope`).
     The step length follows the secant along the direction and shrinks when the energy would rise. It moves
 
-    - roots, ``y = u² / ‖u‖²``, which reach and leave certainty in few steps;
+    - roots, ``y = u² / ‖u‖²``, which reach and leave certainty in few steps, each limited for itself
+      (`selflabel.coordinates.ROOT_REACH`), so that a few that overshoot do not shorten the steps of all;
     - logits, where the energy has logarithms of small probabilities (reverse coupling, collision cross-entropy);
     - labels themselves, by linear conjugate gradients, where the energy is a convex quadratic (quadratic
       coupling and relaxation, as the random walker's): then every step is of the exact length.
@@ -62,7 +63,7 @@ class GradientDescent:
 
     A local minimum, the global one for convex energies (quadratic coupling and relaxation). Takes every
     coupling and relaxation on sparse affinities; bi-linear and quadratic on dense ones. Cost: one pass over the
-    pairs a step (one filtering if dense); memory: 100 + 90 K bytes a pixel. With Numba, steps on roots with standard or
+    pairs a step (one filtering if dense); memory: 100 + 95 K bytes a pixel. With Numba, steps on roots with standard or
     collision coupling on grids and windows are compiled (float32, CPU): a third of the time, 100 + 60 K bytes.
     For hard labels use `GraphCut`.
     """
