@@ -2,7 +2,11 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
+
+loaded = 0
+"""What a process has loaded, say."""
 
 
 @dataclass(frozen=True)
@@ -21,3 +25,21 @@ class Work:
         if self.raises and number == 7:
             raise ZeroDivisionError("seven")
         return 2 * number
+
+
+@dataclass(frozen=True)
+class Told:
+    """By a process: what it has loaded, and which one it is."""
+
+    loaded: int
+    process: int
+
+
+@dataclass(frozen=True)
+class Tells:
+    """Asks the process."""
+
+    def __call__(self, number: int) -> Told:
+        """Takes a while: no process is to get all jobs."""
+        time.sleep(0.05)
+        return Told(loaded, os.getpid())

@@ -5,16 +5,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import pool_tools
 import pytest
 from folder_tools import ENGINE, SETTINGS, KillsItself, Smooth, contents, make_folders, picture, run_of
 from PIL import Image
-from pool_tools import Work
+from pool_tools import Tells, Told, Work
 
 from selflabel.labeling import image as one_image
 from selflabel.labeling.folder import Skipped, label_folder
@@ -22,7 +24,7 @@ from selflabel.labeling.image import Record
 from selflabel.labeling.manifest import ArgumentsDiffer, Manifest, Run
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Job, make_plan
-from selflabel.labeling.pool import Crash, run_jobs
+from selflabel.labeling.pool import THREADS, Crash, can_fork, forked, run_jobs
 from selflabel.labeling.settings import Settings, Soft
 
 ALL_OUTPUTS = replace(SETTINGS, soft=Soft.UINT8, overlay=True)
@@ -265,6 +267,46 @@ def test_processes_end_with_the_iterator() -> None:
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert multiprocessing.active_children() == []
+
+
+def told_by(outcome: Told | Crash) -> Told:
+    assert isinstance(outcome, Told)
+    return outcome
+
+
+def test_processes_that_wait_share_what_is_loaded_and_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not can_fork():
+        pytest.skip("this process has several threads")
+    monkeypatch.setattr(pool_tools, "loaded", 1)  # a new process would find 0
+    with forked(2) as ready:
+        waiting = {worker.process.pid for worker in ready}
+        assert len(waiting) == 2
+        found = list(dict(run_jobs(range(4), Tells(), 2, ready)).values())
+        assert all(told.loaded == 1 and told.process in waiting for told in map(told_by, found))
+    assert not any(worker.process.is_alive() for worker in ready)
+
+
+def test_a_process_with_threads_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_tools, "loaded", 1)
+    end = threading.Event()
+    other = threading.Thread(target=end.wait)
+    other.start()
+    try:
+        with forked(2) as ready:
+            assert ready == []
+            found = list(dict(run_jobs(range(2), Tells(), 2, ready)).values())
+            assert [told.loaded for told in map(told_by, found)] == [0, 0]
+    finally:
+        end.set()
+        other.join()
+
+
+def test_where_threads_are_not_known_processes_are_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert can_fork() == (THREADS.is_dir() and len(list(THREADS.iterdir())) == 1)
+    monkeypatch.setattr("selflabel.labeling.pool.THREADS", tmp_path / "none")
+    assert not can_fork()
 
 
 def test_processes_give_the_same_files_and_survive_a_crash(tmp_path: Path) -> None:

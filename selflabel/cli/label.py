@@ -16,9 +16,6 @@ FILES = "Files"
 OUTPUT = "Output"
 RUN = "Run"
 
-WORKERS_IMPORT = ("selflabel.labeling.image", "selflabel.solvers", "selflabel.kernels.layout")
-"""Most of what a worker needs; without Numba the last one is left out."""
-
 
 def label(
     images: Annotated[Path, typer.Argument(help="Folder of images, or one image.")],
@@ -135,13 +132,17 @@ def label(
     skipped when the command runs again; images that cannot be labeled are listed at the end, and the exit
     code is 1 then.
     """
-    from selflabel.labeling.pool import start_server
+    from selflabel.labeling.pool import forked, one_thread
 
-    if workers != 1:
-        start_server(WORKERS_IMPORT)  # while this process imports the same
+    with one_thread():  # the libraries' threads, too: processes are forked from this one
+        import torch
+
+        from selflabel.cli import names
+
+    torch.set_num_threads(1)  # as in worker processes: the same bytes whatever their number
 
     import selflabel
-    from selflabel.cli import names, screen
+    from selflabel.cli import screen
     from selflabel.data.folders import read_lines
     from selflabel.data.labelfiles import LabelFormat
     from selflabel.data.probabilities import ProbabilityFormat
@@ -192,10 +193,12 @@ def label(
         seeds=str(seeds.resolve()),
         probs=None if probs is None else str(probs.resolve()),
     )
-    work = label_folder(
-        plan, settings, run, out, part=part, workers=_workers(workers, len(plan.jobs)), overwrite=overwrite
-    )
-    _follow(work, len(plan.jobs) + len(plan.failures), out)
+    count = _workers(workers, len(plan.jobs))
+    with forked(count if count > 1 else 0) as ready:  # before there is a thread that shows the progress
+        work = label_folder(
+            plan, settings, run, out, part=part, workers=count, ready=ready, overwrite=overwrite
+        )
+        _follow(work, len(plan.jobs) + len(plan.failures), out)
 
 
 def _workers(asked: int | None, jobs: int) -> int:
@@ -209,13 +212,10 @@ def _follow(work: "Generator[Outcome, None, None]", total: int, out: Path) -> No
     """Let the work go on, show how far it is, then what was done."""
     from contextlib import closing
 
-    import torch
-
     from selflabel.cli import screen
     from selflabel.labeling.folder import Skipped
     from selflabel.labeling.report import Report
 
-    torch.set_num_threads(1)  # as in worker processes: the same bytes whatever their number
     outcomes: list[Outcome] = []
     interrupted, broken = False, ""
     try:

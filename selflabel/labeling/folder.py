@@ -1,6 +1,6 @@
 """Labeling a folder: what is done is skipped, what is bad is reported, what is written is complete."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from selflabel.labeling.image import LabelImage, Record, digest
 from selflabel.labeling.manifest import Manifest, Run, manifest_path, other_manifests
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import WHOLE, Failure, Job, Part, Plan
-from selflabel.labeling.pool import Crash, run_jobs
+from selflabel.labeling.pool import Crash, Worker, run_jobs
 from selflabel.labeling.settings import Settings
 
 
@@ -31,6 +31,7 @@ def label_folder(
     *,
     part: Part = WHOLE,
     workers: int = 1,
+    ready: Iterable[Worker] = (),
     overwrite: bool = False,
 ) -> Generator[Outcome, None, None]:
     """Label the images of a plan into the folder `out`; yields one outcome an image, as they come.
@@ -39,7 +40,7 @@ def label_folder(
     files, and its outputs exist; `overwrite` skips nothing. Images are read when their turn comes. However
     the iteration ends (Ctrl-C included), the manifest is in order, and another run goes on where this one
     stopped; its files are then the same, byte for byte, as those of an undisturbed run, and its manifest the
-    same but for `seconds`.
+    same but for `seconds`. Processes that are `ready` (`pool.forked`) are used first.
 
     Parts and the whole know of each other's records, and may run at once.
 
@@ -71,7 +72,7 @@ def label_folder(
             todo.append(job)
     work = LabelImage(settings, output)
     try:
-        for job, outcome in run_jobs(todo, work, min(workers, len(todo))):
+        for job, outcome in run_jobs(todo, work, min(workers, len(todo)), ready):
             yield _keep(manifest, run, job, outcome)
     finally:
         output.clean(stems, settings)

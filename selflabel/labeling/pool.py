@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 J = TypeVar("J")
@@ -18,8 +19,8 @@ R = TypeVar("R")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-SERVED = sys.platform == "linux"
-"""Whether workers are forked from a server that has imported what they need; elsewhere each imports it again."""
+THREADS = Path("/proc/self/task")
+"""On Linux, a folder for each thread of this process, those that libraries have started included."""
 
 
 @dataclass(frozen=True)
@@ -37,50 +38,67 @@ class _Finished(Generic[R]):
     error: str | None
 
 
-class _Worker(Generic[J]):
+class Worker:
     """One process, its pipe, and the job it has."""
 
-    def __init__(self, payload: bytes) -> None:
-        context: Any = multiprocessing.get_context("forkserver" if SERVED else "spawn")
+    def __init__(self) -> None:
+        """Forked from this one if that can be, else new: then it has to import what it needs."""
+        context: Any = multiprocessing.get_context("fork" if can_fork() else "spawn")
         self.pipe, child = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_serve, args=(child, payload), daemon=True)
-        with _interrupts_held(), _one_thread():
+        self.process: BaseProcess = context.Process(target=_serve, args=(child,), daemon=True)
+        with _interrupts_held(), one_thread():
             self.process.start()
         child.close()
-        self.job: J | None = None
+        self.job: object = None
 
-    def give(self, job: J) -> None:
-        self.job = job
+    def learn(self, work: bytes) -> None:
+        """What to do with jobs, pickled; comes before the first one."""
         with contextlib.suppress(BrokenPipeError):  # it is dead: `wait` will tell
+            self.pipe.send_bytes(work)
+
+    def give(self, job: object) -> None:
+        """A job to work on."""
+        self.job = job
+        with contextlib.suppress(BrokenPipeError):
             self.pipe.send(job)
 
     def stop(self) -> None:
+        """Kill it."""
         self.process.kill()
         self.process.join()
         self.pipe.close()
 
 
-def start_server(modules: Iterable[str]) -> None:
-    """Start the process that workers are forked from, if there is one here, and go on while it imports the modules."""
-    if not SERVED:
-        return
-    from multiprocessing import forkserver, resource_tracker
+def can_fork() -> bool:
+    """Whether this process has but one thread: what others have locked would stay locked in a copy of it."""
+    return THREADS.is_dir() and len(list(THREADS.iterdir())) == 1
 
-    multiprocessing.set_forkserver_preload(list(modules))
-    resource_tracker.ensure_running()  # or the server would start it, which ends with Ctrl-C let through
-    with _interrupts_held(), _one_thread():
-        forkserver.ensure_running()
+
+@contextlib.contextmanager
+def forked(count: int) -> Iterator[list[Worker]]:
+    """So many processes that wait for work, or none where this one cannot be forked; killed at the end.
+
+    They share with it what it has imported and compiled so far.
+    """
+    workers: list[Worker] = []
+    try:
+        if can_fork():
+            workers.extend(Worker() for _ in range(count))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.stop()
 
 
 def run_jobs(
-    jobs: Iterable[J], work: Callable[[J], R], workers: int
+    jobs: Iterable[J], work: Callable[[J], R], workers: int, ready: Iterable[Worker] = ()
 ) -> Generator[tuple[J, R | Crash], None, None]:
     """Run `work` on every job in `workers` processes (one: in this process); yields results as they come.
 
-    Jobs are taken from the iterable only when a process is free. A process that dies costs its job, reported
-    as a `Crash`, and is replaced. Closing the iterator, or an exception such as Ctrl-C in it, kills the
-    processes. Processes share no memory with this one, ignore Ctrl-C and use one thread each; `work`, jobs and
-    results must pickle.
+    Processes that are `ready` (see `forked`) are used first. Jobs are taken from the iterable only when a process is
+    free. A process that dies costs its job, reported as a `Crash`, and is replaced. Closing the iterator, or an
+    exception such as Ctrl-C in it, kills the processes. Processes share no memory with this one, ignore Ctrl-C and
+    use one thread each; `work`, jobs and results must pickle.
 
     Raises `RuntimeError` if `work` raises.
     """
@@ -89,10 +107,10 @@ def run_jobs(
         return
     payload = pickle.dumps(work)
     todo: Iterator[J] = iter(jobs)
-    team: list[_Worker[J]] = []
+    idle, team = list(ready), list[Worker]()
     try:
         while True:
-            _assign(todo, team, workers, payload)
+            _assign(todo, idle, team, workers, payload)
             busy = [worker for worker in team if worker.job is not None]
             if not busy:
                 return
@@ -101,8 +119,8 @@ def run_jobs(
                 outcome = _collect(worker)
                 if outcome is None:
                     continue
-                job, worker.job = worker.job, None
-                assert job is not None
+                job: J = worker.job  # type: ignore[assignment]
+                worker.job = None
                 if isinstance(outcome, Crash):
                     team.remove(worker)
                     worker.stop()
@@ -116,20 +134,21 @@ def run_jobs(
             worker.stop()
 
 
-def _assign(todo: Iterator[J], team: list[_Worker[J]], workers: int, payload: bytes) -> None:
-    """Give a job to every idle worker, and start workers while there are jobs."""
+def _assign(todo: Iterator[J], ready: list[Worker], team: list[Worker], workers: int, payload: bytes) -> None:
+    """Give a job to every idle worker, and take on workers while there are jobs."""
     idle = [worker for worker in team if worker.job is None]
     while idle or len(team) < workers:
         job = next(todo, None)
         if job is None:
             return
         if not idle:
-            team.append(_Worker(payload))
-            idle = [team[-1]]
+            idle.append(ready.pop() if ready else Worker())
+            idle[0].learn(payload)
+            team.append(idle[0])
         idle.pop().give(job)
 
 
-def _collect(worker: _Worker[J]) -> "_Finished[object] | Crash | None":
+def _collect(worker: Worker) -> "_Finished[Any] | Crash | None":
     """What a busy worker has to say; None while it works."""
     dead = not worker.process.is_alive()
     if worker.pipe.poll():
@@ -166,7 +185,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """For processes that start meanwhile: they read these before numpy and torch are imported, which is too late."""
     before = {variable: os.environ.get(variable) for variable in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
@@ -180,22 +199,19 @@ def _one_thread() -> Iterator[None]:
                 os.environ[variable] = value
 
 
-def _serve(pipe: Connection, payload: bytes) -> None:
+def _serve(pipe: Connection) -> None:
     """The life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    work = pickle.loads(payload)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
-    while True:
-        try:
+    try:
+        work = pickle.loads(pipe.recv_bytes())
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
+        while True:
             job = pipe.recv()
-        except EOFError:  # the other end is gone
-            return
-        try:
-            finished: _Finished[object] = _Finished(work(job), None)
-        except Exception as error:
-            finished = _Finished(None, f"{type(error).__name__}: {error}")
-        try:
+            try:
+                finished: _Finished[object] = _Finished(work(job), None)
+            except Exception as error:
+                finished = _Finished(None, f"{type(error).__name__}: {error}")
             pipe.send(finished)
-        except BrokenPipeError:  # the run was killed; it will do this job again
-            return
+    except (EOFError, BrokenPipeError):  # the other end is gone: it will do this job again, if ever
+        return
