@@ -13,7 +13,7 @@ from selflabel.affinity.builders import Grid
 from selflabel.data.labelfiles import read_index, write_index
 from selflabel.labeling.engine import Engine
 from selflabel.labeling.folder import Outcome, Skipped, label_folder
-from selflabel.labeling.image import LabelImage, Record, digest
+from selflabel.labeling.image import LabelImage, Record, digest_of
 from selflabel.labeling.manifest import ArgumentsDiffer
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Part, make_plan
@@ -73,7 +73,7 @@ def test_an_input_that_cannot_be_read_any_more_is_not_skipped(
     monkeypatch.setattr(Path, "read_bytes", lambda self: unreadable(self) if "images" in str(self) else b"")
     job = make_plan(folders[0], folders[1]).jobs[0]
     with pytest.raises(OSError, match="Permission denied"):
-        digest(job)
+        digest_of(job)
     failure = LabelImage(SETTINGS, OutputFolder(out))(job)
     assert isinstance(failure, Failure)
     assert "Permission denied" in failure.reason

@@ -332,4 +332,4 @@ def test_the_digest_depends_on_every_file(tmp_path: Path) -> None:
         Job("a", images / "a0.png", images / "a1.png"),
         Job("a", images / "a0.png", seeds / "a0.png", seeds / "a0.png"),
     ]
-    assert len({one_image.digest(job) for job in jobs}) == 4
+    assert len({one_image.digest_of(job) for job in jobs}) == 4

@@ -27,12 +27,11 @@ def predict(
     OUT/predictions.jsonl says what is done: it is skipped when the command runs again. Images that cannot be
     predicted are listed at the end, and the exit code is 1 then.
     """
-    from hashlib import blake2b
-
     import torch
 
     from selflabel.cli import follow, names, screen
     from selflabel.cli.runs import new_network
+    from selflabel.data.digest import digest
     from selflabel.data.folders import by_stem, read_lines
     from selflabel.data.images import SUFFIXES
     from selflabel.training import load_weights
@@ -60,7 +59,7 @@ def predict(
     assert options.channels is not None
     predictor = Predictor(network.to(chosen), options.channels, options.size or None, chosen)
     identity = {
-        "checkpoint": blake2b(weights.read_bytes(), digest_size=8).hexdigest(),
+        "checkpoint": digest([weights.read_bytes()]),
         "step": step,
         "size": options.size,
         "format": file_format,

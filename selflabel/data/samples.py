@@ -1,9 +1,8 @@
 """Data sets for training: folders of images, scribbles and masks as samples and batches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from selflabel.data import images, labelfiles
+from selflabel.data.digest import digest
 from selflabel.data.folders import by_stem, read_lines
 from selflabel.data.square import Square
 from selflabel.labels import UNLABELED
@@ -127,12 +127,12 @@ class Folder(Dataset[Sample]):
     @cached_property
     def digest(self) -> str:
         """Sixteen hexadecimal digits of the stems and of the bytes of their files, all of which are read once."""
-        total = blake2b(digest_size=8)
+        return digest(self._contents())
+
+    def _contents(self) -> Iterator[bytes]:
         for stem, files in self._files.items():
-            total.update(stem.encode("utf-8", "backslashreplace"))
-            for file in files:
-                total.update(b"" if file is None else blake2b(file.read_bytes()).digest())
-        return total.hexdigest()
+            yield stem.encode("utf-8", "backslashreplace")
+            yield from (b"" if file is None else file.read_bytes() for file in files)
 
     def check_one_size(self) -> None:
         """Raise `ValueError`, naming two images, unless all come in one size."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selflabel.data.atomic import refuse_existing
-from selflabel.labeling.image import LabelImage, Record, digest
+from selflabel.labeling.image import LabelImage, Record, digest_of
 from selflabel.labeling.manifest import Manifest, Run, manifest_path, other_manifests
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import WHOLE, Failure, Job, Part, Plan
@@ -93,6 +93,6 @@ def _keep(manifest: Manifest, run: Run, job: Job, outcome: Record | Failure | Cr
 
 def _same_bytes(job: Job, record: Record) -> bool:
     try:
-        return digest(job) == record.inputs
+        return digest_of(job) == record.inputs
     except OSError:
         return False  # labeling it will say why

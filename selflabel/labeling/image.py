@@ -1,6 +1,5 @@
 """Labeling one image: read its files, label it, write the results."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +8,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
+from torch import Tensor
 
+from selflabel.data.digest import digest
 from selflabel.data.images import decode_image
 from selflabel.data.labelfiles import UNLABELED, decode_index
 from selflabel.data.probabilities import Probabilities, decode_probabilities
@@ -18,6 +19,7 @@ from selflabel.labeling.outputs import Labeled, OutputFolder
 from selflabel.labeling.plan import Failure, Job
 from selflabel.labeling.settings import Settings
 from selflabel.labels import restrict
+from selflabel.terms import entropy
 
 T = TypeVar("T")
 
@@ -68,9 +70,9 @@ class LabelImage:
             return Failure(job.stem, f"{type(error).__name__}: {error}")
 
 
-def digest(job: Job) -> str:
-    """Sixteen hexadecimal digits of the bytes of the image, its seeds and its predictions."""
-    return _digest(*(path.read_bytes() for path in (job.image, job.seeds, job.probs) if path is not None))
+def digest_of(job: Job) -> str:
+    """Of the bytes of the image, its seeds and its predictions."""
+    return digest(_contents(job))
 
 
 def label_image(job: Job, settings: Settings, output: OutputFolder) -> Record:
@@ -80,7 +82,7 @@ def label_image(job: Job, settings: Settings, output: OutputFolder) -> Record:
     `SolveError` if the solver fails.
     """
     began = time.perf_counter()
-    contents = [path.read_bytes() for path in (job.image, job.seeds, job.probs) if path is not None]
+    contents = _contents(job)
     image = _within("image", job.image.name, lambda: decode_image(contents[0], job.image.suffix))
     seeds = _within(
         "seeds", job.seeds.name, lambda: decode_index(contents[1], job.seeds.suffix, settings.seeds_format)
@@ -104,7 +106,7 @@ def label_image(job: Job, settings: Settings, output: OutputFolder) -> Record:
     output.write(job.stem, settings, Labeled(image, index, labels, classes))
     return Record(
         stem=job.stem,
-        inputs=_digest(*contents),
+        inputs=digest(contents),
         height=size[0],
         width=size[1],
         classes=tuple(classes.tolist()),
@@ -115,7 +117,7 @@ def label_image(job: Job, settings: Settings, output: OutputFolder) -> Record:
         result=found.result.name.lower(),
         seeded=float((seeds != UNLABELED).mean()),
         labeled=float((index != UNLABELED).mean()),
-        entropy=_entropy(labels),
+        entropy=float(entropy(found.labels[None]).mean(dtype=torch.float64)),
         seconds=round(time.perf_counter() - began, 3),
     )
 
@@ -154,12 +156,19 @@ def _solve(
     number[classes] = np.arange(len(classes))
     probs = None
     if given is not None:
-        rows = torch.from_numpy(np.isin(_rows(given), classes))
-        order = np.argsort(_rows(given)[rows.numpy()], kind="stable")
-        kept = restrict(torch.from_numpy(given.probs)[None], rows[None])[0]
-        probs = kept[rows][torch.from_numpy(order)]
+        probs = _of_classes(given, classes)
     channels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
     return settings.engine.label(channels, torch.from_numpy(number[seeds]), len(classes), probs)
+
+
+def _of_classes(given: Probabilities, classes: UInt8[np.ndarray, " k"]) -> Tensor:
+    """The probabilities of these classes in their order, normalized again."""
+    rows, probs = _rows(given), torch.from_numpy(given.probs)
+    if np.array_equal(rows, classes):
+        return probs
+    allowed = np.isin(rows, classes)
+    places = np.flatnonzero(allowed)[np.argsort(rows[allowed], kind="stable")]
+    return restrict(probs[None], torch.from_numpy(allowed)[None])[0, torch.from_numpy(places)]
 
 
 def _rows(given: Probabilities) -> UInt8[np.ndarray, " k"]:
@@ -201,16 +210,8 @@ def _within(what: str, name: str, read: Callable[[], T]) -> T:
         raise OSError(f"{what} {name} cannot be read: {error}") from error
 
 
-def _entropy(labels: Float32[np.ndarray, "k h w"]) -> float:
-    each = torch.special.entr(torch.from_numpy(labels)).sum(dtype=torch.float64)
-    return float(each) / float(labels[0].size) + 0.0
-
-
-def _digest(*contents: bytes) -> str:
-    total = hashlib.blake2b(digest_size=8)
-    for content in contents:
-        total.update(hashlib.blake2b(content).digest())
-    return total.hexdigest()
+def _contents(job: Job) -> list[bytes]:
+    return [path.read_bytes() for path in (job.image, job.seeds, job.probs) if path is not None]
 
 
 def _some(classes: UInt8[np.ndarray, " k"]) -> str:

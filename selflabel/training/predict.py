@@ -1,7 +1,6 @@
 """Predictions of a trained network for a folder of images, at the images' own resolution."""
 
 import enum
-import hashlib
 import json
 import os
 from collections.abc import Generator, Mapping
@@ -14,6 +13,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from selflabel.data.atomic import refuse_existing, remove_leftovers, write_atomic
+from selflabel.data.digest import digest
 from selflabel.data.images import decode_image
 from selflabel.data.probabilities import quantized, write_soft
 from selflabel.data.samples import with_channels
@@ -121,8 +121,8 @@ def predict_folder(
     for stem, path in images.items():
         try:
             data = path.read_bytes()
-            digest = hashlib.blake2b(data, digest_size=8).hexdigest()
-            if done.get(stem) == digest and storage.path(out, stem).is_file():
+            found = digest([data])
+            if done.get(stem) == found and storage.path(out, stem).is_file():
                 yield Prediction(stem, skipped=True)
                 continue
             image = with_channels(decode_image(data, path.suffix), predictor.channels)
@@ -130,7 +130,7 @@ def predict_folder(
             # of an overwritten run: a stem has one file
             storage.other_path(out, stem).unlink(missing_ok=True)
             with open(out / MANIFEST, "ab") as file:
-                file.write(_line(_entry((stem, digest))))
+                file.write(_line(_entry((stem, found))))
                 file.flush()
                 os.fsync(file.fileno())
         except (ValueError, OSError, SyntaxError, EOFError, RuntimeError) as error:
