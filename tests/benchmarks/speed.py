@@ -37,7 +37,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--folder-images", type=int, default=100, help="of the folder job")
+    parser.add_argument(
+        "--folder-images", type=int, default=60, help="of the folder job, 100 with mirrored ones"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))

@@ -11,8 +11,9 @@ import torch
 from gated_crf import ours as gated
 from gated_crf import published, run
 from lattice_accuracy import exact_rows, features_of
+from peer_folder import STEPS
+from peer_folder import mean_field as theirs
 from pictures import Picture, color_mixture
-from pydensecrf.utils import unary_from_softmax
 from timing import Duel, Row, spread
 from torch import Tensor
 
@@ -29,7 +30,6 @@ from selflabel.solvers import MeanField
 from selflabel.terms import BILINEAR, STANDARD
 
 CLASSES = 21
-STEPS = 10
 KERNELS = (GaussianKernel(10.0, 80.0, 13.0), GaussianKernel(3.0, 3.0, None))
 LOSS = GaussianKernel(1.0, 100.0, 15.0)
 # the peer takes W y into the exponent, which is the tangent of the energy with half of its weight
@@ -50,14 +50,6 @@ def ours(images: Array, probs: Array, backend: FilterBuilder = CoarseLattice) ->
     seeds = torch.full((len(probs), *probs.shape[2:]), UNLABELED)
     problem = Problem(ENERGY, torch.from_numpy(probs), seeds, affinity)
     return solve(problem, MeanField(rtol=0.0), max_steps=STEPS).labels
-
-
-def theirs(image: Array, probs: Array) -> Array:
-    crf = peer.DenseCRF2D(image.shape[1], image.shape[0], len(probs))
-    crf.setUnaryEnergy(unary_from_softmax(probs))
-    crf.addPairwiseGaussian(sxy=3, compat=3)
-    crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
-    return np.array(crf.inference(STEPS)).reshape(probs.shape)
 
 
 def brute_force(image: Array, probs: Array) -> Tensor:

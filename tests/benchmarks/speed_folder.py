@@ -1,20 +1,19 @@
 """A folder of photographs, files in to files out: `selflabel label` against a pool of pydensecrf2 scripts."""
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+import peer_folder
 from pictures import Picture, color_mixture
 from PIL import Image
-from speed_dense import CLASSES, pixels_of, theirs
+from speed_dense import CLASSES, pixels_of
 from timing import Duel, Row
 
+IMAGES = 100
 OPTIONS = (
     f"--solver mean-field --num-classes {CLASSES} --all-classes --max-steps 10 --set rtol=0 --pairwise-weight 5 "
     "--affinity dense --sigma 13 --sigma-xy 80 --set affinity.symmetric=true --set affinity.coarse=true "
@@ -23,11 +22,11 @@ OPTIONS = (
 """Kernels of weight 1 and 0.3, and the tangent of 5 times their sum: 10 and 3 in the exponent, as the peer's."""
 
 
-def script(folder: Path, out: Path, stem: str) -> None:
-    """What users write: image and probabilities from files, labels to a file."""
-    image = np.array(Image.open(folder / "images" / f"{stem}.png"))
-    probs = np.load(folder / "probs" / f"{stem}.npy").astype(np.float32)
-    Image.fromarray(theirs(image, probs).argmax(0).astype(np.uint8)).save(out / f"{stem}.png")
+def photographs(pictures: list[Picture]) -> list[np.ndarray]:
+    """`IMAGES` of them, uint8: if there are fewer, some a second time, mirrored."""
+    images = [pixels_of(picture) for picture in pictures]
+    mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in images]
+    return (images + mirrored)[:IMAGES]
 
 
 def folder(pictures: list[Picture], repeats: int) -> list[Row]:
@@ -36,13 +35,13 @@ def folder(pictures: list[Picture], repeats: int) -> list[Row]:
         root = Path(name)
         for part in ("images", "probs", "seeds"):
             (root / part).mkdir()
-        for number, picture in enumerate(pictures):
-            image = pixels_of(picture)
+        images = photographs(pictures)
+        for number, image in enumerate(images):
             probs = color_mixture(image, CLASSES, rng).astype(np.float32)
             Image.fromarray(image).save(root / "images" / f"{number}.png")
             np.save(root / "probs" / f"{number}.npy", probs)
             Image.fromarray(np.full(image.shape[:2], 255, np.uint8)).save(root / "seeds" / f"{number}.png")
-        stems = [str(number) for number in range(len(pictures))]
+        stems = [str(number) for number in range(len(images))]
 
         def ours() -> Path:
             out = root / "ours"
@@ -58,8 +57,8 @@ def folder(pictures: list[Picture], repeats: int) -> list[Row]:
             out = root / "theirs"
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()
-            with ProcessPoolExecutor(os.cpu_count()) as executor:
-                list(executor.map(partial(script, root, out), stems))
+            script = [sys.executable, peer_folder.__file__]
+            subprocess.run([*script, root / "images", root / "probs", out], check=True)
             return out
 
         duel = Duel(repeats)
