@@ -13,6 +13,7 @@ from selflabel.affinity.compiled import CompiledLattice, ImageLattice, joined
 from selflabel.affinity.gaussian import DenseAffinity, ScaledFilter
 from selflabel.kernels import mean_field
 from selflabel.kernels.compile import Array, in_parallel, kernel, num_threads, over, parts, scratch
+from selflabel.kernels.rows import counted
 from selflabel.kernels.vectors import LANES
 from selflabel.labels import LOG_FLOOR
 from selflabel.terms import FLOOR
@@ -92,7 +93,7 @@ class _Joint:
         """With tables of this width, and rows of P for these pixels; scales of the pixels become part of P."""
         lattices = tuple(scaled.filter.of(image) for scaled in filters)  # type: ignore[attr-defined]
         corners = [lattice.vertex.shape[1] for lattice in lattices]
-        numbers = width * sum(lattice.vertices for lattice in lattices)
+        numbers = width * sum(lattice.rows for lattice in lattices)
         shape = len(pixels), sum(corners)
         place = np.empty(shape, np.int32 if numbers < 2**31 else np.int64)
         weight = np.empty(shape, np.float32)
@@ -102,21 +103,26 @@ class _Joint:
             own = slice(column, column + count)
             given = lattice.vertex, lattice.weight, scale, pixels, before, width
             over(len(pixels), threads, partial(_join, *given, place[:, own], weight[:, own]))
-            column, before = own.stop, before + lattice.vertices
+            column, before = own.stop, before + lattice.rows
         return cls(lattices, tuple(scaled.weight for scaled in filters), place, weight)
 
     @property
-    def vertices(self) -> int:
-        """Of all lattices."""
-        return sum(lattice.vertices for lattice in self.lattices)
+    def entries(self) -> tuple[Array, Array, tuple[int, ...]]:
+        """P as kernels take it."""
+        return self.place, self.weight, counted(self.place)
+
+    @property
+    def rows(self) -> int:
+        """Of a table for all lattices."""
+        return sum(lattice.rows for lattice in self.lattices)
 
     def blur(self, table: Array, factor: float, to: Array, threads: int) -> tuple[float, float]:
         """``factor · B table``; and ``y·W y`` and ``1·W 1`` of the labels in the table."""
         first = 0
         for lattice, weight in zip(self.lattices, self.weights, strict=True):
-            own = slice(first, first + lattice.vertices)
+            own = slice(first, first + lattice.rows)
             lattice.blur(table[own], factor * weight, to[own], threads)
-            first += lattice.vertices
+            first += lattice.rows
         tasks = [partial(_products, table, to, *part) for part in parts(len(table), num_threads())]
         alike, degree = np.sum(in_parallel(tasks, threads), axis=0)
         scale = 1 / factor if factor else 0.0
@@ -171,13 +177,12 @@ class Descent:
                 self.allowed,
                 np.float32(coupling),
                 np.float32(FLOOR),
-                self.joint.place,
-                self.joint.weight,
+                *self.joint.entries,
                 free,
             ),
             *(self.unary, self.labels, self.spans, self.cost),
         )
-        tables = np.zeros((pieces, self.joint.vertices, width), np.float32)
+        tables = np.zeros((pieces, self.joint.rows, width), np.float32)
         tasks = [
             partial(mean_field.prepare, *given, table, *part)
             for table, part in zip(tables, parts(pixels, pieces), strict=True)
@@ -202,7 +207,7 @@ class Descent:
         moved = np.empty(len(pixels), np.bool_)
         narrowed = self.spans.copy() if self.narrow else self.spans[:0]
         given = (
-            *(self.labels, self.unary, self.allowed, self.joint.place, self.joint.weight),
+            *(self.labels, self.unary, self.allowed, *self.joint.entries),
             *(self.blurred, np.float32(LOG_FLOOR), SETTLED, NEGLIGIBLE, self.spans, narrowed),
             *(pixels, self.before, self.cost, moved),
         )

@@ -26,7 +26,7 @@ from selflabel.kernels.elementary import log_
 from selflabel.kernels.hashing import numbered
 from selflabel.kernels.layout import by_class, by_pixel, empty_by_pixel, rows
 from selflabel.kernels.mean_field import LOG2_E
-from selflabel.kernels.rows import add_row, padded, sum_rows
+from selflabel.kernels.rows import add_row, counted, padded, sum_rows, sum_taps
 from selflabel.kernels.vectors import LANES, exp2, full, greater, largest, load, number, store, total
 from selflabel.terms import BILINEAR, STANDARD
 
@@ -38,13 +38,18 @@ DENSE = Energy(STANDARD, BILINEAR, 1.0, 0.4, entropy_weight=1.0)
 
 
 @kernel
-def sums(x, column, stride, index, weight, first, last, scale, to, start, width):
-    sum_rows(x, column, stride, index, weight, first, last, scale, to, start, width)
+def sums(x, column, stride, index, weight, first, count, scale, to, start, width):
+    sum_rows(x, column, stride, index, weight, first, count, scale, to, start, width)
 
 
 @kernel
-def add(x, start, width, stride, index, weight, first, last, to, column):
-    add_row(x, start, width, stride, index, weight, first, last, to, column)
+def add(x, start, width, stride, index, weight, first, count, to, column):
+    add_row(x, start, width, stride, index, weight, first, count, to, column)
+
+
+@kernel
+def tapped(x, index, first, taps, to, start, width):
+    sum_taps(x, index, first, taps, to, start, width)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -59,12 +64,17 @@ def test_rows(
     part = slice(column, column + width)
     expected = to.copy()
     expected[3, 2 : 2 + width] += dtype(0.7) * (weight[2:6, None] * x[index[2:6], part]).sum(0)
-    sums(x, column, 48, index, weight, 2, 6, dtype(0.7), to, 3 * 48 + 2, width)
+    sums(x, column, 48, index, weight, 2, (0,) * 4, dtype(0.7), to, 3 * 48 + 2, width)
     np.testing.assert_allclose(to, expected, rtol=1e-5, atol=1e-6)
     expected = to.copy()
     for e in range(1, 7):  # some rows twice
         expected[index[e], part] += weight[e] * x[8, 5 : 5 + width]
-    add(x, 8 * 48 + 5, width, 48, index, weight, 1, 7, to, column)
+    add(x, 8 * 48 + 5, width, 48, index, weight, 1, (0,) * 6, to, column)
+    np.testing.assert_allclose(to, expected, rtol=1e-5, atol=1e-6)
+    whole, taps = x.reshape(-1)[: 9 * width].reshape(9, width), tuple(weight[:3])
+    expected = to.copy()
+    expected[3, 2 : 2 + width] = weight[:3] @ whole[index[2:5]]
+    tapped(whole, index, 2, taps, to, 3 * 48 + 2, width)
     np.testing.assert_allclose(to, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -90,6 +100,7 @@ def test_vectors(rng: np.random.Generator) -> None:
 
 def test_rows_are_padded_to_vectors() -> None:
     assert [padded(k) for k in (1, 2, 8, 9, 21, 100)] == [1, 8, 8, 16, 24, 104]
+    assert len(counted(np.empty((7, 3)))) == 3
 
 
 def test_keys_are_numbered(rng: np.random.Generator) -> None:
@@ -199,7 +210,12 @@ def test_compiled_lattice_is_the_other(
     compiled, reference = lattices(features, variance, radius)
     assert compiled.vertices == reference.vertices
     for step, gather in enumerate(reference.blurs):
-        assert sum(len(image.blurs[step].index) for image in compiled.images) == gather.index.numel()
+        found = 0
+        for image in compiled.images:
+            sources = len(image.neighbors[step - 1]) if step else image.vertices
+            assert image.neighbors[step].max() <= sources
+            found += int((image.neighbors[step] < sources).sum())
+        assert found == gather.index.numel()
     for k in (1, 3, 8, 21):
         values = torch.randn(2, k, 500, generator=generator, dtype=torch.float64)
         torch.testing.assert_close(compiled.apply(values), reference.apply(values), rtol=1e-9, atol=1e-9)

@@ -18,7 +18,7 @@ from selflabel.affinity.lattice import diagonal, gain, numbering, taps
 from selflabel.kernels.compile import Array, in_parallel, kernel, num_threads, over, parts, scratch, shares
 from selflabel.kernels.hashing import numbered
 from selflabel.kernels.layout import by_pixel, rows, summed
-from selflabel.kernels.rows import add_row, padded, sum_rows
+from selflabel.kernels.rows import add_row, counted, padded, sum_rows, sum_taps
 
 
 @kernel
@@ -104,42 +104,39 @@ def _spread(table, step, radius):
 
 
 @kernel
-def _blur(source, target, step, taps):
-    """Rows of the blur from `source` to `target`, without vertices that nothing reaches or that reach nothing.
+def _neighbors(source, target, step, radius):
+    """For each of `target` the numbers of those of `source` up to `radius` steps before and after it.
 
-    Both are sorted, so that the sources of a target, at each number of steps, lie behind those of the one before.
+    Both are sorted, so that the neighbors at each number of steps lie behind those of the one before. Without vertices
+    that nothing reaches or that reach nothing: also says which ones of both are left. A neighbor that is not there
+    gets the number after the last.
     """
-    radius = taps.size // 2
-    heads = np.zeros(taps.size, np.int64)
-    index = np.empty(target.size * taps.size, np.int32)
-    weight = np.empty(target.size * taps.size, taps.dtype)
-    offsets = np.zeros(target.size + 1, np.int64)
+    heads = np.zeros(2 * radius + 1, np.int64)
+    index = np.empty((target.size, heads.size), np.int32)
     used, reached = np.zeros(source.size, np.bool_), np.zeros(target.size, np.bool_)
-    entries, rows = 0, 0
+    rows = 0
     for v in range(target.size):
-        for q in range(taps.size):
+        for q in range(heads.size):
             key = target[v] + (q - radius) * step
             head = heads[q]
             while head < source.size and source[head] < key:
                 head += 1
             heads[q] = head
+            index[rows, q] = -1
             if head < source.size and source[head] == key:
-                index[entries] = head
-                weight[entries] = taps[q]
-                used[head] = True
-                entries += 1
-        if entries > offsets[rows]:
-            rows += 1
-            offsets[rows] = entries
-            reached[v] = True
-    kept = np.empty(source.size, np.int32)
+                index[rows, q] = head
+                used[head] = reached[v] = True
+        rows += reached[v]
+    kept = np.empty(source.size + 1, np.int32)
     count = 0
     for v in range(source.size):
         kept[v] = count
         count += used[v]
-    for e in range(entries):
-        index[e] = kept[index[e]]
-    return index[:entries].copy(), offsets[: rows + 1].copy(), weight[:entries].copy(), used, reached
+    kept[source.size] = count
+    for row in range(rows):
+        for q in range(heads.size):
+            index[row, q] = kept[index[row, q]]  # the last one, if it is -1
+    return index[:rows].copy(), used, reached
 
 
 @kernel
@@ -150,54 +147,49 @@ def _renumber(vertex, numbers, first, last):
 
 
 @kernel
-def _splat(x, scale, vertex, weight, table, first, last):
+def _splat(x, scale, vertex, weight, corners, table, first, last):
     table[:] = 0
-    width, corners = table.shape[1], vertex.shape[1]
+    width = table.shape[1]
     row = np.zeros(width, table.dtype)
     for p in range(first, last):
         own = scale[p % scale.size]
         for j in range(x.shape[1]):
             row[j] = own * x[p, j]
-        add_row(row, 0, width, width, vertex, weight, p * corners, (p + 1) * corners, table, 0)
+        add_row(row, 0, width, width, vertex, weight, p * len(corners), corners, table, 0)
 
 
 @kernel
-def _gather(x, index, offsets, weight, factor, to, first, last):
+def _gather(x, index, taps, to, first, last):
     width = to.shape[1]
     for row in range(first, last):
-        to[row] = 0
-        sum_rows(x, 0, width, index, weight, offsets[row], offsets[row + 1], factor, to, row * width, width)
+        sum_taps(x, index, row * index.shape[1], taps, to, row * width, width)
 
 
 @kernel
-def _slice(table, vertex, weight, scale, to, first, last):
-    width, corners = table.shape[1], vertex.shape[1]
+def _slice(table, vertex, weight, corners, scale, to, first, last):
+    width = table.shape[1]
     row = np.zeros(width, table.dtype)
     for p in range(first, last):
         row[:] = 0
         own = scale[p % scale.size]
-        sum_rows(table, 0, width, vertex, weight, p * corners, (p + 1) * corners, own, row, 0, width)
+        sum_rows(table, 0, width, vertex, weight, p * len(corners), corners, own, row, 0, width)
         for j in range(to.shape[1]):
             to[p, j] += row[j]
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """A sparse matrix by rows."""
-
-    index: Array
-    offsets: Array
-    weight: Array
-
-
-@dataclass(frozen=True, eq=False)
 class ImageLattice:
-    """The lattice of one image."""
+    """The lattice of one image.
+
+    Tables have a row for every vertex, and one of zeros after these: the blurs' `neighbors` (by row, one a tap) have
+    that number where there is none.
+    """
 
     vertex: Array  # [n corners]
     weight: Array  # [n corners]
     vertices: int
-    blurs: tuple[_Rows, ...]
+    neighbors: tuple[Array, ...]
+    taps: tuple[float, ...]
 
     @classmethod
     def build(cls, features: Array, variance: float, radius: int, threads: int) -> "ImageLattice":
@@ -222,32 +214,36 @@ class ImageLattice:
                 n, threads, partial(_corners, t, np.array(least), np.array(strides), own, root, keys, weight)
             )
             table = _numbered(keys, vertex, threads)
-        symmetric = np.array(weights[:0:-1] + weights, dtype)
-        return cls(vertex, weight, len(table), _blurs(table, [*strides, -sum(strides)], symmetric, threads))
+        neighbors = _blurs(table, [*strides, -sum(strides)], radius, threads)
+        return cls(vertex, weight, len(table), neighbors, tuple(weights[:0:-1] + weights))
 
     def add(self, x: Array, scale: Array, factor: float, to: Array, splats: int, threads: int) -> None:
         """``to += factor · diag(scale) K diag(scale) x``, pixels by rows; `splats`: tables to splat into."""
-        shape = self.shape(x.shape[1])
+        shape = self.rows, padded(x.shape[1])
         with scratch((splats, *shape), x.dtype) as tables, scratch(shape, x.dtype) as blurred:
             self.blur(splat(x, scale, self.vertex, self.weight, tables, threads), factor, blurred, threads)
-            over(len(x), threads, partial(_slice, blurred, self.vertex, self.weight, scale, to))
+            over(
+                len(x),
+                threads,
+                partial(_slice, blurred, self.vertex, self.weight, counted(self.vertex), scale, to),
+            )
 
-    def shape(self, width: int) -> tuple[int, int]:
-        """Of a table: a row for every vertex that holds so many numbers."""
-        return self.vertices, padded(width)
+    @property
+    def rows(self) -> int:
+        """Of a table."""
+        return self.vertices + 1
 
     def blur(self, table: Array, factor: float, to: Array, threads: int) -> None:
-        """Along all lattice vectors, and times the factor."""
-        most = max(len(matrix.offsets) for matrix in self.blurs) - 1
+        """Along all lattice vectors, and times the factor; the last row becomes zero again."""
+        most, dtype = max(map(len, self.neighbors)) + 1, table.dtype.type
         shape = (most, table.shape[1])
         with scratch(shape, table.dtype) as one, scratch(shape, table.dtype) as other:
-            for number, matrix in enumerate(self.blurs):
-                rows = len(matrix.offsets) - 1
-                final = number == len(self.blurs) - 1
-                following = to if final else (one, other)[number % 2][:rows]
-                scale = table.dtype.type(factor if final else 1)
-                run = partial(_gather, table, matrix.index, matrix.offsets, matrix.weight, scale, following)
-                over(rows, threads, run)
+            for number, index in enumerate(self.neighbors):
+                final = number == len(self.neighbors) - 1
+                following = to if final else (one, other)[number % 2]
+                taps = tuple(dtype(factor * tap if final else tap) for tap in self.taps)
+                over(len(index), threads, partial(_gather, table, index, taps, following))
+                following[len(index)] = 0
                 table = following
 
 
@@ -255,7 +251,7 @@ def splat(x: Array, scale: Array, vertex: Array, weight: Array, tables: Array, t
     """The pixels' rows, times their scale, at the vertices: in the first of the tables, each one a thread's."""
     ranges = parts(len(x), len(tables))
     splats = [
-        partial(_splat, x, scale, vertex, weight, table, *part)
+        partial(_splat, x, scale, vertex, weight, counted(vertex), table, *part)
         for table, part in zip(tables, ranges, strict=True)
     ]
     in_parallel(splats, threads)
@@ -282,9 +278,9 @@ def _numbered(keys: Array, vertex: Array, threads: int) -> Array:
     return table
 
 
-def _blurs(table: Array, steps: list[int], taps: Array, threads: int) -> tuple[_Rows, ...]:
+def _blurs(table: Array, steps: list[int], radius: int, threads: int) -> tuple[Array, ...]:
     """As `selflabel.affinity.lattice.blurs`: half-way from each end, join, and drop what did not meet."""
-    radius, last = len(taps) // 2, len(steps)
+    last = len(steps)
     half = last // 2
     vertices = {0: table, last: table}
 
@@ -296,11 +292,11 @@ def _blurs(table: Array, steps: list[int], taps: Array, threads: int) -> tuple[_
         for step in range(last - 1, half, -1):
             vertices[step] = _spread(vertices[step + 1], steps[step], radius)
 
-    result: dict[int, _Rows] = {}
+    result: dict[int, Array] = {}
 
     def join(step: int) -> None:
-        index, offsets, weight, used, reached = _blur(vertices[step], vertices[step + 1], steps[step], taps)
-        result[step] = _Rows(index, offsets, weight)
+        given = vertices[step], vertices[step + 1], steps[step], radius
+        result[step], used, reached = _neighbors(*given)
         if step > 0:
             vertices[step] = vertices[step][used]
         vertices[step + 1] = vertices[step + 1][reached]

@@ -47,7 +47,7 @@ def by_class(labels, order, pixels, to, first, last):
 
 @kernel
 def prepare(
-    probs, given, order, pixels, allowed, weight, floor, place, weights, free, unary, labels, spans, cost,
+    probs, given, order, pixels, allowed, weight, floor, place, weights, corners, free, unary, labels, spans, cost,
     table, first, last,
 ):  # fmt: skip
     """Unaries ``weight ln max(probs, floor)`` and labels of a range of `pixels` by lane; splats the labels.
@@ -77,33 +77,31 @@ def prepare(
             cost[start + i] = pixel
             result += pixel if free[start + i] else np.float32(0)
             here[i] = start + i
-        _splat(own, spans, here[: len(own)], place, weights, table)
+        _splat(own, spans, here[: len(own)], place, weights, corners, table)
     return result
 
 
 @kernel
-def _splat(x, spans, pixels, place, weight, table):
+def _splat(x, spans, pixels, place, weight, corners, table):
     """Adds rows of a block, times the weights, to rows of the table."""
-    width, corners = x.shape[1], place.shape[1]
+    width = x.shape[1]
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         begin, stop = np.int64(number(spans, 2 * p)), np.int64(number(spans, 2 * p + 1))
-        add_row(
-            x, i * width + begin, stop - begin, 1, place, weight, p * corners, (p + 1) * corners, table, begin
-        )
+        add_row(x, i * width + begin, stop - begin, 1, place, weight, p * len(corners), corners, table, begin)
 
 
 @kernel
-def _slice(unary, spans, pixels, place, weight, blurred, logits):
+def _slice(unary, spans, pixels, place, weight, corners, blurred, logits):
     """Rows ``unary + sliced`` of a block."""
-    width, corners = unary.shape[1], place.shape[1]
+    width = unary.shape[1]
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         begin, stop = np.int64(number(spans, 2 * p)), np.int64(number(spans, 2 * p + 1))
         for at in range(begin, stop, LANES):
             store(logits, i * width + at, load(unary, p * width + at))
         sum_rows(
-            blurred, begin, 1, place, weight, p * corners, (p + 1) * corners, np.float32(1),
+            blurred, begin, 1, place, weight, p * len(corners), corners, np.float32(1),
             logits, i * width + begin, stop - begin,
         )  # fmt: skip
 
@@ -178,7 +176,7 @@ def _exchange(exps, masses, spans, pixels, labels, before, moved, settled):
 
 @kernel
 def sweep(
-    labels, unary, allowed, place, weight, blurred, floor, settled, negligible, spans, narrowed,
+    labels, unary, allowed, place, weight, corners, blurred, floor, settled, negligible, spans, narrowed,
     pixels, before, cost, moved, onto, first, last,
 ):  # fmt: skip
     """At some pixels: slices `blurred`, puts ``softmax(unary + sliced)`` in place of the labels, splats the change.
@@ -195,12 +193,12 @@ def sweep(
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
         here, kept = pixels[start:stop], before[start:stop]
-        _slice(unary, spans, here, place, weight, blurred, logits)
+        _slice(unary, spans, here, place, weight, corners, blurred, logits)
         if len(narrowed):
             _narrow(logits, unary, here, negligible, narrowed)
         _softmax(logits, unary, spans, here, allowed, floor, exps, masses, weighted)
         _exchange(exps, masses, spans, here, labels, kept, moved[start:stop], settled)
-        _splat(exps, spans, here, place, weight, onto)
+        _splat(exps, spans, here, place, weight, corners, onto)
         for i in range(here.size):
             weighted[i] /= masses[i]
         log_(masses[: here.size], TINY)

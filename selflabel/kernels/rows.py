@@ -1,7 +1,7 @@
 """Weighted sums of rows, in vectors: what splatting, blurring and slicing a lattice are made of.
 
 LLVM vectorizes long loops, but not those as short as a row of classes, where the checks before the loop cost more
-than the loop. So these two are written in its own language: sixteen numbers at a time, then eight. Rows of more
+than the loop. So these are written in its own language: sixteen numbers at a time, then eight. Rows of more
 than one number are padded to a multiple of eight. Arrays are contiguous, and places in them count numbers, not rows.
 """
 
@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from selflabel.kernels.compile import emits
+from selflabel.kernels.compile import Array, emits
 
 VECTORS = (16, 8, 1)
 INT = ir.IntType(64)
@@ -19,6 +19,11 @@ FAST = ("reassoc", "contract", "nsz", "arcp")
 def padded(width: int) -> int:
     """The width of rows that hold so many numbers."""
     return 1 if width == 1 else -(-width // 8) * 8
+
+
+def counted(rows: Array) -> tuple[int, ...]:
+    """A tuple of as many numbers as a row has: its type tells kernels how many that are."""
+    return (0,) * int(rows.shape[1])
 
 
 def data_of(context, builder, array_type, array):
@@ -50,9 +55,35 @@ def along_row(builder, width, body):
         start = stop
 
 
+# Loops over a few rows that are not known to the compiler cost as much as what they do: how many rows there are is
+# the length of a tuple, of which it knows the type.
+
+
+def _entries(builder, index_data, weight_data, first, count, place):
+    """The places of so many rows, ``place(index[e])``, and their weights."""
+    rows, factors = [], []
+    for number in range(count):
+        at = builder.add(first, ir.Constant(INT, number))
+        rows.append(place(builder.sext(builder.load(builder.gep(index_data, [at])), INT)))
+        factors.append(builder.load(builder.gep(weight_data, [at])))
+    return rows, factors
+
+
+def _sum(builder, data, rows, factors, at, lanes, align):
+    total = None
+    for row, factor in zip(rows, factors, strict=True):
+        there = builder.load(vector_at(builder, data, builder.add(row, at), lanes), align=align)
+        product = builder.fmul(everywhere(builder, factor, lanes), there, flags=FAST)
+        total = product if total is None else builder.fadd(total, product, flags=FAST)
+    return total
+
+
 @emits
-def add_row(typing, x, start, width, stride, index, weight, first, last, to, column):
-    """``to[stride index[e] + column + j] += weight[e] x[start + j]`` for ``first <= e < last``, ``0 <= j < width``."""
+def add_row(typing, x, start, width, stride, index, weight, first, count, to, column):
+    """``to[stride index[e] + column + j] += weight[e] x[start + j]`` over `len(count)` e from the first.
+
+    For ``0 <= j < width``.
+    """
 
     def generate(context, builder, signature, args):
         x_data, index_data, weight_data, to_data = (
@@ -60,14 +91,16 @@ def add_row(typing, x, start, width, stride, index, weight, first, last, to, col
         )
         align = context.get_abi_sizeof(to_data.type.pointee)
 
+        def place(row):
+            return builder.add(builder.mul(row, args[3]), args[9])
+
+        rows, factors = _entries(builder, index_data, weight_data, args[6], len(count), place)
+
         def body(at, lanes):
             there = builder.load(vector_at(builder, x_data, builder.add(args[1], at), lanes), align=align)
-            shift = builder.add(args[9], at)
-            with cgutils.for_range_slice(builder, args[6], args[7], ir.Constant(INT, 1), INT) as (e, _):
-                row = builder.sext(builder.load(builder.gep(index_data, [e])), INT)
-                here = vector_at(builder, to_data, builder.add(builder.mul(row, args[3]), shift), lanes)
-                factor = everywhere(builder, builder.load(builder.gep(weight_data, [e])), lanes)
-                product = builder.fmul(factor, there, flags=FAST)
+            for row, factor in zip(rows, factors, strict=True):
+                here = vector_at(builder, to_data, builder.add(row, at), lanes)
+                product = builder.fmul(everywhere(builder, factor, lanes), there, flags=FAST)
                 builder.store(
                     builder.fadd(builder.load(here, align=align), product, flags=FAST), here, align=align
                 )
@@ -76,35 +109,31 @@ def add_row(typing, x, start, width, stride, index, weight, first, last, to, col
         return context.get_dummy_value()
 
     numbers = types.int64, types.int64, types.int64
-    return types.void(x, *numbers, index, weight, *numbers[:2], to, types.int64), generate
+    return types.void(x, *numbers, index, weight, types.int64, count, to, types.int64), generate
 
 
 @emits
-def sum_rows(typing, x, column, stride, index, weight, first, last, scale, to, start, width):
-    """``to[start + j] += scale Σ_e weight[e] x[stride index[e] + column + j]`` over ``first <= e < last``.
+def sum_rows(typing, x, column, stride, index, weight, first, count, scale, to, start, width):
+    """``to[start + j] += scale Σ_e weight[e] x[stride index[e] + column + j]`` over `len(count)` e from the first.
 
-    For ``0 <= j < width``; the sums are kept in registers.
+    For ``0 <= j < width``.
     """
 
     def generate(context, builder, signature, args):
         x_data, index_data, weight_data, to_data = (
             data_of(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 8)
         )
+        align = context.get_abi_sizeof(to_data.type.pointee)
+
+        def place(row):
+            return builder.add(builder.mul(row, args[2]), args[1])
+
+        rows, factors = _entries(builder, index_data, weight_data, args[5], len(count), place)
 
         def body(at, lanes):
-            align = context.get_abi_sizeof(to_data.type.pointee)
-            vector = ir.VectorType(to_data.type.pointee, lanes)
-            total = cgutils.alloca_once(builder, vector)
-            builder.store(ir.Constant(vector, [0.0] * lanes), total)
-            shift = builder.add(args[1], at)
-            with cgutils.for_range_slice(builder, args[5], args[6], ir.Constant(INT, 1), INT) as (e, _):
-                row = builder.sext(builder.load(builder.gep(index_data, [e])), INT)
-                there = vector_at(builder, x_data, builder.add(builder.mul(row, args[2]), shift), lanes)
-                factor = everywhere(builder, builder.load(builder.gep(weight_data, [e])), lanes)
-                product = builder.fmul(factor, builder.load(there, align=align), flags=FAST)
-                builder.store(builder.fadd(builder.load(total), product, flags=FAST), total)
+            total = _sum(builder, x_data, rows, factors, at, lanes, align)
             here = vector_at(builder, to_data, builder.add(args[9], at), lanes)
-            product = builder.fmul(everywhere(builder, args[7], lanes), builder.load(total), flags=FAST)
+            product = builder.fmul(everywhere(builder, args[7], lanes), total, flags=FAST)
             builder.store(
                 builder.fadd(builder.load(here, align=align), product, flags=FAST), here, align=align
             )
@@ -113,4 +142,29 @@ def sum_rows(typing, x, column, stride, index, weight, first, last, scale, to, s
         return context.get_dummy_value()
 
     where = types.int64, types.int64
-    return types.void(x, *where, index, weight, *where, scale, to, *where), generate
+    return types.void(x, *where, index, weight, types.int64, count, scale, to, *where), generate
+
+
+@emits
+def sum_taps(typing, x, index, first, taps, to, start, width):
+    """``to[start + j] = Σ_t taps[t] x[width index[first + t] + j]`` for ``0 <= j < width``, with a tuple of taps."""
+
+    def generate(context, builder, signature, args):
+        x_data, index_data, to_data = (
+            data_of(context, builder, signature.args[i], args[i]) for i in (0, 1, 4)
+        )
+        align = context.get_abi_sizeof(to_data.type.pointee)
+        factors, rows = cgutils.unpack_tuple(builder, args[3]), []
+        for tap in range(len(taps)):
+            at = builder.add(args[2], ir.Constant(INT, tap))
+            row = builder.sext(builder.load(builder.gep(index_data, [at])), INT)
+            rows.append(builder.mul(row, args[6]))
+
+        def body(at, lanes):
+            total = _sum(builder, x_data, rows, factors, at, lanes, align)
+            builder.store(total, vector_at(builder, to_data, builder.add(args[5], at), lanes), align=align)
+
+        along_row(builder, args[6], body)
+        return context.get_dummy_value()
+
+    return types.void(x, index, types.int64, taps, to, types.int64, types.int64), generate
