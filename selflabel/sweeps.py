@@ -1,6 +1,7 @@
 """Mean field on compiled lattices: one pass over the pixels an update, and only over those that still move."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.compiled import CompiledLattice, ImageLattice, joined
+from selflabel.affinity.compiled import CompiledLattice, ImageLattice
 from selflabel.affinity.gaussian import DenseAffinity, ScaledFilter
 from selflabel.kernels import mean_field
 from selflabel.kernels.compile import Array, in_parallel, kernel, num_threads, over, parts, scratch
@@ -159,40 +160,41 @@ class Descent:
         answer depends on how many threads torch has, not on how many of them work on this image.
         """
         classes, pixels = labels.shape
-        self.threads, pieces = threads, num_threads()
         width = -(-classes // LANES) * LANES
-        self.factor, self.tiled = factor, tiles(free.shape)
+        self.threads, self.factor, self.given, self.tiled = threads, factor, labels, tiles(free.shape)
         self.order = competitors(probs, allowed, coupling)
         self.joint = _Joint.of(filters, image, width, self.tiled, threads)
-        free = free.reshape(-1)[self.tiled]
-        self.free = np.flatnonzero(free).astype(np.int32)
+        self.is_free = free.reshape(-1)[self.tiled]
+        self.free = np.flatnonzero(self.is_free).astype(np.int32)
         self.allowed = np.zeros(width, np.float32)
         self.allowed[:classes] = allowed[self.order]
-        self.labels, self.unary = (np.empty((pixels, width), np.float32) for _ in range(2))
-        self.cost = np.empty(pixels, np.float32)
         self.spans = np.tile(np.array([0, width], np.int16), (pixels, 1))
+        self.starts = np.arange(pixels, dtype=np.int32) * (width // LANES)
+        self.unary = np.empty(pixels * width, np.float32)
+        self.table = np.zeros((self.joint.rows, width), np.float32)
+        self.blurred = np.empty_like(self.table)
         given = (
             *(probs, probs[:0] if np.may_share_memory(labels, probs) else labels, self.order, self.tiled),
-            *(
-                self.allowed,
-                np.float32(coupling),
-                np.float32(FLOOR),
-                *self.joint.entries,
-                free,
-            ),
-            *(self.unary, self.labels, self.spans, self.cost),
+            *(self.allowed, np.float32(coupling), np.float32(FLOOR), *self.joint.entries),
+            *(self.is_free, self.spans, self.unary),
         )
-        tables = np.zeros((pieces, self.joint.rows, width), np.float32)
-        tasks = [
-            partial(mean_field.prepare, *given, table, *part)
-            for table, part in zip(tables, parts(pixels, pieces), strict=True)
-        ]
-        self.own = float(sum(in_parallel(tasks, threads)))
-        self.table = joined(tables)
-        self.blurred = np.empty_like(self.table)
-        self.before = np.empty((len(self.free), width + 1), np.float32)
+        self.own = self._onto_table(partial(mean_field.prepare, *given), pixels)
+        self.labels, self.cost = np.empty(2 * pixels * width, np.float32), np.empty((pixels, 2), np.float32)
+        self.sides = np.zeros(pixels, np.uint8)
         self.pixels = self.moved = self.free
-        self.age, self.visited, self.narrow = 0, self.spans, True
+        self.age, self.sweeps = 0, 0
+
+    def _onto_table(self, run: Callable[[Array, int, int], float], count: int) -> float:
+        """``run(table, first, last)`` over `range(count)`, a table a thread; adds them to that of the labels."""
+        pieces = parts(count, num_threads())
+        with scratch((len(pieces) - 1, *self.table.shape), np.float32) as others:
+            others[:] = 0
+            tables = [self.table, *others]
+            tasks = [partial(run, table, *part) for table, part in zip(tables, pieces, strict=True)]
+            result = sum(in_parallel(tasks, self.threads))
+            for other in others:
+                over(len(other), self.threads, partial(_add, other, self.table))
+        return float(result)
 
     def energy(self) -> float:
         """Of the labels, and the tangent for the next sweep: one blur."""
@@ -202,30 +204,28 @@ class Descent:
     def sweep(self) -> bool:
         """Moves the labels, and says whether at all free pixels. The energy of these has been asked for."""
         everywhere = self.age % REVISIT == 0
+        self.age, self.sweeps = self.age + 1, self.sweeps + 1
+        if self.sweeps == 1:
+            self._begin()
+            return True
         pixels = self.pixels = self.free if everywhere else self.moved
-        self.age += 1
         moved = np.empty(len(pixels), np.bool_)
-        narrowed = self.spans.copy() if self.narrow else self.spans[:0]
         given = (
-            *(self.labels, self.unary, self.allowed, *self.joint.entries),
-            *(self.blurred, np.float32(LOG_FLOOR), SETTLED, NEGLIGIBLE, self.spans, narrowed),
-            *(pixels, self.before, self.cost, moved),
+            *(self.labels, self.unary, self.allowed, *self.joint.entries, self.blurred),
+            *(np.float32(LOG_FLOOR), SETTLED, self.spans, self.starts, self.sides, pixels, self.cost, moved),
         )
-        with scratch((num_threads() - 1, *self.table.shape), np.float32) as others:
-            others[:] = 0
-            tables = [self.table, *others]
-            tasks = [
-                partial(mean_field.sweep, *given, table, *part)
-                for table, part in zip(tables, parts(len(pixels), num_threads()), strict=True)
-            ]
-            self.own += float(sum(in_parallel(tasks, self.threads)))
-            for other in others:
-                over(len(other), self.threads, partial(_add, other, self.table))
-        self.visited = self.spans
-        if self.narrow:
-            self.spans, self.narrow = narrowed, False
+        self.own += self._onto_table(partial(mean_field.sweep, *given), len(pixels))
         self.moved = pixels[moved]
         return everywhere
+
+    def _begin(self) -> None:
+        given = (
+            *(self.given, self.order, self.tiled, self.is_free, self.allowed, *self.joint.entries),
+            *(self.blurred, np.float32(LOG_FLOOR), NEGLIGIBLE),
+            *(self.unary, self.labels, self.spans, self.starts, self.cost),
+        )
+        self.table[:] = 0
+        self.own = self._onto_table(partial(mean_field.begin, *given), len(self.tiled))
 
     def revisit(self) -> None:
         """Let the next sweep visit all pixels."""
@@ -233,11 +233,16 @@ class Descent:
 
     def read(self, to: Array) -> None:
         """The labels ``[k n]`` as they are now."""
-        over(len(to[0]), self.threads, partial(mean_field.by_class, self.labels, self.order, self.tiled, to))
+        if self.sweeps == 0:
+            to[:] = self.given
+            return
+        given = self.labels, self.spans, self.starts, self.sides, self.order, self.tiled, to
+        over(len(self.tiled), self.threads, partial(mean_field.by_class, *given))
 
     def undo(self) -> None:
         """The labels before the last sweep. There can be no other one after it."""
-        mean_field.restore(self.labels, self.cost, self.visited, self.pixels, self.before)
+        self.sweeps -= 1
+        self.sides[self.pixels] ^= 1
 
 
 def fits(affinity: DenseAffinity, labels: Float[Tensor, "b k *s"], coupling: float) -> bool:

@@ -1,8 +1,10 @@
 """What a sweep of mean field does to a range of pixels.
 
-Rows of labels, unaries and of the vertices' tables have a *lane* for every class, in an order in which classes that
+Rows of unaries, labels and of the vertices' tables have a *lane* for every class, in an order in which classes that
 compete for the same pixels are neighbors (``order[lane]`` is the class), padded to whole vectors. So each pixel gets by
-with a *span* of lanes: from the first to before the last.
+with a *span* of lanes: from the first to before the last. Of its unaries and labels no others are kept: these begin at
+its *start*, counted in vectors. Labels and costs have two *sides*, of which one is valid: the other one has those
+before the last change.
 """
 
 import numpy as np
@@ -35,31 +37,39 @@ def _by_lane(labels, order, pixels, to):
 
 
 @kernel
-def by_class(labels, order, pixels, to, first, last):
-    """Back to ``[k n]``."""
+def by_class(labels, spans, starts, sides, order, pixels, to, first, last):
+    """Back to ``[k n]``; 0 outside of the spans."""
+    half, block = labels.size // 2, np.empty((BLOCK, -(-order.size // LANES) * LANES), np.float32)
     for start in range(first, last, BLOCK):
         here = pixels[start : min(start + BLOCK, last)]
+        block[:] = 0
+        for i in range(here.size):
+            p = start + i
+            at = np.int64(starts[p]) * LANES + sides[p] * half
+            for lane in range(spans[p, 0], spans[p, 1]):
+                block[i, lane] = labels[at + lane - spans[p, 0]]
         for lane in range(order.size):
             row = to[order[lane]]
             for i in range(here.size):
-                row[here[i]] = labels[start + i, lane]
+                row[here[i]] = block[i, lane]
 
 
 @kernel
 def prepare(
-    probs, given, order, pixels, allowed, weight, floor, place, weights, corners, free, unary, labels, spans, cost,
-    table, first, last,
+    probs, given, order, pixels, allowed, weight, floor, place, weights, corners, free, spans, unary, table, first, last
 ):  # fmt: skip
-    """Unaries ``weight ln max(probs, floor)`` and labels of a range of `pixels` by lane; splats the labels.
+    """Unaries ``weight ln max(probs, floor)`` of a range of `pixels` by lane, all of them; splats the `given` labels.
 
     Both come as ``[k n]``; labels that are the same as `probs` need not be given. Returns the sum of the costs
     ``Σ y·ln y - y·unary`` of free pixels.
     """
-    width, result = labels.shape[1], 0.0
-    logs, here = np.empty((BLOCK, width), np.float32), np.empty(BLOCK, np.int32)
+    width, result = table.shape[1], 0.0
+    labels, logs = np.empty((BLOCK, width), np.float32), np.empty((BLOCK, width), np.float32)
+    here = np.empty(BLOCK, np.int32)
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
-        tile, fixed, own = logs[: stop - start], unary[start:stop], labels[start:stop]
+        own, tile = labels[: stop - start], logs[: stop - start]
+        fixed = unary[start * width : stop * width].reshape(-1, width)
         _by_lane(probs, order, pixels[start:stop], own)
         tile[:] = own
         log_(tile.reshape(-1), floor)
@@ -74,7 +84,6 @@ def prepare(
             pixel = np.float32(0)
             for lane in range(width):
                 pixel += own[i, lane] * (tile[i, lane] - fixed[i, lane])
-            cost[start + i] = pixel
             result += pixel if free[start + i] else np.float32(0)
             here[i] = start + i
         _splat(own, spans, here[: len(own)], place, weights, corners, table)
@@ -92,14 +101,15 @@ def _splat(x, spans, pixels, place, weight, corners, table):
 
 
 @kernel
-def _slice(unary, spans, pixels, place, weight, corners, blurred, logits):
+def _slice(unary, spans, starts, pixels, place, weight, corners, blurred, logits):
     """Rows ``unary + sliced`` of a block."""
-    width = unary.shape[1]
+    width = logits.shape[1]
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         begin, stop = np.int64(number(spans, 2 * p)), np.int64(number(spans, 2 * p + 1))
+        shift = np.int64(number(starts, p)) * LANES - begin
         for at in range(begin, stop, LANES):
-            store(logits, i * width + at, load(unary, p * width + at))
+            store(logits, i * width + at, load(unary, shift + at))
         sum_rows(
             blurred, begin, 1, place, weight, p * len(corners), corners, np.float32(1),
             logits, i * width + begin, stop - begin,
@@ -108,11 +118,11 @@ def _slice(unary, spans, pixels, place, weight, corners, blurred, logits):
 
 @kernel
 def _narrow(logits, unary, pixels, negligible, spans):
-    """The spans of the classes whose labels can ever exceed ``exp(-negligible)``.
+    """The spans of the classes whose labels can ever exceed ``exp(-negligible)``, where all lanes are in the span.
 
     Logits lie between their unary and that plus the sum of what was sliced, which is the same for all labels.
     """
-    width = unary.shape[1]
+    width = logits.shape[1]
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         sliced, top = full(np.float32(0)), full(LEAST)
@@ -130,90 +140,165 @@ def _narrow(logits, unary, pixels, negligible, spans):
 
 
 @kernel
-def _softmax(logits, unary, spans, pixels, allowed, floor, exps, masses, weighted):
+def _hold(given, order, pixels, free, start, spans, logits):
+    """Where labels are not free, those that were given as logits, and the span of those that are not zero."""
+    for i in range(pixels.size):
+        if free[start + i]:
+            continue
+        logits[i] = 0
+        first, stop = logits.shape[1], LANES
+        for lane in range(order.size):
+            logits[i, lane] = given[order[lane], pixels[i]]
+            if logits[i, lane] != 0:
+                first = min(first, lane // LANES * LANES)
+                stop = (lane // LANES + 1) * LANES
+        spans[start + i, 0], spans[start + i, 1] = min(first, stop - LANES), stop
+
+
+@kernel
+def _pack(unary, spans, starts, pixels, end):
+    """Moves the unaries in the spans of a block, of which all were kept, to the `end` of those before.
+
+    Returns the new end; counts vectors.
+    """
+    for i in range(pixels.size):
+        p = np.int64(pixels[i])
+        begin, stop = np.int64(spans[p, 0]), np.int64(spans[p, 1])
+        source, to = np.int64(starts[p]) * LANES, end * LANES - begin
+        for at in range(begin, stop, LANES):
+            store(unary, to + at, load(unary, source + at))
+        starts[p] = end
+        end += (stop - begin) // LANES
+    return end
+
+
+@kernel
+def _softmax(logits, unary, spans, starts, pixels, allowed, floor, exps, masses, weighted):
     """Rows of exponentials of the logits below their largest, at least ``exp(floor)``; their sums.
 
     And ``Σ exps·(logits - unary)``, with those logits. Classes that are not allowed get none.
     """
-    width = unary.shape[1]
+    width = logits.shape[1]
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         begin, stop = np.int64(number(spans, 2 * p)), np.int64(number(spans, 2 * p + 1))
+        shift = np.int64(number(starts, p)) * LANES - begin
         most = full(LEAST)
         for at in range(begin, stop, LANES):
             most = greater(most, load(logits, i * width + at))
-        shift, least, scale = full(largest(most)), full(floor), full(LOG2_E)
+        top, least, scale = full(largest(most)), full(floor), full(LOG2_E)
         mass, part = full(np.float32(0)), full(np.float32(0))
         for at in range(begin, stop, LANES):
-            below = load(logits, i * width + at) - shift
+            below = load(logits, i * width + at) - top
             value = exp2(greater(below, least) * scale) * load(allowed, at)
             store(exps, i * width + at, value)
             mass = mass + value
-            part = part + value * (below - load(unary, p * width + at))
+            part = part + value * (below - load(unary, shift + at))
         masses[i], weighted[i] = total(mass), total(part)
 
 
 @kernel
-def _exchange(exps, masses, spans, pixels, labels, before, moved, settled):
-    """Puts the exponentials, over their sums, in place of the labels; leaves in `exps` by how much these have changed.
-
-    `before` gets what they were, `moved` whether they have changed by more than `settled`.
-    """
-    width, stride = labels.shape[1], before.shape[1]
+def _settle(exps, masses, spans, starts, pixels, labels):
+    """Exponentials over their sums, which are the labels: puts them on their first side."""
+    width = exps.shape[1]
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         begin, stop = np.int64(number(spans, 2 * p)), np.int64(number(spans, 2 * p + 1))
+        shift, factor = np.int64(number(starts, p)) * LANES - begin, full(np.float32(1) / masses[i])
+        for at in range(begin, stop, LANES):
+            new = load(exps, i * width + at) * factor
+            store(labels, shift + at, new)
+            store(exps, i * width + at, new)
+
+
+@kernel
+def _exchange(exps, masses, spans, starts, sides, pixels, labels, moved, settled):
+    """Puts the exponentials, over their sums, on the other side of the labels, which is valid then.
+
+    Leaves in `exps` by how much they have changed, in `moved` whether by more than `settled`.
+    """
+    width, half = exps.shape[1], labels.size // 2
+    for i in range(pixels.size):
+        p = np.int64(pixels[i])
+        begin, stop = np.int64(number(spans, 2 * p)), np.int64(number(spans, 2 * p + 1))
+        shift, side = np.int64(number(starts, p)) * LANES - begin, np.int64(sides[p])
+        here, there = shift + side * half, shift + (1 - side) * half
         factor, distance = full(np.float32(1) / masses[i]), full(np.float32(0))
         for at in range(begin, stop, LANES):
-            new, old = load(exps, i * width + at) * factor, load(labels, p * width + at)
-            store(labels, p * width + at, new)
-            store(before, i * stride + at, old)
-            change = new - old
+            new = load(exps, i * width + at) * factor
+            change = new - load(labels, here + at)
+            store(labels, there + at, new)
             store(exps, i * width + at, change)
             distance = distance + change * change
+        sides[p] = 1 - side
         moved[i] = total(distance) > settled * settled
 
 
 @kernel
-def sweep(
-    labels, unary, allowed, place, weight, corners, blurred, floor, settled, negligible, spans, narrowed,
-    pixels, before, cost, moved, onto, first, last,
+def begin(
+    given, order, pixels, free, allowed, place, weight, corners, blurred, floor, negligible,
+    unary, labels, spans, starts, cost, onto, first, last,
 ):  # fmt: skip
-    """At some pixels: slices `blurred`, puts ``softmax(unary + sliced)`` in place of the labels, splats the change.
+    """The first sweep, over all `pixels` of a range: ``softmax(unary + sliced)`` where they are free, else as `given`.
 
-    `before` gets labels and cost as they were, `moved` whether a label has changed by more than `settled`, and
-    `narrowed` (unless empty) the spans of the classes whose labels can ever exceed ``exp(-negligible)``. Returns by how
-    much the costs have changed. In stages, for as many pixels as the nearest cache holds: those of a stage do not wait
-    for each other.
+    Narrows the spans to the classes whose labels can ever exceed ``exp(-negligible)``, leaves unaries and labels of
+    these only, and splats the labels. Returns the sum of the costs.
     """
-    width = labels.shape[1]
+    width = blurred.shape[1]
     logits, exps = np.empty((BLOCK, width), np.float32), np.empty((BLOCK, width), np.float32)
     masses, weighted = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    change = 0.0
+    numbers, result, end = np.empty(BLOCK, np.int32), 0.0, np.int64(first) * (width // LANES)
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
-        here, kept = pixels[start:stop], before[start:stop]
-        _slice(unary, spans, here, place, weight, corners, blurred, logits)
-        if len(narrowed):
-            _narrow(logits, unary, here, negligible, narrowed)
-        _softmax(logits, unary, spans, here, allowed, floor, exps, masses, weighted)
-        _exchange(exps, masses, spans, here, labels, kept, moved[start:stop], settled)
+        here = numbers[: stop - start]
+        for i in range(here.size):
+            here[i] = start + i
+        _slice(unary, spans, starts, here, place, weight, corners, blurred, logits)
+        _narrow(logits, unary, here, negligible, spans)
+        _hold(given, order, pixels[start:stop], free, start, spans, logits)
+        end = _pack(unary, spans, starts, here, end)
+        _softmax(logits, unary, spans, starts, here, allowed, floor, exps, masses, weighted)
+        for i in range(here.size):
+            if not free[start + i]:
+                exps[i], masses[i], weighted[i] = logits[i], 1, 0
+        _settle(exps, masses, spans, starts, here, labels)
         _splat(exps, spans, here, place, weight, corners, onto)
         for i in range(here.size):
             weighted[i] /= masses[i]
         log_(masses[: here.size], TINY)
         for i in range(here.size):
-            kept[i, width] = cost[here[i]]
-            cost[here[i]] = weighted[i] - masses[i]
-            change += cost[here[i]] - kept[i, width]
-    return change
+            cost[start + i, 0] = weighted[i] - masses[i]
+            result += cost[start + i, 0]
+    return result
 
 
 @kernel
-def restore(labels, cost, spans, pixels, before):
-    """Undoes a sweep."""
-    for i in range(pixels.size):
-        p = pixels[i]
-        for lane in range(spans[p, 0], spans[p, 1]):
-            labels[p, lane] = before[i, lane]
-        cost[p] = before[i, labels.shape[1]]
+def sweep(
+    labels, unary, allowed, place, weight, corners, blurred, floor, settled, spans, starts, sides,
+    pixels, cost, moved, onto, first, last,
+):  # fmt: skip
+    """At some pixels: slices `blurred`, puts ``softmax(unary + sliced)`` in place of the labels, splats the change.
+
+    `moved` gets whether a label has changed by more than `settled`. Returns by how much the costs have changed. In
+    stages, for as many pixels as the nearest cache holds: those of a stage do not wait for each other.
+    """
+    width = blurred.shape[1]
+    logits, exps = np.empty((BLOCK, width), np.float32), np.empty((BLOCK, width), np.float32)
+    masses, weighted = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    change = 0.0
+    for start in range(first, last, BLOCK):
+        stop = min(start + BLOCK, last)
+        here = pixels[start:stop]
+        _slice(unary, spans, starts, here, place, weight, corners, blurred, logits)
+        _softmax(logits, unary, spans, starts, here, allowed, floor, exps, masses, weighted)
+        _exchange(exps, masses, spans, starts, sides, here, labels, moved[start:stop], settled)
+        _splat(exps, spans, here, place, weight, corners, onto)
+        for i in range(here.size):
+            weighted[i] /= masses[i]
+        log_(masses[: here.size], TINY)
+        for i in range(here.size):
+            p = here[i]
+            side = sides[p]
+            cost[p, side] = weighted[i] - masses[i]
+            change += cost[p, side] - cost[p, 1 - side]
+    return change
