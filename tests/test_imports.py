@@ -21,6 +21,8 @@ TOOLS = {
     "slopes",
     "roots",
     "kernels",
+    "linear",
+    "windows",
 }
 ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
@@ -38,6 +40,8 @@ ALLOWED: dict[str, set[str]] = {
     "formulas": {"terms", "kernels"},
     "slopes": {"terms", "coordinates", "formulas", "kernels"},
     "roots": {"affinity", "terms", "problem", "paths", "slopes", "kernels"},
+    "linear": {"affinity", "kernels"},
+    "windows": {"affinity", "linear"},
     "sweeps": {"labels", "affinity", "terms", "kernels"},
     "solvers": CORE | TOOLS,
     "annotators": CORE | {"solvers"},  # the walker is one

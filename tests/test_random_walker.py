@@ -29,7 +29,8 @@ SIZES = pytest.mark.parametrize("size", [(5, 7), (3, 4, 5), (1, 6)])
 def either_elimination(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """`Direct` as it is with Numba, and as it is without; which of them."""
     if request.param == "scipy":
-        monkeypatch.setattr("selflabel.solvers.random_walker.compiled", lambda: False)
+        for module in ("linear", "solvers.random_walker"):
+            monkeypatch.setattr(f"selflabel.{module}.compiled", lambda: False)
     return str(request.param)
 
 
@@ -299,8 +300,8 @@ def test_factorizations_agree_on_a_photograph(monkeypatch: pytest.MonkeyPatch) -
             energy = Energy(QUADRATIC, QUADRATIC_POTTS, coupling_weight=eta, pairwise_weight=3.0)
             solution = solve(Problem.from_seeds(energy, seeds, 3, affinity), RandomWalker(Direct()))
             with monkeypatch.context() as patch:
-                patch.setattr("selflabel.solvers.random_walker.compiled", lambda: False)
-                patch.setattr("selflabel.solvers.random_walker.GROUND", 0.0)
+                patch.setattr("selflabel.linear.compiled", lambda: False)
+                patch.setattr("selflabel.linear.GROUND", 0.0)
                 reference = solve(Problem.from_seeds(energy, seeds, 3, affinity), RandomWalker(Direct()))
             assert (solution.labels - reference.labels).abs().max() < 1e-6
             assert solution.labels.is_contiguous()
@@ -333,13 +334,13 @@ def test_pairs_that_reach_far() -> None:
 
 def test_method_by_size() -> None:
     flat = GridAffinity.from_features(torch.zeros(1, 1, 100, 100), neighbors=8)
-    assert isinstance(_by_size(flat, torch.zeros(1, 2, 100, 100)), Direct)
+    assert isinstance(_by_size(flat, torch.ones(1, 1, 100, 100)), Direct)
     deep = GridAffinity.from_features(torch.zeros(1, 1, 4, 50, 50))
-    assert isinstance(_by_size(deep, torch.zeros(1, 2, 4, 50, 50)), ConjugateGradients)
+    assert isinstance(_by_size(deep, torch.ones(1, 1, 4, 50, 50)), ConjugateGradients)
     small = GridAffinity.from_features(torch.zeros(1, 1, 4, 20, 20))
-    assert isinstance(_by_size(small, torch.zeros(1, 2, 4, 20, 20)), Direct)
+    assert isinstance(_by_size(small, torch.ones(1, 1, 4, 20, 20)), Direct)
     wide = WindowAffinity.from_features(torch.zeros(1, 1, 100, 100), 3)
-    assert isinstance(_by_size(wide, torch.zeros(1, 2, 100, 100)), ConjugateGradients)
+    assert isinstance(_by_size(wide, torch.ones(1, 1, 100, 100)), ConjugateGradients)
 
 
 class Dense:

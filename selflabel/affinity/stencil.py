@@ -67,6 +67,11 @@ class Stencil:
         """``(b, *s)``."""
         return (self.weights[0].shape[0], *self.size)
 
+    @property
+    def reach(self) -> int:
+        """How many pixels two of a pair are apart at most, along an axis."""
+        return max((abs(step) for offset in self.offsets for step in offset), default=0)
+
     def pairs(self) -> Iterator[OffsetPairs]:
         """One block an offset."""
         for offset, weight in zip(self.offsets, self.weights, strict=True):
@@ -103,6 +108,15 @@ class Stencil:
         matrix = edges.weight.new_zeros(self.shape[0], n, n)
         matrix[:, edges.first, edges.second] = edges.weight
         return matrix + matrix.transpose(1, 2)
+
+    def window(self, box: tuple[slice, ...]) -> "Stencil":
+        """The affinity of some images among the pixels of a box ``[b *s]``, whose weights are views."""
+        weights, (images, *axes) = [], box
+        for offset, weight in zip(self.offsets, self.weights, strict=True):
+            # there is a weight for each pixel that has such a neighbor: those at one end do not
+            cut = [slice(s.start, max(s.stop - abs(o), s.start)) for s, o in zip(axes, offset, strict=True)]
+            weights.append(weight[(images, slice(None), *cut)])
+        return Stencil(tuple(s.stop - s.start for s in axes), self.offsets, tuple(weights))
 
     def coarsen(self) -> "Stencil":
         """The affinity between blocks of 2 pixels an axis: weights between two blocks add up.
