@@ -3,17 +3,17 @@
 A window is solved as if it were the image, with one class more: that of walkers who reach pixels outside it that are
 not known yet. Where they are fewer than `LEAK`, no labels outside, whatever they be, change those inside by more than
 that. Such a pixel is known from then on, as seeds are, and the windows that follow end at it. Windows overlap by more
-than most walkers go, and each takes all of its pixels that are still free. What is free in the end is far from seeds,
-and left to a method for the image as a whole.
+than most walkers go, and each takes all of its pixels that are still free. What is free after all of them, and after
+larger ones, is far from seeds: that is left to a method for the image as a whole.
 
 Walkers that end at known pixels are wrong by what these are wrong by, so that errors add up along a chain of windows:
 to no more than their number times `LEAK`; and as most walkers never get far, to little more than `LEAK`. Time and
 memory grow as pixels.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,11 +26,17 @@ from selflabel.linear import Direct, System
 LEAK = 1e-7
 """What is known may be wrong by so much: as much as a number in float32 is."""
 
-SIDE = 512
-"""Pixels a side that each window is for."""
+SIZES = ((512, 64), (768, 192))
+"""Pixels a side that each window is for, and by how much it is wider on all sides; first small ones, then large ones.
 
-HALO = 64
-"""So much wider is it, on all sides: enough for seeds on 2 % of the pixels, or predictions that weigh a tenth."""
+The first are enough for seeds on 2 % of the pixels, or predictions that weigh a tenth.
+"""
+
+SHARE = 2
+"""Windows have at most such a part of the free pixels: larger ones cost as much as the whole."""
+
+PATIENCE = 8
+"""At most such a part of the windows may fail in vain."""
 
 Region = tuple[slice, ...]
 """A box of pixels: from where to where along each axis."""
@@ -60,25 +66,27 @@ class Walks:
     scale: float
     coupling: float
     probs: Float[Tensor, "b k *s"]
-    side: int = SIDE
-    halo: int = HALO
+    sizes: tuple[tuple[int, int], ...] = SIZES
 
     def settle(self, given: Partial) -> Partial:
-        """What windows tell of y.
-
-        A window fails if most of what is free in its core stays so. When more have failed than not, this image does
-        not get any more of them.
-        """
+        """What windows tell of y."""
         result = Partial(given.labels.clone(), given.free.clone())
-        for image in range(len(self.probs)):
-            balance = 0
-            for core in _cores(self.affinity.size, self.side):
-                free = result.free[at(core, image)]
-                before = int(free.count_nonzero())
-                if before and balance >= 0:
-                    self._solve(image, _grown(core, self.halo, self.affinity.size), result)
-                    balance += 1 if 2 * int(free.count_nonzero()) <= before else -1
+        for image, (side, halo) in product(range(len(self.probs)), self.sizes):
+            most = prod(min(side + 2 * halo, n) for n in self.affinity.size)
+            if SHARE * most <= int(result.free[image].count_nonzero()):
+                self._sweep(image, side, halo, result)
         return result
+
+    def _sweep(self, image: int, side: int, halo: int, result: Partial) -> None:
+        """All windows of a size. One fails if most of what is free in its core stays so."""
+        cores = _cores(self.affinity.size, side)
+        balance = len(cores) // PATIENCE
+        for core in cores:
+            free = result.free[at(core, image)]
+            before = int(free.count_nonzero())
+            if before and balance >= 0:
+                self._solve(image, _grown(core, halo, self.affinity.size), result)
+                balance += 1 if 2 * int(free.count_nonzero()) <= before else -1
 
     def _solve(self, image: int, window: Region, result: Partial) -> None:
         """One window, to the result."""
@@ -121,15 +129,14 @@ def around(free: Bool[Tensor, "b 1 *s"], margin: int) -> Region:
     return _grown(tuple(ends), margin, tuple(free.shape[2:]))
 
 
-def _cores(size: tuple[int, ...], side: int) -> Iterator[Region]:
+def _cores(size: tuple[int, ...], side: int) -> list[Region]:
     """Boxes of at most so many pixels a side that make up the image, in reading order."""
     counts = [-(-n // side) for n in size]
-    yield from product(
-        *(
-            [slice(i * n // count, (i + 1) * n // count) for i in range(count)]
-            for n, count in zip(size, counts, strict=True)
-        )
-    )
+    cuts = [
+        [slice(i * n // count, (i + 1) * n // count) for i in range(count)]
+        for n, count in zip(size, counts, strict=True)
+    ]
+    return list(product(*cuts))
 
 
 def _grown(box: Region, margin: int, size: tuple[int, ...]) -> Region:

@@ -25,8 +25,11 @@ __all__ = ["ConjugateGradients", "Direct", "LinearSolver", "RandomWalker"]
 LARGE = 1_000_000
 """Images of more pixels are solved window by window first."""
 
-MOST, MOST_FACTORIZED = 16_000_000, 2_000_000
-"""So many pixels are eliminated at once; and factorized, without Numba."""
+MOST = ((4, 16_000_000), (12, 4_000_000))
+"""With up to so many pairs a pixel so many pixels are eliminated at once, in some 20 GB."""
+
+MOST_FACTORIZED = ((12, 2_000_000),)
+"""The same without Numba."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,15 @@ class RandomWalker:
     all minimizers the nearest to the prediction, and the limit for ``η → 0``.
 
     *Energies*: quadratic coupling (any, if its weight is zero), quadratic relaxation, no entropy, sparse
-    affinities; `ValueError` for the rest. `method` solves the system; None takes `Direct` on the CPU for 2-D
-    images up to 4 megapixels (2 without Numba) with up to 24 neighbors a pixel and for anything up to 8000 pixels,
-    and `ConjugateGradients` for the rest, and on CUDA. Memory: at most 1600 + 115 K bytes a pixel
-    (tests/benchmarks/growth.py).
+    affinities; `ValueError` for the rest. `method` solves the system for all pixels. None solves 2-D images beyond
+    one megapixel window by window (`selflabel.windows`; on the CPU, with Numba, up to 24 neighbors a pixel), to 2e-7
+    on photographs and 1e-5 at worst. For smaller images, and for what is so far from seeds that windows cannot tell,
+    it takes `Direct` on the CPU: up to 16 megapixels of unknown labels (4 with more than 8 neighbors, 2 without
+    Numba), and 8000 pixels of any kind; and `ConjugateGradients` for the rest, and on CUDA.
+
+    *Cost*: time is linear in pixels while one in 300 is a seed, or predictions weigh a hundredth; else that of the
+    method. Memory: at most 1600 + 115 K bytes a pixel (tests/benchmarks/growth.py), a third of it where windows
+    suffice.
 
     Use `GraphCut` for hard labels, `GradientDescent` for other couplings and relaxations.
     """
@@ -116,24 +124,25 @@ def _check(problem: Problem) -> SparseAffinity:
     return problem.affinity
 
 
-def _is_flat(affinity: SparseAffinity, pixels: Tensor) -> bool:
-    """Two axes, on the CPU, and up to 24 neighbors a pixel."""
-    most = 12 * pixels[0, 0].numel()
-    return (
-        pixels.ndim == 4
-        and pixels.device.type == "cpu"
-        and sum(pairs.weight[0].numel() for pairs in affinity.pairs()) <= most
-    )
-
-
 def _is_large(affinity: SparseAffinity, labels: Tensor) -> bool:
-    return compiled() and labels[0, 0].numel() > LARGE and _is_flat(affinity, labels)
+    pixels = labels[0, 0].numel()
+    return compiled() and pixels > LARGE and _pairs(affinity) <= MOST[-1][0] * pixels and _is_flat(labels)
+
+
+def _is_flat(labels: Tensor) -> bool:
+    return labels.device.type == "cpu" and labels.ndim == 4
+
+
+def _pairs(affinity: SparseAffinity) -> int:
+    return sum(pairs.weight[0].numel() for pairs in affinity.pairs())
 
 
 def _by_size(affinity: SparseAffinity, free: Tensor) -> LinearSolver:
-    pixels = int(free[:, :1].flatten(1).count_nonzero(1).amax())
-    flat = pixels <= (MOST if compiled() else MOST_FACTORIZED) and _is_flat(affinity, free)
-    return Direct() if free.device.type == "cpu" and (flat or pixels <= 8000) else ConjugateGradients()
+    pixels, unknown = free[0, 0].numel(), int(free.flatten(1).count_nonzero(1).max())
+    per_pixel, limits = _pairs(affinity) / pixels, MOST if compiled() else MOST_FACTORIZED
+    most = max((most for pairs, most in limits if per_pixel <= pairs), default=0)
+    is_small = unknown <= 8000 or (_is_flat(free) and unknown <= most)
+    return Direct() if free.device.type == "cpu" and is_small else ConjugateGradients()
 
 
 def _without_seeds(

@@ -343,6 +343,21 @@ def test_method_by_size() -> None:
     assert isinstance(_by_size(wide, torch.ones(1, 1, 100, 100)), ConjugateGradients)
 
 
+def test_method_by_unknown_labels_and_neighbors(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MOST", "MOST_FACTORIZED"):
+        monkeypatch.setattr(f"selflabel.solvers.random_walker.{name}", ((4, 10_000), (12, 9_999)))
+    features, free = torch.zeros(2, 1, 100, 100), torch.ones(2, 1, 100, 100, dtype=torch.bool)
+    near = GridAffinity.from_features(features, neighbors=8)
+    far, too_far = (WindowAffinity.from_features(features, radius) for radius in (2, 3))
+    assert isinstance(_by_size(near, free), Direct)
+    assert isinstance(_by_size(far, free), ConjugateGradients)
+    free[0, 0, 3, 4] = False
+    assert isinstance(_by_size(far, free), ConjugateGradients)
+    free[1, 0, 5, 6] = False  # now both images have one unknown label less
+    assert isinstance(_by_size(far, free), Direct)
+    assert isinstance(_by_size(too_far, free), ConjugateGradients)
+
+
 class Dense:
     """An affinity without a list of pairs."""
 

@@ -26,7 +26,7 @@ Size = tuple[int, ...]
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done for large images is done for small ones."""
     monkeypatch.setattr("selflabel.solvers.random_walker.LARGE", 0)
-    monkeypatch.setattr("selflabel.solvers.random_walker.Walks", partial(Walks, side=SIDE, halo=HALO))
+    monkeypatch.setattr("selflabel.solvers.random_walker.Walks", partial(Walks, sizes=((SIDE, HALO),)))
 
 
 def photographs() -> torch.Tensor:
@@ -51,10 +51,10 @@ def posed(affinity: Stencil, seeds: torch.Tensor, eta: float) -> Problem:
     return Problem(Energy(QUADRATIC, QUADRATIC_POTTS, eta, 1.7), probs, seeds, affinity)
 
 
-def settled(problem: Problem, side: int = SIDE, halo: int = HALO) -> Partial:
+def settled(problem: Problem, *sizes: tuple[int, int]) -> Partial:
     affinity, energy = problem.affinity, problem.energy
     assert isinstance(affinity, Stencil)
-    walks = Walks(affinity, energy.pairwise_weight, energy.coupling_weight, problem.probs, side, halo)
+    walks = Walks(affinity, energy.pairwise_weight, energy.coupling_weight, problem.probs, sizes)
     return walks.settle(Partial(problem.feasible(problem.probs), problem.free))
 
 
@@ -89,7 +89,7 @@ def test_what_is_settled_is_known_to_the_leak() -> None:
     problem = posed(affinity, seeds_of((61, 83), 0.4), 0.0)
     problem = replace(problem, probs=problem.probs.double() / problem.probs.double().sum(1, keepdim=True))
     exact = solve(problem, RandomWalker(Direct())).labels
-    found = settled(problem, side=42, halo=4)
+    found = settled(problem, (30, 4))
     known = problem.free & ~found.free
     error = (found.labels - exact).abs().amax(1, keepdim=True)[known].max()
     assert 1e-10 < error < 2 * LEAK
@@ -103,13 +103,13 @@ def test_far_from_seeds_nothing_is_settled() -> None:
     flat = GridAffinity.from_features(torch.zeros(1, 1, 40, 40))
     seeds = torch.full((1, 40, 40), UNLABELED)
     seeds[..., 0], seeds[..., -1] = 0, 1
-    found = settled(posed(flat, seeds, 0.0), side=20, halo=4)
+    found = settled(posed(flat, seeds, 0.0), (20, 2))
     assert torch.equal(found.free, (seeds == UNLABELED)[:, None])
 
 
-@pytest.mark.parametrize(("seeded", "count"), [(slice(0, 30), 7), (slice(60, 90), 1), (slice(0, 90), 9)])
+@pytest.mark.parametrize(("seeded", "count"), [(slice(0, 30), 8), (slice(60, 90), 2), (slice(0, 90), 9)])
 def test_windows_end_when_they_fail(monkeypatch: pytest.MonkeyPatch, seeded: slice, count: int) -> None:
-    """Nine of them. If the first three work, the next three do not, and one more is too much."""
+    """Nine of them. If the first three work, the next three do not, and one more may fail, but not two."""
     regions = []
     solve_window = Walks._solve
 
@@ -118,14 +118,27 @@ def test_windows_end_when_they_fail(monkeypatch: pytest.MonkeyPatch, seeded: sli
         solve_window(self, image, window, result)
 
     monkeypatch.setattr(Walks, "_solve", counted)
+    monkeypatch.setattr("selflabel.windows.SHARE", 0)
     flat = GridAffinity.from_features(torch.zeros(1, 1, 90, 90))
     seeds = torch.full((1, 90, 90), UNLABELED)
     seeds[:, seeded] = seeds_of((90, 90), 0.8)[:, seeded]
-    found = settled(posed(flat, seeds, 0.0), side=30, halo=2)
+    found = settled(posed(flat, seeds, 0.0), (30, 2))
     assert len(regions) == count
-    assert bool(found.free[:, :, :10].any()) == (count == 1)
-    settled(posed(flat, seeds_of((90, 90), 1.0), 0.0))
+    assert bool(found.free[:, :, :10].any()) == (count == 2)
+    settled(posed(flat, seeds_of((90, 90), 1.0), 0.0), (30, 2))
     assert len(regions) == count  # nothing to do
+
+
+def test_large_windows_settle_what_small_ones_do_not() -> None:
+    """If they are at most half of it: 42 by 42 are, 60 by 60 are not."""
+    flat = GridAffinity.from_features(torch.zeros(1, 1, 90, 90))
+    problem = posed(flat, seeds_of((90, 90), 0.4), 0.0)
+    small, both, too_large = (
+        int(settled(problem, *sizes).free.count_nonzero())
+        for sizes in (((16, 2),), ((16, 2), (20, 11)), ((16, 2), (20, 20)))
+    )
+    assert 2 * both < small == too_large
+    assert settled(problem, (20, 20)).free.equal(problem.free)
 
 
 @pytest.mark.usefixtures("small_windows")
@@ -134,7 +147,7 @@ def test_errors_do_not_add_up_along_many_windows() -> None:
         torch.rand(1, 1, 3, 1000, generator=torch.Generator().manual_seed(8))
     )
     problem = posed(affinity, seeds_of((3, 1000), 0.3), 0.0)
-    assert settled(problem).free.float().mean() < 0.2
+    assert settled(problem, (SIDE, HALO)).free.float().mean() < 0.2
     solution, whole_ = solve(problem, RandomWalker()), solve(problem, RandomWalker(Direct()))
     assert (solution.labels - whole_.labels).abs().max() < 1e-6
 
