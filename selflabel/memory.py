@@ -21,14 +21,15 @@ from torch import Tensor
 LARGE = 4 << 20
 """Labels of so many bytes: below, a solver works on less than the C library would keep anyway."""
 
-HUGE = 128 << 20
-"""After labels of so many bytes memory goes back to the system; else the next solve finds it, 2 GB at most."""
+HUGE = 1 / 64
+"""After labels of such a part of the machine's memory what a solver worked on goes back to the system, which is up to
+twenty times as much; else the next solve finds it.
+"""
 
 # malloc.h, and what glibc's own threshold of mapped blocks grows to when large blocks are freed
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 NEVER, NONE, ANY = -1, 0, 65536
 LARGEST_THRESHOLD = 32 << 20
-MOST_TO_KEEP = 2**31 - 1
 
 _lock = Lock()
 _users, _any_huge = 0, False
@@ -50,7 +51,7 @@ def kept_memory(labels: Tensor) -> Iterator[None]:
     try:
         yield
     finally:
-        _leave(library, trim=labels.nbytes >= HUGE)
+        _leave(library, trim=labels.nbytes >= HUGE * _machine())
 
 
 def _enter(library: Any) -> None:
@@ -62,14 +63,13 @@ def _enter(library: Any) -> None:
 
 
 def _leave(library: Any, *, trim: bool) -> None:
-    """The last of several at a time puts things back."""
+    """The last of several at a time puts things back, but that memory is given back when asked only."""
     global _users, _any_huge
     with _lock:
         _users, _any_huge = _users - 1, _any_huge or trim
         if _users == 0:
             library.mallopt(MMAP_MAX, ANY)
             library.mallopt(MMAP_THRESHOLD, LARGEST_THRESHOLD)
-            library.mallopt(TRIM_THRESHOLD, MOST_TO_KEEP)
             if _any_huge:
                 library.malloc_trim(0)
             _any_huge = False
@@ -83,3 +83,9 @@ def _glibc() -> Any:
         return None
     library = ctypes.CDLL(None)
     return library if hasattr(library, "gnu_get_libc_version") else None
+
+
+@cache
+def _machine() -> int:
+    """Bytes of memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -11,7 +11,6 @@ from memory_tools import resident_growth
 from selflabel import memory
 from selflabel.memory import (
     ANY,
-    HUGE,
     LARGE,
     MMAP_MAX,
     MMAP_THRESHOLD,
@@ -24,7 +23,6 @@ from selflabel.memory import (
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="about glibc")
 SMALL_LABELS = torch.empty(LARGE // 4 - 1)
 LABELS = torch.empty(LARGE // 4)
-HUGE_LABELS = torch.empty(HUGE // 4)
 
 
 class Recorder:
@@ -48,7 +46,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 ENTER = [(TRIM_THRESHOLD, NEVER), (MMAP_MAX, NONE)]
-LEAVE = [(MMAP_MAX, ANY), (MMAP_THRESHOLD, memory.LARGEST_THRESHOLD), (TRIM_THRESHOLD, memory.MOST_TO_KEEP)]
+LEAVE = [(MMAP_MAX, ANY), (MMAP_THRESHOLD, memory.LARGEST_THRESHOLD)]
 
 
 def test_only_large_labels_on_the_cpu_change_anything(recorder: Recorder) -> None:
@@ -60,10 +58,14 @@ def test_only_large_labels_on_the_cpu_change_anything(recorder: Recorder) -> Non
     assert recorder.asked == ENTER + LEAVE
 
 
-def test_huge_labels_give_their_memory_back(recorder: Recorder) -> None:
-    with kept_memory(HUGE_LABELS):
-        pass
-    assert recorder.asked == [*ENTER, *LEAVE, (0,)]
+def test_huge_labels_give_their_memory_back(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 2**28 < memory._machine() < 2**48
+    for machine, trimmed in ((65 * LABELS.nbytes, []), (64 * LABELS.nbytes, [(0,)])):
+        monkeypatch.setattr(memory, "_machine", lambda bytes_=machine: bytes_)
+        recorder.asked.clear()
+        with kept_memory(LABELS):
+            pass
+        assert recorder.asked == [*ENTER, *LEAVE, *trimmed]
 
 
 def test_the_last_of_several_puts_things_back_after_errors_too(recorder: Recorder) -> None:
