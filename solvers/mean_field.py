@@ -139,22 +139,21 @@ class MeanField:
             in_parallel([partial(image.read, own) for image, own in zip(images, to, strict=True)], across)
             return result
 
-        def of_each(known: float, method: Callable[[Descent], float]) -> Tensor:
-            """Those of images that are done are known."""
-            tasks = [
-                partial(float, known) if end else partial(method, image)
-                for image, end in zip(images, done.tolist(), strict=True)
-            ]
-            return torch.tensor(in_parallel(tasks, across), dtype=torch.float64)
-
-        def energies() -> Tensor:
-            return torch.where(done, value, temperature * of_each(0.0, Descent.energy))
+        def of_each(move: Callable[[Descent], tuple[bool, float]]) -> tuple[Tensor, Tensor]:
+            """Whether it was everywhere, and the energies, which are known of images that are done."""
+            tasks = [partial(move, image) for image in compress(images, ~done)]
+            found = in_parallel(tasks, across)
+            everywhere, energies = torch.ones_like(done), value.clone()
+            everywhere[~done] = torch.tensor([where for where, _ in found])
+            energies[~done] = temperature * torch.tensor([own for _, own in found], dtype=torch.float64)
+            return everywhere, energies
 
         value = torch.zeros(len(labels), dtype=torch.float64)
-        value = start = energies()
+        _, value = of_each(lambda image: (True, image.energy()))
+        start = value
         while True:
-            everywhere = of_each(1.0, Descent.sweep).bool()
-            trial = energies()
+            # of an image both at once, while its tables are in a cache
+            everywhere, trial = of_each(lambda image: (image.sweep(), image.energy()))
             risen = trial > value + 1e-7 * value.abs()  # rounding of float32 labels
             for image in compress(images, risen):
                 image.undo()
