@@ -3,7 +3,6 @@
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from selflabel.affinity.image import lab
@@ -22,6 +21,8 @@ def pixel_features(image: Float[Tensor, "b c *s"]) -> list[NDArray[np.float32]]:
 
 
 def _features(colors: NDArray[np.float32]) -> NDArray[np.float32]:
+    from scipy.ndimage import gaussian_filter  # takes a tenth of a second, and other annotators do without
+
     *size, channels = colors.shape
     lightness = colors[..., 0]
     maps = [colors[..., channel] for channel in range(channels)]

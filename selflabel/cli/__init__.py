@@ -4,6 +4,7 @@ Names become objects in `names` and `recipes` only. Nothing heavy is imported be
 immediate.
 """
 
+import gc
 from typing import Annotated
 
 import typer
@@ -52,4 +53,7 @@ def _root(
 
 def main() -> None:
     """The entry point of the command `selflabel`."""
-    app()
+    try:
+        app()
+    finally:
+        gc.freeze()  # or Python would look for garbage in all that was imported before it ends: half a second

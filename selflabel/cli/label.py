@@ -132,16 +132,16 @@ def label(
     skipped when the command runs again; images that cannot be labeled are listed at the end, and the exit
     code is 1 then.
     """
-    from selflabel.labeling.pool import forked, one_thread
+    from selflabel.labeling.pool import forked, one_thread, without_collections
 
-    with one_thread():  # the libraries' threads, too: processes are forked from this one
+    with one_thread(), without_collections():  # the libraries' threads: processes are forked from this one
         import torch
 
+        import selflabel.labeling.image
         from selflabel.cli import names
 
     torch.set_num_threads(1)  # as in worker processes: the same bytes whatever their number
 
-    import selflabel
     from selflabel.cli import screen
     from selflabel.data.folders import read_lines
     from selflabel.data.labelfiles import LabelFormat
