@@ -14,6 +14,7 @@ from lattice_accuracy import exact_rows, features_of
 from peer_folder import STEPS
 from peer_folder import mean_field as theirs
 from pictures import Picture, color_mixture
+from pydensecrf.utils import unary_from_softmax
 from timing import Duel, Row, spread
 from torch import Tensor
 
