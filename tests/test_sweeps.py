@@ -240,6 +240,23 @@ def test_competing_classes_are_neighbors(rng: np.random.Generator) -> None:
     assert np.count_nonzero(np.diff(group[order])) == 2
 
 
+@THREADS
+def test_tables_follow_the_labels(several: int, generator: torch.Generator) -> None:
+    """What is kept between sweeps gives the energy of the labels, at seeds and elsewhere."""
+    problem = case(generator, classes=21)
+    assert isinstance(problem.affinity, DenseAffinity)
+    start, probs = (x[0].flatten(1).contiguous() for x in (problem.feasible(problem.probs), problem.probs))
+    free = problem.free[0, 0].numpy()
+    given = 0, start.numpy(), probs.numpy(), free, np.ones(21), 1.0, 0.8, several
+    one = sweeps.Descent(problem.affinity.filters, *given)
+    for _ in range(5):
+        energy = one.energy()
+        labels = torch.from_numpy(labels_of(one).T.copy()).view(problem.probs[:1].shape)
+        expected = problem.value(torch.cat([labels, problem.probs[1:]]))
+        assert energy == pytest.approx(float(expected[0]), rel=1e-5)
+        one.sweep()
+
+
 def test_a_sweep_is_undone(generator: torch.Generator) -> None:
     one = descent(case(generator))
     for _ in range(3):
