@@ -75,6 +75,16 @@ def _leave(library: Any, *, trim: bool) -> None:
             _any_huge = False
 
 
+def _forget() -> None:
+    """In a process that was forked while others here were at work: they are not there."""
+    global _users, _any_huge, _lock
+    _users, _any_huge, _lock = 0, False, Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
 @cache
 def _glibc() -> Any:
     """The C library, or None."""

@@ -173,8 +173,9 @@ class Descent:
         self.unary = np.empty(pixels * width, np.float32)
         self.table = np.zeros((self.joint.rows, width), np.float32)
         self.blurred = np.empty_like(self.table)
+        is_start = labels.ctypes.data == probs.ctypes.data and labels.strides == probs.strides
         given = (
-            *(probs, probs[:0] if np.may_share_memory(labels, probs) else labels, self.order, self.tiled),
+            *(probs, probs[:0] if is_start else labels, self.order, self.tiled),
             *(self.allowed, np.float32(coupling), np.float32(FLOOR), *self.joint.entries),
             *(self.is_free, self.spans, self.unary),
         )
@@ -185,15 +186,17 @@ class Descent:
         self.age, self.sweeps = 0, 0
 
     def _onto_table(self, run: Callable[[Array, int, int], float], count: int) -> float:
-        """``run(table, first, last)`` over `range(count)`, a table a thread; adds them to that of the labels."""
+        """``run(table, first, last)`` over `range(count)`, a table a thread; adds them to that of the labels.
+
+        Not at once: sums of thousands of labels in single precision would swallow small changes of each.
+        """
         pieces = parts(count, num_threads())
-        with scratch((len(pieces) - 1, *self.table.shape), np.float32) as others:
-            others[:] = 0
-            tables = [self.table, *others]
+        with scratch((len(pieces), *self.table.shape), np.float32) as tables:
+            tables[:] = 0
             tasks = [partial(run, table, *part) for table, part in zip(tables, pieces, strict=True)]
             result = sum(in_parallel(tasks, self.threads))
-            for other in others:
-                over(len(other), self.threads, partial(_add, other, self.table))
+            for table in tables:
+                over(len(table), self.threads, partial(_add, table, self.table))
         return float(result)
 
     def energy(self) -> float:

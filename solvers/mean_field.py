@@ -21,6 +21,20 @@ FAR = 0.01
 """As long as a step lowers the energy by more than this fraction, all pixels are visited."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Stand:
+    """How far mean field has come: labels, images that have converged, and the energy of its start, if known."""
+
+    labels: Float[Tensor, "b k *s"]
+    done: Bool[Tensor, " b"]
+    start_energy: Float[Tensor, " b"] | None
+
+    @classmethod
+    def at(cls, labels: Float[Tensor, "b k *s"]) -> "_Stand":
+        """At the start."""
+        return cls(labels, torch.zeros(len(labels), dtype=torch.bool, device=labels.device), None)
+
+
 @dataclass(frozen=True)
 class MeanField:
     """Minimize ``η Σ -y·ln σ + λ Σ_ij W_ij (1 - y_i·y_j) - τ Σ S(y)`` by the convex-concave procedure.
@@ -67,15 +81,14 @@ class MeanField:
                 "mean field needs entropy_weight > 0 (usually 1), got 0: use graph cut or gradient descent"
             )
         if available() and labels.device.type == "cpu" and isinstance(problem.affinity, DenseAffinity):
-            labels, done = yield from self._sweeps(problem, problem.affinity, labels)
+            stand = yield from self._sweeps(problem, problem.affinity, labels)
         else:
-            done = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
-        yield from self._guarded_steps(problem, labels, done)
+            stand = _Stand.at(labels)
+        yield from self._guarded_steps(problem, stand)
 
-    def _guarded_steps(
-        self, problem: Problem, labels: Float[Tensor, "b k *s"], done: Bool[Tensor, " b"]
-    ) -> Iterator[Step]:
+    def _guarded_steps(self, problem: Problem, stand: "_Stand") -> Iterator[Step]:
         """Steps that are halved until the energy does not rise."""
+        labels, done = stand.labels, stand.done
         energy, temperature = problem.energy, problem.energy.entropy_weight
         linear = replace(problem, energy=replace(energy, entropy_weight=0.0))
 
@@ -86,7 +99,7 @@ class MeanField:
 
         logits = floored_logits(labels, LOG_FLOOR)
         value, target = evaluate(labels)
-        start = value
+        start = value if stand.start_energy is None else stand.start_energy
         rate = torch.ones_like(value)
         while True:
             trial_logits = floored(torch.lerp(logits, target, per_image(rate, logits)), LOG_FLOOR)
@@ -105,10 +118,10 @@ class MeanField:
 
     def _sweeps(
         self, problem: Problem, affinity: DenseAffinity, labels: Float[Tensor, "b k *s"]
-    ) -> Generator[Step, None, tuple[Float[Tensor, "b k *s"], Bool[Tensor, " b"]]]:
+    ) -> Generator[Step, None, "_Stand"]:
         """The same with compiled lattices, as long as no energy rises; only at the pixels that still move.
 
-        Returns the last labels and which images have converged, then.
+        Returns where it stands, then.
         """
         from selflabel.kernels.compile import in_parallel, shares
         from selflabel.kernels.layout import empty
@@ -117,7 +130,7 @@ class MeanField:
         done = torch.zeros(len(labels), dtype=torch.bool)
         energy, temperature = problem.energy, problem.energy.entropy_weight
         if not fits(affinity, labels, energy.coupling_weight / temperature):
-            return labels, done
+            return _Stand.at(labels)
         starts = by_class(labels).flatten(2).numpy()
         probs = starts if labels is problem.probs else by_class(problem.probs).flatten(2).numpy()
         every = torch.ones(labels.shape[:2], dtype=torch.bool)
@@ -158,7 +171,7 @@ class MeanField:
             for image in compress(images, risen):
                 image.undo()
             if bool(risen.any()):
-                return read(), done
+                return _Stand(read(), done, start)
             gain = value - trial
             resting = gain <= self.rtol * value.abs()
             # those that were left out may still move; and far from the end, those that have settled move again

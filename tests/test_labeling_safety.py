@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -284,6 +285,29 @@ def test_processes_that_wait_share_what_is_loaded_and_do_the_work(monkeypatch: p
         found = list(dict(run_jobs(range(4), Tells(), 2, ready)).values())
         assert all(told.loaded == 1 and told.process in waiting for told in map(told_by, found))
     assert not any(worker.process.is_alive() for worker in ready)
+
+
+ORPHANS = """
+import os, signal
+from pool_tools import Tells
+from selflabel.labeling.pool import forked, run_jobs
+
+with forked(2) as ready:
+    print(*(worker.process.pid for worker in ready), flush=True)
+    for _ in run_jobs(range(9), Tells(), 2, ready):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not THREADS.is_dir(), reason="about forks")
+def test_processes_end_when_the_one_that_feeds_them_is_killed() -> None:
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    script = [sys.executable, "-c", ORPHANS]
+    # ends when all who could write to the output have
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == -signal.SIGKILL
+    assert len(done.stdout.split()) == 2
 
 
 def test_a_process_with_threads_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:

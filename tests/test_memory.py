@@ -77,6 +77,17 @@ def test_the_last_of_several_puts_things_back_after_errors_too(recorder: Recorde
 
 
 @linux
+def test_a_forked_process_has_users_of_its_own(recorder: Recorder) -> None:
+    with kept_memory(LABELS):
+        child = os.fork()
+        if child == 0:  # pragma: no cover - in another process
+            with kept_memory(LABELS):
+                pass
+            os._exit(int(recorder.asked != 2 * ENTER + LEAVE))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@linux
 def test_the_environment_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
         monkeypatch.delenv(name)

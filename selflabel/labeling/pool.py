@@ -42,11 +42,16 @@ class _Finished(Generic[R]):
 class Worker:
     """One process, its pipe, and the job it has."""
 
-    def __init__(self) -> None:
-        """Forked from this one if that can be, else new: then it has to import what it needs."""
-        context: Any = multiprocessing.get_context("fork" if can_fork() else "spawn")
+    def __init__(self, others: Iterable["Worker"] = ()) -> None:
+        """Forked from this one if that can be, else new: then it has to import what it needs.
+
+        `others` there are. A fork has copies of all our ends of pipes: it would wait for its own one if we died.
+        """
+        forks = can_fork()
+        context: Any = multiprocessing.get_context("fork" if forks else "spawn")
         self.pipe, child = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_serve, args=(child,), daemon=True)
+        ours = [self.pipe, *(other.pipe for other in others)] if forks else []
+        self.process: BaseProcess = context.Process(target=_serve, args=(child, ours), daemon=True)
         with _interrupts_held(), one_thread():
             self.process.start()
         child.close()
@@ -83,8 +88,8 @@ def forked(count: int) -> Iterator[list[Worker]]:
     """
     workers: list[Worker] = []
     try:
-        if can_fork():
-            workers.extend(Worker() for _ in range(count))
+        while can_fork() and len(workers) < count:
+            workers.append(Worker(workers))
         yield workers
     finally:
         for worker in workers:
@@ -143,7 +148,7 @@ def _assign(todo: Iterator[J], ready: list[Worker], team: list[Worker], workers:
         if job is None:
             return
         if not idle:
-            idle.append(ready.pop() if ready else Worker())
+            idle.append(ready.pop() if ready else Worker(team))
             idle[0].learn(payload)
             team.append(idle[0])
         idle.pop().give(job)
@@ -212,9 +217,11 @@ def without_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _serve(pipe: Connection) -> None:
-    """The life of a worker process."""
+def _serve(pipe: Connection, others: Iterable[Connection]) -> None:
+    """The life of a worker process. It ends when all copies of the other end of its pipe are closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for other in others:
+        other.close()
     try:
         work = pickle.loads(pipe.recv_bytes())
         if "torch" in sys.modules:
