@@ -257,6 +257,50 @@ def test_tables_follow_the_labels(several: int, generator: torch.Generator) -> N
         one.sweep()
 
 
+def test_energies_stay_those_of_the_labels(generator: torch.Generator) -> None:
+    """On a flat image, where a vertex has thousands of pixels: small changes would be lost next to their sum."""
+    affinity = DenseAffinity.from_image(torch.full((1, 3, 150, 200), 0.5), symmetric=True)
+    logits = torch.randn(1, 3, 150, 200, generator=generator)
+    logits[:, 0] += 2
+    seeds = torch.full((1, 150, 200), UNLABELED)
+    problem = Problem(replace(DENSE, pairwise_weight=1.0), logits.softmax(1), seeds, affinity)
+    found = solve(problem, MeanField(rtol=0.0), max_steps=7, trace=True)
+    torch.testing.assert_close(found.energy, problem.value(found.labels), rtol=1e-6, atol=0)
+    assert found.trace is not None
+    assert bool((found.trace.diff(dim=0) <= 3e-7 * found.trace[0]).all())
+
+
+def test_a_start_that_turns_to_guarded_steps_keeps_its_energy(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    problem = case(generator)
+    energy, of_second = sweeps.Descent.energy, []
+
+    def rising(self: sweeps.Descent) -> float:
+        """As if the first step of the second image went up."""
+        of_second.append(np.shares_memory(self.given, problem.probs[1].numpy()))
+        return energy(self) + 1e9 * (of_second[-1] and sum(of_second) == 2)
+
+    monkeypatch.setattr(sweeps.Descent, "energy", rising)
+    shared = Problem(DENSE, problem.probs, torch.full_like(problem.seeds, UNLABELED), problem.affinity)
+    found = solve(shared, MeanField(rtol=0.0), max_steps=3, trace=True)
+    assert sum(of_second) == 2
+    torch.testing.assert_close(found.start_energy, shared.value(shared.probs), rtol=1e-6, atol=1e-3)
+
+
+def test_a_start_may_lie_across_the_prediction(generator: torch.Generator) -> None:
+    problem = case(generator, batch=1, classes=2)
+    numbers = torch.cat([problem.probs, problem.probs[:, :1]], 1)
+    across, seeds = numbers[:, 1:], torch.full_like(problem.seeds, UNLABELED)
+    assert across.is_contiguous()
+    same = Problem(DENSE, numbers[:, :2], seeds, problem.affinity)
+    found, expected = (
+        solve(same, MeanField(), start=start, max_steps=1) for start in (across, across.clone())
+    )
+    torch.testing.assert_close(found.start_energy, expected.start_energy)
+    torch.testing.assert_close(found.labels, expected.labels)
+
+
 def test_a_sweep_is_undone(generator: torch.Generator) -> None:
     one = descent(case(generator))
     for _ in range(3):
