@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from selflabel.data.atomic import remove_leftovers, temporary_name, write_atomic
+from selflabel.data.digest import digest
 from selflabel.data.folders import by_stem, read_lines
 from selflabel.data.mosaic import Tile, mosaic
 from selflabel.data.photographs import Stroke, draw, photographs
@@ -260,3 +261,9 @@ def test_mosaic_shows_every_tile() -> None:
     assert ((picture == (0, 0, 255)).all(-1)).sum() == 2 * blue.size // 3
     with pytest.raises(ValueError, match="at least one tile"):
         mosaic([])
+
+
+def test_digests_tell_where_contents_end() -> None:
+    some = [[b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"c", b"ab"], [b"ab", b"c", b""]]
+    assert len({digest(contents) for contents in some}) == len(some)
+    assert all(len(digest(contents)) == 16 for contents in some)

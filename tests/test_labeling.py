@@ -141,14 +141,17 @@ def test_only_classes_with_seeds_win_unless_all_may(tmp_path: Path, all_classes:
     assert record.classes == ((0, 1, 2, 3) if all_classes else (0, 2))
 
 
-def test_predictions_are_matched_to_classes_in_any_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("all_classes", [False, True])
+def test_predictions_are_matched_to_classes_in_any_order(tmp_path: Path, all_classes: bool) -> None:
     right = np.zeros((12, 16), bool)
     right[:, 8:] = True
     rows = np.stack(
         [right * 0.8 + 0.1, np.full((12, 16), 0.05), 0.85 - right * 0.8]
     )  # of the classes 2, 1, 0
     np.savez(tmp_path / "p.npz", labels=rows / rows.sum(0), classes=np.array([2, 1, 0]))
-    label_one(tmp_path, replace(SETTINGS, engine=replace(ENGINE, affinity=Grid(1.0))), tmp_path / "p.npz")
+    settings = replace(SETTINGS, engine=replace(ENGINE, affinity=Grid(1.0)), all_classes=all_classes)
+    record = label_one(tmp_path, settings, tmp_path / "p.npz")
+    assert record.classes == ((0, 1, 2) if all_classes else (0, 2))
     np.testing.assert_array_equal(read_index(tmp_path / "out" / "labels" / "a0.png"), right * 2)
 
 

@@ -141,7 +141,7 @@ def candidates(
     lacking = np.setdiff1d(seeded, predicted)
     if lacking.size:
         raise ValueError(f"the seeds have class {lacking[0]}, the probabilities only {_some(predicted)}")
-    return predicted.astype(np.uint8) if all_classes or seeded.size == 0 else seeded
+    return np.sort(predicted) if all_classes or seeded.size == 0 else seeded
 
 
 def _solve(
