@@ -2,6 +2,7 @@
 
 import math
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -35,6 +36,25 @@ DENSE = Energy(STANDARD, BILINEAR, 1.0, 0.4, entropy_weight=1.0)
 
 
 # --- loops --------------------------------------------------------------------------------------------------
+
+
+@kernel
+def inverse_roots(x):
+    for i in range(x.size):
+        x[i] = np.float32(1) / np.float32(math.sqrt(x[i]))
+
+
+def test_no_processor_estimates() -> None:
+    """Estimates of reciprocals (x86: rsqrt, rcp) differ from one make of processor to the next."""
+    ones = np.ones(100, np.float32)
+    inverse_roots(ones)
+    assert (ones == 1).all()
+    options = {name: inverse_roots.targetoptions[name] for name in ("fastmath", "error_model")}
+    anew = numba.njit(**options)(inverse_roots.py_func)  # of cached code Numba shows nothing
+    anew(ones)
+    machine_code = "".join(anew.inspect_asm().values())
+    assert "sqrt" in machine_code
+    assert not any(estimate in machine_code for estimate in ("rsqrt", "rcp", "frsqrte", "frecpe"))
 
 
 @kernel

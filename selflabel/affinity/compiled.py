@@ -220,13 +220,12 @@ class ImageLattice:
     def add(self, x: Array, scale: Array, factor: float, to: Array, splats: int, threads: int) -> None:
         """``to += factor · diag(scale) K diag(scale) x``, pixels by rows; `splats`: tables to splat into."""
         shape = self.rows, padded(x.shape[1])
+        given = self.vertex, self.weight, counted(self.vertex)
         with scratch((splats, *shape), x.dtype) as tables, scratch(shape, x.dtype) as blurred:
-            self.blur(splat(x, scale, self.vertex, self.weight, tables, threads), factor, blurred, threads)
-            over(
-                len(x),
-                threads,
-                partial(_slice, blurred, self.vertex, self.weight, counted(self.vertex), scale, to),
-            )
+            pieces = zip(tables, parts(len(x), splats), strict=True)
+            in_parallel([partial(_splat, x, scale, *given, own, *part) for own, part in pieces], threads)
+            self.blur(_joined(tables), factor, blurred, threads)
+            over(len(x), threads, partial(_slice, blurred, *given, scale, to))
 
     @property
     def rows(self) -> int:
@@ -247,18 +246,7 @@ class ImageLattice:
                 table = following
 
 
-def splat(x: Array, scale: Array, vertex: Array, weight: Array, tables: Array, threads: int) -> Array:
-    """The pixels' rows, times their scale, at the vertices: in the first of the tables, each one a thread's."""
-    ranges = parts(len(x), len(tables))
-    splats = [
-        partial(_splat, x, scale, vertex, weight, counted(vertex), table, *part)
-        for table, part in zip(tables, ranges, strict=True)
-    ]
-    in_parallel(splats, threads)
-    return joined(tables)
-
-
-def joined(tables: Array) -> Array:
+def _joined(tables: Array) -> Array:
     """Their sum, in the first of them."""
     for other in tables[1:]:
         tables[0] += other

@@ -30,11 +30,12 @@ _kept: dict[int, Array] = {}
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile without the interpreter's lock, once for all processes (Numba keeps the machine code on disk).
 
-    Sums may be reordered and products fused, but nan and infinities are respected.
+    Sums may be reordered and products fused, but nan and infinities are respected. Reciprocals are exact: with the flag
+    `arcp`, LLVM takes the processor's estimate for ``1 / sqrt(x)``, which differs from make to make.
     """
     # numpy's divisions: a loop that may raise is not vectorized. Run-time type checks of the tests wrap functions.
     compile_ = numba.njit(
-        nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy"
+        nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy"
     )
     return compile_(inspect.unwrap(function))
 

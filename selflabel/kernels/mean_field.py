@@ -235,6 +235,16 @@ def _exchange(exps, masses, spans, starts, sides, pixels, labels, moved, settled
 
 
 @kernel
+def _costs(weighted, masses):
+    """Puts ``Σ y·ln y - y·unary`` in place of the weighted sums of `_softmax`; uses the masses up."""
+    for i in range(masses.size):
+        weighted[i] /= masses[i]
+    log_(masses, TINY)
+    for i in range(masses.size):
+        weighted[i] -= masses[i]
+
+
+@kernel
 def begin(
     given, order, pixels, free, allowed, place, weight, corners, blurred, floor, negligible,
     unary, labels, spans, starts, cost, onto, first, last,
@@ -263,12 +273,10 @@ def begin(
                 exps[i], masses[i], weighted[i] = logits[i], 1, 0
         _settle(exps, masses, spans, starts, here, labels)
         _splat(exps, spans, here, place, weight, corners, onto)
+        _costs(weighted[: here.size], masses[: here.size])
         for i in range(here.size):
-            weighted[i] /= masses[i]
-        log_(masses[: here.size], TINY)
-        for i in range(here.size):
-            cost[start + i, 0] = weighted[i] - masses[i]
-            result += cost[start + i, 0]
+            cost[start + i, 0] = weighted[i]
+            result += weighted[i]
     return result
 
 
@@ -293,12 +301,10 @@ def sweep(
         _softmax(logits, unary, spans, starts, here, allowed, floor, exps, masses, weighted)
         _exchange(exps, masses, spans, starts, sides, here, labels, moved[start:stop], settled)
         _splat(exps, spans, here, place, weight, corners, onto)
-        for i in range(here.size):
-            weighted[i] /= masses[i]
-        log_(masses[: here.size], TINY)
+        _costs(weighted[: here.size], masses[: here.size])
         for i in range(here.size):
             p = here[i]
             side = sides[p]
-            cost[p, side] = weighted[i] - masses[i]
-            change += cost[p, side] - cost[p, 1 - side]
+            cost[p, side] = weighted[i]
+            change += weighted[i] - cost[p, 1 - side]
     return change

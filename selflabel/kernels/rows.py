@@ -13,7 +13,7 @@ from selflabel.kernels.compile import Array, emits
 
 VECTORS = (16, 8, 1)
 INT = ir.IntType(64)
-FAST = ("reassoc", "contract", "nsz", "arcp")
+FAST = ("reassoc", "contract", "nsz")
 
 
 def padded(width: int) -> int:
