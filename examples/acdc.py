@@ -22,7 +22,7 @@ import torch
 from selflabel import Energy
 from selflabel.affinity import WindowKernel
 from selflabel.affinity.builders import Contrast, Dense, Grid
-from selflabel.data.samples import Folder, read_split
+from selflabel.datasets.samples import Folder, read_split
 from selflabel.losses import DenseCRFLoss, GatedCRFLoss, KernelCutLoss, NormalizedCutLoss, PottsLoss
 from selflabel.networks import network
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
@@ -35,14 +35,14 @@ from selflabel.terms import (
     STANDARD,
 )
 from selflabel.training import (
-    Direct,
-    Feed,
-    Full,
+    Batches,
+    FullMasks,
     Objective,
+    Regularized,
     Regularizer,
-    Seeds,
+    SeedsOnly,
     SelfLabeling,
-    Settings,
+    TrainingSettings,
     evaluate,
     load_weights,
     train,
@@ -69,15 +69,15 @@ FIELD = SelfLabeling(
 )
 
 
-def regularized(name: str, weight: float, loss: torch.nn.Module) -> Direct:
+def regularized(name: str, weight: float, loss: torch.nn.Module) -> Regularized:
     """Seeds and one loss on the prediction."""
-    return Direct((Regularizer(name, weight, loss),))
+    return Regularized((Regularizer(name, weight, loss),))
 
 
 METHODS: Mapping[str, Objective] = {
     # without the weight, the structures (3 % of the pixels) take most of the budget to appear
-    "full masks": Full(class_weights=(0.1, 1.0, 1.0, 1.0)),
-    "pCE": Seeds(),
+    "full masks": FullMasks(class_weights=(0.1, 1.0, 1.0, 1.0)),
+    "pCE": SeedsOnly(),
     "pCE + grid Potts, GD": regularized(
         "potts", 1.0, PottsLoss(Grid(sigma=30.0, neighbors=8, by_distance=True))
     ),
@@ -119,13 +119,13 @@ def folders(root: Path, masked: bool) -> tuple[Folder, Folder]:
 def run(method: str, seed: int, root: Path, out: Path, steps: int) -> Score:
     """Train, unless it is done, and score the weights after the last step."""
     objective = METHODS[method]
-    training, held_out = folders(root, masked=isinstance(objective, Full))
-    feed = Feed(training, CLASSES, batch=12, seed=seed, held_out=held_out, held_out_batch=24)
+    training, held_out = folders(root, masked=isinstance(objective, FullMasks))
+    feed = Batches(training, CLASSES, batch=12, seed=seed, held_out=held_out, held_out_batch=24)
     scribbles_first = not isinstance(objective, SelfLabeling) or "scribbles first" in method
     pretrain_steps = steps // 5 if scribbles_first else steps // 10
-    settings = Settings(
+    settings = TrainingSettings(
         steps=steps,
-        pretrain_steps=0 if isinstance(objective, Full) or objective is WALK else pretrain_steps,
+        pretrain_steps=0 if isinstance(objective, FullMasks) or objective is WALK else pretrain_steps,
         warmup_steps=0 if objective is WALK else steps // 10,
         learning_rate=3e-3,
         # solves go on from the last labels of an image: those of the seeds alone come but once
@@ -140,7 +140,13 @@ def run(method: str, seed: int, root: Path, out: Path, steps: int) -> Score:
     net = network("unet:8", channels=1, classes=CLASSES, size=SIZE)
     folder = out / method.replace(" ", "-") / str(seed)
     train(
-        net, objective, feed, settings, folder, pretraining=Seeds() if scribbles_first else WALK, resume=True
+        net,
+        objective,
+        feed,
+        settings,
+        folder,
+        pretraining=SeedsOnly() if scribbles_first else WALK,
+        resume=True,
     )
     load_weights(folder / "last.pt", net)
     scores = evaluate(net, feed.validation(), CLASSES, first=1, distances=True)

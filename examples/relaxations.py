@@ -19,11 +19,11 @@ import torch
 from acdc import CLASSES, SIZE, SOFT, folders
 from scipy import ndimage
 
-from selflabel.data.samples import Folder, Sample
+from selflabel.datasets.samples import Folder, Sample
 from selflabel.labels import UNLABELED
 from selflabel.networks import network
 from selflabel.terms import COUPLINGS, RELAXATIONS
-from selflabel.training import Feed, SelfLabeling, Settings, evaluate, load_weights, train
+from selflabel.training import Batches, SelfLabeling, TrainingSettings, evaluate, load_weights, train
 
 LENGTHS = (0.0, 0.3, 0.5, 0.8, 1.0)
 CONNECTED = np.ones((3, 3))
@@ -79,8 +79,8 @@ def run(objective: SelfLabeling, length: float, data: Path, out: Path, steps: in
     """Mean Dice after the last step."""
     training, held_out = folders(data, masked=False)
     kept = [Shortened(training, length)[number] for number in range(len(training))]
-    feed = Feed(kept, CLASSES, batch=12, seed=seed, held_out=held_out, held_out_batch=24)
-    settings = Settings(
+    feed = Batches(kept, CLASSES, batch=12, seed=seed, held_out=held_out, held_out_batch=24)
+    settings = TrainingSettings(
         steps=steps,
         pretrain_steps=steps // 5,
         warmup_steps=steps // 10,

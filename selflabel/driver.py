@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from selflabel.labels import by_class, check_distributions
-from selflabel.memory import kept_memory
+from selflabel.kernels.memory import kept_memory
+from selflabel.labels import channels_first, check_distributions
 from selflabel.problem import Energy, Problem
 
 
@@ -190,7 +190,7 @@ def _run(
             done = done | step.converged
             if bool(done.all()):
                 break
-    labels = by_class(problem.feasible(step.labels))
+    labels = channels_first(problem.feasible(step.labels))
     energy = problem.value(labels) if step.energy is None else step.energy
     finite = torch.isfinite(labels.flatten(1).sum(1)) & torch.isfinite(energy)
     results = tuple(

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from selflabel.kernels import available as compiled
+from selflabel.kernels.backend import Backend, Routine, backend
 
 UNLABELED = 255
 """The value of a pixel without a label, in every index and every file."""
@@ -48,12 +48,14 @@ def unlabeled(seeds: Index) -> Bool[Tensor, "b 1 *s"]:
     return (seeds == UNLABELED)[:, None]
 
 
-def clamp(labels: Float[Tensor, "b k *s"], seeds: Index) -> Float[Tensor, "b k *s"]:
+def with_seeds(labels: Float[Tensor, "b k *s"], seeds: Index) -> Float[Tensor, "b k *s"]:
     """The labels with every seed put back to its class."""
     return torch.where(unlabeled(seeds), labels, one_hot(seeds, labels.shape[1], labels.dtype))
 
 
-def restrict(labels: Float[Tensor, "b k *s"], classes: Bool[Tensor, "b k"]) -> Float[Tensor, "b k *s"]:
+def restrict_classes(
+    labels: Float[Tensor, "b k *s"], classes: Bool[Tensor, "b k"]
+) -> Float[Tensor, "b k *s"]:
     """The labels with no mass outside the allowed classes, normalized again.
 
     A pixel whose mass lay wholly outside becomes uniform over the allowed classes.
@@ -75,12 +77,12 @@ def floored_logits(labels: Float[Tensor, "b k *s"], floor: float) -> Float[Tenso
     return floored(labels.clamp_min(torch.finfo(labels.dtype).tiny).log(), floor)
 
 
-def by_class(labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+def channels_first(labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
     """The labels in contiguous memory, whatever order a solver had them in."""
-    if labels.device.type == "cpu" and compiled():
-        from selflabel.kernels.layout import by_class
+    if backend(Routine.LAYOUT, labels.device, labels.dtype) is Backend.CPU:
+        from selflabel.kernels.cpu.layout import channels_first
 
-        return by_class(labels)
+        return channels_first(labels)
     return labels.contiguous()
 
 
@@ -89,7 +91,7 @@ def per_image(scalars: Float[Tensor, " b"], like: Float[Tensor, "b k *s"]) -> Fl
     return scalars.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 
-def harden(labels: Float[Tensor, "b k *s"]) -> Index:
+def to_index(labels: Float[Tensor, "b k *s"]) -> Index:
     """The most probable class; of equals the first."""
     return labels.argmax(1)
 

@@ -9,17 +9,24 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
-from selflabel.labels import check_distributions, check_index_type, check_seeds, one_hot, restrict, unlabeled
+from selflabel.labels import (
+    check_distributions,
+    check_index_type,
+    check_seeds,
+    one_hot,
+    restrict_classes,
+    unlabeled,
+)
 from selflabel.terms import (
     BILINEAR,
     STANDARD,
     Coupling,
+    Gradient,
     Relaxation,
-    Slope,
     entropy,
     entropy_gradient,
     potts,
-    potts_with_slope,
+    potts_and_grad,
     total,
 )
 
@@ -97,7 +104,7 @@ class Problem:
                     f"expected `classes` of shape {tuple(self.probs.shape[:2])}, got {tuple(self.classes.shape)}"
                 )
             check_distributions(self.probs, "probabilities", FROM_LOGITS)
-            object.__setattr__(self, "probs", restrict(self.probs, self.classes))
+            object.__setattr__(self, "probs", restrict_classes(self.probs, self.classes))
 
     @classmethod
     def from_logits(
@@ -150,7 +157,7 @@ class Problem:
 
     def feasible(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """The labels with seeds put back and no mass on excluded classes."""
-        labels = labels if self.classes is None else restrict(labels, self.classes)
+        labels = labels if self.classes is None else restrict_classes(labels, self.classes)
         if not self._has_seeds:
             return labels
         return torch.where(self.free, labels, self.seed_labels)
@@ -163,29 +170,29 @@ class Problem:
             value += energy.pairwise_weight * potts(labels, self.affinity, energy.relaxation)
         return value + self._unary_value(labels)
 
-    def value_with_slope(self, labels: Float[Tensor, "b k *s"]) -> tuple[Float[Tensor, " b"], Slope]:
+    def value_and_grad(self, labels: Float[Tensor, "b k *s"]) -> tuple[Float[Tensor, " b"], Gradient]:
         """The energy, its gradient with respect to the labels (zero at the seeds) and its stiffness.
 
         Cost: about twice that of `value`; the filtering of a dense affinity is done once.
         """
         energy = self.energy
         if energy.pairwise_weight:
-            value, slope = potts_with_slope(labels, self.affinity, energy.relaxation)
+            value, grad = potts_and_grad(labels, self.affinity, energy.relaxation)
             value *= energy.pairwise_weight
-            slope.gradient.mul_(energy.pairwise_weight)
-            slope.stiffness.mul_(energy.pairwise_weight)
+            grad.value.mul_(energy.pairwise_weight)
+            grad.curvature.mul_(energy.pairwise_weight)
         else:
             value = labels.new_zeros(labels.shape[0], dtype=torch.float64)
-            slope = Slope(torch.zeros_like(labels), torch.zeros_like(labels[:, :1]))
+            grad = Gradient(torch.zeros_like(labels), torch.zeros_like(labels[:, :1]))
         if energy.coupling_weight:
             coupling, weight = energy.coupling, energy.coupling_weight
-            slope.gradient.add_(coupling.gradient(labels, self.probs), alpha=weight)
-            slope.stiffness.add_(coupling.stiffness(labels, self.probs), alpha=weight)
+            grad.value.add_(coupling.gradient(labels, self.probs), alpha=weight)
+            grad.curvature.add_(coupling.curvature(labels, self.probs), alpha=weight)
         if energy.entropy_weight:
-            slope.gradient.sub_(entropy_gradient(labels), alpha=energy.entropy_weight)
-            slope.stiffness.add_(energy.entropy_weight)
-        slope.gradient.mul_(self.free)
-        return value + self._unary_value(labels), slope
+            grad.value.sub_(entropy_gradient(labels), alpha=energy.entropy_weight)
+            grad.curvature.add_(energy.entropy_weight)
+        grad.value.mul_(self.free)
+        return value + self._unary_value(labels), grad
 
     def _unary_value(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, " b"]:
         energy = self.energy

@@ -29,8 +29,8 @@ that it ends at ``-ln 1e-6 ≈ 13.8`` there, smoothly."""
 
 
 # --- elementary functions ------------------------------------------------------------------------------------
-# Formulas of one number a pixel or pair are written in these and in arithmetic, nothing else: `selflabel.formulas`
-# compiles them, with its own version of each of these.
+# Formulas of one number a pixel or pair are written in these and in arithmetic, nothing else:
+# `selflabel.kernels.cpu.formulas` compiles them, with its own version of each of these.
 
 
 def log(x: Tensor) -> Tensor:
@@ -60,20 +60,20 @@ def constant(value: float, like: Tensor) -> Tensor:
 class Product:
     """A coupling as a function of one number a pixel, ``dot = y·t`` with a target ``t(σ)``.
 
-    `value` and its derivative `slope` take `dot`, as does `stiffness` (see `Coupling`).
+    `value` and its derivative `derivative` take `dot`, as does `curvature` (see `Coupling`).
     """
 
     target: Callable[[Labels], Labels]
     value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-    stiffness: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+    curvature: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Coupling:
     """A cross-entropy ``H(y, σ)`` that ties labels y to a prediction σ, per pixel (Zhang & Boykov 2025, Table 2).
 
-    `value` and `gradient` (with respect to y) take labels and prediction ``[b k *s]``. `stiffness` bounds the
+    `value` and `gradient` (with respect to y) take labels and prediction ``[b k *s]``. `curvature` bounds the
     curvature relative to that of the entropy, for step sizes. `at_vertices(σ)` is the cost of each hard label, or
     None if that is infinite. `from_log_probs(y, ln σ)` is the value in log-space, with nothing of σ floored: a
     network that is surely wrong still gets its gradient, where that of `value` is zero. `product` is the same
@@ -83,7 +83,7 @@ class Coupling:
     name: str
     value: Callable[[Labels, Labels], Map]
     gradient: Callable[[Labels, Labels], Labels]
-    stiffness: Callable[[Labels, Labels], Map]
+    curvature: Callable[[Labels, Labels], Map]
     at_vertices: Callable[[Labels], Labels] | None
     from_log_probs: Callable[[Labels, Labels], Map]
     product: Product | None = None
@@ -111,19 +111,19 @@ def _of_product(
     at_vertices: Callable[[Labels], Labels],
     from_log_probs: Callable[[Labels, Labels], Map],
 ) -> Coupling:
-    """By the chain rule: the gradient is ``slope(y·t) t``."""
+    """By the chain rule: the gradient is ``derivative(y·t) t``."""
 
     def value(y: Labels, probs: Labels) -> Map:
         return product.value(_dot(y, product.target(probs)))
 
     def gradient(y: Labels, probs: Labels) -> Labels:
         target = product.target(probs)
-        return product.slope(_dot(y, target)) * target
+        return product.derivative(_dot(y, target)) * target
 
-    def stiffness(y: Labels, probs: Labels) -> Map:
-        return product.stiffness(_dot(y, product.target(probs)))
+    def curvature(y: Labels, probs: Labels) -> Map:
+        return product.curvature(_dot(y, product.target(probs)))
 
-    return Coupling(name, value, gradient, stiffness, at_vertices, from_log_probs, product)
+    return Coupling(name, value, gradient, curvature, at_vertices, from_log_probs, product)
 
 
 STANDARD = _of_product(  # -Σ_k y^k ln σ^k
@@ -131,8 +131,8 @@ STANDARD = _of_product(  # -Σ_k y^k ln σ^k
     Product(
         target=_log,
         value=lambda dot: -dot,
-        slope=lambda dot: constant(-1.0, dot),
-        stiffness=lambda dot: constant(0.0, dot),
+        derivative=lambda dot: constant(-1.0, dot),
+        curvature=lambda dot: constant(0.0, dot),
     ),
     at_vertices=lambda probs: -_log(probs),
     from_log_probs=lambda y, log_probs: -_dot(y, log_probs),
@@ -141,7 +141,7 @@ REVERSE = Coupling(  # -Σ_k σ^k ln y^k
     "reverse",
     value=lambda y, probs: -_dot(probs, _log(y)),
     gradient=lambda y, probs: -probs / y.clamp_min(FLOOR),
-    stiffness=lambda y, probs: (probs / y.clamp_min(FLOOR)).amax(1, keepdim=True),
+    curvature=lambda y, probs: (probs / y.clamp_min(FLOOR)).amax(1, keepdim=True),
     at_vertices=None,
     from_log_probs=lambda y, log_probs: -_dot(log_probs.exp(), _log(y)),
 )
@@ -150,8 +150,8 @@ COLLISION = _of_product(  # -ln Σ_k σ^k y^k
     Product(
         target=lambda probs: probs,
         value=lambda dot: -_log(dot),
-        slope=lambda dot: -1 / at_least(dot, FLOOR),
-        stiffness=lambda dot: 1 / at_least(dot, FLOOR),
+        derivative=lambda dot: -1 / at_least(dot, FLOOR),
+        curvature=lambda dot: 1 / at_least(dot, FLOOR),
     ),
     at_vertices=lambda probs: -_log(probs),
     from_log_probs=lambda y, log_probs: -(y.log() + log_probs).logsumexp(1, keepdim=True),
@@ -160,7 +160,7 @@ QUADRATIC = Coupling(  # ‖y - σ‖²
     "quadratic",
     value=_distance,
     gradient=lambda y, probs: 2 * (y - probs),
-    stiffness=lambda y, probs: torch.full_like(y[:, :1], 2.0),
+    curvature=lambda y, probs: torch.full_like(y[:, :1], 2.0),
     at_vertices=_distances_to_vertices,
     from_log_probs=lambda y, log_probs: _distance(y, log_probs.exp()),
 )
@@ -176,7 +176,7 @@ Scalar = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Relaxation:
     """A Potts relaxation ``P(p, q)``, as a function of ``dot = p·q``, ``pp = ‖p‖²`` and ``qq = ‖q‖²``.
 
-    `slope` is its derivative by `dot`, `norm_slope` by `pp`; by `qq` follows from symmetry. ``norm_slope=None``
+    `derivative` is its derivative by `dot`, `norm_derivative` by `pp`; by `qq` follows from symmetry. A None
     says that the norms do not matter (they are not computed then).
 
     - `is_potts`: equals ``[p ≠ q]`` at hard labels (the others are infinite or bounded large there);
@@ -186,8 +186,8 @@ class Relaxation:
 
     name: str
     value: Scalar
-    slope: Scalar
-    norm_slope: Scalar | None = None
+    derivative: Scalar
+    norm_derivative: Scalar | None = None
     is_potts: bool = False
     is_tight: bool = False
     is_quadratic: bool = False
@@ -204,7 +204,7 @@ def _log_quadratic_argument(dot: Tensor, pp: Tensor, qq: Tensor) -> Tensor:
 BILINEAR = Relaxation(
     "bilinear",
     value=lambda dot, pp, qq: 1 - dot,
-    slope=lambda dot, pp, qq: constant(-1.0, dot),
+    derivative=lambda dot, pp, qq: constant(-1.0, dot),
     is_potts=True,
     is_tight=True,
     is_quadratic=True,
@@ -212,34 +212,36 @@ BILINEAR = Relaxation(
 QUADRATIC_POTTS = Relaxation(
     "quadratic",
     value=lambda dot, pp, qq: (pp + qq) / 2 - dot,
-    slope=lambda dot, pp, qq: constant(-1.0, dot),
-    norm_slope=lambda dot, pp, qq: constant(0.5, dot),
+    derivative=lambda dot, pp, qq: constant(-1.0, dot),
+    norm_derivative=lambda dot, pp, qq: constant(0.5, dot),
     is_potts=True,
     is_quadratic=True,
 )
 NORMALIZED_QUADRATIC = Relaxation(
     "normalized-quadratic",
     value=lambda dot, pp, qq: 1 - dot * rsqrt(pp * qq),
-    slope=lambda dot, pp, qq: -rsqrt(pp * qq),
-    norm_slope=lambda dot, pp, qq: 0.5 * dot * rsqrt(pp * qq) / pp,
+    derivative=lambda dot, pp, qq: -rsqrt(pp * qq),
+    norm_derivative=lambda dot, pp, qq: 0.5 * dot * rsqrt(pp * qq) / pp,
     is_potts=True,
 )
 COLLISION_CROSS_ENTROPY = Relaxation(
     "collision-cross-entropy",
     value=lambda dot, pp, qq: -_log(dot),
-    slope=lambda dot, pp, qq: -1 / at_least(dot, FLOOR),
+    derivative=lambda dot, pp, qq: -1 / at_least(dot, FLOOR),
 )
 LOG_QUADRATIC = Relaxation(
     "log-quadratic",
     value=lambda dot, pp, qq: -log(_log_quadratic_argument(dot, pp, qq)),
-    slope=lambda dot, pp, qq: -(1 - LOG_QUADRATIC_SLACK) / _log_quadratic_argument(dot, pp, qq),
-    norm_slope=lambda dot, pp, qq: 0.5 * (1 - LOG_QUADRATIC_SLACK) / _log_quadratic_argument(dot, pp, qq),
+    derivative=lambda dot, pp, qq: -(1 - LOG_QUADRATIC_SLACK) / _log_quadratic_argument(dot, pp, qq),
+    norm_derivative=lambda dot, pp, qq: (
+        0.5 * (1 - LOG_QUADRATIC_SLACK) / _log_quadratic_argument(dot, pp, qq)
+    ),
 )
 COLLISION_DIVERGENCE = Relaxation(
     "collision-divergence",
     value=lambda dot, pp, qq: 0.5 * log(pp * qq) - _log(dot),
-    slope=lambda dot, pp, qq: -1 / at_least(dot, FLOOR),
-    norm_slope=lambda dot, pp, qq: 0.5 / pp,
+    derivative=lambda dot, pp, qq: -1 / at_least(dot, FLOOR),
+    norm_derivative=lambda dot, pp, qq: 0.5 / pp,
 )
 RELAXATIONS = (
     BILINEAR,
@@ -270,15 +272,15 @@ def entropy_gradient(labels: Labels) -> Labels:
 
 
 @dataclass(frozen=True, eq=False)
-class Slope:
+class Gradient:
     """The gradient of an energy with respect to the labels, and how fast it can change.
 
-    `stiffness`, one number a pixel, scales a safe step: the energy's curvature in each pixel's labels is about
+    `curvature`, one number a pixel, scales a safe step: the energy's curvature in each pixel's labels is about
     this times the entropy's. For the Potts sum it is the degree of the reweighted affinity.
     """
 
-    gradient: Labels
-    stiffness: Map
+    value: Labels
+    curvature: Map
 
 
 def potts(labels: Labels, affinity: Affinity, relaxation: Relaxation) -> Float[Tensor, " b"]:
@@ -290,47 +292,47 @@ def potts(labels: Labels, affinity: Affinity, relaxation: Relaxation) -> Float[T
     """
     if not isinstance(affinity, SparseAffinity):
         return _dense_potts(labels, affinity, relaxation)[0]
-    return _sparse_potts(labels, affinity, relaxation, slope=None)
+    return _sparse_potts(labels, affinity, relaxation, grad=None)
 
 
-def potts_with_slope(
+def potts_and_grad(
     labels: Labels, affinity: Affinity, relaxation: Relaxation
-) -> tuple[Float[Tensor, " b"], Slope]:
-    """`potts` and its `Slope`, in the same pass."""
+) -> tuple[Float[Tensor, " b"], Gradient]:
+    """`potts` and its `Gradient`, in the same pass."""
     if not isinstance(affinity, SparseAffinity):
         return _dense_potts(labels, affinity, relaxation)
-    slope = Slope(torch.zeros_like(labels), torch.zeros_like(labels[:, :1]))
-    return _sparse_potts(labels, affinity, relaxation, slope), slope
+    grad = Gradient(torch.zeros_like(labels), torch.zeros_like(labels[:, :1]))
+    return _sparse_potts(labels, affinity, relaxation, grad), grad
 
 
 def _sparse_potts(
-    labels: Labels, affinity: SparseAffinity, relaxation: Relaxation, slope: Slope | None
+    labels: Labels, affinity: SparseAffinity, relaxation: Relaxation, grad: Gradient | None
 ) -> Float[Tensor, " b"]:
-    """Adds to the slope in place."""
-    norms = labels[:, :1] if relaxation.norm_slope is None else _dot(labels, labels)
+    """Adds to the grad in place."""
+    norms = labels[:, :1] if relaxation.norm_derivative is None else _dot(labels, labels)
     by_norms = torch.zeros_like(norms)
     value = labels.new_zeros(labels.shape[0], dtype=torch.float64)
     for pairs in affinity.pairs():
         p, q = pairs.first(labels), pairs.second(labels)
         dot, pp, qq = _dot(p, q), pairs.first(norms), pairs.second(norms)
         value += total(pairs.weight * relaxation.value(dot, pp, qq))
-        if slope is None:
+        if grad is None:
             continue
-        by_dot = pairs.weight * relaxation.slope(dot, pp, qq)
-        pairs.add_products(slope.gradient, by_dot, q, p)
-        pairs.add(slope.stiffness, -by_dot, -by_dot)
-        if relaxation.norm_slope is not None:
-            at_first = pairs.weight * relaxation.norm_slope(dot, pp, qq)
-            at_second = pairs.weight * relaxation.norm_slope(dot, qq, pp)
+        by_dot = pairs.weight * relaxation.derivative(dot, pp, qq)
+        pairs.add_products(grad.value, by_dot, q, p)
+        pairs.add(grad.curvature, -by_dot, -by_dot)
+        if relaxation.norm_derivative is not None:
+            at_first = pairs.weight * relaxation.norm_derivative(dot, pp, qq)
+            at_second = pairs.weight * relaxation.norm_derivative(dot, qq, pp)
             pairs.add(by_norms, at_first, at_second)
-    if slope is not None and relaxation.norm_slope is not None:
-        slope.gradient.addcmul_(by_norms, labels, value=2)  # ‖p‖² has the gradient 2 p
+    if grad is not None and relaxation.norm_derivative is not None:
+        grad.value.addcmul_(by_norms, labels, value=2)  # ‖p‖² has the gradient 2 p
     return value
 
 
 def _dense_potts(
     labels: Labels, affinity: Affinity, relaxation: Relaxation
-) -> tuple[Float[Tensor, " b"], Slope]:
+) -> tuple[Float[Tensor, " b"], Gradient]:
     """``Σ_ij W_ij (c_i - y_i·y_j)``, both orders of every pair; c is 1 (bi-linear) or ‖y_i‖² (quadratic)."""
     if not relaxation.is_quadratic:
         raise ValueError(
@@ -339,11 +341,11 @@ def _dense_potts(
         )
     filtered = affinity.apply(labels)
     degree = filtered.sum(1, keepdim=True)  # W 1 = Σ_k W y^k, as labels sum to one
-    if relaxation.norm_slope is None:
+    if relaxation.norm_derivative is None:
         value = total(degree) - total(labels * filtered)
-        return value, Slope(filtered.mul_(-2), 2 * degree)
+        return value, Gradient(filtered.mul_(-2), 2 * degree)
     difference = (degree * labels).sub_(filtered)
-    return total(labels * difference), Slope(difference.mul_(2), 2 * degree)
+    return total(labels * difference), Gradient(difference.mul_(2), 2 * degree)
 
 
 # --- normalized cut -------------------------------------------------------------------------------------------
@@ -355,10 +357,10 @@ def normalized_cut(labels: Labels, affinity: Affinity) -> Float[Tensor, " b"]:
     A ratio of sums, so it does not grow with the image, nor with the weights. A class whose share of d is below
     `FLOOR` counts 1, its limit. Cost: one filtering.
     """
-    return normalized_cut_with_gradient(labels, affinity)[0]
+    return normalized_cut_and_grad(labels, affinity)[0]
 
 
-def normalized_cut_with_gradient(
+def normalized_cut_and_grad(
     labels: Labels, affinity: Affinity
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b k *s"]]:
     """`normalized_cut` and ``(S_k'WS_k) d / (d'S_k)² - 2 W S_k / (d'S_k)`` (eq. 8), with the same filtering."""

@@ -9,12 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.coarse import coarse_labels, coarsen, fine_labels
-from selflabel.coordinates import LEAST_STIFFNESS, LOGITS, ROOTS, Coordinates, centered_gradient
 from selflabel.driver import LateStep, Step
-from selflabel.kernels import available
+from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import per_image
-from selflabel.paths import Path, TorchPath, inner, select
+from selflabel.numerics.descent.coarse import coarse_labels, coarsen, fine_labels
+from selflabel.numerics.descent.coordinates import (
+    LEAST_CURVATURE,
+    LOGITS,
+    SQUARE_ROOTS,
+    Coordinates,
+    centered_gradient,
+)
+from selflabel.numerics.descent.line_search import LineSearch, TorchSearch, inner, select
 from selflabel.problem import Energy, Problem
 from selflabel.terms import (
     COLLISION,
@@ -23,7 +29,7 @@ from selflabel.terms import (
     QUADRATIC,
     QUADRATIC_POTTS,
     REVERSE,
-    Slope,
+    Gradient,
 )
 
 QUIET_STEPS = 3
@@ -42,11 +48,11 @@ class GradientDescent:
 
     The published rule (`PAPER`) is plain descent on logits, ``l ← l - rate · y (g - y·g)`` with
     ``y = softmax(l)`` and ``g = ∂E/∂y``. The default follows conjugate natural gradients (Hestenes-Stiefel,
-    restarted when not downhill), ``(g - y·g) / h`` with h the stiffness of each pixel (`selflabel.terms.Slope`).
+    restarted when not downhill), ``(g - y·g) / h`` with h the stiffness of each pixel (`selflabel.terms.Gradient`).
     The step length follows the secant along the direction and shrinks when the energy would rise. It moves
 
     - roots, ``y = u² / ‖u‖²``, which reach and leave certainty in few steps, each limited for itself
-      (`selflabel.coordinates.ROOT_REACH`), so that a few that overshoot do not shorten the steps of all;
+      (`coordinates.ROOT_REACH`), so that a few that overshoot do not shorten the steps of all;
     - logits, where the energy has logarithms of small probabilities (reverse coupling, collision cross-entropy);
     - labels themselves, by linear conjugate gradients, where the energy is a convex quadratic (quadratic
       coupling and relaxation, as the random walker's): then every step is of the exact length.
@@ -146,12 +152,12 @@ PAPER = GradientDescent(rate=0.075, rtol=0.0, coarse_levels=0)
 
 def _hardens(energy: Energy) -> bool:
     """``P(p, p) > 0`` for soft p, as for every relaxation that depends on ``p·q`` alone."""
-    return energy.relaxation.norm_slope is None
+    return energy.relaxation.norm_derivative is None
 
 
 def _coordinates(energy: Energy) -> Coordinates:
     logarithmic = energy.coupling is REVERSE or energy.relaxation is COLLISION_CROSS_ENTROPY
-    return LOGITS if logarithmic else ROOTS
+    return LOGITS if logarithmic else SQUARE_ROOTS
 
 
 def _is_convex_quadratic(energy: Energy) -> bool:
@@ -161,23 +167,24 @@ def _is_convex_quadratic(energy: Energy) -> bool:
 def _plain(problem: Problem, labels: Float[Tensor, "b k *s"], rate: float) -> Iterator[Step]:
     logits = LOGITS.of(labels)
     while True:
-        _, slope = problem.value_with_slope(labels)
-        logits = logits - rate * labels * centered_gradient(labels, slope)
+        _, grad = problem.value_and_grad(labels)
+        logits = logits - rate * labels * centered_gradient(labels, grad)
         labels = problem.feasible(logits.softmax(1))
         yield Step(labels)
 
 
-def _path(problem: Problem, labels: Float[Tensor, "b k *s"]) -> Path:
+def _path(problem: Problem, labels: Float[Tensor, "b k *s"]) -> LineSearch:
     coordinates = _coordinates(problem.energy)
-    if coordinates is ROOTS and available():
-        from selflabel.roots import RootPath, fits
+    kernels = backend(Routine.DESCENT, labels.device, labels.dtype)
+    if coordinates is SQUARE_ROOTS and kernels is Backend.CPU:
+        from selflabel.numerics.descent.compiled_search import CompiledSearch, supports
 
-        if fits(problem):
-            return RootPath(problem, labels)
-    return TorchPath(problem, labels, coordinates)
+        if supports(problem):
+            return CompiledSearch(problem, labels)
+    return TorchSearch(problem, labels, coordinates)
 
 
-def _conjugate(path: Path, rtol: float, start_energy: Float[Tensor, " b"]) -> Iterator[Step]:
+def _conjugate(path: LineSearch, rtol: float, start_energy: Float[Tensor, " b"]) -> Iterator[Step]:
     """Preconditioned nonlinear conjugate gradients; every scalar is one an image, so images do not mix."""
     rate = torch.zeros_like(start_energy)
     done = torch.zeros_like(rate, dtype=torch.bool)
@@ -191,14 +198,14 @@ def _conjugate(path: Path, rtol: float, start_energy: Float[Tensor, " b"]) -> It
         accepted = (trial.energy <= energy + slack) & ~done
 
         # where the slope along the direction would vanish, if it went on as between the two ends
-        curvature = trial.along - trial.before
-        secant = torch.where(curvature > 0, -trial.before / curvature, GROWTH)
+        bend = trial.along - trial.before
+        secant = torch.where(bend > 0, -trial.before / bend, GROWTH)
         rate = rate * torch.where(accepted, secant.clamp(0.3, GROWTH), secant.clamp(0.1, 0.5))
         gain = energy - trial.energy
         quiet = torch.where(accepted, (quiet + 1) * (gain <= rtol * energy.abs()), quiet)
         stuck = ~accepted & (rate < 1e-4)
 
-        conjugacy = torch.where(curvature > 0, ((trial.steepest - trial.mixed) / curvature).clamp_min(0), 0.0)
+        conjugacy = torch.where(bend > 0, ((trial.steepest - trial.mixed) / bend).clamp_min(0), 0.0)
         is_downhill = conjugacy * trial.along < trial.steepest
         conjugacy = torch.where(accepted & is_downhill, conjugacy, 0.0)
         limited_away = ~accepted & (trial.before >= 0)  # what was left of the direction is not downhill
@@ -217,20 +224,20 @@ def _linear(
     gradient at its end. Sums over the classes are kept, not signs: what is yielded is clipped, and by the
     maximum principle that is nothing in the end.
     """
-    energy, slope = problem.value_with_slope(labels)
-    stiffness = slope.stiffness.clamp_min(LEAST_STIFFNESS)
-    gradient = _tangent(problem, slope)
-    natural = gradient / stiffness
+    energy, grad = problem.value_and_grad(labels)
+    curvature = grad.curvature.clamp_min(LEAST_CURVATURE)
+    gradient = _tangent(problem, grad)
+    natural = gradient / curvature
     direction = -natural
     steepest = inner(gradient, natural)
     quiet = torch.zeros_like(energy)
     done = steepest == 0
     while True:
-        _, slope = problem.value_with_slope(labels + direction)
-        change = _tangent(problem, slope).sub_(gradient)
-        curvature = inner(direction, change)
-        done = done | (curvature <= 0)
-        length = torch.where(done, 0.0, steepest / curvature)
+        _, grad = problem.value_and_grad(labels + direction)
+        change = _tangent(problem, grad).sub_(gradient)
+        bend = inner(direction, change)
+        done = done | (bend <= 0)
+        length = torch.where(done, 0.0, steepest / bend)
         labels = torch.addcmul(labels, per_image(length, labels), direction)
         gradient.addcmul_(per_image(length, labels), change)
         gain = length * steepest / 2
@@ -238,7 +245,7 @@ def _linear(
         quiet = (quiet + 1) * (gain <= LABEL_TOLERANCE * rtol * energy.abs())
         done = done | (quiet >= QUIET_STEPS)
 
-        natural = gradient / stiffness
+        natural = gradient / curvature
         following = inner(gradient, natural)
         ratio = torch.where(steepest > 0, following / steepest, 0.0)
         direction.mul_(per_image(ratio, labels)).sub_(natural)
@@ -248,10 +255,10 @@ def _linear(
         yield Step(labels_, converged=done, start_energy=start_energy)
 
 
-def _tangent(problem: Problem, slope: Slope) -> Tensor:
-    """The gradient by the labels, along the simplex of the allowed classes. Uses the slope up."""
+def _tangent(problem: Problem, grad: Gradient) -> Tensor:
+    """The gradient by the labels, along the simplex of the allowed classes. Uses the gradient up."""
     if problem.classes is None:
-        return slope.gradient.sub_(slope.gradient.mean(1, keepdim=True))
-    allowed = problem.classes.view(*problem.classes.shape, *[1] * (slope.gradient.ndim - 2))
-    gradient = slope.gradient.mul_(allowed)
+        return grad.value.sub_(grad.value.mean(1, keepdim=True))
+    allowed = problem.classes.view(*problem.classes.shape, *[1] * (grad.value.ndim - 2))
+    gradient = grad.value.mul_(allowed)
     return gradient.sub_(gradient.sum(1, keepdim=True) / allowed.sum(1, keepdim=True)).mul_(allowed)

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.affinity.protocol import Edges, SparseAffinity
-from selflabel.cuts import Array, minimum_cut, require_maximum_flow
 from selflabel.driver import Step
 from selflabel.labels import UNLABELED, one_hot
-from selflabel.moves import Descent, PottsGraph, explore
+from selflabel.numerics.cuts.minimum_cut import Array, minimum_cut, require_maximum_flow
+from selflabel.numerics.cuts.moves import MoveSearch, PottsGraph, explore
 from selflabel.problem import Energy, Problem
 from selflabel.terms import BILINEAR, STANDARD
 
@@ -161,7 +161,7 @@ class _Image:
         self._settle_winners()
         self.solver, self.ceiling, self.converged = solver, ceiling, False
         self.start = _numpy(start[number].flatten(1))[self.classes][:, self.pixels]
-        self.descent = Descent(self.graph, self._first(), self.graph.order[::-1])
+        self.descent = MoveSearch(self.graph, self._first(), self.graph.order[::-1])
 
     def _settle(self, settled: Array, labels: Array) -> None:
         """Give some open pixels their final labels and fold their edges into the unaries of the others."""

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from selflabel.affinity.gaussian import DenseAffinity
+from selflabel.affinity.dense import DenseAffinity
 from selflabel.driver import LateStep, Step
-from selflabel.kernels import available
-from selflabel.labels import LOG_FLOOR, by_class, floored, floored_logits, per_image
+from selflabel.kernels.backend import Backend, Routine, backend
+from selflabel.labels import LOG_FLOOR, channels_first, floored, floored_logits, per_image
 from selflabel.problem import Energy, Problem
 from selflabel.terms import BILINEAR, STANDARD, entropy, total
 
@@ -80,7 +80,8 @@ class MeanField:
             raise ValueError(
                 "mean field needs entropy_weight > 0 (usually 1), got 0: use graph cut or gradient descent"
             )
-        if available() and labels.device.type == "cpu" and isinstance(problem.affinity, DenseAffinity):
+        kernels = backend(Routine.MEAN_FIELD, labels.device, labels.dtype)
+        if kernels is Backend.CPU and isinstance(problem.affinity, DenseAffinity):
             stand = yield from self._sweeps(problem, problem.affinity, labels)
         else:
             stand = _Stand.at(labels)
@@ -94,8 +95,8 @@ class MeanField:
 
         def evaluate(at: Tensor) -> tuple[Tensor, Tensor]:
             """The energy, and the logits that minimize it with the pairwise term replaced by its tangent."""
-            value, slope = linear.value_with_slope(at)
-            return value - temperature * total(entropy(at) * problem.free), slope.gradient / -temperature
+            value, grad = linear.value_and_grad(at)
+            return value - temperature * total(entropy(at) * problem.free), grad.value / -temperature
 
         logits = floored_logits(labels, LOG_FLOOR)
         value, target = evaluate(labels)
@@ -123,24 +124,24 @@ class MeanField:
 
         Returns where it stands, then.
         """
-        from selflabel.kernels.compile import in_parallel, shares
-        from selflabel.kernels.layout import empty
-        from selflabel.sweeps import Descent, fits
+        from selflabel.kernels.memory import empty
+        from selflabel.kernels.threads import run_parallel, split_threads
+        from selflabel.numerics.descent.mean_field import MeanFieldSweeps, supports
 
         done = torch.zeros(len(labels), dtype=torch.bool)
         energy, temperature = problem.energy, problem.energy.entropy_weight
-        if not fits(affinity, labels, energy.coupling_weight / temperature):
+        if not supports(affinity, labels, energy.coupling_weight / temperature):
             return _Stand.at(labels)
-        starts = by_class(labels).flatten(2).numpy()
-        probs = starts if labels is problem.probs else by_class(problem.probs).flatten(2).numpy()
+        starts = channels_first(labels).flatten(2).numpy()
+        probs = starts if labels is problem.probs else channels_first(problem.probs).flatten(2).numpy()
         every = torch.ones(labels.shape[:2], dtype=torch.bool)
         allowed = (every if problem.classes is None else problem.classes).numpy()
         weights = energy.coupling_weight / temperature, 2 * energy.pairwise_weight / temperature
-        threads, across = shares(len(labels))
+        threads, across = split_threads(len(labels))
         given = zip(starts, probs, problem.free[:, 0].numpy(), allowed, strict=True)
-        images = in_parallel(
+        images = run_parallel(
             [
-                partial(Descent, affinity.filters, number, *each, *weights, threads)
+                partial(MeanFieldSweeps, affinity.filters, number, *each, *weights, threads)
                 for number, each in enumerate(given)
             ],
             across,
@@ -149,13 +150,13 @@ class MeanField:
         def read() -> Tensor:
             result = empty(tuple(labels.shape), labels.dtype)
             to = result.flatten(2).numpy()
-            in_parallel([partial(image.read, own) for image, own in zip(images, to, strict=True)], across)
+            run_parallel([partial(image.read, own) for image, own in zip(images, to, strict=True)], across)
             return result
 
-        def of_each(move: Callable[[Descent], tuple[bool, float]]) -> tuple[Tensor, Tensor]:
+        def of_each(move: Callable[[MeanFieldSweeps], tuple[bool, float]]) -> tuple[Tensor, Tensor]:
             """Whether it was everywhere, and the energies, which are known of images that are done."""
             tasks = [partial(move, image) for image in compress(images, ~done)]
-            found = in_parallel(tasks, across)
+            found = run_parallel(tasks, across)
             everywhere, energies = torch.ones_like(done), value.clone()
             everywhere[~done] = torch.tensor([where for where, _ in found])
             energies[~done] = temperature * torch.tensor([own for _, own in found], dtype=torch.float64)

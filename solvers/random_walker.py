@@ -4,23 +4,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from selflabel.affinity.protocol import SparseAffinity
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import Step
-from selflabel.kernels import available as compiled
-from selflabel.linear import ConjugateGradients, Direct, LinearSolver, System
+from selflabel.kernels.backend import Backend, Routine, backend
+from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
+from selflabel.numerics.linear.direct import Elimination
+from selflabel.numerics.linear.regions import without_seeds
+from selflabel.numerics.linear.system import LinearSolver, System
+from selflabel.numerics.linear.windows import Partial, Region, Walks, around, at, whole
 from selflabel.problem import Energy, Problem
 from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
-from selflabel.windows import Partial, Region, Walks, around, at, whole
 
-__all__ = ["ConjugateGradients", "Direct", "LinearSolver", "RandomWalker"]
+__all__ = ["ConjugateGradients", "Elimination", "LinearSolver", "RandomWalker"]
 
 LARGE = 1_000_000
 """Images of more pixels are solved window by window first."""
@@ -46,9 +46,9 @@ class RandomWalker:
 
     *Energies*: quadratic coupling (any, if its weight is zero), quadratic relaxation, no entropy, sparse
     affinities; `ValueError` for the rest. `method` solves the system for all pixels. None solves 2-D images beyond
-    one megapixel window by window (`selflabel.windows`; on the CPU, with Numba, up to 24 neighbors a pixel), to 2e-7
+    one megapixel window by window (`numerics.linear.windows`; CPU, with Numba, up to 24 neighbors a pixel), to 2e-7
     on photographs and 1e-5 at worst. For smaller images, and for what is so far from seeds that windows cannot tell,
-    it takes `Direct` on the CPU: up to 16 megapixels of unknown labels (4 with more than 8 neighbors, 2 without
+    it takes `Elimination` on the CPU: up to 16 megapixels of unknown labels (4 with more than 8 neighbors, 2 without
     Numba), and 8000 pixels of any kind; and `ConjugateGradients` for the rest, and on CUDA.
 
     *Cost*: time is linear in pixels while one in 300 is a seed, or predictions weigh a hundredth; else that of the
@@ -87,7 +87,7 @@ class RandomWalker:
         labels, free, probs = (x[at(box)] for x in (known.labels, known.free, problem.probs))
         fixed = labels * ~free
         if eta == 0:
-            probs, reached = _without_seeds(probs.double(), affinity, free, scale)
+            probs, reached = without_seeds(probs.double(), affinity, free, scale)
             fixed, free = torch.where(free & ~reached, probs, fixed), reached
         system = System.of(affinity, scale, eta, probs, fixed, free)
         method = _by_size(affinity, free) if self.method is None else self.method
@@ -126,7 +126,13 @@ def _check(problem: Problem) -> SparseAffinity:
 
 def _is_large(affinity: SparseAffinity, labels: Tensor) -> bool:
     pixels = labels[0, 0].numel()
-    return compiled() and pixels > LARGE and _pairs(affinity) <= MOST[-1][0] * pixels and _is_flat(labels)
+    return (
+        _compiled(labels) and pixels > LARGE and _pairs(affinity) <= MOST[-1][0] * pixels and _is_flat(labels)
+    )
+
+
+def _compiled(labels: Tensor) -> bool:
+    return backend(Routine.ELIMINATION, labels.device, torch.float64) is Backend.CPU
 
 
 def _is_flat(labels: Tensor) -> bool:
@@ -139,35 +145,7 @@ def _pairs(affinity: SparseAffinity) -> int:
 
 def _by_size(affinity: SparseAffinity, free: Tensor) -> LinearSolver:
     pixels, unknown = free[0, 0].numel(), int(free.flatten(1).count_nonzero(1).max())
-    per_pixel, limits = _pairs(affinity) / pixels, MOST if compiled() else MOST_FACTORIZED
+    per_pixel, limits = _pairs(affinity) / pixels, MOST if _compiled(free) else MOST_FACTORIZED
     most = max((most for pairs, most in limits if per_pixel <= pairs), default=0)
     is_small = unknown <= 8000 or (_is_flat(free) and unknown <= most)
-    return Direct() if free.device.type == "cpu" and is_small else ConjugateGradients()
-
-
-def _without_seeds(
-    probs: Tensor, affinity: SparseAffinity, free: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """The prediction, with its mean in regions that no seed reaches; and the pixels that seeds do reach."""
-    probs, reached = probs.clone(), free.clone()
-    edges, pixels = affinity.edges(), free[0].numel()
-    first, second = edges.first.cpu().numpy(), edges.second.cpu().numpy()
-    for number in range(len(probs)):
-        linked = np.flatnonzero(scale * edges.weight[number].cpu().numpy() > 0)
-        ones = np.ones(len(linked), np.int8)
-        graph = csr_array((ones, (first[linked], second[linked])), shape=(pixels, pixels))
-        count, region = connected_components(graph, directed=False)
-        is_free = free[number].flatten().cpu().numpy()
-        seeded = np.zeros(count, bool)
-        seeded[region[~is_free]] = True
-        lost = ~seeded[region]
-        if not lost.any():
-            continue
-        size = np.maximum(np.bincount(region[lost], minlength=count), 1)
-        values = probs[number].flatten(1)
-        here = torch.from_numpy(lost).to(probs.device)
-        members = torch.from_numpy(region[lost]).to(probs.device)
-        sums = values.new_zeros(len(values), count).index_add_(1, members, values[:, here])
-        values[:, here] = (sums / torch.from_numpy(size).to(probs))[:, members]
-        reached[number].view(-1)[here] = False
-    return probs, reached
+    return Elimination() if free.device.type == "cpu" and is_small else ConjugateGradients()

@@ -52,8 +52,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 def either_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dense filters and mean field as they are with Numba, and as they are without."""
     if request.param == "torch":
-        for module in ("affinity.lattice", "affinity.gaussian"):
-            monkeypatch.setattr(f"selflabel.{module}.compiled", lambda: False)
+        monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """Affinities: who is whose neighbor, how strongly. Operators W, built from an image or from features."""
 
-from selflabel.affinity.exact import ExactFilter, SeparableFilter
-from selflabel.affinity.gaussian import POST_PROCESSING, DenseAffinity, GaussianKernel
+from selflabel.affinity.dense import POST_PROCESSING, DenseAffinity, GaussianKernel
+from selflabel.affinity.filters.exact import ExactFilter, SeparableFilter
+from selflabel.affinity.filters.lattice import CoarseLattice, Lattice
 from selflabel.affinity.grid import GridAffinity
-from selflabel.affinity.lattice import CoarseLattice, Lattice
 from selflabel.affinity.protocol import Affinity, Edges, SparseAffinity
 from selflabel.affinity.window import WindowAffinity, WindowKernel
 

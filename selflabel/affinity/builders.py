@@ -7,10 +7,10 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.gaussian import DenseAffinity, GaussianKernel
+from selflabel.affinity.dense import DenseAffinity, GaussianKernel
+from selflabel.affinity.filters.lattice import CoarseLattice, Lattice
 from selflabel.affinity.grid import GridAffinity
 from selflabel.affinity.image import lab
-from selflabel.affinity.lattice import CoarseLattice, Lattice
 from selflabel.affinity.protocol import Affinity
 from selflabel.affinity.stencil import check_positive
 from selflabel.affinity.window import WindowAffinity, WindowKernel

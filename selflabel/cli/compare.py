@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     import torch
     from rich.progress import Progress
 
-    from selflabel.cli.runs import Job
-    from selflabel.cli.specs import Spec
-    from selflabel.training.comparison import RunHistory
-    from selflabel.training.yardstick import Yardstick
+    from selflabel.cli.config.jobs import TrainingJob
+    from selflabel.cli.config.specs import Spec
+    from selflabel.reports.comparison import RunHistory
+    from selflabel.training.monitor import Monitor
 
 SEED_STEP = 2  # seeds of runs stay odd
 
@@ -40,9 +40,10 @@ def compare(
             help="Option of `selflabel train` for all runs: steps=600, size=128.",
         ),
     ] = None,
-    yardstick: Annotated[
+    monitor: Annotated[
         str,
         typer.Option(
+            "--measure-with",
             help="Run whose energy measures all: both losses of all runs are with its energy. none: each its own.",
             show_default="the first adm run",
         ),
@@ -60,12 +61,14 @@ def compare(
     seeds), OUT/comparison.csv (all readings) and OUT/comparison.md (final values). Runs that are finished are not
     run again; those that were interrupted go on.
     """
-    from selflabel.cli import follow, screen, specs
-    from selflabel.cli.config import read_config
-    from selflabel.cli.options import Options
+    from selflabel.cli import running as follow
+    from selflabel.cli import screen
+    from selflabel.cli.config import specs
+    from selflabel.cli.config.options import Options
+    from selflabel.cli.config.toml import read_config
+    from selflabel.reports.comparison import markdown, write_csv
+    from selflabel.reports.figure import check_installed, draw
     from selflabel.training import process_group
-    from selflabel.training.comparison import markdown, write_csv
-    from selflabel.training.figure import check_installed, draw
 
     with follow.said(out):
         check_installed()  # before hours of training
@@ -75,8 +78,8 @@ def compare(
         common = {**common, **given, "set": joined}
         plan = [specs.spec(text, common) for text in (*runs, *(more or ()))]
         specs.unlike(plan)
-        measure = _yardstick(yardstick, plan, common)
-        jobs: list[list[Job]] = []
+        measure = _monitor(monitor, plan, common)
+        jobs: list[list[TrainingJob]] = []
         for one in plan:
             jobs.append(_jobs(data, one, seeds, measure, [job for own in jobs for job in own]))
         found: list[RunHistory] = []
@@ -101,31 +104,31 @@ def _entries(layer: dict[str, object]) -> tuple[str, ...]:
     return value if isinstance(value, tuple) else ()
 
 
-def _yardstick(text: str, plan: "list[Spec]", common: dict[str, object]) -> "Yardstick | None":
+def _monitor(text: str, plan: "list[Spec]", common: dict[str, object]) -> "Monitor | None":
     """One measure for all runs: that of a run of its own, or of the first that has an energy, ADM before others."""
-    from selflabel.cli import recipes, specs
+    from selflabel.cli.config import recipes, specs
 
     if text == "none":
         return None
     if text:
-        found = recipes.yardstick(specs.spec(text, common).options)
+        found = recipes.monitor(specs.spec(text, common).options)
         if found is None:
-            raise ValueError(f"--yardstick {text} has no energy to measure with: give an adm run")
+            raise ValueError(f"--measure-with {text} has no energy to measure with: give an adm run")
         return found
     order = sorted(
         plan, key=lambda one: ("adm", "trust-region", "gd", "pce", "full").index(one.options.method)
     )
-    return next(filter(None, (recipes.yardstick(one.options) for one in order)), None)
+    return next(filter(None, (recipes.monitor(one.options) for one in order)), None)
 
 
 def _jobs(
-    data: Path, one: "Spec", seeds: int, measure: "Yardstick | None", others: "Sequence[Job]"
-) -> "list[Job]":
+    data: Path, one: "Spec", seeds: int, measure: "Monitor | None", others: "Sequence[TrainingJob]"
+) -> "list[TrainingJob]":
     from dataclasses import replace
 
-    from selflabel.cli.runs import prepare
+    from selflabel.cli.config.jobs import prepare
 
-    found: list[Job] = []
+    found: list[TrainingJob] = []
     try:
         for number in range(seeds):
             options = replace(one.options, seed=one.options.seed + SEED_STEP * number)
@@ -136,11 +139,11 @@ def _jobs(
 
 
 def _run(
-    one: "Spec", job: "Job", data: Path, out: Path, device: "torch.device", bar: "Progress"
+    one: "Spec", job: "TrainingJob", data: Path, out: Path, device: "torch.device", bar: "Progress"
 ) -> "RunHistory":
-    from selflabel.cli import follow
+    from selflabel.cli import running as follow
+    from selflabel.reports.comparison import RunHistory
     from selflabel.training import TrainingError
-    from selflabel.training.comparison import RunHistory
 
     seed = job.options.seed
     folder = out / "runs" / one.folder / f"seed-{seed}"
@@ -155,6 +158,6 @@ def _run(
 
 
 def _write(path: Path, text: str) -> None:
-    from selflabel.data.atomic import write_atomic
+    from selflabel.files.atomic import write_atomic
 
     write_atomic(path, lambda file: file.write(text.encode()))

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float32, UInt8
 
-    from selflabel.data.mosaic import Tile
-    from selflabel.labeling.engine import Engine
+    from selflabel.labeling.labeler import Labeler
+    from selflabel.reports.montage import Tile
 
 
 def demo(
@@ -22,10 +22,11 @@ def demo(
     Writes one picture: a row for each photograph; its scribbles, then the labels of each solver, with the
     seconds that solver and prediction took. Nothing is downloaded.
     """
-    from selflabel.cli import names, screen
-    from selflabel.data.atomic import write_atomic
-    from selflabel.data.mosaic import mosaic
-    from selflabel.data.photographs import photographs
+    from selflabel.cli import screen
+    from selflabel.cli.config import registry as names
+    from selflabel.datasets.gallery import photographs
+    from selflabel.files.atomic import write_atomic
+    from selflabel.reports.montage import montage
 
     if not out.parent.is_dir():
         raise screen.stop(f"{out} cannot be written: there is no folder {out.parent}")
@@ -42,7 +43,7 @@ def demo(
                 row.append(_labels(name, engine, image, seeds, len(photograph.classes)))
                 bar.advance(task)
             rows.append(row)
-    picture = mosaic(rows)
+    picture = montage(rows)
     try:
         write_atomic(out, lambda file: picture.save(file, format="PNG"))
     except OSError as error:
@@ -53,15 +54,15 @@ def demo(
 def _scribbles(
     title: str, image: "Float32[np.ndarray, 'h w c']", seeds: "UInt8[np.ndarray, 'h w']"
 ) -> "Tile":
-    from selflabel.data.mosaic import Tile
-    from selflabel.data.palette import overlay
+    from selflabel.files.palette import overlay
+    from selflabel.reports.montage import Tile
 
     return Tile(overlay(0.4 + 0.6 * image, seeds, opacity=1.0), title)
 
 
 def _labels(
     name: str,
-    engine: "Engine",
+    engine: "Labeler",
     image: "Float32[np.ndarray, 'h w c']",
     seeds: "UInt8[np.ndarray, 'h w']",
     num_classes: int,
@@ -71,8 +72,8 @@ def _labels(
     import numpy as np
     import torch
 
-    from selflabel.data.mosaic import Tile
-    from selflabel.data.palette import overlay
+    from selflabel.files.palette import overlay
+    from selflabel.reports.montage import Tile
 
     channels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
     began = time.perf_counter()

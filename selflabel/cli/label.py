@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selflabel.cli import energy_flags
+from selflabel.cli import flags as energy_flags
 
 if TYPE_CHECKING:
     from selflabel.labeling.folder import Outcome
-    from selflabel.labeling.report import Report
+    from selflabel.reports.folder import FolderReport
 
 FILES = "Files"
 OUTPUT = "Output"
@@ -132,24 +132,24 @@ def label(
     skipped when the command runs again; images that cannot be labeled are listed at the end, and the exit
     code is 1 then.
     """
-    from selflabel.labeling.pool import forked, one_thread, without_collections
+    from selflabel.labeling.engines.processes import forked, one_thread, without_collections
 
     with one_thread(), without_collections():  # the libraries' threads: processes are forked from this one
         import torch
 
         import selflabel.labeling.image
-        from selflabel.cli import names
+        from selflabel.cli.config import registry as names
 
     torch.set_num_threads(1)  # as in worker processes: the same bytes whatever their number
 
     from selflabel.cli import screen
-    from selflabel.data.folders import read_lines
-    from selflabel.data.labelfiles import LabelFormat
-    from selflabel.data.probabilities import ProbabilityFormat
+    from selflabel.files.folders import read_lines
+    from selflabel.files.label_files import LabelFormat
+    from selflabel.files.probabilities import ProbabilityFormat
     from selflabel.labeling.folder import label_folder
     from selflabel.labeling.manifest import Run
-    from selflabel.labeling.plan import Part, make_plan
-    from selflabel.labeling.settings import Settings, described
+    from selflabel.labeling.plan import Shard, make_plan
+    from selflabel.labeling.settings import LabelingSettings, described
 
     choices = names.Choices(
         solver=solver,
@@ -168,7 +168,7 @@ def label(
     try:
         if all_classes and probs is None:
             raise ValueError("--all-classes needs --probs: without, only classes with seeds can win")
-        settings = Settings(
+        settings = LabelingSettings(
             engine=names.engine(choices),
             seeds_format=LabelFormat(unlabeled, seeds_offset),
             probs_format=ProbabilityFormat(
@@ -181,7 +181,7 @@ def label(
             min_confidence=min_confidence,
         )
         settings.engine.check()
-        part = Part(part_id, num_parts)
+        part = Shard(part_id, num_parts)
         wanted = read_lines(stems) if stems is not None else None
         plan = make_plan(images, seeds, probs, stems=wanted, limit=limit, part=part)
     except (ValueError, OSError) as error:
@@ -214,7 +214,7 @@ def _follow(work: "Generator[Outcome, None, None]", total: int, out: Path) -> No
 
     from selflabel.cli import screen
     from selflabel.labeling.folder import Skipped
-    from selflabel.labeling.report import Report
+    from selflabel.reports.folder import FolderReport
 
     outcomes: list[Outcome] = []
     interrupted, broken = False, ""
@@ -234,7 +234,7 @@ def _follow(work: "Generator[Outcome, None, None]", total: int, out: Path) -> No
         raise screen.stop(str(error)) from error
     if broken and not outcomes:
         raise screen.stop(broken)
-    report = Report.of(outcomes)
+    report = FolderReport.of(outcomes)
     _summary(report, out)
     screen.failures([(failure.stem, failure.reason) for failure in report.failures])
     if interrupted:
@@ -248,7 +248,7 @@ def _follow(work: "Generator[Outcome, None, None]", total: int, out: Path) -> No
         raise typer.Exit(screen.BAD_IMAGES)
 
 
-def _summary(report: "Report", out: Path) -> None:
+def _summary(report: "FolderReport", out: Path) -> None:
     from rich.table import Table
 
     from selflabel.cli import screen
@@ -262,7 +262,7 @@ def _summary(report: "Report", out: Path) -> None:
     typer.echo(f"labels are in {out / 'labels'}")
 
 
-def _lines(report: "Report") -> Sequence[tuple[str, str]]:
+def _lines(report: "FolderReport") -> Sequence[tuple[str, str]]:
     from selflabel.cli import screen
 
     records = report.records

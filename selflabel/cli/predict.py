@@ -29,11 +29,13 @@ def predict(
     """
     import torch
 
-    from selflabel.cli import follow, names, screen
-    from selflabel.cli.runs import new_network
-    from selflabel.data.digest import digest
-    from selflabel.data.folders import by_stem, read_lines
-    from selflabel.data.images import SUFFIXES
+    from selflabel.cli import running as follow
+    from selflabel.cli import screen
+    from selflabel.cli.config import registry as names
+    from selflabel.cli.config.jobs import new_network
+    from selflabel.files.digest import digest
+    from selflabel.files.folders import by_stem, read_lines
+    from selflabel.files.images import SUFFIXES
     from selflabel.training import load_weights
     from selflabel.training.predict import Precision, Predictor, Storage, predict_folder
 
@@ -95,7 +97,7 @@ def predict(
 
 def _weights(run: Path, checkpoint: str) -> Path:
     """The file of a checkpoint. Raises `ValueError` if it is not there."""
-    from selflabel.cli import names
+    from selflabel.cli.config import registry as names
     from selflabel.training.checkpoint import BEST, LAST
 
     best, last = run / BEST, run / LAST

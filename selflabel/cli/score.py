@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from selflabel.scoring.folders import FolderScore
+    from selflabel.metrics.folders import FolderScore
 
 
 def score(
@@ -53,9 +53,9 @@ def score(
     one only is said.
     """
     from selflabel.cli import screen
-    from selflabel.data.folders import read_lines
-    from selflabel.data.labelfiles import LabelFormat
-    from selflabel.scoring.folders import Rules, score_folder
+    from selflabel.files.folders import read_lines
+    from selflabel.files.label_files import LabelFormat
+    from selflabel.metrics.folders import Rules, score_folder
 
     try:
         names = read_lines(classes) if classes is not None else ()
@@ -130,8 +130,8 @@ def _name(index: int, names: tuple[str, ...]) -> str:
 def _write_json(path: Path, found: "FolderScore", names: tuple[str, ...], first: int | None) -> None:
     from dataclasses import asdict
 
-    from selflabel.data.atomic import write_atomic
-    from selflabel.scoring.confusion import mean_of_defined
+    from selflabel.files.atomic import write_atomic
+    from selflabel.metrics.confusion import mean_of_defined
 
     result: dict[str, object] = {
         "images": len(found.images),

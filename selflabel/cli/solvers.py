@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 
 def solvers() -> None:
     """List solvers, annotators, affinities, losses and energies: what each does, its options, their defaults."""
-    from selflabel.cli import loss_kinds, names, screen
+    from selflabel.cli import screen
+    from selflabel.cli.config import losses as loss_kinds
+    from selflabel.cli.config import registry as names
     from selflabel.terms import COUPLINGS, RELAXATIONS
 
     screen.show(_classes("--solver", names.SOLVERS, "--set"))
@@ -31,7 +33,7 @@ def _classes(title: str, table: Mapping[str, type], options: str) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from selflabel.cli import names
+    from selflabel.cli.config import registry as names
 
     shown = Table(title_justify="left", show_lines=True)
     shown.add_column(title, no_wrap=True)
@@ -47,13 +49,13 @@ def _engines() -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from selflabel.cli import names
+    from selflabel.cli.config import registry as names
 
     shown = Table()
     for title in ("--solver", "--coupling", "--relaxation", "η", "λ", "--affinity", "--annotator"):
         shown.add_column(title)
     for name, kind in names.SOLVERS.items():
-        engine = names.default_engine(kind())
+        engine = names.default_labeler(kind())
         energy = engine.energy
         annotator = names.NO_ANNOTATOR if engine.annotator is None else names.name_of(engine.annotator)
         settings = [
@@ -72,6 +74,6 @@ def _engines() -> "Table":
 
 
 def _fields(value: object) -> list[str]:
-    from selflabel.cli import names
+    from selflabel.cli.config import registry as names
 
     return list(names.option_defaults(type(value)))

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selflabel.cli import energy_flags
-from selflabel.cli.options import DEFAULTS
+from selflabel.cli import flags as energy_flags
+from selflabel.cli.config.options import DEFAULTS
 
 if TYPE_CHECKING:
-    from selflabel.cli.runs import Job
+    from selflabel.cli.config.jobs import TrainingJob
+    from selflabel.reports.comparison import Final
     from selflabel.training import History
-    from selflabel.training.comparison import Final
 
-DATA = "Data"
+DATA = "DataSource"
 METHOD = "Method"
 TRAINING = "Training"
 RUN = "Run"
@@ -300,9 +300,10 @@ def train(
     shared among the processes.
     """
     given = dict(locals())  # every option by its name
-    from selflabel.cli import follow, screen
-    from selflabel.cli.given import from_arguments
-    from selflabel.cli.runs import prepare
+    from selflabel.cli import running as follow
+    from selflabel.cli import screen
+    from selflabel.cli.config.given import from_arguments
+    from selflabel.cli.config.jobs import prepare
     from selflabel.training import process_group
 
     with follow.said(out):
@@ -319,7 +320,7 @@ def train(
     _summary(job, history, final, out)
 
 
-def _summary(job: "Job", history: "History", final: "Final | None", out: Path) -> None:
+def _summary(job: "TrainingJob", history: "History", final: "Final | None", out: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 

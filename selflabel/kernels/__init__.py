@@ -1,16 +1,9 @@
-"""Inner loops compiled by Numba for the CPU: the optional extra `fast`.
+"""Inner loops on plain arrays, and what they run on: threads, memory, and the choice of a backend.
 
-Nothing needs them: whatever they compute has a torch path, which is the reference in the tests and what runs on
-CUDA. Callers ask `available` and import a kernel where they use it, so that Numba is loaded only then.
+- `backend`: which kernels a device and a dtype get.
+- `threads`, `memory`: ranges of pixels on threads; memory that is kept for the next use.
+- `cpu/`: loops compiled by Numba (the optional extra `fast`). `gpu/`: the place of loops in Triton.
 
-The functions that Numba compiles have no annotations (it infers types from the arguments); those around them do.
+Kernels know nothing of the rest of the library. Nothing needs them: whatever they compute has a path in torch, which
+is the reference in the tests and what runs on other devices.
 """
-
-from functools import cache
-from importlib.util import find_spec
-
-
-@cache
-def available() -> bool:
-    """Whether Numba is installed."""
-    return find_spec("numba") is not None

@@ -4,13 +4,13 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from selflabel.data.atomic import refuse_existing
+from selflabel.files.atomic import refuse_existing
+from selflabel.labeling.engines.processes import Crash, Worker, run_jobs
 from selflabel.labeling.image import LabelImage, Record, digest_of
 from selflabel.labeling.manifest import Manifest, Run, manifest_path, other_manifests
 from selflabel.labeling.outputs import OutputFolder
-from selflabel.labeling.plan import WHOLE, Failure, Job, Part, Plan
-from selflabel.labeling.pool import Crash, Worker, run_jobs
-from selflabel.labeling.settings import Settings
+from selflabel.labeling.plan import WHOLE, Failure, Job, Plan, Shard
+from selflabel.labeling.settings import LabelingSettings
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ Outcome = Record | Skipped | Failure
 
 def label_folder(
     plan: Plan,
-    settings: Settings,
+    settings: LabelingSettings,
     run: Run,
     out: Path,
     *,
-    part: Part = WHOLE,
+    part: Shard = WHOLE,
     workers: int = 1,
     ready: Iterable[Worker] = (),
     overwrite: bool = False,

@@ -10,15 +10,15 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from selflabel.data.digest import digest
-from selflabel.data.images import decode_image
-from selflabel.data.labelfiles import UNLABELED, decode_index
-from selflabel.data.probabilities import Probabilities, decode_probabilities
-from selflabel.labeling.engine import ImageLabels
+from selflabel.files.digest import digest
+from selflabel.files.images import decode_image
+from selflabel.files.label_files import UNLABELED, decode_index
+from selflabel.files.probabilities import Probabilities, decode_probabilities
+from selflabel.labeling.labeler import ImageLabels
 from selflabel.labeling.outputs import Labeled, OutputFolder
 from selflabel.labeling.plan import Failure, Job
-from selflabel.labeling.settings import Settings
-from selflabel.labels import restrict
+from selflabel.labeling.settings import LabelingSettings
+from selflabel.labels import restrict_classes
 from selflabel.terms import entropy
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Record:
 class LabelImage:
     """The work on one image, as a picklable function of its files: for `pool.run_jobs`."""
 
-    settings: Settings
+    settings: LabelingSettings
     output: OutputFolder
 
     def __call__(self, job: Job) -> Record | Failure:
@@ -75,7 +75,7 @@ def digest_of(job: Job) -> str:
     return digest(_contents(job))
 
 
-def label_image(job: Job, settings: Settings, output: OutputFolder) -> Record:
+def label_image(job: Job, settings: LabelingSettings, output: OutputFolder) -> Record:
     """Label one image and write its files.
 
     Raises `ValueError` for input that does not fit, `OSError` for files that cannot be read or written,
@@ -149,7 +149,7 @@ def _solve(
     seeds: UInt8[np.ndarray, "h w"],
     given: Probabilities | None,
     classes: UInt8[np.ndarray, " k"],
-    settings: Settings,
+    settings: LabelingSettings,
 ) -> ImageLabels:
     """Solve for the candidate classes alone, numbered 0 .. k-1."""
     number = np.full(UNLABELED + 1, UNLABELED, dtype=np.int64)
@@ -168,7 +168,7 @@ def _of_classes(given: Probabilities, classes: UInt8[np.ndarray, " k"]) -> Tenso
         return probs
     allowed = np.isin(rows, classes)
     places = np.flatnonzero(allowed)[np.argsort(rows[allowed], kind="stable")]
-    return restrict(probs[None], torch.from_numpy(allowed)[None])[0, torch.from_numpy(places)]
+    return restrict_classes(probs[None], torch.from_numpy(allowed)[None])[0, torch.from_numpy(places)]
 
 
 def _rows(given: Probabilities) -> UInt8[np.ndarray, " k"]:

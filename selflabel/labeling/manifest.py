@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field, fields
 from io import FileIO
 from pathlib import Path
 
-from selflabel.data.atomic import remove_leftovers, write_atomic
+from selflabel.files.atomic import remove_leftovers, write_atomic
 from selflabel.labeling.image import Record
-from selflabel.labeling.plan import Part
+from selflabel.labeling.plan import Shard
 from selflabel.labeling.settings import differences, fingerprint
 
 
@@ -152,12 +152,12 @@ class Manifest:
         self.records[record.stem] = (str(line["run"]), record)
 
 
-def manifest_path(root: Path, part: Part) -> Path:
+def manifest_path(root: Path, part: Shard) -> Path:
     """`manifest.jsonl`, or one file for each part so that parts can run at once: `manifest.2-of-8.jsonl`."""
     return root / ("manifest.jsonl" if part.count == 1 else f"manifest.{part.index}-of-{part.count}.jsonl")
 
 
-def other_manifests(root: Path, part: Part) -> tuple[Manifest, ...]:
+def other_manifests(root: Path, part: Shard) -> tuple[Manifest, ...]:
     """What the runs on the whole or on other parts have recorded in the same folder."""
     own = manifest_path(root, part)
     return tuple(Manifest.read(path) for path in sorted(root.glob("manifest*.jsonl")) if path != own)

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from selflabel.data import labelfiles, palette, probabilities
-from selflabel.data.atomic import remove_leftovers
+from selflabel.files import label_files as labelfiles
+from selflabel.files import palette, probabilities
+from selflabel.files.atomic import remove_leftovers
 from selflabel.labeling.plan import Job
-from selflabel.labeling.settings import Settings, Soft
+from selflabel.labeling.settings import LabelingSettings, Soft
 
 FOLDERS = ("labels", "confidence", "soft", "overlays")
 
@@ -35,7 +36,7 @@ class OutputFolder:
 
     root: Path
 
-    def paths(self, stem: str, settings: Settings) -> tuple[Path, ...]:
+    def paths(self, stem: str, settings: LabelingSettings) -> tuple[Path, ...]:
         """All files of an image: labels, confidence, then soft labels and overlay if asked for."""
         paths = [self.root / "labels" / f"{stem}.png", self.root / "confidence" / f"{stem}.png"]
         if settings.soft is not None:
@@ -63,16 +64,16 @@ class OutputFolder:
                         )
                 seen |= real
 
-    def prepare(self, settings: Settings) -> None:
+    def prepare(self, settings: LabelingSettings) -> None:
         """Make the folders. Raises `OSError` if that is not possible."""
         for path in self.paths("any", settings):
             path.parent.mkdir(parents=True, exist_ok=True)
 
-    def complete(self, stem: str, settings: Settings) -> bool:
+    def complete(self, stem: str, settings: LabelingSettings) -> bool:
         """Whether all files of an image are there."""
         return all(path.is_file() for path in self.paths(stem, settings))
 
-    def clean(self, stems: Iterable[str], settings: Settings) -> None:
+    def clean(self, stems: Iterable[str], settings: LabelingSettings) -> None:
         """Remove the temporary files that killed runs left for these images."""
         names: dict[Path, list[str]] = {}
         for stem in stems:
@@ -81,7 +82,7 @@ class OutputFolder:
         for folder, wanted in names.items():
             remove_leftovers(folder, wanted)
 
-    def write(self, stem: str, settings: Settings, labeled: Labeled) -> None:
+    def write(self, stem: str, settings: LabelingSettings, labeled: Labeled) -> None:
         """Write all files of an image, each complete or not at all. Raises `OSError` as the file system
         does.
         """

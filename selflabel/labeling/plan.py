@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selflabel.data import images as image_files
-from selflabel.data import labelfiles, probabilities
-from selflabel.data.folders import by_stem
+from selflabel.files import images as image_files
+from selflabel.files import label_files as labelfiles
+from selflabel.files import probabilities
+from selflabel.files.folders import by_stem
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """Part `index` of `count`: every count-th image, for runs on several machines."""
 
     index: int = 0
@@ -39,7 +40,7 @@ class Part:
             raise ValueError(f"part {self.index} of {self.count}: parts count from 0 to {self.count - 1}")
 
 
-WHOLE = Part()
+WHOLE = Shard()
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def make_plan(
     *,
     stems: Sequence[str] | None = None,
     limit: int | None = None,
-    part: Part = WHOLE,
+    part: Shard = WHOLE,
 ) -> Plan:
     """Match files by stem. Each of `images`, `seeds`, `probs` is a folder or a file; two files belong
     together whatever their names are.

@@ -8,9 +8,9 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 
-from selflabel.data.labelfiles import VOC_FORMAT, LabelFormat
-from selflabel.data.probabilities import PLAIN_FORMAT, ProbabilityFormat
-from selflabel.labeling.engine import Engine
+from selflabel.files.label_files import VOC_FORMAT, LabelFormat
+from selflabel.files.probabilities import PLAIN_FORMAT, ProbabilityFormat
+from selflabel.labeling.labeler import Labeler
 from selflabel.terms import COUPLINGS, RELAXATIONS, Coupling, Relaxation
 
 
@@ -22,7 +22,7 @@ class Soft(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Settings:
+class LabelingSettings:
     """Everything that decides what is written for an image, given its files.
 
     num_classes: seeds of this class or above are an error; None takes any class.
@@ -31,7 +31,7 @@ class Settings:
     min_confidence: pixels below it become unlabeled (255).
     """
 
-    engine: Engine
+    engine: Labeler
     seeds_format: LabelFormat = VOC_FORMAT
     probs_format: ProbabilityFormat = PLAIN_FORMAT
     num_classes: int | None = None
@@ -60,7 +60,7 @@ def describe(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no description for the manifest: make it a frozen dataclass")
 
 
-def described(settings: Settings) -> dict[str, object]:
+def described(settings: LabelingSettings) -> dict[str, object]:
     """`describe` of settings, each field by its name."""
     return {entry.name: describe(getattr(settings, entry.name)) for entry in fields(settings)}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from selflabel.affinity.protocol import Affinity
 from selflabel.labels import UNLABELED, check_index_type, check_seeds, per_image
 
-Term = Callable[[Tensor], tuple[Tensor, Tensor]]
+ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From labels ``[b k *s]`` to a value per image ``[b]`` and its gradient by the labels."""
 
 
@@ -27,7 +27,7 @@ def full_precision(like: Tensor) -> torch.autocast:
 
 class _KnownGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, labels: Tensor, term: Term) -> Tensor:
+    def forward(ctx: Any, labels: Tensor, term: ValueAndGradient) -> Tensor:
         value, gradient = term(labels)
         ctx.save_for_backward(gradient)
         return value
@@ -48,7 +48,7 @@ def refuse_second_derivatives() -> None:
         raise RuntimeError("expected backward without create_graph=True: the loss has no second derivative")
 
 
-def differentiable(labels: Float[Tensor, "b k *s"], term: Term) -> Float[Tensor, " b"]:
+def differentiable(labels: Float[Tensor, "b k *s"], term: ValueAndGradient) -> Float[Tensor, " b"]:
     """The value of a term that knows its own gradient, to be backpropagated once.
 
     Both are computed here, and nothing inside the term is recorded; backward is one product with the gradient.

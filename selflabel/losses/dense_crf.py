@@ -10,10 +10,10 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity, SparseAffinity
-from selflabel.labels import clamp
+from selflabel.labels import with_seeds
 from selflabel.losses.base import check_affinity, checked_seeds, differentiable, full_precision, widened
 from selflabel.losses.potts import potts_loss
-from selflabel.terms import BILINEAR, normalized_cut_with_gradient
+from selflabel.terms import BILINEAR, normalized_cut_and_grad
 
 
 def dense_crf_loss(logits: Float[Tensor, "b k *s"], affinity: Affinity) -> Float[Tensor, ""]:
@@ -42,8 +42,8 @@ def normalized_cut_loss(
     check_affinity(logits, affinity)
     seeds = checked_seeds(logits, seeds)
     with full_precision(logits):
-        labels = clamp(widened(logits).softmax(1), seeds)
-        value = differentiable(labels, partial(normalized_cut_with_gradient, affinity=affinity))
+        labels = with_seeds(widened(logits).softmax(1), seeds)
+        value = differentiable(labels, partial(normalized_cut_and_grad, affinity=affinity))
         return value.mean().to(labels.dtype)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
 from selflabel.losses.base import check_affinity, differentiable, full_precision, mean_per_pixel, widened
-from selflabel.terms import BILINEAR, Relaxation, potts, potts_with_slope
+from selflabel.terms import BILINEAR, Relaxation, potts, potts_and_grad
 
 
 def potts_loss(
@@ -31,5 +31,5 @@ def potts_loss(
 
 
 def _with_gradient(labels: Tensor, affinity: Affinity, relaxation: Relaxation) -> tuple[Tensor, Tensor]:
-    value, slope = potts_with_slope(labels, affinity, relaxation)
-    return value, slope.gradient
+    value, grad = potts_and_grad(labels, affinity, relaxation)
+    return value, grad.value

@@ -23,11 +23,11 @@ from typing import Any
 
 from torch import nn
 
-from selflabel.networks.fitted import Fitted
+from selflabel.networks.any_size import AnySize
 from selflabel.networks.huggingface import DEEPLAB, SEGFORMER, VIT, Family
 from selflabel.networks.unet import STRIDE, UNet
 
-__all__ = ["NETWORKS", "Fitted", "UNet", "network"]
+__all__ = ["NETWORKS", "AnySize", "UNet", "network"]
 
 DEFAULT_WIDTH = 12
 
@@ -86,14 +86,14 @@ def _unet(wanted: Wanted) -> nn.Module:
         raise ValueError(f"expected unet:WIDTH, a number, got {wanted.options!r}")
     width = DEFAULT_WIDTH if wanted.options is None else int(wanted.options)
     made = UNet(wanted.channels, wanted.classes, width, wanted.axes)
-    return Fitted(made, wanted.channels, wanted.classes, stride=STRIDE, axes=wanted.axes)
+    return AnySize(made, wanted.channels, wanted.classes, stride=STRIDE, axes=wanted.axes)
 
 
 def _basic_unet(wanted: Wanted) -> nn.Module:
     _check(wanted, axes=(2, 3))
     nets = _package("monai.networks.nets", "pip install 'selflabel[networks]'", wanted.name)
     made = nets.BasicUNet(spatial_dims=wanted.axes, in_channels=wanted.channels, out_channels=wanted.classes)
-    return Fitted(made, wanted.channels, wanted.classes, stride=STRIDE, axes=wanted.axes)
+    return AnySize(made, wanted.channels, wanted.classes, stride=STRIDE, axes=wanted.axes)
 
 
 def _of_transformers(family: Family) -> Callable[[Wanted], nn.Module]:
@@ -120,7 +120,7 @@ def _smp(wanted: Wanted) -> nn.Module:
         in_channels=wanted.channels,
         classes=wanted.classes,
     )
-    return Fitted(made, wanted.channels, wanted.classes, stride=32)
+    return AnySize(made, wanted.channels, wanted.classes, stride=32)
 
 
 NETWORKS: Mapping[str, Callable[[Wanted], nn.Module]] = {
@@ -157,7 +157,7 @@ def _factory(wanted: Wanted) -> nn.Module:
         ) from error
     if not isinstance(result, nn.Module):
         raise ValueError(f"expected {spelled} to return a torch.nn.Module, got {type(result).__name__}")
-    return Fitted(result, wanted.channels, wanted.classes, axes=wanted.axes)
+    return AnySize(result, wanted.channels, wanted.classes, axes=wanted.axes)
 
 
 def _package(name: str, install: str, needed_by: str) -> ModuleType:

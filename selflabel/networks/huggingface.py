@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from selflabel.networks.fitted import Fitted, Standardized
+from selflabel.networks.any_size import AnySize, Standardized
 
 INSTALL = "pip install 'selflabel[networks]'"
 COLORS = "preprocessor_config.json"
@@ -75,7 +75,7 @@ class Family:
     stride: int = 32
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the model
 
-    def make(self, channels: int, classes: int, side: int | None, pretrained: str | None) -> Fitted:
+    def make(self, channels: int, classes: int, side: int | None, pretrained: str | None) -> AnySize:
         """The network; from the folder or the name of a checkpoint, if one is given.
 
         A checkpoint's classes are replaced if there are others in number. Images of one channel are repeated for
@@ -89,7 +89,7 @@ class Family:
             if side is not None:
                 settings["image_size"] = -(-side // PATCH) * PATCH
             network = self.segmenter(model_class(config_class(**settings), **self.arguments), classes)
-            return Fitted(network, channels, classes, stride=self.stride)
+            return AnySize(network, channels, classes, stride=self.stride)
         config = config_class.from_pretrained(pretrained, num_labels=classes)
         if channels not in (1, config.num_channels):
             raise ValueError(
@@ -101,7 +101,7 @@ class Family:
         )
         network = self.segmenter(model.float().train(), classes)
         mean, std = standardization(pretrained, config.num_channels)
-        return Fitted(Standardized(network, channels, mean, std), channels, classes, stride=self.stride)
+        return AnySize(Standardized(network, channels, mean, std), channels, classes, stride=self.stride)
 
     def segmenter(self, model: nn.Module, classes: int) -> nn.Module:
         """The model as one from images to logits."""

@@ -16,7 +16,7 @@ class UNet(nn.Module):
     `width` channels at full resolution, twice as many with each halving: 1.1 million weights for 12 channels in 2-D.
     Batch normalization, which learned faster than normalizing each image in the few hundred steps that a CPU affords;
     on several GPUs convert it (`torch.nn.SyncBatchNorm`). Sizes: multiples of 16, and more than 16 pixels on one
-    axis (`Fitted` sees to both).
+    axis (`AnySize` sees to both).
     """
 
     def __init__(self, channels: int, classes: int, width: int = 12, axes: int = 2) -> None:

@@ -1,53 +1,61 @@
 """Training: objectives, the alternation of solver and network, histories, checkpoints, several processes."""
 
 from selflabel.training.alternator import Alternator, relabel
+from selflabel.training.batches import Batches, DataSource
 from selflabel.training.checkpoint import Checkpoint, load_checkpoint, load_weights
-from selflabel.training.distributed import Part, current_part, process_group
+from selflabel.training.distributed import Process, current_part, process_group
 from selflabel.training.evaluate import Scores, evaluate
-from selflabel.training.feed import Data, Feed
 from selflabel.training.history import History, Row, read_lines
-from selflabel.training.labeling import Labeling
-from selflabel.training.objectives import Direct, Full, Objective, Regularizer, Seeds, Term, Terms
+from selflabel.training.monitor import Monitor
+from selflabel.training.objectives import (
+    FullMasks,
+    Objective,
+    Regularized,
+    Regularizer,
+    SeedsOnly,
+    Terms,
+    WeightedMean,
+)
+from selflabel.training.pseudo_labels import Labeling
 from selflabel.training.schedule import SGD, AdamW, OptimizerFactory
-from selflabel.training.self_labeling import SelfLabeling, Starter
-from selflabel.training.settings import Settings
-from selflabel.training.step import Labels, Report, TrainingError, advance
+from selflabel.training.self_labeling import InitialLabels, SelfLabeling
+from selflabel.training.settings import TrainingSettings
+from selflabel.training.step import LabelSource, StepReport, TrainingError, advance
 from selflabel.training.store import DiskStore, LabelStore, MemoryStore
 from selflabel.training.tensorboard import TensorBoard
 from selflabel.training.train import train
-from selflabel.training.yardstick import Yardstick
 
 __all__ = [
     "SGD",
     "AdamW",
     "Alternator",
     "Checkpoint",
-    "Data",
-    "Direct",
+    "DataSource",
+    "Regularized",
     "DiskStore",
-    "Feed",
-    "Full",
+    "Batches",
+    "FullMasks",
     "History",
     "LabelStore",
     "Labeling",
-    "Labels",
+    "LabelSource",
     "MemoryStore",
     "Objective",
     "OptimizerFactory",
-    "Part",
+    "Process",
     "Regularizer",
-    "Report",
+    "StepReport",
     "Row",
     "Scores",
-    "Seeds",
+    "SeedsOnly",
     "SelfLabeling",
-    "Settings",
-    "Starter",
+    "TrainingSettings",
+    "InitialLabels",
     "TensorBoard",
-    "Term",
+    "WeightedMean",
     "Terms",
     "TrainingError",
-    "Yardstick",
+    "Monitor",
     "advance",
     "current_part",
     "evaluate",

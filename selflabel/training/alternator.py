@@ -9,17 +9,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from selflabel.affinity.builders import AffinityBuilder
-from selflabel.data.samples import Batch
+from selflabel.datasets.samples import Batch
 from selflabel.driver import Solver
 from selflabel.losses.base import widened
 from selflabel.problem import Energy
 from selflabel.training.distributed import current_part, gather, share_buffers, unwrapped
 from selflabel.training.evaluate import evaluating
-from selflabel.training.objectives import Seeds
-from selflabel.training.self_labeling import SelfLabeling, Starter
-from selflabel.training.step import Labels, Report, advance, predicted
+from selflabel.training.monitor import Monitor
+from selflabel.training.objectives import SeedsOnly
+from selflabel.training.self_labeling import InitialLabels, SelfLabeling
+from selflabel.training.step import LabelSource, StepReport, advance, predicted
 from selflabel.training.store import LabelStore, Stored, packed, starts
-from selflabel.training.yardstick import Yardstick
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +60,8 @@ class Alternator:
     weight: float = SelfLabeling.weight
     error_probability: float = 0.0
     present_only: bool = False
-    seeds: Seeds = Seeds()
-    starter: Starter | None = SelfLabeling.starter
+    seeds: SeedsOnly = SeedsOnly()
+    starter: InitialLabels | None = SelfLabeling.starter
     store: LabelStore | None = None
     objective: SelfLabeling = field(init=False)
 
@@ -88,19 +88,19 @@ class Alternator:
         ramp: float = 1.0,
         start: Float[Tensor, "b k *s"] | None = None,
         measure: bool = False,
-    ) -> Report:
+    ) -> StepReport:
         """Solve for the labels of a batch, then train on them.
 
         ramp: the warm-up's factor on the weight. start: labels to solve from, instead of stored ones or the
-        starter's. measure: evaluate the direct loss (4), too, for `Report.measured`.
+        starter's. measure: evaluate the direct loss (4), too, for `StepReport.measured`.
         """
-        return self._advance(batch, Labels(start, self.store), ramp, measure)
+        return self._advance(batch, LabelSource(start, self.store), ramp, measure)
 
-    def fit(self, batch: Batch, *, ramp: float = 1.0, measure: bool = False) -> Report:
+    def fit(self, batch: Batch, *, ramp: float = 1.0, measure: bool = False) -> StepReport:
         """Train on the stored labels of a batch. Raises `ValueError` without a store, or for images not in it."""
-        return self._advance(batch, Labels(store=self._store(), fit_stored=True), ramp, measure)
+        return self._advance(batch, LabelSource(store=self._store(), fit_stored=True), ramp, measure)
 
-    def pretrain(self, batch: Batch) -> Report:
+    def pretrain(self, batch: Batch) -> StepReport:
         """Train on the seeds of a batch alone."""
         return advance(self.network, self.seeds, self.optimizer, batch, part=current_part())
 
@@ -115,7 +115,7 @@ class Alternator:
             )
         return self.store
 
-    def _advance(self, batch: Batch, labels: Labels, ramp: float, measure: bool) -> Report:
+    def _advance(self, batch: Batch, labels: LabelSource, ramp: float, measure: bool) -> StepReport:
         return advance(
             self.network,
             self.objective,
@@ -124,7 +124,7 @@ class Alternator:
             labels=labels,
             ramp=ramp,
             network_steps=self.network_steps,
-            yardstick=Yardstick(self.objective) if measure else None,
+            monitor=Monitor(self.objective) if measure else None,
             part=current_part(),
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from selflabel.data.atomic import write_atomic
+from selflabel.files.atomic import write_atomic
 
 LAST = "last.pt"
 BEST = "best.pt"

@@ -23,7 +23,7 @@ NONE: Terms = {}
 
 
 @dataclass(frozen=True)
-class Part:
+class Process:
     """This process among those that train together."""
 
     rank: int = 0
@@ -43,20 +43,20 @@ class Part:
         return range(self.rank, length, self.size)
 
 
-ALONE = Part()
+ALONE = Process()
 
 
-def current_part() -> Part:
+def current_part() -> Process:
     """From the process group, if there is one."""
     if distributed.is_available() and distributed.is_initialized():
-        return Part(distributed.get_rank(), distributed.get_world_size())
+        return Process(distributed.get_rank(), distributed.get_world_size())
     return ALONE
 
 
 @contextmanager
 def process_group(
     timeout: timedelta = timedelta(minutes=30), *, on_cpu: bool = False
-) -> Iterator[tuple[Part, torch.device]]:
+) -> Iterator[tuple[Process, torch.device]]:
     """Joins the processes that `torchrun` started; yields this one's part and device.
 
     Without torchrun it is one process, and nothing is set up. With GPUs it is nccl, one GPU a process (the
@@ -77,7 +77,7 @@ def process_group(
         distributed.destroy_process_group()
 
 
-def wrap(network: nn.Module, part: Part) -> nn.Module:
+def wrap(network: nn.Module, part: Process) -> nn.Module:
     """The network with averaged gradients; itself if the process is alone.
 
     Batch normalization sees its own slice only: convert it with `torch.nn.SyncBatchNorm` for the same result as one
@@ -91,7 +91,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
-def combine(terms: Terms, part: Part, observed: Terms = NONE) -> tuple[Tensor, dict[str, float]]:
+def combine(terms: Terms, part: Process, observed: Terms = NONE) -> tuple[Tensor, dict[str, float]]:
     """The loss to backpropagate here, and every term's value for the whole batch, the same in all processes.
 
     `observed` terms are not part of the loss. One all-reduce; one wait for the device.
@@ -108,14 +108,14 @@ def combine(terms: Terms, part: Part, observed: Terms = NONE) -> tuple[Tensor, d
     return loss, dict(zip(every, (whole[1] / total).tolist(), strict=True))
 
 
-def add_up(counts: Tensor, part: Part) -> Tensor:
+def add_up(counts: Tensor, part: Process) -> Tensor:
     """The sum over all processes."""
     if part.size > 1:
         distributed.all_reduce(counts)
     return counts
 
 
-def gather(mine: Mapping[str, T], part: Part) -> dict[str, T]:
+def gather(mine: Mapping[str, T], part: Process) -> dict[str, T]:
     """Everyone's entries, those of later processes last."""
     if part.size == 1:
         return dict(mine)
@@ -124,7 +124,7 @@ def gather(mine: Mapping[str, T], part: Part) -> dict[str, T]:
     return {name: value for entries in everyone for name, value in entries.items()}
 
 
-def share_buffers(network: nn.Module, part: Part) -> None:
+def share_buffers(network: nn.Module, part: Process) -> None:
     """Running statistics of the first process for all: each has seen its own slices."""
     if part.size > 1:
         for buffer in network.buffers():

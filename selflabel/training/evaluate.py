@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float64
 from torch import nn
 
-from selflabel.data.samples import Batch
-from selflabel.labels import harden
-from selflabel.scoring.confusion import LEVELS, dice, iou, mean_of_defined
-from selflabel.scoring.folders import Rules, score_image
-from selflabel.training.distributed import ALONE, Part, add_up
+from selflabel.datasets.samples import Batch
+from selflabel.labels import to_index
+from selflabel.metrics.confusion import LEVELS, dice, iou, mean_of_defined
+from selflabel.metrics.folders import Rules, score_image
+from selflabel.training.distributed import ALONE, Process, add_up
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def evaluate(
     first: int = 0,
     distances: bool = False,
     device: torch.device | str = "cpu",
-    part: Part = ALONE,
+    part: Process = ALONE,
 ) -> Scores | None:
     """Score a network, in evaluation mode; None if there are no batches.
 
@@ -71,7 +71,7 @@ def evaluate(
                     f"expected full masks to score against, got none for {', '.join(batch.stems[:4])}: give "
                     f"the validation set its folder of masks"
                 )
-            index = harden(network(batch.images.to(device))).to(torch.uint8).cpu().numpy()
+            index = to_index(network(batch.images.to(device))).to(torch.uint8).cpu().numpy()
             masks = batch.masks.to(torch.uint8).cpu().numpy()
             for stem, true, found in zip(batch.stems, masks, index, strict=True):
                 score, count = score_image(stem, found, true, rules)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 
-from selflabel.data.atomic import write_atomic
+from selflabel.files.atomic import write_atomic
 
 Value = int | float | None
 Row = Mapping[str, Value]

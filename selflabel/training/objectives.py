@@ -9,18 +9,18 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from selflabel.data.samples import Batch
+from selflabel.datasets.samples import Batch
 from selflabel.labels import UNLABELED, unlabeled
 from selflabel.losses.cross_entropy import partial_cross_entropy
 from selflabel.losses.gated_crf import GatedCRFLoss
 from selflabel.losses.modules import Loss
-from selflabel.training.labeling import Labeling
+from selflabel.training.pseudo_labels import Labeling
 
 Logits = Float[Tensor, "b k *s"]
 
 
 @dataclass(frozen=True, eq=False)
-class Term:
+class WeightedMean:
     """One summand of a loss: a mean, its weight included, and the mass that it is the mean over.
 
     The mass (pixels, or labeled pixels) is what several processes weigh their means by, so that together they
@@ -31,7 +31,7 @@ class Term:
     mass: Float64[Tensor, ""]
 
 
-Terms = Mapping[str, Term]
+Terms = Mapping[str, WeightedMean]
 """The summands of a loss by name, in order."""
 
 
@@ -58,7 +58,7 @@ def pixels(logits: Logits) -> Float64[Tensor, ""]:
 
 
 @dataclass(frozen=True)
-class Seeds:
+class SeedsOnly:
     """The partial cross entropy of the seeds alone (pCE); also the first term of the others.
 
     class_weights: one a class, for `partial_cross_entropy`; see `selflabel.losses.click_weights`.
@@ -79,16 +79,16 @@ class Seeds:
         """A mean over the labeled pixels; the warm-up does not touch it."""
         return {"seeds": self._term(logits, batch.seeds)}
 
-    def _term(self, logits: Logits, index: Tensor) -> Term:
+    def _term(self, logits: Logits, index: Tensor) -> WeightedMean:
         weights = None if self.class_weights is None else logits.new_tensor(self.class_weights).float()
         value = partial_cross_entropy(logits, index, weights)
         known = index[index != UNLABELED]
         mass = known.new_tensor(known.numel()) if weights is None else weights[known].sum()
-        return Term(value, mass.double())
+        return WeightedMean(value, mass.double())
 
 
 @dataclass(frozen=True)
-class Full:
+class FullMasks:
     """The cross entropy of the full masks; pixels of 255 do not count. Raises `ValueError` for batches without."""
 
     class_weights: tuple[float, ...] | None = None
@@ -109,7 +109,7 @@ class Full:
                 f"expected full masks to train with, got none for {', '.join(batch.stems[:4])}: give the data "
                 f"set its folder of masks, or train with seeds"
             )
-        return {"masks": Seeds(self.class_weights)._term(logits, batch.masks)}
+        return {"masks": SeedsOnly(self.class_weights)._term(logits, batch.masks)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,14 +132,14 @@ class Regularizer:
 
 
 @dataclass(frozen=True, eq=False)
-class Direct:
+class Regularized:
     """Gradient descent on the network: ``pCE + Σ_r weight_r · loss_r(σ)`` (Zhang & Boykov 2025, eq. 4).
 
     Every loss is a mean over the pixels of the batch, so are their weights relative to a mean over seeds.
     """
 
     parts: tuple[Regularizer, ...]
-    seeds: Seeds = Seeds()
+    seeds: SeedsOnly = SeedsOnly()
 
     def __post_init__(self) -> None:
         if len(set(self.names)) < len(self.names):
@@ -159,5 +159,5 @@ class Direct:
         terms = dict(self.seeds.terms(logits, batch, None, ramp))
         for part in self.parts:
             value = ramp * part.weight * part.loss(logits, batch.images, batch.seeds)
-            terms[part.name] = Term(value, part.mass(logits, batch))
+            terms[part.name] = WeightedMean(value, part.mass(logits, batch))
         return terms

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from selflabel.data.atomic import refuse_existing, remove_leftovers, write_atomic
-from selflabel.data.digest import digest
-from selflabel.data.images import decode_image
-from selflabel.data.probabilities import quantized, write_soft
-from selflabel.data.samples import with_channels
-from selflabel.data.square import Square
+from selflabel.datasets.letterbox import Letterbox
+from selflabel.datasets.samples import with_channels
+from selflabel.files.atomic import refuse_existing, remove_leftovers, write_atomic
+from selflabel.files.digest import digest
+from selflabel.files.images import decode_image
+from selflabel.files.probabilities import quantized, write_soft
 
 MANIFEST = "predictions.jsonl"
 
@@ -56,7 +56,7 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A network, and how the images it learned from were prepared (`selflabel.data.samples.Folder`)."""
+    """A network, and how the images it learned from were prepared (`selflabel.datasets.samples.Folder`)."""
 
     network: nn.Module
     channels: int
@@ -65,12 +65,12 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "c h w"]) -> Float32[Tensor, "k h w"]:
-        """The class probabilities of an image's own pixels: softmax in the square, then `Square.back`.
+        """The class probabilities of an image's own pixels: softmax in the square, then `Letterbox.undo`.
 
         Raises `ValueError` if the network gives anything but finite numbers.
         """
-        square = None if self.size is None else Square(image.shape[1], image.shape[2], self.size)
-        given = image if square is None else square.image(image)
+        letterbox = None if self.size is None else Letterbox(image.shape[1], image.shape[2], self.size)
+        given = image if letterbox is None else letterbox.image(image)
         self.network.eval()
         logits: Tensor = self.network(given[None].to(self.device))
         probs = logits[0].float().softmax(0).cpu()
@@ -78,7 +78,7 @@ class Predictor:
             raise ValueError(
                 "the network gives nan: it has not been trained well, or the checkpoint is damaged"
             )
-        return probs if square is None else square.back(probs)
+        return probs if letterbox is None else letterbox.undo(probs)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder, Contrast, Grid
 from selflabel.affinity.protocol import Affinity
-from selflabel.data.samples import Batch
+from selflabel.datasets.samples import Batch
 from selflabel.driver import Solver, solve
 from selflabel.labels import UNLABELED, classes_present
 from selflabel.losses.base import full_precision, mean_per_pixel, widened
@@ -17,8 +17,8 @@ from selflabel.losses.modules import build
 from selflabel.losses.self_labeling import self_labeling_loss
 from selflabel.problem import Energy, Problem
 from selflabel.solvers.random_walker import RandomWalker
-from selflabel.training.labeling import Labeling
-from selflabel.training.objectives import Logits, Seeds, Term, Terms, pixels
+from selflabel.training.objectives import Logits, SeedsOnly, Terms, WeightedMean, pixels
+from selflabel.training.pseudo_labels import Labeling
 
 
 def with_errors(logits: Logits, probability: float) -> Logits:
@@ -36,7 +36,7 @@ def with_errors(logits: Logits, probability: float) -> Logits:
 
 
 @dataclass(frozen=True)
-class Starter:
+class InitialLabels:
     """Labels of the seeds alone, for solves to start from: those of a solver with its own default pairwise energy."""
 
     solver: Solver = RandomWalker()
@@ -88,8 +88,8 @@ class SelfLabeling:
     weight: float = 10.0
     error_probability: float = 0.0
     present_only: bool = False
-    seeds: Seeds = Seeds()
-    starter: Starter | None = Starter()
+    seeds: SeedsOnly = SeedsOnly()
+    starter: InitialLabels | None = InitialLabels()
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < inf:
@@ -142,10 +142,10 @@ class SelfLabeling:
         scale, mass = ramp * self.weight, pixels(logits)
         coupling = self_labeling_loss(self._view(logits), labeling.labels, batch.seeds, self.energy.coupling)
         terms = dict(self.seeds.terms(logits, batch, None, ramp))
-        terms["coupling"] = Term(scale * self.energy.coupling_weight * coupling, mass)
-        terms["pairwise"] = Term(scale * mean_per_pixel(labeling.pairwise, logits), mass)
+        terms["coupling"] = WeightedMean(scale * self.energy.coupling_weight * coupling, mass)
+        terms["pairwise"] = WeightedMean(scale * mean_per_pixel(labeling.pairwise, logits), mass)
         if self.energy.entropy_weight:
-            terms["entropy"] = Term(scale * mean_per_pixel(labeling.entropy, logits), mass)
+            terms["entropy"] = WeightedMean(scale * mean_per_pixel(labeling.entropy, logits), mass)
         return terms
 
     def _default_start(self, problem: Problem, batch: Batch) -> Logits:

@@ -7,7 +7,7 @@ from selflabel.training.schedule import AdamW, OptimizerFactory
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """What a run does, step by step; a step is one batch: a solve (if any) and its network steps.
 
     steps: of the whole run; the first `pretrain_steps` are on the seeds alone, and over the next `warmup_steps`
@@ -18,7 +18,7 @@ class Settings:
     epoch, say), stored, and fitted until then. warm_start: solves start from the last labels of an image. Both
     need data whose images always come in the same geometry.
 
-    validate_every, measure_every (the yardstick), checkpoint_every: in steps, 0 for never; the last step is
+    validate_every, measure_every (the monitor), checkpoint_every: in steps, 0 for never; the last step is
     validated, measured and saved in any case. first_scored: means over classes start here (1 leaves the background
     out). average: the decay of an exponential moving average of the weights, which is then what is validated.
     bfloat16: automatic mixed precision. seed: of everything drawn at random in the network.

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from selflabel.data.samples import Batch
+from selflabel.datasets.samples import Batch
 from selflabel.losses.base import mean_per_pixel, widened
-from selflabel.training.distributed import ALONE, Part, combine, gather
-from selflabel.training.labeling import Labeling
-from selflabel.training.objectives import Objective, Term, Terms, pixels
+from selflabel.training.distributed import ALONE, Process, combine, gather
+from selflabel.training.monitor import Monitor, sums
+from selflabel.training.objectives import Objective, Terms, WeightedMean, pixels
+from selflabel.training.pseudo_labels import Labeling
 from selflabel.training.self_labeling import SelfLabeling
 from selflabel.training.store import LabelStore, packed, starts, stored_labeling
-from selflabel.training.yardstick import Yardstick, sums
 
 
 class TrainingError(RuntimeError):
@@ -26,7 +26,7 @@ class TrainingError(RuntimeError):
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
+class LabelSource:
     """Where the labels of a round come from.
 
     start: labels for the solve to start from, whatever there is else. store: the solve starts from the labels that
@@ -38,16 +38,16 @@ class Labels:
     fit_stored: bool = False
 
 
-PREDICTED = Labels()
+PREDICTED = LabelSource()
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class StepReport:
     """What one round did. Numbers are of the whole batch, over all processes.
 
     terms: the loss by its summands, at the prediction before the network moved and with the labels that it then
     fits; for self-labeling their sum is the joint loss (8). losses: that sum before each of the network's steps.
-    gain: by how much the solve lowered the loss, from the labels it started at. measured: the yardstick's columns.
+    gain: by how much the solve lowered the loss, from the labels it started at. measured: the monitor's columns.
     Seconds of the network and of the solver; measuring is in neither.
     """
 
@@ -76,16 +76,16 @@ def advance(
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     *,
-    labels: Labels = PREDICTED,
+    labels: LabelSource = PREDICTED,
     ramp: float = 1.0,
     network_steps: int = 1,
-    yardstick: Yardstick | None = None,
+    monitor: Monitor | None = None,
     bfloat16: bool = False,
-    part: Part = ALONE,
-) -> Report:
+    part: Process = ALONE,
+) -> StepReport:
     """Label the batch from the network's prediction, then take network steps with these labels.
 
-    One forward pass, in the network's present mode, serves the solve, the loss and the yardstick; `network_steps`
+    One forward pass, in the network's present mode, serves the solve, the loss and the monitor; `network_steps`
     beyond the first take one each. ramp: the warm-up's factor. bfloat16: automatic mixed precision in the network;
     losses and solver are in float32. part: the batch is this process's slice of a larger one.
 
@@ -100,8 +100,8 @@ def advance(
         labeling = _label(objective, logits.detach(), batch, labels, part)
     observed = {} if labeling is None else _gain(objective, labeling, logits, ramp)
     measured = None
-    if yardstick is not None:
-        measured = sums(combine({}, part, yardstick.measure(logits, batch, labeling))[1])
+    if monitor is not None:
+        measured = sums(combine({}, part, monitor.measure(logits, batch, labeling))[1])
     values: dict[str, float] = {}
     losses = []
     for number in range(network_steps):
@@ -118,7 +118,7 @@ def advance(
         values = values or found
     terms_found = {name: value for name, value in values.items() if name not in observed}
     gain = values.get("gain", 0.0)
-    return Report(terms_found, tuple(losses), gain, labeling, measured, *clock.seconds())
+    return StepReport(terms_found, tuple(losses), gain, labeling, measured, *clock.seconds())
 
 
 def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tensor:
@@ -145,7 +145,9 @@ def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tenso
     return logits
 
 
-def _label(objective: Objective, logits: Tensor, batch: Batch, labels: Labels, part: Part) -> Labeling | None:
+def _label(
+    objective: Objective, logits: Tensor, batch: Batch, labels: LabelSource, part: Process
+) -> Labeling | None:
     store = labels.store
     if store is None:
         return objective.label(logits, batch, labels.start)
@@ -167,7 +169,7 @@ def _label(objective: Objective, logits: Tensor, batch: Batch, labels: Labels, p
 
 def _gain(objective: Objective, labeling: Labeling, logits: Tensor, ramp: float) -> Terms:
     weight = objective.weight if isinstance(objective, SelfLabeling) else 1.0
-    return {"gain": Term(ramp * weight * mean_per_pixel(labeling.gain, logits), pixels(logits))}
+    return {"gain": WeightedMean(ramp * weight * mean_per_pixel(labeling.gain, logits), pixels(logits))}
 
 
 def _check(terms: Terms, found: Mapping[str, float], batch: Batch) -> None:

@@ -11,10 +11,10 @@ from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder
-from selflabel.data.atomic import write_atomic
-from selflabel.labels import harden, one_hot
+from selflabel.files.atomic import write_atomic
+from selflabel.labels import one_hot, to_index
 from selflabel.problem import Energy
-from selflabel.training.labeling import Labeling
+from selflabel.training.pseudo_labels import Labeling
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ def packed(stems: Sequence[str], labeling: Labeling) -> dict[str, Stored]:
 
 def _packed(labeling: Labeling, number: int) -> Stored:
     labels = labeling.labels[number]
-    index = harden(labels[None])[0]
+    index = to_index(labels[None])[0]
     hard = bool(torch.equal(labels, one_hot(index[None], len(labels), labels.dtype)[0]))
     small = index.to(torch.uint8) if hard else labels.half()
     return Stored(small.cpu(), float(labeling.pairwise[number]), float(labeling.entropy[number]))

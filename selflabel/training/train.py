@@ -14,23 +14,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from selflabel.data.atomic import remove_leftovers
-from selflabel.data.lock import sole_user
-from selflabel.data.samples import Batch
+from selflabel.datasets.samples import Batch
 from selflabel.driver import SolveError
+from selflabel.files.atomic import remove_leftovers
+from selflabel.files.lock import sole_user
 from selflabel.training.alternator import relabel
+from selflabel.training.batches import DataSource
 from selflabel.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, load_state
-from selflabel.training.distributed import Part, current_part, share_buffers, unwrapped, wrap
+from selflabel.training.distributed import Process, current_part, share_buffers, unwrapped, wrap
 from selflabel.training.evaluate import Scores, evaluate
-from selflabel.training.feed import Data
 from selflabel.training.history import CSV, LINES, History, Row, Value
-from selflabel.training.objectives import Objective, Seeds
+from selflabel.training.monitor import NAMES, Monitor
+from selflabel.training.objectives import Objective, SeedsOnly
 from selflabel.training.schedule import polynomial, ramp, set_learning_rate
 from selflabel.training.self_labeling import SelfLabeling
-from selflabel.training.settings import Settings
-from selflabel.training.step import Labels, Report, TrainingError, advance
+from selflabel.training.settings import TrainingSettings
+from selflabel.training.step import LabelSource, StepReport, TrainingError, advance
 from selflabel.training.store import LabelStore, MemoryStore
-from selflabel.training.yardstick import NAMES, Yardstick
 
 FILES = (LAST, BEST, LINES, CSV)
 """What a run writes into its folder."""
@@ -38,18 +38,18 @@ FILES = (LAST, BEST, LINES, CSV)
 ANY_TIME = ("checkpoint_every",)
 """Settings that may differ when a run is resumed: they change no number."""
 
-SEEDS = Seeds()
+SEEDS = SeedsOnly()
 
 
 def train(
     network: nn.Module,
     objective: Objective,
-    data: Data,
-    settings: Settings,
+    data: DataSource,
+    settings: TrainingSettings,
     out: Path | None = None,
     *,
     pretraining: Objective = SEEDS,
-    yardstick: Yardstick | None = None,
+    monitor: Monitor | None = None,
     store: LabelStore | None = None,
     callbacks: Iterable[Callable[[Row], None]] = (),
     resume: bool = False,
@@ -59,14 +59,14 @@ def train(
     """Train a network in place and return the history, one row a step.
 
     out: a folder for `history.csv`, `history.jsonl`, `last.pt` and `best.pt` (the weights of the best mean Dice);
-    without it nothing is written. pretraining: the objective of the first `pretrain_steps`. yardstick: measures
+    without it nothing is written. pretraining: the objective of the first `pretrain_steps`. monitor: measures
     both objectives every `measure_every` steps (default: for self-labeling, its own). store: for labels that are
     kept (default: in memory). callbacks: called with each row once it is written, in the first process. about: JSON
     values to keep in checkpoints, such as the resolved configuration.
 
     Columns: `step` (from 1), `seconds` (of training until here: loading, solver, network; no measuring, validation
     or saving), `network_seconds` and `solver_seconds` of the step, `learning_rate`, `ramp`; `loss` and its summands
-    `term_…`, before the network moved; `gain` of the solve; `joint`, `direct`, … of the yardstick on the step's
+    `term_…`, before the network moved; `gain` of the solve; `joint`, `direct`, … of the monitor on the step's
     batch; `dice`, `iou` and theirs by class, on the validation images, after the network moved. Empty where not
     measured.
 
@@ -83,9 +83,9 @@ def train(
     if resume and out is None:
         raise ValueError("expected a folder `out` to resume from, got none")
     store = _store(objective, data, settings, store)
-    if yardstick is None and isinstance(objective, SelfLabeling):
-        yardstick = Yardstick(objective)
-    run = _Run(objective, pretraining, data, settings, out, yardstick, store, about or {}, device, part)
+    if monitor is None and isinstance(objective, SelfLabeling):
+        monitor = Monitor(objective)
+    run = _Run(objective, pretraining, data, settings, out, monitor, store, about or {}, device, part)
     listeners = tuple(callbacks)
     with ExitStack() as held:
         held.enter_context(torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []))
@@ -118,7 +118,7 @@ def files_of_run(out: Path) -> list[str]:
 
 
 def _store(
-    objective: Objective, data: Data, settings: Settings, store: LabelStore | None
+    objective: Objective, data: DataSource, settings: TrainingSettings, store: LabelStore | None
 ) -> LabelStore | None:
     if settings.relabel_every is None and not settings.warm_start:
         return None
@@ -136,7 +136,11 @@ def _store(
 
 
 def _found(
-    out: Path | None, settings: Settings, about: Mapping[str, Any], names: tuple[str, ...], resume: bool
+    out: Path | None,
+    settings: TrainingSettings,
+    about: Mapping[str, Any],
+    names: tuple[str, ...],
+    resume: bool,
 ) -> Checkpoint | None:
     """The checkpoint to go on from, if there is one."""
     try:
@@ -177,14 +181,14 @@ class _Run:
 
     objective: Objective
     pretraining: Objective
-    data: Data
-    settings: Settings
+    data: DataSource
+    settings: TrainingSettings
     out: Path | None
-    yardstick: Yardstick | None
+    monitor: Monitor | None
     store: LabelStore | None
     about: Mapping[str, Any]
     device: torch.device
-    part: Part
+    part: Process
     done: int = 0
     seconds: float = 0.0
     best: float | None = None
@@ -264,20 +268,20 @@ class _Run:
             self._save(LAST)
         return self.history.rows[-1]
 
-    def _advance(self, step: int, factor: float) -> tuple[Report, float, float]:
+    def _advance(self, step: int, factor: float) -> tuple[StepReport, float, float]:
         """Also the seconds of the solver, and of the step without measurements."""
         settings, started = self.settings, perf_counter()
         pretraining = step < settings.pretrain_steps
         batch = self.data.training(step, self.part).to(self.device)
         relabeled = 0.0
-        labels = Labels()
+        labels = LabelSource()
         if self.store is not None and not pretraining:
             if settings.relabel_every is not None and isinstance(self.objective, SelfLabeling):
                 if (step - settings.pretrain_steps) % settings.relabel_every == 0:
                     relabeled = self._relabel(self.objective, self.store)
-                labels = Labels(store=self.store, fit_stored=True)
+                labels = LabelSource(store=self.store, fit_stored=True)
             else:
-                labels = Labels(store=self.store)
+                labels = LabelSource(store=self.store)
         loaded = perf_counter() - started - relabeled
         report = advance(
             self.network,
@@ -287,7 +291,7 @@ class _Run:
             labels=labels,
             ramp=1.0 if pretraining else factor,
             network_steps=settings.network_steps,
-            yardstick=self.yardstick if self._measures(step + 1) else None,
+            monitor=self.monitor if self._measures(step + 1) else None,
             bfloat16=settings.bfloat16,
             part=self.part,
         )

@@ -30,11 +30,11 @@ from torch import Tensor
 
 from selflabel import DenseAffinity, GaussianKernel, GridAffinity, Problem, WindowKernel, solve
 from selflabel.affinity import Affinity, ExactFilter, Lattice
-from selflabel.affinity.gaussian import FilterBuilder
+from selflabel.affinity.dense import FilterBuilder
 from selflabel.labels import UNLABELED
 from selflabel.losses import dense_crf_loss, gated_crf_loss
 from selflabel.solvers import GradientDescent, MeanField
-from selflabel.terms import COLLISION_DIVERGENCE, potts_with_slope
+from selflabel.terms import COLLISION_DIVERGENCE, potts_and_grad
 
 NUMBER = 4
 """Bytes of a float32 or an int32."""
@@ -273,9 +273,9 @@ def hot_functions(
     gated = partial(gated_crf_loss, logits, image, radius=5)
     calls: dict[str, Callable[[], object]] = {
         "Potts sum and gradient, collision divergence": partial(
-            potts_with_slope, probs, affinity, COLLISION_DIVERGENCE
+            potts_and_grad, probs, affinity, COLLISION_DIVERGENCE
         ),
-        "energy and gradient, default of GradientDescent": partial(problem.value_with_slope, probs),
+        "energy and gradient, default of GradientDescent": partial(problem.value_and_grad, probs),
         "gated CRF loss, forward": gated,
     }
     for name, call in calls.items():

@@ -23,8 +23,8 @@ from selflabel import (
     solve,
 )
 from selflabel.affinity import Affinity, ExactFilter, Lattice
-from selflabel.affinity.autograd import Filter
-from selflabel.affinity.lattice import RADIUS, VARIANCE
+from selflabel.affinity.filters.lattice import RADIUS, VARIANCE
+from selflabel.affinity.filters.protocol import Filter
 from selflabel.driver import Solver
 from selflabel.labels import UNLABELED
 from selflabel.losses import (
@@ -39,9 +39,10 @@ from selflabel.losses import (
     potts_loss,
     self_labeling_loss,
 )
+from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
+from selflabel.numerics.linear.direct import Elimination
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
 from selflabel.solvers.gradient_descent import PAPER
-from selflabel.solvers.random_walker import ConjugateGradients, Direct
 from selflabel.terms import COUPLINGS, QUADRATIC, QUADRATIC_POTTS, RELAXATIONS, REVERSE, STANDARD
 
 KERNELS = (GaussianKernel(1.0, 20.0, 40.0), GaussianKernel(0.5, 2.0, None))
@@ -137,8 +138,8 @@ def _listed(scene: Scene) -> Outputs:
 def _energy(energy: Energy, build: Callable[[Scene], Affinity], scene: Scene) -> Outputs:
     labels = (scene.logits.flip(1) / 2).softmax(1)
     problem = Problem(energy, scene.probs, scene.seeds, build(scene))
-    value, slope = problem.value_with_slope(labels)
-    return value, slope.gradient, slope.stiffness
+    value, grad = problem.value_and_grad(labels)
+    return value, grad.value, grad.curvature
 
 
 def _solved(
@@ -203,7 +204,7 @@ def checks() -> Iterator[Check]:
         ("mean field, exact", MeanField(rtol=0.0), MeanField.default_energy, exact, 5, 1e-3),
         ("mean field, grid", MeanField(rtol=0.0), MeanField.default_energy, grid, 5, 1e-3),
         ("graph cut", GraphCut(), GraphCut.default_energy, grid, 20, 1e-3),
-        ("random walker, direct", RandomWalker(Direct()), RandomWalker.default_energy, grid, 1, 1e-4),
+        ("random walker, direct", RandomWalker(Elimination()), RandomWalker.default_energy, grid, 1, 1e-4),
         (
             "random walker, conjugate gradients",
             RandomWalker(ConjugateGradients()),

@@ -37,7 +37,7 @@ class Work:
 
 @contextmanager
 def counted() -> Iterator[Work]:
-    work, value, with_slope = Work(), Problem.value, Problem.value_with_slope
+    work, value, with_slope = Work(), Problem.value, Problem.value_and_grad
 
     def count_value(problem: Problem, labels: torch.Tensor) -> torch.Tensor:
         work.pixels += labels[:, 0].numel() / 2
@@ -47,11 +47,11 @@ def counted() -> Iterator[Work]:
         work.pixels += labels[:, 0].numel()
         return with_slope(problem, labels)
 
-    Problem.value, Problem.value_with_slope = count_value, count_slope
+    Problem.value, Problem.value_and_grad = count_value, count_slope
     try:
         yield work
     finally:
-        Problem.value, Problem.value_with_slope = value, with_slope
+        Problem.value, Problem.value_and_grad = value, with_slope
 
 
 def long_run(problem: Problem) -> float:

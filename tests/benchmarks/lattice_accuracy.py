@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from selflabel.affinity.lattice import Lattice
+from selflabel.affinity.filters.lattice import Lattice
 
 BANDWIDTHS = ((13.0, 80.0), (15.0, 100.0))
 CHANNELS = 4

@@ -59,7 +59,7 @@ def compare(folder: Path, other: Path) -> list[str]:
             found.append(f"{path.relative_to(folder)}: {_difference(path, twin)}")
     ours, theirs = records(folder / "manifest.jsonl"), records(other / "manifest.jsonl")
     for stem in sorted(ours.keys() | theirs.keys()):
-        pair = [side.get(stem, {}).get("energy") for side in (ours, theirs)]
+        pair = [side.get(stem, {}).get("energy_after") for side in (ours, theirs)]
         if not np.allclose(*np.array(pair, float), rtol=TOLERANCE, atol=TOLERANCE):
             found.append(f"{stem}: energies {pair[0]} and {pair[1]}")
     return found

@@ -20,11 +20,11 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from memory_tools import peak_bytes
+from support.memory_tools import peak_bytes
 
 from selflabel import DenseAffinity, Energy, GaussianKernel, Problem, solve
 from selflabel.affinity import CoarseLattice, Lattice
-from selflabel.affinity.gaussian import FilterBuilder
+from selflabel.affinity.dense import FilterBuilder
 from selflabel.labels import UNLABELED
 from selflabel.losses import dense_crf_loss
 from selflabel.solvers import MeanField

@@ -24,7 +24,7 @@ SAMPLE = 500
 """Random pixels of each photograph, at which the sums over all pixels are computed exactly."""
 
 
-def by_class(image: Array) -> Tensor:
+def channels_first(image: Array) -> Tensor:
     """Pixels ``[h w 3]`` as colors ``[1 3 h w]``."""
     return torch.from_numpy(image).movedim(-1, 0)[None].float()
 
@@ -41,7 +41,7 @@ def theirs(image: Array, probs: Array) -> Tensor:
         gaussian_spatial_sigma=place.sigma_xy,
         update_factor=1.0,
     )
-    return crf(torch.from_numpy(probs).clamp_min(1e-13).log()[None], by_class(image))
+    return crf(torch.from_numpy(probs).clamp_min(1e-13).log()[None], channels_first(image))
 
 
 def one_filtering(image: Array, probs: Array) -> Tensor:

@@ -1,0 +1,1 @@
+"""How a dense W is applied: the exact filters, the permutohedral lattice in torch and compiled, and their sums."""

@@ -1,0 +1,160 @@
+"""Gaussian filtering without approximation: any features (ExactFilter), or the pixel grid
+(SeparableFilter)."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from selflabel.affinity.filters.protocol import check_features, check_values
+
+# Rows and columns of K that exist at a time: in the second-level cache of a CPU, or enough to fill a GPU.
+_CPU_TILE = (256, 1024)
+_GPU_TILE = (4096, 16384)
+FARTHEST = -40.0
+"""Exponents stop here (4e-18): smaller products with labels would be denormal numbers, which are slow."""
+_BLOCK = 128  # pixels of an axis that one matrix product filters, unless the bandwidth asks for more
+
+
+@dataclass(frozen=True)
+class ExactFilter:
+    """K_ij = exp(-||f_i - f_j||^2 / 2) within each image, diagonal kept, tile by tile: K is never stored.
+
+    The features are centered, and with q = [f, 1, -||f||^2/2], k = [f, -||f||^2/2, 1] the exponent is the
+    product q k'. Its rounding, about 1e-7 max ||f||^2, is the error of single elements; sums over pixels are
+    accurate to 1e-7 of their norm in float32. On CUDA this needs full float32 products (PyTorch's default:
+    TF32 is off).
+    """
+
+    queries: Float[Tensor, "b n e"]
+    keys: Float[Tensor, "b e n"]
+
+    @classmethod
+    def build(cls, features: Float[Tensor, "b n d"]) -> "ExactFilter":
+        """features: already divided by their bandwidths; float32 or float64, values must be of the same type.
+
+        Raises ValueError if features have no [b n d] shape, are empty or not finite.
+        """
+        check_features(features)
+        with torch.no_grad():
+            f = features.detach() - features.detach().mean(1, keepdim=True)
+            half = -0.5 * f.square().sum(2, keepdim=True)
+            one = torch.ones_like(half)
+            queries = torch.cat([f, one, half], 2)
+            keys = torch.cat([f, half, one], 2).transpose(1, 2).contiguous()
+        return cls(queries, keys)
+
+    @torch.no_grad()
+    def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
+        """K values, class by class. Cost O(n^2 (d + k)): two matrix products and one exponential for each
+        pair of pixels. Raises ValueError for another shape or type than at build."""
+        b, n, _ = self.queries.shape
+        check_values(values, b, n, self.queries.dtype)
+        with torch.autocast(values.device.type, enabled=False):  # half precision would ruin the exponents
+            return self._apply(values)
+
+    def _apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
+        b, n, _ = self.queries.shape
+        rows, columns = _GPU_TILE if values.is_cuda else _CPU_TILE
+        result = values.new_zeros(b, n, values.shape[1])
+        for image, x in enumerate(values.transpose(1, 2).contiguous()):
+            for i in range(0, n, rows):
+                query, total = self.queries[image, i : i + rows], result[image, i : i + rows]
+                for j in range(0, n, columns):
+                    kernel = torch.mm(query, self.keys[image, :, j : j + columns]).clamp_min_(FARTHEST).exp_()
+                    total.addmm_(kernel, x[j : j + columns])
+        return result.transpose(1, 2).contiguous()
+
+    def degree(self) -> Float[Tensor, "b n"]:
+        """K 1, computed once."""
+        return self._degree
+
+    @cached_property
+    def _degree(self) -> Tensor:
+        b, n, _ = self.queries.shape
+        return self.apply(self.queries.new_ones(b, 1, n))[:, 0]
+
+
+@dataclass(frozen=True)
+class SeparableFilter:
+    """K_ij = exp(-sum_a (i_a - j_a)^2 / (2 sigma_a^2)) over the pixel grid, diagonal kept: one band matrix
+    an axis.
+
+    Exact up to the cut at `truncate` sigma. Values outside of the grid count as zero.
+    """
+
+    size: tuple[int, ...]
+    bands: tuple[Float[Tensor, "_ _"], ...]  # for each axis, from a window of pixels to a block of them
+
+    @classmethod
+    def build(
+        cls,
+        size: tuple[int, ...],
+        sigma: float | tuple[float, ...],
+        *,
+        truncate: float = 6.0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> "SeparableFilter":
+        """size: of the spatial axes. sigma: in pixels, one number or one for each axis. truncate: in sigma;
+        beyond 6 lie 2e-9 of the kernel's mass.
+
+        Raises ValueError unless all sizes and bandwidths are positive, and there are as many of one as of
+        the other.
+        """
+        sigmas = sigma if isinstance(sigma, tuple) else (sigma,) * len(size)
+        if not size or min(size) < 1 or len(sigmas) != len(size) or not min(*sigmas, truncate) > 0:
+            raise ValueError(
+                f"expected positive size, sigma for each axis, truncate: {size}, {sigma}, {truncate}"
+            )
+        return cls(
+            size, tuple(_band(n, s, truncate).to(device, dtype) for n, s in zip(size, sigmas, strict=True))
+        )
+
+    @torch.no_grad()
+    def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
+        """K values, class by class; any number of images. Cost O(k n radius) for each axis.
+        Raises ValueError for another number of pixels or type than at build."""
+        check_values(values, None, math.prod(self.size), self.bands[0].dtype)
+        x = values.reshape(-1, math.prod(self.size))
+        with torch.autocast(values.device.type, enabled=False):
+            for axis, band in enumerate(self.bands):
+                x = _filter_middle(x.reshape(-1, self.size[axis], math.prod(self.size[axis + 1 :])), band)
+        return x.view(values.shape)
+
+    def degree(self) -> Float[Tensor, "1 n"]:
+        """K 1, the same for every image, computed once."""
+        return self._degree
+
+    @cached_property
+    def _degree(self) -> Tensor:
+        return self.apply(self.bands[0].new_ones(1, 1, math.prod(self.size)))[:, 0]
+
+
+def _band(size: int, sigma: float, truncate: float) -> Tensor:
+    """Weights from the pixels -radius, ..., block + radius - 1 to the pixels 0, ..., block - 1."""
+    radius = min(math.ceil(truncate * sigma), size - 1)
+    block = min(max(_BLOCK, radius), size)
+    distance = torch.arange(-radius, block + radius, dtype=torch.float64)[:, None] - torch.arange(block)
+    return torch.where(distance.abs() <= radius, torch.exp(-0.5 * (distance / sigma).square()), 0.0)
+
+
+def _filter_middle(
+    x: Float[Tensor, "m n rest"], band: Float[Tensor, "window block"]
+) -> Float[Tensor, "m n rest"]:
+    """The band matrix along the middle axis, block by block."""
+    size, (window, block) = x.shape[1], band.shape
+    radius = (window - block) // 2
+    result = torch.empty_like(x)
+    for start in range(0, size, block):
+        stop = min(start + block, size)
+        low, high = max(start - radius, 0), min(stop + radius, size)
+        weights = band[low - start + radius : high - start + radius, : stop - start]
+        if x.shape[2] == 1:  # one product, and not one for each line
+            result[:, start:stop, 0] = x[:, low:high, 0] @ weights
+        else:
+            result[:, start:stop] = weights.t() @ x[:, low:high]
+    return result

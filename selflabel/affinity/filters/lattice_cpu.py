@@ -1,0 +1,227 @@
+"""The permutohedral lattice of `selflabel.affinity.filters.lattice`, compiled: the same vertices, weights and sums.
+
+Differences are of arrangement alone: every image has a table of its own, the vertices of pixels are found by hashing,
+those of the blur by merging sorted keys, and pixels are splatted one after the other, into one table a thread.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from selflabel.affinity.filters.permutohedral import diagonal, gain, numbering, taps
+from selflabel.affinity.filters.protocol import check_values
+from selflabel.kernels.cpu import lattice as loops
+from selflabel.kernels.cpu.compile import Array
+from selflabel.kernels.cpu.hashing import numbered
+from selflabel.kernels.cpu.layout import channels_last, rows, summed
+from selflabel.kernels.cpu.rows import counted, padded
+from selflabel.kernels.memory import scratch
+from selflabel.kernels.threads import num_threads, parallel_for, run_parallel, split_range, split_threads
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLattice:
+    """The lattice of one image.
+
+    Tables have a row for every vertex, and one of zeros after these: the blurs' `neighbors` (by row, one a tap) have
+    that number where there is none.
+    """
+
+    vertex: Array  # [n corners]
+    weight: Array  # [n corners]
+    vertices: int
+    neighbors: tuple[Array, ...]
+    taps: tuple[float, ...]
+
+    @classmethod
+    def build(cls, features: Array, variance: float, radius: int, threads: int) -> "ImageLattice":
+        """Raises `ValueError` where keys would overflow."""
+        (n, d), dtype = features.shape, features.dtype.type
+        weights = taps(variance, radius)
+        own = np.array(diagonal(weights, d), dtype)
+        middle = sum(loops.ends(features)) / 2
+        t = np.empty_like(features)
+        low, high = np.full((threads, d), np.inf), np.full((threads, d), -np.inf)
+        scale, shear = dtype(math.sqrt(variance)), dtype((math.sqrt(1 + d) - 1) / d)
+        tasks = [
+            partial(loops.positions, features, middle, scale, shear, t, *ends, *part)
+            for *ends, part in zip(low, high, split_range(n, threads), strict=True)
+        ]
+        run_parallel(tasks, threads)
+        strides, least, _ = numbering([int(x) for x in low.min(0)], [int(x) for x in high.max(0)], radius, 1)
+        vertex, weight = np.empty((n, d + 1), np.int32), np.empty((n, d + 1), dtype)
+        with scratch((n, d + 1), np.int64) as keys:
+            root = dtype(math.sqrt(gain(variance, d, weights)))
+            parallel_for(
+                n,
+                threads,
+                partial(loops.corners, t, np.array(least), np.array(strides), own, root, keys, weight),
+            )
+            table = _numbered(keys, vertex, threads)
+        neighbors = _blurs(table, [*strides, -sum(strides)], radius, threads)
+        return cls(vertex, weight, len(table), neighbors, tuple(weights[:0:-1] + weights))
+
+    def add(self, x: Array, scale: Array, factor: float, to: Array, splats: int, threads: int) -> None:
+        """``to += factor · diag(scale) K diag(scale) x``, pixels by rows; `splats`: tables to splat into."""
+        shape = self.rows, padded(x.shape[1])
+        given = self.vertex, self.weight, counted(self.vertex)
+        with scratch((splats, *shape), x.dtype) as tables, scratch(shape, x.dtype) as blurred:
+            pieces = zip(tables, split_range(len(x), splats), strict=True)
+            run_parallel(
+                [partial(loops.splat, x, scale, *given, own, *part) for own, part in pieces], threads
+            )
+            self.blur(_joined(tables), factor, blurred, threads)
+            parallel_for(len(x), threads, partial(loops.slice, blurred, *given, scale, to))
+
+    @property
+    def rows(self) -> int:
+        """Of a table."""
+        return self.vertices + 1
+
+    def blur(self, table: Array, factor: float, to: Array, threads: int) -> None:
+        """Along all lattice vectors, and times the factor; the last row becomes zero again."""
+        most, dtype = max(map(len, self.neighbors)) + 1, table.dtype.type
+        shape = (most, table.shape[1])
+        with scratch(shape, table.dtype) as one, scratch(shape, table.dtype) as other:
+            for number, index in enumerate(self.neighbors):
+                final = number == len(self.neighbors) - 1
+                following = to if final else (one, other)[number % 2]
+                taps = tuple(dtype(factor * tap if final else tap) for tap in self.taps)
+                parallel_for(len(index), threads, partial(loops.gather, table, index, taps, following))
+                following[len(index)] = 0
+                table = following
+
+
+def _joined(tables: Array) -> Array:
+    """Their sum, in the first of them."""
+    for other in tables[1:]:
+        tables[0] += other
+    first: Array = tables[0]
+    return first
+
+
+def _numbered(keys: Array, vertex: Array, threads: int) -> Array:
+    """The distinct keys, sorted; writes the place of each key among them."""
+    ranges = split_range(len(keys), threads)
+    found = run_parallel([partial(numbered, keys, vertex, *part) for part in ranges], threads)
+    table = np.unique(np.concatenate(found))
+    places = [np.searchsorted(table, own).astype(np.int32) for own in found]
+    run_parallel(
+        [partial(loops.renumber, vertex, own, *part) for own, part in zip(places, ranges, strict=True)],
+        threads,
+    )
+    return table
+
+
+def _blurs(table: Array, steps: list[int], radius: int, threads: int) -> tuple[Array, ...]:
+    """As `selflabel.affinity.filters.lattice.blurs`: half-way from each end, join, and drop what did not meet."""
+    last = len(steps)
+    half = last // 2
+    vertices = {0: table, last: table}
+
+    def forth() -> None:
+        for step in range(half):
+            vertices[step + 1] = loops.spread(vertices[step], steps[step], radius)
+
+    def back() -> None:
+        for step in range(last - 1, half, -1):
+            vertices[step] = loops.spread(vertices[step + 1], steps[step], radius)
+
+    result: dict[int, Array] = {}
+
+    def join(step: int) -> None:
+        given = vertices[step], vertices[step + 1], steps[step], radius
+        result[step], used, reached = loops.neighbors(*given)
+        if step > 0:
+            vertices[step] = vertices[step][used]
+        vertices[step + 1] = vertices[step + 1][reached]
+
+    def down() -> None:
+        for step in range(half - 1, -1, -1):
+            join(step)
+
+    def up() -> None:
+        for step in range(half + 1, last):
+            join(step)
+
+    run_parallel([forth, back], threads)
+    join(half)
+    run_parallel([down, up], threads)
+    return tuple(result[step] for step in range(last))
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledLattice:
+    """`selflabel.affinity.filters.lattice.Lattice` on the CPU: the same filter, to rounding.
+
+    Images of a batch are filtered side by side, and give the same answer as alone with as many threads.
+    """
+
+    images: tuple[ImageLattice, ...]
+    batch: int | None
+    """Images that are filtered at a time; None: any number, all with the first lattice."""
+    pixels: int
+    dtype: torch.dtype
+
+    @classmethod
+    def build(cls, features: Float[Tensor, "b n d"], *, variance: float, radius: int) -> "CompiledLattice":
+        """Of checked features; raises `ValueError` if a vertex has no 64-bit key."""
+        threads, across = split_threads(len(features))
+        arrays = features.contiguous().numpy()
+        tasks = [partial(ImageLattice.build, image, variance, radius, threads) for image in arrays]
+        batch, pixels, _ = features.shape
+        return cls(tuple(run_parallel(tasks, across)), batch, pixels, features.dtype)
+
+    @property
+    def vertices(self) -> int:
+        """How many there are next to pixels, of all images."""
+        return sum(image.vertices for image in self.images)
+
+    @torch.no_grad()
+    def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
+        """K values, class by class; in memory pixel by pixel if the values are."""
+        return summed(values, [lambda source, to: self.add(source, None, 1.0, to)])
+
+    @torch.no_grad()
+    def add(
+        self,
+        values: Float[Tensor, "b k n"],
+        scale: Float[Tensor, "_ 1 n"] | None,
+        factor: float,
+        to: Float[Tensor, "b k n"],
+    ) -> None:
+        """``to += factor · diag(scale) K diag(scale) values``; `to` lies pixel by pixel in memory."""
+        check_values(values, self.batch, self.pixels, self.dtype)
+        threads, across = split_threads(len(values))
+        x, out = rows(channels_last(values)), rows(to)
+        scales = torch.ones(1, 1, 1, dtype=self.dtype) if scale is None else scale
+        tasks = [
+            partial(
+                self.of(i).add,
+                x[i],
+                scales[i % len(scales), 0].numpy(),
+                factor,
+                out[i],
+                num_threads(),
+                threads,
+            )
+            for i in range(len(x))
+        ]
+        run_parallel(tasks, across)
+
+    def of(self, number: int) -> "ImageLattice":
+        """The lattice of an image."""
+        return self.images[number % len(self.images)]
+
+    def degree(self) -> Float[Tensor, "b n"]:
+        """K 1, computed once."""
+        return self._degree
+
+    @cached_property
+    def _degree(self) -> Tensor:
+        return self.apply(torch.ones(len(self.images), 1, self.pixels, dtype=self.dtype))[:, 0]

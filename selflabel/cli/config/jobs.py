@@ -1,0 +1,227 @@
+"""From options and a data folder to everything that a training run needs."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from selflabel.cli.config import recipes
+from selflabel.cli.config import registry as names
+from selflabel.cli.config.options import Options, parts
+from selflabel.datasets.augment import Augmentation
+from selflabel.datasets.samples import Batch, Folder, read_split
+from selflabel.files import label_files as labelfiles
+from selflabel.files.folders import has_all, read_lines
+from selflabel.labels import UNLABELED
+from selflabel.networks import network
+from selflabel.training.batches import Batches
+from selflabel.training.monitor import Monitor
+from selflabel.training.objectives import Objective
+from selflabel.training.schedule import SGD, AdamW, OptimizerFactory
+from selflabel.training.settings import TrainingSettings
+
+OPTIMIZERS: dict[str, type[OptimizerFactory]] = {"adamw": AdamW, "sgd": SGD}
+MOST_KEPT = 2**32
+"""Bytes of images to keep in memory, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """A run that is ready to start.
+
+    options: resolved, those of the data filled in. class_names: from classes.txt, or the numbers.
+    """
+
+    options: Options
+    feed: Batches
+    objective: Objective
+    settings: TrainingSettings
+    monitor: Monitor | None
+    class_names: tuple[str, ...]
+
+    def network(self) -> nn.Module:
+        """A new network, its weights drawn from the seed alone."""
+        return new_network(self.options)
+
+    @property
+    def folders(self) -> tuple[Folder, ...]:
+        """The training images, and those to validate with, if any."""
+        return tuple(x for x in (self.feed.samples, self.feed.held_out) if isinstance(x, Folder))
+
+    @property
+    def data(self) -> dict[str, object]:
+        """What tells one data set from another: how many images, and a digest of their files."""
+        counts = [*map(len, self.folders), 0][:2]
+        return {"train": counts[0], "val": counts[1], "files": [folder.digest for folder in self.folders]}
+
+
+def prepare(
+    root: Path, options: Options, monitor: Monitor | None = None, others: Sequence[TrainingJob] = ()
+) -> TrainingJob:
+    """Find the data, fill in what the options leave to it, and check that everything fits.
+
+    `monitor` takes the place of the method's own. `others`: jobs to share images in memory with.
+    Raises `ValueError` for what does not fit: unknown names, options without effect, missing files, solvers that
+    cannot minimize the energy.
+    """
+    objective = recipes.objective(options)
+    monitor = recipes.monitor(options) if monitor is None else monitor
+    class_names = _class_names(root, options)
+    train = _training_folder(root, options, len(class_names))
+    if options.batch > 1:
+        train.check_one_size()
+    channels = options.channels or train[0].image.shape[0]
+    train = replace(train, channels=channels)
+    train = replace(train, cache=0 < len(train) * options.size**2 * (4 * channels + 2) < MOST_KEPT)
+    held_out = _validation_folder(root, options, train)
+    there = [folder for job in others for folder in job.folders]
+    options = replace(options, num_classes=len(class_names), channels=channels)
+    feed = Batches(
+        samples=_same(train, there),
+        classes=len(class_names),
+        batch=options.batch,
+        seed=options.seed,
+        augmentation=_augmentation(options),
+        held_out=None if held_out is None else _same(held_out, there),
+        held_out_batch=options.batch if options.size else 1,
+    )
+    _check(objective, len(class_names))
+    return TrainingJob(options, feed, objective, _settings(options), monitor, class_names)
+
+
+def new_network(options: Options) -> nn.Module:
+    """The network of resolved options, its weights drawn from the seed alone.
+
+    A ``package.module:factory`` may lie in the working directory. Raises `ValueError` and `ImportError` as
+    `selflabel.networks.network` does.
+    """
+    if ":" in options.network and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    assert options.channels is not None
+    assert options.num_classes is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        return network(
+            options.network,
+            options.channels,
+            options.num_classes,
+            options.size or None,
+            pretrained=options.pretrained,
+        )
+
+
+def _class_names(root: Path, options: Options) -> tuple[str, ...]:
+    path = root / "classes.txt"
+    found = read_lines(path) if path.is_file() else ()
+    if options.num_classes is None:
+        if not found:
+            raise ValueError(f"there is no {path}: write a line for each class there, or give --num-classes")
+        return found
+    return found if len(found) == options.num_classes else tuple(map(str, range(options.num_classes)))
+
+
+def _training_folder(root: Path, options: Options, classes: int) -> Folder:
+    full = options.method == "full"
+    stems = read_split(root, "train")
+    scribbles: str | None = options.scribbles
+    # read with full masks, too, if all are there: the seeds' part of the objectives is measured for every method
+    if full and not has_all(root / options.scribbles, labelfiles.SUFFIXES, stems):
+        scribbles = None
+    return Folder(
+        root,
+        stems,
+        classes,
+        size=options.size or None,
+        channels=options.channels,
+        scribbles=scribbles,
+        masks=options.masks if full else None,
+        cache=options.size > 0,
+    )
+
+
+def _validation_folder(root: Path, options: Options, train: Folder) -> Folder | None:
+    """None where there is no val.txt. Raises `ValueError` where there is one, but no masks."""
+    if not (root / "val.txt").is_file():
+        return None
+    if not (root / options.masks).is_dir():
+        raise ValueError(
+            f"there is no {root / options.masks} to validate with: name the folder with --masks, or take "
+            f"{root / 'val.txt'} away to train without validation"
+        )
+    return replace(train, stems=read_split(root, "val"), scribbles=None, masks=options.masks)
+
+
+def _same(folder: Folder, there: Sequence[Folder]) -> Folder:
+    """A folder that reads the same files in the same way, or this one."""
+
+    def settings(one: Folder) -> list[object]:
+        return [getattr(one, entry.name) for entry in fields(one) if entry.init]
+
+    return next((other for other in there if settings(other) == settings(folder)), folder)
+
+
+def _augmentation(options: Options) -> Augmentation | None:
+    given = parts(options, "solver")["augment"]
+    if not options.augment:
+        if given:
+            raise ValueError(f"without augmentation there is no augment.{given[0]} to set")
+        return None
+    return names.configured(Augmentation(), given)
+
+
+def _settings(options: Options) -> TrainingSettings:
+    own = parts(options, "solver")["optimizer"]
+    optimizer = names.configured(names.known("optimizer", options.optimizer, OPTIMIZERS)(), own)
+    # the papers' methods start from the seeds; those without labels or regularizers have no such phase
+    alone = options.method in ("pce", "full")
+    if not alone and options.steps <= options.pretrain_steps:
+        raise ValueError(
+            f"expected more steps than the {options.pretrain_steps} on the seeds alone, got {options.steps}: "
+            f"raise --steps or lower --pretrain-steps"
+        )
+    return TrainingSettings(
+        steps=options.steps,
+        pretrain_steps=0 if alone else options.pretrain_steps,
+        warmup_steps=0 if alone else options.warmup_steps,
+        learning_rate=options.learning_rate,
+        power=options.power,
+        optimizer=optimizer,
+        network_steps=options.network_steps,
+        relabel_every=options.relabel_every,
+        warm_start=options.warm_start,
+        validate_every=options.validate_every,
+        measure_every=options.measure_every,
+        checkpoint_every=options.checkpoint_every,
+        first_scored=0 if options.background else 1,
+        average=options.average,
+        bfloat16=options.bfloat16,
+        seed=options.seed,
+    )
+
+
+def _check(objective: Objective, classes: int) -> None:
+    """Raise `ValueError` if the parts of an objective do not fit together: before a long run, not within.
+
+    Takes one small image, half of it light, with a seed.
+    """
+    image = torch.full((1, 1, 8, 8), 0.25)
+    image[..., 4:] = 0.75
+    seeds = torch.full((1, 8, 8), UNLABELED)
+    seeds[0, 2, 1] = 0
+    batch = Batch(("check",), image, seeds, torch.zeros(1, 8, 8, dtype=torch.int64))
+    logits = torch.zeros(1, classes, 8, 8)
+    try:
+        objective.terms(logits, batch, objective.label(logits, batch, None), 1.0)
+    except ValueError:
+        raise
+    except Exception:  # of this image, perhaps: each batch will tell
+        return
+
+
+def described(job: TrainingJob, root: Path) -> Mapping[str, object]:
+    """What is stored beside the options: for people, and to refuse another data set."""
+    return {"folder": str(root.resolve()), **job.data, "classes": list(job.class_names)}

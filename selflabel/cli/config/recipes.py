@@ -1,0 +1,294 @@
+"""From the options of a training run to what it minimizes: the other place where names become objects."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid
+from selflabel.cli.config import registry as names
+from selflabel.cli.config.losses import LOSSES, DenseCRF, Entropy, LossKind, Potts
+from selflabel.cli.config.options import DEFAULTS, METHODS, Options, parts
+from selflabel.driver import Solver
+from selflabel.labeling.settings import describe
+from selflabel.problem import Energy
+from selflabel.solvers import SOLVERS, GradientDescent, GraphCut, MeanField, RandomWalker
+from selflabel.terms import (
+    BILINEAR,
+    COLLISION,
+    COLLISION_DIVERGENCE,
+    QUADRATIC,
+    QUADRATIC_POTTS,
+    STANDARD,
+)
+from selflabel.training.monitor import Monitor
+from selflabel.training.objectives import FullMasks, Objective, Regularized, Regularizer, SeedsOnly
+from selflabel.training.self_labeling import InitialLabels, SelfLabeling
+
+DEFAULT_LOSS, DEFAULT_SOLVER, TRUST_REGION_SOLVER = "potts", "gradient-descent", "graph-cut"
+ERROR_PROBABILITY = 0.1
+"""Of the trust region, where nothing else is asked for."""
+
+NO_STARTER = "none"
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What self-labeling with a solver starts from."""
+
+    energy: Energy
+    affinity: AffinityBuilder = SelfLabeling.affinity
+    max_steps: int = SelfLabeling.max_steps
+    starter: InitialLabels | None = InitialLabels()
+
+
+SOFT = Energy(COLLISION, COLLISION_DIVERGENCE, coupling_weight=0.3, pairwise_weight=6.0)
+"""η and λ of the best results of Zhang & Boykov 2025 (section 3)."""
+
+
+def _base(solver: Solver) -> _Base:
+    """The settings of the papers, as far as they say; one place for the defaults of training."""
+    if isinstance(solver, GradientDescent):
+        return _Base(SOFT)
+    if isinstance(solver, GraphCut):
+        return _Base(replace(SOFT, coupling=STANDARD, relaxation=BILINEAR))
+    if isinstance(solver, MeanField):
+        return _Base(Energy(STANDARD, BILINEAR, entropy_weight=1.0), Dense(), 10)
+    if isinstance(solver, RandomWalker):  # one minimum, wherever it starts
+        return _Base(Energy(QUADRATIC, QUADRATIC_POTTS, 0.05, 1.0), Contrast(), 200, None)
+    return _Base(solver.default_energy)
+
+
+def objective(options: Options) -> Objective:
+    """What the network is trained for.
+
+    Raises `ValueError` for unknown names and options, and for options that the method does not look at.
+    """
+    method = options.method
+    names.known("method", method, dict.fromkeys(METHODS))
+    _check_used(options)
+    if method == "pce":
+        return SeedsOnly()
+    if method == "full":
+        return FullMasks()
+    return direct(options) if method == "gd" else self_labeling(options)
+
+
+def self_labeling(options: Options) -> SelfLabeling:
+    """Self-labeling with the solver and the energy of the options. Raises `ValueError` as `objective` does."""
+    robust = options.method == "trust-region"
+    name = options.solver or (TRUST_REGION_SOLVER if robust else DEFAULT_SOLVER)
+    given = parts(options, "solver")
+    _none(given["loss"], "self-labeling has no loss to set options of")
+    solver = names.configured(names.known("solver", name, SOLVERS)(), given["solver"])
+    base = _base(solver)
+    error = options.error_probability
+    return SelfLabeling(
+        energy=names.energy_with(base.energy, _choices(options, name)),
+        solver=solver,
+        affinity=_affinity(base.affinity, options, given["affinity"]),
+        max_steps=base.max_steps if options.max_steps is None else options.max_steps,
+        weight=SelfLabeling.weight if options.weight is None else options.weight,
+        error_probability=(ERROR_PROBABILITY if robust else 0.0) if error is None else error,
+        present_only=options.present_only,
+        starter=_starter(options, base),
+    )
+
+
+def _starter(options: Options, base: _Base) -> InitialLabels | None:
+    if options.starter is None:
+        return base.starter
+    if options.starter == NO_STARTER:
+        return None
+    kind: type[Solver] = names.known("starter", options.starter, {**SOLVERS, NO_STARTER: RandomWalker})
+    solver = kind()
+    return InitialLabels(solver, Dense() if isinstance(solver, MeanField) else Contrast())
+
+
+def monitor(options: Options) -> Monitor | None:
+    """Both objectives of self-labeling; the direct one of gradient descent, which is the loss that it lowers.
+
+    None for methods and losses without an energy: those but Potts or dense CRF, alone or with the entropy.
+    """
+    if options.method in ("adm", "trust-region"):
+        return Monitor(self_labeling(options))
+    if options.method != "gd":
+        return None
+    entries = _entries(options.loss)
+    pairwise = [entry for entry in entries if isinstance(entry.kind, Potts | DenseCRF)]
+    entropies = [entry.factor for entry in entries if isinstance(entry.kind, Entropy)]
+    if len(pairwise) != 1 or len(pairwise) + len(entropies) < len(entries):
+        return None
+    one = pairwise[0]
+    assert one.kind.affinity is not None
+    affinity = _affinity(one.kind.affinity, options, parts(options, "loss")["affinity"])
+    # the dense CRF loss counts a pair in both orders, the energy does so with dense affinities only
+    orders = 2 if isinstance(one.kind, DenseCRF) and not isinstance(affinity, Dense) else 1
+    energy = names.energy_with(Energy(STANDARD, BILINEAR), _choices(options, ""))
+    energy = replace(
+        energy,
+        coupling_weight=energy.coupling_weight * sum(entropies),
+        pairwise_weight=energy.pairwise_weight * one.factor * orders,
+    )
+    measure = SelfLabeling(energy, GradientDescent(), affinity, weight=_direct_weight(options))
+    return Monitor(measure, solve=False)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One of the losses joined by "+"."""
+
+    name: str
+    kind: LossKind
+    factor: float
+
+
+def _entries(text: str | None) -> tuple[_Entry, ...]:
+    return tuple(_entry(entry.strip()) for entry in (text or DEFAULT_LOSS).split("+"))
+
+
+def _entry(text: str) -> _Entry:
+    name, _, factor = text.partition("=")
+    kind = names.known("loss", name, LOSSES)()
+    try:
+        return _Entry(name, kind, float(factor) if factor else 1.0)
+    except ValueError:
+        raise ValueError(f"expected --loss NAME or NAME=FACTOR, got {text!r}") from None
+
+
+def direct(options: Options) -> Regularized:
+    """Gradient descent on ``NAME[=FACTOR]`` losses, joined by "+".
+
+    A pairwise loss has weight·λ·factor, any other weight·η·factor (λ = η = 1 where not given). Raises
+    `ValueError` as `objective` does.
+    """
+    given = parts(options, "loss")
+    _none(given["solver"], "gradient descent has no solver to set options of")
+    entries = _entries(options.loss)
+    if len(entries) > 1:
+        there = [name for entry in entries for name in names.option_defaults(type(entry.kind))]
+        _none([o for o in given["loss"] if _key(o) not in there], "none of the losses has this option")
+    return Regularized(tuple(_regularizer(entry, options, given, len(entries) == 1) for entry in entries))
+
+
+def _key(option: str) -> str:
+    return option.partition("=")[0].strip().replace("-", "_")
+
+
+def _regularizer(entry: _Entry, options: Options, given: dict[str, list[str]], alone: bool) -> Regularizer:
+    kind = entry.kind
+    own = [o for o in given["loss"] if alone or _key(o) in names.option_defaults(type(kind))]
+    kind = names.configured(kind, own)
+    energy = names.energy_with(Energy(STANDARD, BILINEAR), _choices(options, ""))
+    affinity = kind.affinity
+    if affinity is None:
+        _none(given["affinity"] if alone else [], f"{entry.name} has no affinity to set options of")
+        affinity = Grid()
+    else:
+        affinity = _affinity(affinity, options, given["affinity"])
+    weight = energy.pairwise_weight if kind.pairwise else energy.coupling_weight
+    weight *= _direct_weight(options) * entry.factor
+    return Regularizer(entry.name, weight, kind.build(affinity, energy.relaxation))
+
+
+def _direct_weight(options: Options) -> float:
+    return 1.0 if options.weight is None else options.weight
+
+
+def _affinity(base: AffinityBuilder, options: Options, given: Sequence[str]) -> AffinityBuilder:
+    return names.configured(names.affinity_with(base, _choices(options, "")), given)
+
+
+def _choices(options: Options, solver: str) -> names.Choices:
+    return names.Choices(
+        solver=solver,
+        coupling=options.coupling,
+        relaxation=options.relaxation,
+        coupling_weight=options.coupling_weight,
+        pairwise_weight=options.pairwise_weight,
+        entropy_weight=options.entropy_weight,
+        affinity=options.affinity,
+        affinity_options={
+            name: getattr(options, name) for name in ("sigma", "sigma_xy", "neighbors", "radius")
+        },
+    )
+
+
+_AFFINITY = ("affinity", "sigma", "sigma_xy", "neighbors", "radius")
+_ENERGY = ("coupling_weight", "pairwise_weight", "relaxation", *_AFFINITY)
+_SOLVE = ("solver", "coupling", "entropy_weight", "max_steps", "error_probability", "starter", "present_only")
+_UNUSED = {
+    "pce": ("loss", "weight", *_SOLVE, *_ENERGY),
+    "full": ("loss", "weight", *_SOLVE, *_ENERGY),
+    "gd": _SOLVE,
+    "adm": ("loss",),
+    "trust-region": ("loss",),
+}
+_NO_PARTS = {
+    "pce": ("solver", "loss", "affinity"),
+    "full": ("solver", "loss", "affinity"),
+    "gd": ("solver",),
+    "adm": ("loss",),
+    "trust-region": ("loss",),
+}
+
+
+def _unused(method: str, loss: str | None) -> tuple[str, ...]:
+    """The options that a method, with these losses, does not look at."""
+    if method != "gd":
+        return _UNUSED[method]
+    kinds = [entry.kind for entry in _entries(loss)]
+    needed = {
+        ("relaxation",): any(isinstance(kind, Potts) for kind in kinds),
+        ("pairwise_weight",): any(kind.pairwise for kind in kinds),
+        ("coupling_weight",): not all(kind.pairwise for kind in kinds),
+        _AFFINITY: any(kind.affinity is not None for kind in kinds),
+    }
+    return (*_UNUSED[method], *(name for names, used in needed.items() if not used for name in names))
+
+
+def fitting(given: Mapping[str, object], method: str, loss: str | None) -> dict[str, object]:
+    """Options given for several methods, without those that this one, with these losses, does not look at.
+
+    Raises `ValueError` for losses that are not there.
+    """
+    unused = _unused(method, loss)
+    found = {name: value for name, value in given.items() if name not in unused}
+    entries = found.get("set")
+    if isinstance(entries, tuple):
+        found["set"] = tuple(entry for entry in entries if entry.partition(".")[0] not in _NO_PARTS[method])
+    return found
+
+
+def described(objective: Objective) -> dict[str, object]:
+    """What an objective is made of, in plain values."""
+    if isinstance(objective, Regularized):
+        return {
+            part.name: {
+                "weight": part.weight,
+                "affinity": describe(getattr(part.loss, "affinity", None)),
+                "relaxation": describe(getattr(part.loss, "relaxation", None)),
+            }
+            for part in objective.parts
+        }
+    found = describe(objective)
+    assert isinstance(found, dict)
+    return found
+
+
+def _check_used(options: Options) -> None:
+    """An option that has no effect is a misunderstanding."""
+    for name in _unused(options.method, options.loss):
+        if getattr(options, name) != getattr(DEFAULTS, name):
+            flag = "--" + name.replace("_", "-")
+            losses = f" with {options.loss or DEFAULT_LOSS}" if options.method == "gd" else ""
+            raise ValueError(
+                f"the method {options.method}{losses} has no {flag}: leave it out, or choose another --method"
+            )
+    if options.method in ("pce", "full"):
+        given = parts(options, "solver")
+        for part in _NO_PARTS[options.method]:
+            _none(given[part], f"the method {options.method} has no {part} to set options of")
+
+
+def _none(given: Sequence[str], message: str) -> None:
+    if given:
+        raise ValueError(f"{message}: {given[0]}")

@@ -1,0 +1,172 @@
+"""Options in TOML files: read, checked against a frozen dataclass of plain values, and written back."""
+
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, Union
+
+from selflabel.files.atomic import write_atomic
+
+T = TypeVar("T")
+
+DATA_TABLE, OBJECTIVE_TABLE = TABLES = ("run", "objective")
+"""What a run keeps below its options."""
+
+
+def read_config(path: Path, kind: type) -> dict[str, object]:
+    """The options in a TOML file: keys are fields of the dataclass `kind`, `-` and `_` alike.
+
+    The tables of `write_config` are left out: they tell of a run. Raises `ValueError`, naming the file, if it is not
+    there or no TOML, for keys that are no options (with the nearest that is one), and for values of another type.
+    """
+    content = _load(path)
+    tables = [key for key, value in content.items() if isinstance(value, dict) and key not in TABLES]
+    if tables:
+        raise ValueError(
+            f"{path}: expected options above all tables, got the table [{tables[0]}]: take its head away"
+        )
+    found = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    try:
+        return checked(found, kind)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_table(path: Path, name: str) -> dict[str, Any]:
+    """One of the tables that `write_config` puts below the options; empty if there is none."""
+    table = _load(path).get(name, {})
+    return table if isinstance(table, dict) else {}
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def checked(values: Mapping[str, object], kind: type) -> dict[str, object]:
+    """Values by field name, each of its field's type: whole numbers become floats, lists tuples.
+
+    Raises `ValueError` for names that are no fields, and for values of another type.
+    """
+    from selflabel.cli.config.registry import known
+
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        found[name] = _as(name, value, known("option", name, hints))
+    return found
+
+
+def parsed(name: str, text: str, kind: type) -> object:
+    """The value of an option from its text, as in ``key=value``; "none" for an option that may be None.
+
+    Raises `ValueError` as `checked` does.
+    """
+    from selflabel.cli.config.registry import known
+
+    hint = known("option", name, typing.get_type_hints(kind))
+    kinds = _kinds(hint)
+    if text.lower() == "none" and type(None) in kinds:
+        return None
+    if str in kinds:
+        return text
+    try:
+        value = json.loads(text.lower())
+    except ValueError:
+        value = text
+    return _as(name, value, hint)
+
+
+def write_config(path: Path, values: object, head: str, tables: Mapping[str, Mapping[str, object]]) -> None:
+    """Write a dataclass of plain values as TOML, complete or not at all; None is left out.
+
+    head: comments above. tables: more values below, which `read_config` does not look at.
+    """
+    lines = [f"# {line}" for line in head.splitlines()]
+    lines += _entries({entry.name: getattr(values, entry.name) for entry in fields(values)})  # type: ignore[arg-type]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *_entries(table)]
+    text = "\n".join(lines) + "\n"
+    write_atomic(path, lambda file: file.write(text.encode("utf-8", "replace")))
+
+
+def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested values by dotted keys, for a table."""
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _entries(values: Mapping[str, object]) -> list[str]:
+    return [f"{_key(name)} = {_toml(value)}" for name, value in values.items() if value is not None]
+
+
+@dataclass(frozen=True)
+class Change:
+    """An option that differs between two sets."""
+
+    name: str
+    before: object
+    after: object
+
+    def __str__(self) -> str:
+        return f"{self.name}: {_shown(self.before)} -> {_shown(self.after)}"
+
+
+def changes(before: T, after: T) -> tuple[Change, ...]:
+    """The options that differ, in order of the fields."""
+    pairs = [
+        (entry.name, getattr(before, entry.name), getattr(after, entry.name))
+        for entry in fields(before)  # type: ignore[arg-type]
+    ]
+    return tuple(Change(name, old, new) for name, old, new in pairs if old != new)
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _as(name: str, value: object, hint: Any) -> object:
+    for kind in _kinds(hint):
+        if typing.get_origin(kind) is tuple:
+            if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+                return tuple(value)
+        elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return value
+    wanted = " or ".join(_word(kind) for kind in _kinds(hint) if kind is not type(None))
+    raise ValueError(f"expected {name} as {wanted}, got {value!r}")
+
+
+def _word(kind: Any) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return words.get(kind, "a list of texts")
+
+
+def _key(name: str) -> str:
+    """A dash is part of a name in TOML, a dot is not but may be written: ``affinity.sigma``."""
+    return name if all(c.isalnum() or c in "_-." for c in name) else json.dumps(name)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return str(value)  # inf, -inf, nan are words of TOML
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML wants it escaped
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else _toml(value)

@@ -1,0 +1,89 @@
+"""Random changes of samples: image, seeds and mask move together."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from selflabel.datasets.samples import Sample
+from selflabel.labels import UNLABELED
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is drawn at random for a sample, each independently and evenly.
+
+    flip: left and right. flip_rows: up and down. rotate90: quarter turns (half turns if not a square).
+    degrees: a rotation of up to so many. scale: a zoom between 1/scale and scale, evenly in its logarithm.
+    brightness: an offset of up to so much, for values in [0, 1]. contrast: a factor between 1/(1+contrast) and
+    1+contrast on the distance from the image's mean, evenly in its logarithm.
+
+    Rotation and zoom go through one bilinear interpolation, nearest for labels; what comes into sight is zero
+    and unlabeled. The values stay in [0, 1]. Raises `ValueError` for negative ranges and a scale below 1.
+    """
+
+    flip: bool = True
+    flip_rows: bool = False
+    rotate90: bool = False
+    degrees: float = 0.0
+    scale: float = 1.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("degrees", 0), ("scale", 1), ("brightness", 0), ("contrast", 0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"expected a finite {name} >= {least}, got {getattr(self, name)}")
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
+        """The sample as the generator draws it; the same draws are made whatever is switched on."""
+        draws = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
+        flip, flip_rows, turn, angle, zoom, light, spread = draws
+        if self.flip and flip < 0.5:
+            sample = _moved(sample, lambda x: x.flip(-1))
+        if self.flip_rows and flip_rows < 0.5:
+            sample = _moved(sample, lambda x: x.flip(-2))
+        if self.rotate90:
+            quarters = int(4 * turn)
+            if sample.image.shape[1] != sample.image.shape[2]:
+                quarters -= quarters % 2
+            sample = _moved(sample, lambda x: x.rot90(quarters, (-2, -1)))
+        if self.degrees > 0 or self.scale > 1:
+            radians = math.radians(self.degrees) * (2 * angle - 1)
+            sample = _warped(sample, radians, self.scale ** (2 * zoom - 1))
+        if self.brightness > 0 or self.contrast > 0:
+            image = sample.image
+            mean = image.mean()
+            factor = (1 + self.contrast) ** (2 * spread - 1)
+            image = mean + (image - mean) * factor + self.brightness * (2 * light - 1)
+            sample = replace(sample, image=image.clamp(0, 1))
+        return sample
+
+
+def _moved(sample: Sample, move: Callable[[Tensor], Tensor]) -> Sample:
+    mask = None if sample.mask is None else move(sample.mask).contiguous()
+    return Sample(sample.stem, move(sample.image).contiguous(), move(sample.seeds).contiguous(), mask)
+
+
+def _warped(sample: Sample, radians: float, zoom: float) -> Sample:
+    """Rotated about the middle (counterclockwise as seen) and enlarged by `zoom`."""
+    height, width = sample.image.shape[1:]
+    cos, sin = math.cos(radians) / zoom, math.sin(radians) / zoom
+    # grid coordinates run from -1 to 1 along both axes: the shear terms carry the ratio of the sides
+    matrix = torch.tensor([[[cos, -sin * height / width, 0], [sin * width / height, cos, 0]]])
+    grid = F.affine_grid(matrix, [1, 1, height, width], align_corners=False).to(sample.image)
+    image = F.grid_sample(sample.image[None], grid, "bilinear", "zeros", align_corners=False)[0]
+    mask = None if sample.mask is None else _picked(sample.mask, grid)
+    return Sample(sample.stem, image.clamp(0, 1), _picked(sample.seeds, grid), mask)
+
+
+def _picked(index: Int64[Tensor, "h w"], grid: Float[Tensor, "1 h w 2"]) -> Int64[Tensor, "h w"]:
+    """The labels nearest to the grid's points; `UNLABELED`, shifted to zero, outside."""
+    shifted = (UNLABELED - index).to(grid)[None, None]
+    return (
+        UNLABELED - F.grid_sample(shifted, grid, "nearest", "zeros", align_corners=False)[0, 0].round().long()
+    )

@@ -1,0 +1,254 @@
+"""Data sets for training: folders of images, scribbles and masks as samples and batches."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from selflabel.datasets.letterbox import Letterbox
+from selflabel.files import images
+from selflabel.files import label_files as labelfiles
+from selflabel.files.digest import digest
+from selflabel.files.folders import by_stem, read_lines
+from selflabel.labels import UNLABELED
+
+T = TypeVar("T")
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a gray image (ITU-R BT.601, as pillow's)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image in [0, 1] with its seeds (255 = unlabeled) and, if it is known, its mask."""
+
+    stem: str
+    image: Float[Tensor, "c h w"]
+    seeds: Int64[Tensor, "h w"]
+    mask: Int64[Tensor, "h w"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples of one size; made by hand, volumes too."""
+
+    stems: tuple[str, ...]
+    images: Float[Tensor, "b c *s"]
+    seeds: Int64[Tensor, "b *s"]
+    masks: Int64[Tensor, "b *s"] | None = None
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on a device."""
+        masks = None if self.masks is None else self.masks.to(device)
+        return Batch(self.stems, self.images.to(device), self.seeds.to(device), masks)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """One batch of samples.
+
+    Raises `ValueError` if there is none, if sizes or channels differ, or if some have a mask and some not.
+    """
+    if not samples:
+        raise ValueError("expected at least one sample in a batch, got none")
+    first = samples[0]
+    for other in samples[1:]:
+        if other.image.shape != first.image.shape:
+            raise ValueError(
+                f"expected images of one size in a batch, got {_shape(first.image)} ({first.stem}) and "
+                f"{_shape(other.image)} ({other.stem}): give the data set a size, and channels if gray and color "
+                f"images are mixed, or take batches of one"
+            )
+        if (other.mask is None) != (first.mask is None):
+            without, there = (other, first) if other.mask is None else (first, other)
+            raise ValueError(
+                f"expected masks for all images of a batch or for none: {there.stem} has one, "
+                f"{without.stem} has not"
+            )
+    masks = [sample.mask for sample in samples if sample.mask is not None]
+    return Batch(
+        tuple(sample.stem for sample in samples),
+        torch.stack([sample.image for sample in samples]),
+        torch.stack([sample.seeds for sample in samples]),
+        torch.stack(masks) if masks else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Folder(Dataset[Sample]):
+    """The images ``root/images`` of some stems, with ``root/scribbles`` and ``root/masks`` of the same stems.
+
+    classes: labels are 0 .. classes-1 or 255 (unlabeled). size: images become squares of this size, the whole
+    image kept (`Letterbox`); None leaves them as they are. channels: 1 (color becomes gray) or 3 (gray is
+    repeated); None leaves them. scribbles: the folder of the seeds; None reads none, all pixels are unlabeled
+    then. masks: the folder of the masks; None reads none. cache: keep what was read, 6 bytes a pixel (gray).
+
+    Files are found at once and read when their turn comes. Raises `ValueError` at once for missing files, with
+    their names; when it is read, for a file that is damaged or of another size than its image, and for labels
+    that are no classes, with the file and the values.
+    """
+
+    root: Path
+    stems: tuple[str, ...]
+    classes: int
+    size: int | None = None
+    channels: int | None = None
+    scribbles: str | None = "scribbles"
+    masks: str | None = None
+    cache: bool = True
+    _files: Mapping[str, tuple[Path, Path | None, Path | None]] = field(init=False, repr=False)
+    _kept: dict[int, "_Arrays"] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.classes <= UNLABELED:
+            raise ValueError(f"expected 1 to {UNLABELED} classes, got {self.classes}")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"expected channels = 1, 3 or None, got {self.channels}")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"expected size >= 1 pixel or None, got {self.size}")
+        if not self.stems:
+            raise ValueError(f"expected at least one stem of {self.root}, got none")
+        pictures = _found(self.root / "images", images.SUFFIXES, self.stems, "image")
+        seeds = self._labels(self.scribbles, "scribbles")
+        masks = self._labels(self.masks, "mask")
+        files = {stem: (pictures[stem], seeds.get(stem), masks.get(stem)) for stem in self.stems}
+        object.__setattr__(self, "_files", files)
+
+    @property
+    def read(self) -> bool:
+        """Whether all samples are kept in memory already."""
+        return len(self._kept) == len(self)
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of the stems and of the bytes of their files, all of which are read once."""
+        return digest(self._contents())
+
+    def _contents(self) -> Iterator[bytes]:
+        for stem, files in self._files.items():
+            yield stem.encode("utf-8", "backslashreplace")
+            yield from (b"" if file is None else file.read_bytes() for file in files)
+
+    def check_one_size(self) -> None:
+        """Raise `ValueError`, naming two images, unless all come in one size."""
+        if self.size is not None:
+            return
+        first, shape = self.stems[0], _checked(self._files[self.stems[0]][0], images.image_size)
+        for stem in self.stems:
+            other = _checked(self._files[stem][0], images.image_size)
+            if other != shape:
+                raise ValueError(
+                    f"expected images of one size for batches, got {shape[0]} x {shape[1]} ({first}) and "
+                    f"{other[0]} x {other[1]} ({stem}): give the data set a size, or take batches of one"
+                )
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def __getitem__(self, number: int) -> Sample:
+        """The sample of stem `number`, read from its files or kept from the last time."""
+        arrays = self._kept.get(number)
+        if arrays is None:
+            arrays = self._read(self.stems[number])
+            if self.cache:
+                self._kept[number] = arrays
+        mask = None if arrays.mask is None else arrays.mask.long()
+        return Sample(self.stems[number], arrays.image.clone(), arrays.seeds.long(), mask)
+
+    def _labels(self, folder: str | None, what: str) -> Mapping[str, Path]:
+        if folder is None:
+            return {}
+        return _found(self.root / folder, labelfiles.SUFFIXES, self.stems, what)
+
+    def _read(self, stem: str) -> "_Arrays":
+        picture, seeds_file, mask_file = self._files[stem]
+        image = self._image(picture)
+        shape = (image.shape[1], image.shape[2])
+        seeds = torch.full(shape, UNLABELED) if seeds_file is None else self._index(seeds_file, shape)
+        mask = None if mask_file is None else self._index(mask_file, shape)
+        if self.size is not None:
+            letterbox = Letterbox(*shape, self.size)
+            image, seeds = letterbox.image(image), letterbox.seeds(seeds)
+            mask = None if mask is None else letterbox.mask(mask)
+        small = None if mask is None else mask.to(torch.uint8)
+        return _Arrays(image, seeds.to(torch.uint8), small)
+
+    def _image(self, path: Path) -> Float32[Tensor, "c h w"]:
+        return with_channels(_checked(path, images.read_image), self.channels)
+
+    def _index(self, path: Path, shape: tuple[int, int]) -> Int64[Tensor, "h w"]:
+        index = _checked(path, labelfiles.read_index)
+        if index.shape != shape:
+            raise ValueError(
+                f"{path} has {index.shape[0]} x {index.shape[1]} pixels, its image {shape[0]} x {shape[1]}"
+            )
+        wrong = np.unique(index[(index >= self.classes) & (index != UNLABELED)])
+        if wrong.size:
+            shown = ", ".join(str(value) for value in wrong[:8])
+            raise ValueError(
+                f"{path}: expected labels in 0..{self.classes - 1} or {UNLABELED} (unlabeled), got {shown}: "
+                f"raise the number of classes, or map the values of the file"
+            )
+        return torch.from_numpy(index.astype(np.int64))
+
+
+def with_channels(image: Shaped[np.ndarray, "h w c"], channels: int | None) -> Float32[Tensor, "d h w"]:
+    """An image as `read_image` gives it, channels first: 1 (gray) or 3 of them, None as they are."""
+    tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
+    if channels == 1 and len(tensor) == 3:
+        return (torch.tensor(LUMA)[:, None, None] * tensor).sum(0, keepdim=True).clamp_(0, 1)
+    if channels == 3 and len(tensor) == 1:
+        return tensor.expand(3, -1, -1).contiguous()
+    return tensor
+
+
+def read_split(root: Path, name: str) -> tuple[str, ...]:
+    """The stems in ``root/name.txt``, such as "train" or "val".
+
+    Raises `ValueError` if there is no such file, no stem in it, or a stem twice.
+    """
+    path = root / f"{name}.txt"
+    if not path.is_file():
+        raise ValueError(f"there is no {path}: a text file with one stem (file name without suffix) a line")
+    stems = read_lines(path)
+    if not stems:
+        raise ValueError(f"{path} is empty: expected one stem (file name without suffix) a line")
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise ValueError(f"{path}: {twice} is there more than once")
+    return stems
+
+
+@dataclass(frozen=True, eq=False)
+class _Arrays:
+    """What is kept of a sample: labels in one byte a pixel."""
+
+    image: Float32[Tensor, "c h w"]
+    seeds: UInt8[Tensor, "h w"]
+    mask: UInt8[Tensor, "h w"] | None
+
+
+def _found(folder: Path, suffixes: Sequence[str], stems: Sequence[str], what: str) -> Mapping[str, Path]:
+    there = by_stem(folder, suffixes)
+    missing = [stem for stem in stems if stem not in there]
+    if missing:
+        more = f" and {len(missing) - 4} others" if len(missing) > 4 else ""
+        raise ValueError(f"{folder}: there is no {what} of {', '.join(missing[:4])}{more}")
+    return there
+
+
+def _checked(path: Path, read: Callable[[Path], T]) -> T:
+    try:
+        return read(path)
+    except (ValueError, OSError, SyntaxError, EOFError) as error:  # pillow's for broken PNG chunks
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _shape(image: Tensor) -> str:
+    return " x ".join(str(n) for n in image.shape)

@@ -1,0 +1,57 @@
+"""Which kernels a device and a dtype get: the one place that decides.
+
+A caller asks `backend` for a routine and imports its kernels only if it gets some, so that Numba is loaded only then:
+
+    if backend(Routine.LATTICE, features.device, features.dtype) is Backend.CPU:
+        from selflabel.affinity.filters.lattice_cpu import CompiledLattice
+
+What has no kernels runs in torch, which is also the reference of the tests. A test switches all kernels off by one
+line, ``monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)``.
+"""
+
+import enum
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+
+class Backend(enum.Enum):
+    """Who runs the inner loops."""
+
+    TORCH = "torch"
+    CPU = "cpu"
+    """Numba (`selflabel.kernels.cpu`)."""
+
+
+class Routine(enum.Enum):
+    """What there are kernels for: a file of this name in `selflabel.kernels.cpu`."""
+
+    LAYOUT = "layout"
+    LATTICE = "lattice"
+    MEAN_FIELD = "mean_field"
+    DESCENT = "descent"
+    ELIMINATION = "elimination"
+
+
+CPU_DTYPES = {
+    Routine.LAYOUT: (torch.float32, torch.float64),
+    Routine.LATTICE: (torch.float32, torch.float64),
+    Routine.MEAN_FIELD: (torch.float32,),
+    Routine.DESCENT: (torch.float32,),
+    Routine.ELIMINATION: (torch.float64,),
+}
+"""The dtypes that the kernels of each routine take."""
+
+
+def backend(routine: Routine, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The kernels of a routine for this device and dtype; `Backend.TORCH` if there are none."""
+    if device.type == "cpu" and dtype in CPU_DTYPES[routine] and has_numba():
+        return Backend.CPU
+    return Backend.TORCH
+
+
+@cache
+def has_numba() -> bool:
+    """Whether Numba is installed (the extra `fast`)."""
+    return find_spec("numba") is not None

@@ -1,0 +1,1 @@
+"""Who does the work of labeling a folder: worker processes."""

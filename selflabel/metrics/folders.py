@@ -1,0 +1,221 @@
+"""Scores of a folder of label files against a folder of true ones."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+
+from selflabel.files.folders import by_stem
+from selflabel.files.label_files import SUFFIXES, VOC_FORMAT, LabelFormat, read_index
+from selflabel.metrics.confusion import IGNORED, LEVELS, accuracy, confusion, dice, iou, mean_of_defined
+from selflabel.metrics.hausdorff import hd95
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a folder is scored.
+
+    num_classes: classes 0 .. num_classes-1 may occur, others are an error; None: those that occur.
+    first: means start at this class (1 leaves the background out).
+    distances: also compute HD95, which takes most of the time.
+    truth: the meaning of the values in the true files.
+    """
+
+    num_classes: int | None = None
+    first: int = 0
+    distances: bool = True
+    truth: LabelFormat = VOC_FORMAT
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """One image. Arrays are indexed by class 0..254, nan where the class is in neither map (HD95: not in
+    both).
+    """
+
+    stem: str
+    iou: Float64[np.ndarray, " k"]
+    dice: Float64[np.ndarray, " k"]
+    hd95: Float64[np.ndarray, " k"] | None
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class. iou, dice: of the counts of all images together. hd95: mean over the `hd95_images` images in
+    which both maps have the class; `hd95_skipped` images have it in one map only, where no distance is
+    defined."""
+
+    index: int
+    iou: float
+    dice: float
+    true_pixels: int
+    hd95: float | None
+    hd95_images: int
+    hd95_skipped: int
+
+
+@dataclass(frozen=True)
+class FolderScore:
+    """classes: one entry for each class that occurs (or 0 .. num_classes-1).
+
+    mean_iou, mean_dice, mean_hd95: means of the classes' numbers, from class `first` on, undefined ones left
+    out.
+    image_iou, image_dice, image_hd95: the mean over images of the mean over the classes of that image, for
+    sets whose class numbers mean something within an image only.
+    missing: stems that have a truth but no labels. failures: (stem, reason) of pairs that could not be
+      scored.
+    """
+
+    images: tuple[ImageScore, ...]
+    classes: tuple[ClassScore, ...]
+    mean_iou: float
+    mean_dice: float
+    mean_hd95: float | None
+    image_iou: float
+    image_dice: float
+    image_hd95: float | None
+    accuracy: float
+    missing: tuple[str, ...]
+    failures: tuple[tuple[str, str], ...]
+
+
+def score_folder(
+    labels: Path,
+    truth: Path,
+    rules: Rules,
+    *,
+    stems: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FolderScore:
+    """Score every label file against the true file of the same stem.
+
+    Pixels of 255 in the truth do not count; pixels of 255 in the labels count as wrong. `stems` restricts the
+    comparison, and then each of them must have both files. Two files are compared whatever their names are.
+    `progress` gets (done, all) after each image.
+
+    Raises `ValueError` if a folder has no label files, or no image can be compared.
+    """
+    given, true = by_stem(labels, SUFFIXES), by_stem(truth, SUFFIXES)
+    if labels.is_file() and truth.is_file():
+        true = {labels.stem: truth}
+    wanted = sorted(given if stems is None else stems)
+    missing = tuple(stem for stem in true if stem not in given and (stems is None or stem in wanted))
+    scores: list[ImageScore] = []
+    total = np.zeros((LEVELS, LEVELS), dtype=np.int64)
+    failures: list[tuple[str, str]] = []
+    for done, stem in enumerate(wanted, start=1):
+        try:
+            score, counts = _score_pair(stem, given, true, rules)
+            scores.append(score)
+            total += counts
+        except (ValueError, OSError) as error:
+            failures.append((stem, str(error)))
+        if progress is not None:
+            progress(done, len(wanted))
+    if not scores:
+        reason = failures[0][1] if failures else "no stems given"
+        raise ValueError(f"none of {len(wanted)} images could be scored: {reason}")
+    return _summary(tuple(scores), total, rules, missing, tuple(failures))
+
+
+def score_image(
+    stem: str, index: UInt8[np.ndarray, "_ _"], truth: UInt8[np.ndarray, "h w"], rules: Rules
+) -> tuple[ImageScore, Int64[np.ndarray, "t p"]]:
+    """Score one label map; also returns its confusion counts.
+
+    Raises `ValueError` if the shapes differ or a class is not below `rules.num_classes`.
+    """
+    counts = confusion(truth, index)
+    if rules.num_classes is not None:
+        _check_range("label file", np.flatnonzero(counts.sum(axis=0)), rules.num_classes)
+        _check_range("truth", np.flatnonzero(counts.sum(axis=1)), rules.num_classes)
+    distances = _distances(index, truth, counts, rules.first) if rules.distances else None
+    return ImageScore(stem, iou(counts), dice(counts), distances), counts
+
+
+def _score_pair(
+    stem: str, given: dict[str, Path], true: dict[str, Path], rules: Rules
+) -> tuple[ImageScore, Int64[np.ndarray, "t p"]]:
+    if stem not in given:
+        raise ValueError("no label file of this stem")
+    if stem not in true:
+        raise ValueError("no true file of this stem")
+    return score_image(stem, read_index(given[stem]), read_index(true[stem], rules.truth), rules)
+
+
+def _check_range(name: str, present: Int64[np.ndarray, " n"], num_classes: int) -> None:
+    beyond = present[(present >= num_classes) & (present != IGNORED)]
+    if beyond.size:
+        raise ValueError(f"the {name} has class {beyond[0]}, but there are {num_classes} classes")
+
+
+def _distances(
+    index: UInt8[np.ndarray, "h w"],
+    truth: UInt8[np.ndarray, "h w"],
+    counts: Int64[np.ndarray, "t p"],
+    first: int,
+) -> Float64[np.ndarray, " k"]:
+    found = np.full(IGNORED, np.nan)
+    seen = np.where(truth == IGNORED, IGNORED, index)
+    for k in np.flatnonzero((counts.sum(axis=0) > 0) & (counts.sum(axis=1) > 0)):
+        if first <= k < IGNORED:
+            found[k] = hd95(seen == k, truth == k)
+    return found
+
+
+def _summary(
+    images: tuple[ImageScore, ...],
+    counts: Int64[np.ndarray, "t p"],
+    rules: Rules,
+    missing: tuple[str, ...],
+    failures: tuple[tuple[str, str], ...],
+) -> FolderScore:
+    class_iou, class_dice = iou(counts), dice(counts)
+    occurring = np.flatnonzero(~np.isnan(class_iou)).tolist()
+    listed = occurring if rules.num_classes is None else list(range(rules.num_classes))
+    classes = tuple(
+        ClassScore(
+            k,
+            float(class_iou[k]),
+            float(class_dice[k]),
+            int(counts[k].sum()),
+            *_class_distance(images, k, rules),
+        )
+        for k in listed
+    )
+    distances = [c.hd95 for c in classes if c.hd95 is not None]
+    return FolderScore(
+        images=images,
+        classes=classes,
+        mean_iou=mean_of_defined(class_iou[rules.first :]),
+        mean_dice=mean_of_defined(class_dice[rules.first :]),
+        mean_hd95=float(np.mean(distances)) if distances else None,
+        image_iou=_mean_over_images([image.iou for image in images], rules.first),
+        image_dice=_mean_over_images([image.dice for image in images], rules.first),
+        image_hd95=_image_distance(images, rules),
+        accuracy=accuracy(counts),
+        missing=missing,
+        failures=failures,
+    )
+
+
+def _class_distance(images: tuple[ImageScore, ...], k: int, rules: Rules) -> tuple[float | None, int, int]:
+    if not rules.distances or k < rules.first:
+        return None, 0, 0
+    found = [
+        float(image.hd95[k]) for image in images if image.hd95 is not None and not np.isnan(image.hd95[k])
+    ]
+    occurs = sum(not np.isnan(image.iou[k]) for image in images)
+    return (float(np.mean(found)) if found else None), len(found), occurs - len(found)
+
+
+def _image_distance(images: tuple[ImageScore, ...], rules: Rules) -> float | None:
+    found = _mean_over_images([image.hd95 for image in images if image.hd95 is not None], rules.first)
+    return None if np.isnan(found) else found
+
+
+def _mean_over_images(scores: list[Float64[np.ndarray, " k"]], first: int) -> float:
+    means = np.array([mean_of_defined(score[first:]) for score in scores])
+    return mean_of_defined(means)

@@ -1,0 +1,81 @@
+"""Any network as one from images ``[b c *s]`` to logits ``[b k *s]``, whatever sizes it can take itself."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+LINEAR = {4: "bilinear", 5: "trilinear"}
+
+
+class AnySize(nn.Module):
+    """`network` with images padded to multiples of its stride, and logits resized and cropped to the images.
+
+    Padding repeats the border, on one axis to two strides at least. Checked at each call: the numbers of
+    channels, axes and classes (`ValueError`).
+    """
+
+    def __init__(
+        self, network: nn.Module, channels: int, classes: int, *, stride: int = 1, axes: int = 2
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.channels, self.classes, self.stride, self.axes = channels, classes, stride, axes
+
+    def forward(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
+        """The logits."""
+        if images.ndim != self.axes + 2 or images.shape[1] != self.channels:
+            letters = "b c h w" if self.axes == 2 else "b c d h w"
+            raise ValueError(
+                f"expected images [{letters}] with {self.channels} channels, got {list(images.shape)}: the "
+                f"network was made for {self.channels} channels"
+            )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"expected images in floating point, in [0, 1], got {images.dtype}: divide them by 255"
+            )
+        size = images.shape[2:]
+        missing = [-n % self.stride for n in size]
+        if self.stride > 1 and all(n <= self.stride for n in size):
+            missing[-1] += self.stride  # a single place in the deepest level could not be normalized
+        if any(missing):
+            images = F.pad(images, [p for n in reversed(missing) for p in (0, n)], mode="replicate")
+        logits = self.network(images)
+        wanted = (images.shape[0], self.classes)
+        if not isinstance(logits, Tensor) or logits.ndim != images.ndim or logits.shape[:2] != wanted:
+            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"expected logits of {wanted[0]} images and {self.classes} classes from the network, as one "
+                f"tensor, got {got}: wrap it in a module that returns such"
+            )
+        if logits.shape[2:] != images.shape[2:]:
+            logits = F.interpolate(
+                logits, size=images.shape[2:], mode=LINEAR[images.ndim], align_corners=False
+            )
+        for axis, n in enumerate(size, start=2):
+            logits = logits.narrow(axis, 0, n)
+        return logits
+
+
+class Standardized(nn.Module):
+    """`network` of images in the colors that its weights were trained with: ``(x - mean) / std``."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        self.network, self.repeats = network, len(mean) // channels
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Tensor:
+        """What the network says; gray images in each of its channels."""
+        images = images.repeat(1, self.repeats, 1, 1)
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits

@@ -1,0 +1,103 @@
+"""What gradient descent moves in place of labels, so that they stay distributions: logits, or roots.
+
+Both come with a natural gradient: the gradient over the stiffness (`selflabel.terms.Gradient`), in the metric in
+which the coordinates are evenly spaced, damped where it would take a coordinate down to its floor in one step
+(the affine scaling of Coleman & Li 1996: floors then never have to be handled as constraints). `LOGITS`
+resolve probabilities of any order of magnitude; `SQUARE_ROOTS` reach zero in a few steps and leave it as easily.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selflabel.labels import floored, floored_logits
+from selflabel.terms import Gradient, Labels
+
+LOGIT_FLOOR = -15.0
+"""Logits stay this close to their maximum (probabilities above 3e-7), so that no class is out of reach."""
+
+ROOT_FLOOR = 1e-3
+"""Roots stay above this (probabilities above 1e-6), for the same reason."""
+
+ROOT_LEFT = 0.4
+"""A step leaves at least this share of each root."""
+
+ROOT_REACH = 0.25
+"""A step adds at most this to a root.
+
+The length of a step is one for the whole image. The curvature at the floor says nothing of that further up, and without
+limits a few pixels that overshoot, some in a thousand, would decide how far all may go.
+"""
+
+LEAST_CURVATURE = 1e-3
+"""Pixels without pairs and with a linear coupling have none: their step is limited all the same."""
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """A way to write labels as free numbers u, one a pixel and class.
+
+    - `of(labels)` and `labels(u)`: there and back (up to the floor).
+    - `bounded(u)`: u after a step, with its scale and floor restored.
+    - `gradients(u, labels, slope)`: the gradient by u, and the natural one. Uses the gradient up.
+    - `limited(direction, u, rate)`: the direction, less where `rate` times it would go too far from u. In place.
+    - `softening`: what every class is given when labels come from a coarser level. A block may exclude what one
+      of its pixels needs, and the way back is long where only ratios change.
+    """
+
+    of: Callable[[Labels], Labels]
+    labels: Callable[[Labels], Labels]
+    bounded: Callable[[Labels], Labels]
+    gradients: Callable[[Labels, Labels, Gradient], tuple[Labels, Labels]]
+    limited: Callable[[Labels, Labels, Tensor], Labels]
+    softening: float
+
+
+def _by_logits(logits: Tensor, labels: Tensor, grad: Gradient) -> tuple[Tensor, Tensor]:
+    """``∂y_k/∂u_j = y_k (δ_kj - y_j)`` gives ``y (g - y·g)``."""
+    centered = centered_gradient(labels, grad)
+    damped = torch.add(grad.curvature, centered.clamp_min(0), alpha=0.5).clamp_min_(LEAST_CURVATURE)
+    return labels * centered, centered.div_(damped)
+
+
+def _unit(roots: Tensor) -> Tensor:
+    """In place. (`vector_norm` over the classes takes as long as three gradients.)"""
+    roots.clamp_min_(ROOT_FLOOR)
+    return roots.mul_(roots.square().sum(1, keepdim=True).rsqrt_())
+
+
+def _by_roots(roots: Tensor, labels: Tensor, grad: Gradient) -> tuple[Tensor, Tensor]:
+    """``∂y_k/∂u_j = 2 u_k (δ_kj - u_k u_j)`` at ``‖u‖ = 1`` gives ``2 u (g - y·g)``."""
+    centered = centered_gradient(labels, grad)
+    scaled = (labels / roots).mul_(centered)  # labels / roots, not roots: zero for excluded classes
+    damped = torch.addcmul(centered.clamp_min_(0), roots, grad.curvature.clamp_min(LEAST_CURVATURE), value=2)
+    return 2 * scaled, scaled / damped
+
+
+def _limited_roots(direction: Tensor, roots: Tensor, rate: Tensor) -> Tensor:
+    return torch.clamp(direction, (ROOT_LEFT - 1) / rate * roots, ROOT_REACH / rate, out=direction)
+
+
+def centered_gradient(labels: Labels, grad: Gradient) -> Labels:
+    """``g - y·g``: the gradient by the labels without its part across the simplex. Uses the gradient up."""
+    return grad.value.sub_((labels * grad.value).sum(1, keepdim=True))
+
+
+LOGITS = Coordinates(  # y = softmax(u)
+    of=lambda labels: floored_logits(labels, LOGIT_FLOOR),
+    labels=lambda logits: logits.softmax(1),
+    bounded=lambda logits: floored(logits, LOGIT_FLOOR),
+    gradients=_by_logits,
+    limited=lambda direction, logits, rate: direction,
+    softening=1e-3,
+)
+SQUARE_ROOTS = Coordinates(  # y = u² / ‖u‖²
+    of=lambda labels: _unit(labels.sqrt()),
+    labels=lambda roots: roots.square(),
+    bounded=_unit,
+    gradients=_by_roots,
+    limited=_limited_roots,
+    softening=0.0,
+)

@@ -1,0 +1,1 @@
+"""Closed forms: the linear systems of random walkers and their solvers. Knows no `Problem`."""

@@ -1,0 +1,43 @@
+"""What a run did, in numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selflabel.labeling.folder import Outcome, Skipped
+from selflabel.labeling.image import Record
+from selflabel.labeling.plan import Failure
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """labeled, skipped: records of this run and of earlier ones. Means are over both; energies are per
+    pixel.
+    """
+
+    labeled: tuple[Record, ...]
+    skipped: tuple[Record, ...]
+    failures: tuple[Failure, ...]
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> "FolderReport":
+        """The report of a run, images in order of stem."""
+        return cls(
+            tuple(sorted((o for o in outcomes if isinstance(o, Record)), key=lambda r: r.stem)),
+            tuple(sorted((o.record for o in outcomes if isinstance(o, Skipped)), key=lambda r: r.stem)),
+            tuple(sorted((o for o in outcomes if isinstance(o, Failure)), key=lambda f: f.stem)),
+        )
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Of this run and of earlier ones."""
+        return self.labeled + self.skipped
+
+    def per_pixel(self, before: bool) -> float:
+        """Energy per pixel of the start (`before`) or of the labels, over all images."""
+        total = sum(r.energy_before if before else r.energy_after for r in self.records)
+        pixels = sum(r.height * r.width for r in self.records)
+        return total / pixels if pixels else float("nan")
+
+    def mean(self, values: Sequence[float | int]) -> float:
+        """A mean, nan of nothing."""
+        return sum(values) / len(values) if values else float("nan")

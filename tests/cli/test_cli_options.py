@@ -1,0 +1,129 @@
+"""Options of the command line: names and numbers to objects, and what is wrong with them said before the run."""
+
+from pathlib import Path
+
+import pytest
+from support.folder_tools import make_folders
+from typer.testing import CliRunner, Result
+
+from selflabel.affinity.builders import Contrast, Dense, Grid, Window
+from selflabel.cli import app
+from selflabel.cli.config import registry as names
+from selflabel.labeling.settings import describe
+from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
+from selflabel.numerics.linear.direct import Elimination
+from selflabel.solvers import RandomWalker
+
+
+def label(folders: tuple[Path, ...], out: Path, *more: str) -> Result:
+    arguments = ["label", str(folders[0]), "--seeds", str(folders[1]), "--out", str(out), "--workers", "1"]
+    return CliRunner().invoke(app, [*arguments, *more])
+
+
+def test_options_of_annotators_and_of_their_parts() -> None:
+    options = (
+        "annotator.forest.trees=7",
+        "annotator.walker-floor=0.25",
+        "moves=swap",
+        "affinity.by-distance=true",
+    )
+    engine = names.engine(names.Choices("graph-cut", options, annotator="product"))
+    described = describe(engine)
+    assert isinstance(described, dict)
+    assert described["annotator"]["forest"]["trees"] == 7
+    assert described["annotator"]["walker_floor"] == 0.25
+    assert described["affinity"]["by_distance"] is True
+    assert described["solver"]["moves"] == "SWAP"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--solver", "graphcut"], "no solver 'graphcut' (did you mean graph-cut?)"),
+        (["--annotator", "oracle"], "no annotator 'oracle'"),
+        (["--coupling", "collison"], "did you mean collision?"),
+        (["--relaxation", "x"], "no relaxation 'x'"),
+        (["--affinity", "x"], "no affinity 'x': there are grid, contrast, window, dense"),
+        (["--affinity", "grid", "--radius", "3"], "the grid affinity has no --radius"),
+        (["--set", "moves"], "expected --set key=value"),
+        (["--set", "speed=3"], "graph-cut has no option 'speed': it has moves"),
+        (["--set", "moves=jump"], "expected moves as"),
+        (["--set", "annotator.trees=x"], "has no option 'trees'"),
+        (["--annotator", "forest", "--set", "annotator.trees=x"], "expected trees as int, got 'x'"),
+        (["--annotator", "none", "--set", "annotator.trees=3"], "there is no annotator to set trees=3 of"),
+        (["--affinity", "dense", "--set", "affinity.radius=2"], "dense has no option 'radius'"),
+        (["--soft", "float64"], "no soft format 'float64'"),
+        (["--probs-layout", "whk"], "no layout 'whk'"),
+        (["--part-id", "2", "--num-parts", "2"], "parts count from 0 to 1"),
+        (["--probs", "nowhere"], "nowhere: no such file or folder"),
+        (["--probs", "nowhere", "--annotator", "mixture"], "leave one of them out"),
+        (["--stems", "nowhere.txt"], "No such file"),
+        (["--pairwise-weight", "-1"], "Invalid value for '--pairwise-weight'"),
+        (["--pairwise-weight", "inf"], "expected a finite pairwise_weight >= 0, got inf"),
+        (["--entropy-weight", "inf"], "expected a finite entropy_weight >= 0, got inf"),
+        (["--entropy-weight", "nan"], "Invalid value for '--entropy-weight'"),
+        (["--set", "moves.x=1"], "moves of graph-cut has no options of its own"),
+        (
+            ["--solver", "random-walker", "--set", "method=lu"],
+            "no linear solver 'lu': there are direct, conj",
+        ),
+        (["--solver", "random-walker", "--set", "method.rtol=1e-6"], "no options of its own"),
+        (["--all-classes"], "--all-classes needs --probs"),
+        (["--unlabeled", "65536"], "Invalid value for '--unlabeled'"),
+        (["--sigma", "0"], "expected a finite sigma > 0, got 0"),
+        (["--neighbors", "6"], "neighbors for 2 axes, got 6"),
+        (["--affinity", "dense"], "graph-cut: expected an affinity that lists its pairs"),
+        (["--solver", "random-walker", "--relaxation", "bilinear"], "expected the relaxation 'quadratic'"),
+    ],
+)
+def test_wrong_options_are_explained(tmp_path: Path, options: list[str], message: str) -> None:
+    folders = make_folders(tmp_path, 1)
+    result = label(folders, tmp_path / "out", *options)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_linear_solvers_have_names() -> None:
+    def solver(*options: str) -> object:
+        return names.engine(names.Choices("random-walker", options)).solver
+
+    assert solver("method=direct") == RandomWalker(method=Elimination())
+    chosen = ("method=conjugate-gradients", "method.rtol=1e-6")
+    assert solver(*chosen) == RandomWalker(method=ConjugateGradients(rtol=1e-6))
+    assert solver("method=none") == RandomWalker()
+    assert names.spelled(Elimination()) == "direct"
+
+
+def test_weights_of_the_entropy() -> None:
+    engine = names.engine(names.Choices("mean-field", entropy_weight=0.5))
+    assert engine.energy.entropy_weight == 0.5
+
+
+@pytest.mark.parametrize("solver", list(names.SOLVERS))
+def test_every_default_engine_passes_its_check(solver: str) -> None:
+    names.engine(names.Choices(solver)).check()
+
+
+def test_the_check_leaves_other_errors_to_the_images() -> None:
+    names.engine(names.Choices("graph-cut", affinity="window", affinity_options={"radius": 2**40})).check()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Grid, {"sigma": -1.0}),
+        (Grid, {"neighbors": 5}),
+        (Window, {"sigma_xy": 0.0}),
+        (Window, {"radius": 0}),
+        (Contrast, {"strength": float("nan")}),
+        (Contrast, {"blur": -0.5}),
+        (Contrast, {"neighbors": 7}),
+        (Dense, {"sigma": float("inf")}),
+        (Dense, {"smoothness": -1.0}),
+        (Dense, {"smoothness_xy": 0.0}),
+    ],
+)
+def test_affinities_that_can_never_work_are_not_made(kind: type, options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=rf"expected .*, got {next(iter(options.values()))}"):
+        kind(**options)

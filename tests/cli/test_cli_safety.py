@@ -1,0 +1,147 @@
+"""The command line keeps the user's files, takes any file name, and goes on after data has moved."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.folder_tools import contents, make_folders
+from typer.testing import CliRunner, Result
+
+from selflabel.cli import app
+from selflabel.files.atomic import write_atomic
+from selflabel.files.images import decode_image
+from selflabel.files.label_files import decode_index
+from selflabel.files.probabilities import Probabilities, decode_probabilities, write_soft
+
+
+def label(images: Path, seeds: Path, out: Path, *more: object) -> Result:
+    arguments = (
+        "label",
+        images,
+        "--seeds",
+        seeds,
+        "--out",
+        out,
+        "--workers",
+        1,
+        "--annotator",
+        "none",
+        *more,
+    )
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("folder", ["labels", "confidence", "soft", "overlays"])
+@pytest.mark.parametrize("role", ["images", "seeds"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_inputs_are_not_written_over(tmp_path: Path, folder: str, role: str, linked: bool) -> None:
+    images, seeds, _ = make_folders(tmp_path, 2)
+    out = tmp_path / "out"
+    own = out / folder
+    out.mkdir()
+    given = {"images": images, "seeds": seeds}
+    given[role].rename(own)
+    given[role] = own
+    if linked:
+        own = tmp_path / "link"
+        own.mkdir()
+        for path in given[role].iterdir():
+            (own / path.name).symlink_to(path)
+        given[role] = own
+    before = contents(tmp_path)
+    result = label(given["images"], given["seeds"], out)
+    assert result.exit_code == 2, result.output
+    assert f"{out / folder} is the folder of your {role}: give another --out" in result.output
+    assert contents(tmp_path) == before
+    assert os.listdir(out) == [folder]
+
+
+def test_predictions_and_single_files_are_not_written_over(tmp_path: Path) -> None:
+    images, seeds, _ = make_folders(tmp_path, 1)
+    soft = tmp_path / "soft"
+    soft.mkdir()
+    write_soft(soft / "a0.npz", np.full((3, 12, 16), 1 / 3, np.float32), np.arange(3))
+    probs = ("--probs", soft / "a0.npz")
+    arguments = ("label", images / "a0.png", "--seeds", seeds, "--out", tmp_path, *probs)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, result.output
+    assert "is the folder of your predictions" in result.output
+    assert not (tmp_path / "labels").exists()
+
+
+def test_names_that_are_not_utf8_are_names(tmp_path: Path) -> None:
+    images, seeds, _ = make_folders(tmp_path, 1)
+    stem = os.fsdecode(b"caf\xe9")
+    try:
+        for folder in (images, seeds):
+            (folder / "a0.png").rename(folder / f"{stem}.png")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 names only")
+    out = tmp_path / "out"
+    first = label(images, seeds, out)
+    assert first.exit_code == 0, first.output
+    lines = (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[1])["stem"] == stem
+    assert (out / "labels" / f"{stem}.png").is_file()
+    again = label(images, seeds, out)
+    assert again.exit_code == 0, again.output
+    assert [line.split()[-2] for line in again.output.splitlines() if "done before" in line] == ["1"]
+
+
+def test_data_may_move(tmp_path: Path) -> None:
+    images, seeds, _ = make_folders(tmp_path, 2)
+    probs = tmp_path / "probs"
+    probs.mkdir()
+    for n in range(2):
+        np.save(probs / f"a{n}.npy", np.full((3, 12, 16), 1 / 3))
+    out = tmp_path / "out"
+    assert label(images, seeds, out, "--probs", probs).exit_code == 0
+    before = (out / "manifest.jsonl").read_text()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    there = [folder.rename(moved / folder.name) for folder in (images, seeds, probs)]
+    again = label(there[0], there[1], out, "--probs", there[2])
+    assert again.exit_code == 0, again.output
+    after = (out / "manifest.jsonl").read_text()
+    assert after.splitlines()[1:] == before.splitlines()[1:]
+    head = json.loads(after.splitlines()[0])
+    assert [head[name] for name in ("images", "seeds", "probs")] == [str(path) for path in there]
+    other = label(there[0], there[1], out)
+    assert other.exit_code == 2
+    assert "probs: true -> false" in other.output
+
+
+def test_255_classes_are_the_most() -> None:
+    row = np.full((300, 1, 1), 1 / 300)
+    with pytest.raises(ValueError, match="expected at most 255 classes, got 300: 255 means unlabeled"):
+        Probabilities(row)
+    assert len(Probabilities(row[:255]).probs) == 255
+    for wrong in (255, -1):
+        with pytest.raises(ValueError, match=rf"expected classes in 0..254, got {wrong}"):
+            Probabilities(row[:2], np.array([0, wrong]))
+
+
+def test_255_classes_are_the_most_in_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", np.full((300, 1, 1), 1 / 300))
+    with pytest.raises(ValueError, match="expected at most 255 classes, got 300"):
+        decode_probabilities((tmp_path / "p.npy").read_bytes(), ".npy", (1, 1))
+    write_soft(tmp_path / "p.npz", np.full((2, 1, 1), 0.5), np.array([0, 255]))
+    with pytest.raises(ValueError, match=r"expected classes in 0\.\.254, got 255"):
+        decode_probabilities((tmp_path / "p.npz").read_bytes(), ".npz", (1, 1))
+
+
+@pytest.mark.parametrize("data", [b"", b"no image"])
+def test_files_that_are_no_images_are_said_to_be(data: bytes) -> None:
+    for decode in (decode_image, decode_index):
+        with pytest.raises(OSError, match="empty or not an image"):
+            decode(data, ".png")
+
+
+def test_errors_of_writing_are_about_the_file_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "x.json"
+    with pytest.raises(OSError, match="No such file") as caught:
+        write_atomic(path, lambda file: file.write(b""))
+    assert caught.value.filename == str(path)
+    assert "selflabel-part" not in str(caught.value)

@@ -1,0 +1,269 @@
+"""Probabilities, soft labels, folders, atomic writing, strokes."""
+
+import errno
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pytest
+
+from selflabel.datasets.gallery import Stroke, draw, photographs
+from selflabel.files.atomic import remove_leftovers, temporary_name, write_atomic
+from selflabel.files.digest import digest
+from selflabel.files.folders import by_stem, read_lines
+from selflabel.files.probabilities import (
+    ProbabilityFormat,
+    decode_probabilities,
+    quantized,
+    read_probabilities,
+    write_soft,
+)
+from selflabel.reports.montage import Tile, montage
+
+SIZE = (4, 6)
+PROBS = np.random.default_rng(5127).dirichlet(np.ones(3), SIZE).transpose(2, 0, 1)
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+# --- probabilities ---
+
+
+@pytest.mark.parametrize(
+    ("data", "suffix", "form", "error"),
+    [
+        (npy(PROBS), ".npy", ProbabilityFormat(), 1e-6),
+        (npy(PROBS.astype(np.float16)), ".npy", ProbabilityFormat(), 1e-3),
+        (npy(quantized(PROBS)), ".npy", ProbabilityFormat(), 4e-3),
+        (npy(PROBS.transpose(1, 2, 0)), ".npy", ProbabilityFormat(channels_last=True), 1e-6),
+        (npz(p=PROBS), ".npz", ProbabilityFormat(), 1e-6),
+        (npz(p=PROBS, q=1 - PROBS), ".npz", ProbabilityFormat(key="p"), 1e-6),
+    ],
+)
+def test_probabilities_of_every_kind(data: bytes, suffix: str, form: ProbabilityFormat, error: float) -> None:
+    found = decode_probabilities(data, suffix, SIZE, form)
+    assert found.classes is None
+    assert found.probs.dtype == np.float32
+    np.testing.assert_allclose(found.probs, PROBS, atol=error)
+    np.testing.assert_allclose(found.probs.sum(0), 1, atol=1e-6)
+
+
+def bad(value: float) -> np.ndarray:
+    array = PROBS.copy()
+    array[1, 2, 3] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("data", "suffix", "message"),
+    [
+        (npy(bad(np.nan)), ".npy", "1 of 72 probabilities are nan"),
+        (npy(bad(np.inf)), ".npy", "nan or infinite"),
+        (npy(PROBS * 0.9), ".npy", "sum to 1.*got a sum of 0.9"),
+        (npy(np.log(PROBS)), ".npy", "logits need a softmax"),
+        (npy(PROBS[:, :, :5]), ".npy", r"expected probabilities \[k h w\] for 4 x 6 pixels"),
+        (npy(PROBS.transpose(1, 2, 0)), ".npy", "looks like.*--probs-layout hwk"),
+        (npy(PROBS[0]), ".npy", "three axes"),
+        (npy((PROBS * 100).astype(np.int32)), ".npy", "floats or uint8, got int32"),
+        (npz(p=PROBS, q=PROBS), ".npz", "arrays p, q: say which"),
+        (npz(labels=PROBS, classes=np.arange(2)), ".npz", "2 classes for 3 rows"),
+    ],
+)
+def test_bad_probabilities_are_refused(data: bytes, suffix: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decode_probabilities(data, suffix, SIZE)
+
+
+def test_an_unknown_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="no array r, only p, q"):
+        decode_probabilities(npz(p=PROBS, q=PROBS), ".npz", SIZE, ProbabilityFormat(key="r"))
+
+
+@pytest.mark.parametrize(("data", "suffix"), [(npz(p=PROBS)[:90], ".npz"), (b"", ".npy"), (b"", ".npz")])
+def test_damaged_arrays_are_os_errors(data: bytes, suffix: str) -> None:
+    with pytest.raises(OSError, match="damaged"):
+        decode_probabilities(data, suffix, SIZE)
+
+
+def test_pickles_are_never_loaded() -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        decode_probabilities(buffer.getvalue(), ".npy", SIZE)
+
+
+def test_soft_labels_are_read_back_with_their_classes_and_written_the_same_way_each_time(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.npz"
+    for stored, error in ((quantized(PROBS), 4e-3), (PROBS.astype(np.float16), 1e-3)):
+        write_soft(path, stored, np.array([0, 4, 9], np.uint8))
+        first = path.read_bytes()
+        found = read_probabilities(path, SIZE)
+        np.testing.assert_allclose(found.probs, PROBS, atol=error)
+        assert found.classes is not None
+        assert found.classes.tolist() == [0, 4, 9]
+        os.utime(path, (1, 1))
+        write_soft(path, stored, np.array([0, 4, 9], np.uint8))
+        assert path.read_bytes() == first
+
+
+# --- folders ---
+
+
+def test_files_by_stem_in_order(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.png", "c.d.png", ".hidden.png", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert list(by_stem(tmp_path, (".png",))) == ["a", "b", "c.d"]
+    assert by_stem(tmp_path / "a.png", (".png",)) == {"a": tmp_path / "a.png"}
+
+
+def test_folders_that_will_not_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file or folder"):
+        by_stem(tmp_path / "none", (".png",))
+    with pytest.raises(ValueError, match=r"no files named \*\.png"):
+        by_stem(tmp_path, (".png",))
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(ValueError, match="same stem"):
+        by_stem(tmp_path, (".png", ".jpg"))
+    with pytest.raises(ValueError, match=r"expected a file named \*\.png"):
+        by_stem(tmp_path / "a.jpg", (".png",))
+
+
+def test_lines_are_stripped(tmp_path: Path) -> None:
+    (tmp_path / "stems.txt").write_text("a\n\n b \n")
+    assert read_lines(tmp_path / "stems.txt") == ("a", "b")
+
+
+# --- atomic writing ---
+
+
+def full_disk(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def raising(error: BaseException) -> Callable[[BinaryIO], None]:
+    def write(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise error
+
+    return write
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt(), ValueError("no")])
+def test_what_fails_leaves_the_old_file_and_no_other(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "a.bin"
+    write_atomic(path, lambda file: file.write(b"old"))
+    with pytest.raises(type(error)):
+        write_atomic(path, raising(error))
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_full_disk_is_noticed_before_the_file_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "a.bin", lambda file: file.write(b"new"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"new")
+        assert not path.exists()
+        assert temporary_name(path).exists()
+
+    write_atomic(path, write)
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_leftovers_of_killed_runs_are_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [
+        "a.png",
+        ".b.png.12.selflabel-part",
+        ".a.png.x.selflabel-part",
+        "a.png.12.selflabel-part",
+        ".a.png.12",
+    ]
+    alive = {13, 14}
+
+    def kill(process: int, signal: int) -> None:
+        assert signal == 0
+        if process == 14:
+            raise PermissionError
+        if process not in alive:
+            raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", kill)
+    kept += [f".a.png.{process}.selflabel-part" for process in alive]
+    gone = [f".a.png.{process}.selflabel-part" for process in (0, 12, 99999, 10**30, os.getpid())]
+    for name in kept + gone:
+        (tmp_path / name).touch()
+    assert remove_leftovers(tmp_path, ["a.png"]) == len(gone)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+    assert remove_leftovers(tmp_path / "none", ["a.png"]) == 0
+
+
+# --- the demo's strokes and its picture ---
+
+
+def test_strokes_are_lines_in_percent() -> None:
+    seeds = draw(
+        [Stroke(3, ((0.0, 50.0), (100.0, 50.0))), Stroke(1, ((50.0, 0.0), (50.0, 100.0)))], (20, 40), width=2
+    )
+    assert seeds.shape == (20, 40)
+    assert set(np.unique(seeds).tolist()) == {1, 3, 255}
+    assert (seeds[:, 20] == 1).all()  # the later stroke is on top
+    assert (seeds[10, :15] == 3).all()
+    assert (seeds == 3).sum() < 3 * 40
+
+
+def test_every_photograph_has_seeds_of_each_class() -> None:
+    shown = photographs()
+    assert len(shown) >= 5
+    for photograph in shown:
+        image = photograph.image(96)
+        assert max(image.shape[:2]) == 96
+        assert image.shape[2] == 3
+        seeds = photograph.seeds((image.shape[0], image.shape[1]))
+        assert set(np.unique(seeds).tolist()) == {*range(len(photograph.classes)), 255}
+        assert 2 <= len(photograph.classes) <= 5
+        assert (seeds != 255).mean() < 0.35
+
+
+def test_mosaic_shows_every_tile() -> None:
+    red, blue = np.zeros((10, 30, 3), np.uint8), np.zeros((20, 10, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 255, 255
+    picture = np.array(montage([[Tile(red, "a"), Tile(blue, "b")], [Tile(blue, "c")]]))
+    assert ((picture == (255, 0, 0)).all(-1)).sum() == red.size // 3
+    assert ((picture == (0, 0, 255)).all(-1)).sum() == 2 * blue.size // 3
+    with pytest.raises(ValueError, match="at least one tile"):
+        montage([])
+
+
+def test_digests_tell_where_contents_end() -> None:
+    some = [[b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"c", b"ab"], [b"ab", b"c", b""]]
+    assert len({digest(contents) for contents in some}) == len(some)
+    assert all(len(digest(contents)) == 16 for contents in some)

@@ -1,0 +1,1 @@
+"""Helpers of the tests: problems, reference formulas, broken solvers, folders and runs."""

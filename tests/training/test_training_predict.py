@@ -1,0 +1,162 @@
+"""Predictions of a network as files that `selflabel label --probs` reads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from selflabel.files.folders import by_stem
+from selflabel.files.images import SUFFIXES
+from selflabel.files.probabilities import read_probabilities
+from selflabel.training.predict import MANIFEST, Precision, Prediction, Predictor, Storage, predict_folder
+
+SIZES = {"a": (10, 14), "b": (21, 9), "c": (16, 16)}
+
+
+class Bright(nn.Module):
+    """Logits that are the brightness, and how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Two classes: dark and bright."""
+        self.calls += 1
+        return torch.cat([0 * images, 4 * images - 2], 1)
+
+
+class Nan(nn.Module):
+    """A network that has gone astray."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Not numbers."""
+        return torch.full((1, 2, *images.shape[2:]), float("nan"))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for stem, (height, width) in SIZES.items():
+        ramp = np.linspace(40, 220, height).round()[:, None].repeat(width, 1)
+        Image.fromarray(ramp.astype(np.uint8)).save(folder / f"{stem}.png")
+    return folder
+
+
+def predictor(network: nn.Module | None = None, size: int | None = 16) -> Predictor:
+    return Predictor(network or Bright(), 1, size, torch.device("cpu"))
+
+
+def run(images: Path, out: Path, network: nn.Module | None = None, **more: object) -> list[Prediction]:
+    storage, overwrite = more.get("storage", Storage()), more.get("overwrite", False)
+    assert isinstance(storage, Storage)
+    identity = {"checkpoint": more.get("checkpoint", "x")}
+    given = predictor(network, 16)
+    found = predict_folder(
+        given, by_stem(images, SUFFIXES), storage, out, identity, overwrite=bool(overwrite)
+    )
+    return list(found)
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("compressed", [True, False])
+def test_files_are_as_label_reads_them(
+    images: Path, tmp_path: Path, precision: Precision, compressed: bool
+) -> None:
+    """A smooth ramp comes back at its own resolution, away from the border."""
+    storage = Storage(compressed, precision)
+    assert run(images, tmp_path / "out", storage=storage) == [Prediction(stem) for stem in SIZES]
+    for stem, size in SIZES.items():
+        path = storage.path(tmp_path / "out", stem)
+        read = read_probabilities(path, size)
+        assert read.probs.shape == (2, *size)
+        ramp = np.linspace(40, 220, size[0]).round()[:, None].repeat(size[1], 1) / 255
+        expected = 1 / (1 + np.exp(-(4 * ramp - 2)))
+        assert np.abs(read.probs[1] - expected)[3:-3, 3:-3].max() < 0.03
+        assert read.classes is None if not compressed else read.classes is not None
+        if read.classes is not None:
+            assert read.classes.tolist() == [0, 1]
+
+
+def test_without_a_size_the_image_is_taken_as_it_is() -> None:
+    image = torch.rand(1, 7, 5, generator=torch.Generator().manual_seed(9_011))
+    network = Bright().train()
+    probs = predictor(network, None)(image)
+    assert torch.allclose(probs[1], torch.sigmoid(4 * image[0] - 2))
+    assert not network.training
+
+
+def test_what_is_done_is_skipped(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(images, out)
+    network = Bright()
+    assert run(images, out, network) == [Prediction(stem, skipped=True) for stem in SIZES]
+    assert network.calls == 0
+    (out / "b.npz").unlink()
+    Image.new("L", (14, 10), 9).save(images / "a.png")  # other bytes
+    assert [one.skipped for one in run(images, out, network)] == [False, False, True]
+    assert network.calls == 2
+    run(images, out, network, overwrite=True)
+    assert network.calls == 5
+
+
+def test_a_run_that_was_killed_goes_on(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    work = predict_folder(predictor(), by_stem(images, SUFFIXES), Storage(), out, {"checkpoint": "x"})
+    assert next(work) == Prediction("a")
+    work.close()
+    with open(out / MANIFEST, "ab") as file:
+        file.write(b'{"stem": "b", "inp')
+    (out / ".b.npz.99999999.selflabel-part").write_bytes(b"half")
+    assert [one.skipped for one in run(images, out)] == [True, False, False]
+    assert sorted(path.name for path in out.iterdir()) == ["a.npz", "b.npz", "c.npz", MANIFEST]
+    lines = (out / MANIFEST).read_text().splitlines()
+    assert [json.loads(line).get("stem") for line in lines] == [None, "a", "b", "c"]
+
+
+def test_other_checkpoints_are_refused(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(images, out)
+    with pytest.raises(ValueError, match=r"predictions of another checkpoint.*--overwrite"):
+        run(images, out, checkpoint="y")
+    assert [one.skipped for one in run(images, out, checkpoint="y", overwrite=True)] == [False] * 3
+    assert [one.skipped for one in run(images, out, checkpoint="y")] == [True] * 3
+
+
+def test_a_stem_has_one_file(images: Path, tmp_path: Path) -> None:
+    run(images, tmp_path / "out")
+    run(images, tmp_path / "out", storage=Storage(compressed=False), overwrite=True)
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".npy", ".jsonl"}
+
+
+def test_lines_that_are_no_records_are_passed_over(images: Path, tmp_path: Path) -> None:
+    run(images, tmp_path / "out")
+    with open(tmp_path / "out" / "predictions.jsonl", "ab") as file:
+        file.write(b"5\n")
+    assert all(one.skipped for one in run(images, tmp_path / "out"))
+
+
+def test_bad_images_do_not_stop_the_others(images: Path, tmp_path: Path) -> None:
+    (images / "b.png").write_bytes(b"")
+    found = run(images, tmp_path / "out")
+    assert [one.reason is None for one in found] == [True, False, True]
+    assert "empty or not an image" in str(found[1].reason)
+    assert all("gives nan" in str(one.reason) for one in run(images, tmp_path / "nan", Nan())[::2])
+
+
+def test_images_are_not_written_over(images: Path) -> None:
+    with pytest.raises(ValueError, match="is the folder of your images"):
+        run(images, images)
+
+
+def test_files_that_no_run_wrote_are_not_replaced(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.npz").write_bytes(b"precious")
+    with pytest.raises(ValueError, match=r"b\.npz exists and is not of an earlier run"):
+        run(images, tmp_path)
+    assert (tmp_path / "b.npz").read_bytes() == b"precious"
+    assert all(one.reason is None for one in run(images, tmp_path, overwrite=True))
