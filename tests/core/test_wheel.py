@@ -21,7 +21,7 @@ import selflabel, selflabel.solvers, selflabel.datasets
 target = pathlib.Path(sys.argv[1]).resolve()
 for module in (selflabel, selflabel.solvers, selflabel.datasets):
     assert target in pathlib.Path(module.__file__).resolve().parents, module.__file__
-assert len(list((target / "selflabel" / "data").glob("*.json"))) >= 1
+assert len(list((target / "selflabel" / "datasets").glob("*.json"))) >= 1
 import torch
 from selflabel import Energy, GridAffinity, Problem, solve
 image = torch.rand(1, 3, 5, 6)
