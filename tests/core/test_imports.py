@@ -1,13 +1,27 @@
-"""The arrows between modules, and other rules of the house, from the source itself."""
+"""The rules of the house, from the source itself: one test a rule, whose failure lists all offenders."""
 
-import ast
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-LINES = 400
+from support.house import (
+    FILE_LINES,
+    FUNCTION_LINES,
+    ROOT,
+    Module,
+    circles,
+    imported_siblings,
+    long_files,
+    long_functions,
+    misplaced,
+    modules,
+    open_signatures,
+    postponed_annotations,
+    prints,
+    relative_imports,
+    repeated_classes,
+    room_of,
+    wrong_arrows,
+)
 
 CORE = {"labels", "affinity", "terms", "problem", "driver"}
 ALLOWED: dict[str, set[str]] = {
@@ -18,7 +32,10 @@ ALLOWED: dict[str, set[str]] = {
     "terms": {"labels", "affinity"},
     "problem": {"labels", "affinity", "terms"},
     "driver": {"labels", "affinity", "terms", "problem", "kernels"},
-    "numerics": {"labels", "affinity", "terms", "problem", "kernels"},
+    "numerics": set(),
+    "numerics.cuts": {"labels", "affinity", "kernels"},
+    "numerics.linear": {"labels", "affinity", "kernels"},
+    "numerics.descent": {"labels", "affinity", "terms", "problem", "kernels"},
     "solvers": CORE | {"numerics", "kernels"},
     "annotators": CORE | {"solvers"},  # the walker is one
     "losses": {"labels", "affinity", "terms"},
@@ -34,130 +51,179 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "selflabel": CORE,  # the package itself: public names
 }
-"""Which parts of the library each part may import; a part is a module or a folder."""
+"""The rooms that each room may import, with the rooms in them. A room is a module or a folder."""
+
+HOMES = {"numba": "kernels.cpu", "llvmlite": "kernels.cpu", "triton": "kernels.gpu"}
+"""Packages that one room alone imports."""
+
+LONG_FUNCTIONS = {
+    "selflabel/cli/compare.py compare",
+    "selflabel/cli/label.py label",
+    "selflabel/cli/predict.py predict",
+    "selflabel/cli/score.py score",
+    "selflabel/cli/train.py train",
+    "solvers/mean_field.py _sweeps",
+    "tests/benchmarks/graph_cut.py main",
+}
+"""Functions that are still too long. None may be added, and who shortens one removes it here."""
+
+LONG_FILES = {
+    "tests/solvers/test_random_walker.py",
+    "tests/training/test_alternator.py",
+    "tests/training/test_training.py",
+}
+"""Files that are still too long; as above."""
+
+OPEN_SIGNATURES = {"selflabel/kernels/cpu/formulas.py"}
+REPEATED_CLASSES = {"_Image"}
+
+LIBRARY = modules("selflabel", "solvers")
+SOURCE = [*LIBRARY, *modules("tests", "examples")]
 
 
-def sources() -> list[Path]:
-    link = ROOT / "selflabel" / "solvers"
-    found = [path for path in (ROOT / "selflabel").rglob("*.py") if path.parent != link]
-    return sorted([*found, *(ROOT / "solvers").glob("*.py")])
+def test_all_rooms_are_seen() -> None:
+    rooms = [room_of(module.name, ALLOWED) for module in LIBRARY]
+    assert set(ALLOWED) == set(rooms)
+    assert rooms.count("solvers") >= 5
+    assert set().union(*ALLOWED.values()) <= {*ALLOWED, "selflabel"}
 
 
-def part_of(path: Path) -> str:
-    relative = path.relative_to(ROOT)
-    if relative.parts[0] == "solvers":
-        return "solvers"
-    name = relative.parts[1].removesuffix(".py")
-    return "selflabel" if name == "__init__" else name
+def test_arrows_go_one_way() -> None:
+    assert wrong_arrows(LIBRARY, ALLOWED) == []
 
 
-def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything imported, at any depth: inside functions and type checks, too."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+def test_no_solver_imports_a_solver() -> None:
+    assert imported_siblings(LIBRARY) == []
 
 
-def part_imported(name: str) -> str | None:
-    """The part of the library that an imported name belongs to."""
-    parts = name.split(".")
-    if parts[0] != "selflabel":
-        return None
-    return parts[1] if len(parts) > 1 and parts[1] in ALLOWED else "selflabel"
+def test_no_modules_import_in_a_circle() -> None:
+    assert circles(LIBRARY) == []
 
 
-def wrong_arrows(path: Path, source: str) -> list[str]:
-    own, wrong = part_of(path), []
-    for line, name in imported(ast.parse(source)):
-        other = part_imported(name)
-        sibling = own == "solvers" and path.name != "__init__.py"
-        if other is not None and (other not in ALLOWED[own]) and (other != own or sibling):
-            wrong.append(f"{path.relative_to(ROOT)}:{line} {name}")
-        if name.split(".")[0] == "solvers":
-            wrong.append(f"{path.relative_to(ROOT)}:{line} {name}: import it as selflabel.solvers")
-    return wrong
+def test_compilers_are_imported_in_their_rooms() -> None:
+    assert misplaced(LIBRARY, HOMES) == []
 
 
-SOURCES = sources()
-EVERY = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_class_name_is_given_twice() -> None:
+    assert [line for line in repeated_classes(LIBRARY) if line.split(":")[0] not in REPEATED_CLASSES] == []
 
 
-def test_all_parts_are_seen() -> None:
-    assert {part_of(path) for path in SOURCES} <= set(ALLOWED)
-    assert {"labels", "affinity", "terms", "problem", "driver", "solvers", "cli"} <= {
-        part_of(p) for p in SOURCES
-    }
-    assert len([path for path in SOURCES if part_of(path) == "solvers"]) >= 5
+def test_no_file_is_long() -> None:
+    assert [line for line in long_files(SOURCE) if line.split(":")[0] not in LONG_FILES] == []
 
 
-@EVERY
-def test_arrows_go_one_way(path: Path) -> None:
-    assert wrong_arrows(path, path.read_text()) == []
+def test_no_function_is_long() -> None:
+    assert [line for line in long_functions(SOURCE) if line not in LONG_FUNCTIONS] == []
 
 
-@EVERY
-def test_imports_are_absolute(path: Path) -> None:
-    relative = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level]
-    assert relative == []
+def test_imports_are_absolute() -> None:
+    assert relative_imports(SOURCE) == []
 
 
-@EVERY
-def test_the_library_does_not_print(path: Path) -> None:
-    """The command line writes to its own screen, with rich."""
-    calls = [
-        node.lineno
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
-    ]
-    assert calls == []
+def test_the_library_does_not_print() -> None:
+    assert prints(LIBRARY) == []
 
 
-@EVERY
-def test_no_file_is_long(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LINES
+def test_run_time_checks_see_the_annotations() -> None:
+    assert postponed_annotations(LIBRARY) == []
 
 
-@EVERY
-def test_run_time_checks_see_the_annotations(path: Path) -> None:
-    assert "from __future__ import annotations" not in path.read_text()
+def test_signatures_name_their_arguments() -> None:
+    assert [line for line in open_signatures(LIBRARY) if line.split(":")[0] not in OPEN_SIGNATURES] == []
+
+
+Rule = Callable[[list[Module]], list[str]]
+
+
+def arrows(library: list[Module]) -> list[str]:
+    return wrong_arrows(library, ALLOWED)
+
+
+def homes(library: list[Module]) -> list[str]:
+    return misplaced(library, HOMES)
+
+
+LOCAL = "def f():\n    from selflabel.solvers import SOLVERS"
+TYPES = "if TYPE_CHECKING:\n    from selflabel.problem import Problem"
+LINE = "        pass\n"
+METHOD = "class A:\n    def f(self):\n" + (FUNCTION_LINES + 1) * LINE
 
 
 @pytest.mark.parametrize(
-    ("where", "line"),
+    ("rule", "path", "source"),
     [
-        ("selflabel/labels.py", "import selflabel.problem"),
-        ("selflabel/terms.py", "from selflabel.problem import Problem"),
-        ("selflabel/driver.py", "def f():\n    from selflabel.solvers import SOLVERS"),
-        ("selflabel/driver.py", "from selflabel import solvers"),
-        ("selflabel/files/images.py", "from selflabel.driver import solve"),
-        ("solvers/graph_cut.py", "from selflabel.solvers.mean_field import MeanField"),
-        ("solvers/graph_cut.py", "from selflabel.solvers import MeanField"),
-        ("solvers/graph_cut.py", "import solvers.mean_field"),
-        ("solvers/graph_cut.py", "import selflabel.cli"),
-        ("selflabel/affinity/grid.py", "import selflabel"),
+        (arrows, "selflabel/labels.py", "import selflabel.problem"),
+        (arrows, "selflabel/terms.py", TYPES),
+        (arrows, "selflabel/driver.py", LOCAL),
+        (arrows, "selflabel/driver.py", "from selflabel import solvers"),
+        (arrows, "selflabel/files/images.py", "from selflabel.driver import solve"),
+        (arrows, "selflabel/affinity/grid.py", "import selflabel"),
+        (arrows, "selflabel/numerics/cuts/moves.py", "from selflabel.problem import Problem"),
+        (arrows, "selflabel/numerics/linear/system.py", "from selflabel.terms import potts"),
+        (arrows, "selflabel/numerics/descent/coarse.py", "from selflabel.numerics.linear import system"),
+        (arrows, "solvers/graph_cut.py", "import selflabel.cli"),
+        (imported_siblings, "solvers/graph_cut.py", "from selflabel.solvers.mean_field import MeanField"),
+        (imported_siblings, "solvers/graph_cut.py", "from selflabel.solvers import MeanField"),
+        (imported_siblings, "solvers/graph_cut.py", "import solvers.mean_field"),
+        (imported_siblings, "selflabel/cli/label.py", "from solvers import SOLVERS"),
+        (circles, "selflabel/labels.py", "import selflabel.labels"),
+        (homes, "selflabel/kernels/threads.py", "from numba import njit"),
+        (homes, "selflabel/kernels/cpu/rows.py", "def f():\n    import triton.language"),
+        (homes, "solvers/graph_cut.py", "from llvmlite.ir import Type"),
+        (repeated_classes, "selflabel/labels.py", "class A: ...\ndef f():\n    class A: ..."),
+        (long_files, "tests/core/test_labels.py", (FILE_LINES + 1) * "\n"),
+        (long_functions, "selflabel/labels.py", METHOD),
+        (relative_imports, "selflabel/affinity/grid.py", "from .stencil import Stencil"),
+        (prints, "selflabel/labels.py", "def f():\n    print(1)"),
+        (postponed_annotations, "selflabel/labels.py", "from __future__ import annotations"),
+        (open_signatures, "selflabel/labels.py", "class A:\n    def f(self, **options): ..."),
+        (open_signatures, "selflabel/labels.py", "f = lambda **options: options"),
     ],
 )
-def test_wrong_arrows_are_seen(where: str, line: str) -> None:
-    assert len(wrong_arrows(ROOT / where, line)) == 1
+def test_an_offender_is_seen(rule: Rule, path: str, source: str) -> None:
+    assert len(rule([Module(path, source)])) == 1
 
 
-def test_right_arrows_are_not() -> None:
-    for where, line in (
-        ("solvers/__init__.py", "from selflabel.solvers.mean_field import MeanField"),
-        ("selflabel/affinity/grid.py", "from selflabel.affinity.stencil import Stencil"),
-        ("selflabel/cli/label.py", "from selflabel.solvers import SOLVERS"),
-        ("selflabel/labels.py", "import torch"),
-    ):
-        assert wrong_arrows(ROOT / where, line) == []
+@pytest.mark.parametrize(
+    ("rule", "path", "source"),
+    [
+        (arrows, "selflabel/affinity/grid.py", "from selflabel.affinity.stencil import Stencil"),
+        (arrows, "selflabel/cli/label.py", "from selflabel.solvers import SOLVERS"),
+        (arrows, "solvers/graph_cut.py", "from selflabel.numerics.cuts.moves import MoveSearch"),
+        (arrows, "selflabel/labels.py", "import torch"),
+        (imported_siblings, "solvers/__init__.py", "from selflabel.solvers.mean_field import MeanField"),
+        (homes, "selflabel/kernels/cpu/compile.py", "import numba"),
+        (long_files, "tests/core/test_labels.py", FILE_LINES * "\n"),
+        (long_functions, "selflabel/labels.py", METHOD.removesuffix(LINE)),
+        (prints, "selflabel/labels.py", "screen.print(1)"),
+        (open_signatures, "selflabel/labels.py", "def f(*values): ...\nf(**options)"),
+    ],
+)
+def test_what_is_right_is_not(rule: Rule, path: str, source: str) -> None:
+    assert rule([Module(path, source)]) == []
+
+
+def test_a_circle_over_several_modules_is_seen() -> None:
+    """Also over an import in a function and one for type checks; who only leads into it is not in it."""
+    circle = [
+        Module("selflabel/labels.py", "def f():\n    from selflabel.terms import potts"),
+        Module("selflabel/terms.py", "if TYPE_CHECKING:\n    from selflabel.affinity import grid"),
+        Module("selflabel/affinity/grid.py", "import selflabel.labels"),
+        Module("selflabel/problem.py", "from selflabel.labels import UNLABELED"),
+    ]
+    assert circles(circle) == ["selflabel.affinity.grid <-> selflabel.labels <-> selflabel.terms"]
+    assert circles(circle[1:]) == []
+
+
+def test_a_class_of_two_files_is_seen_with_both() -> None:
+    twice = [Module("selflabel/labels.py", "class A: ..."), Module("solvers/mean_field.py", "\nclass A: ...")]
+    assert repeated_classes(twice) == ["A: selflabel/labels.py:1, solvers/mean_field.py:2"]
 
 
 def test_the_folder_of_solvers_is_imported_by_its_name_only() -> None:
     source = (ROOT / "solvers" / "__init__.py").read_text()
-    namespace = {"__name__": "solvers"}
     with pytest.raises(ImportError, match=r"import selflabel\.solvers"):
-        exec(compile(source, "solvers", "exec"), namespace)
+        exec(compile(source, "solvers", "exec"), {"__name__": "solvers"})
 
 
 def test_the_link_is_to_the_folder() -> None:
