@@ -127,7 +127,7 @@ def test_a_damaged_manifest_is_an_error_that_says_where(tmp_path: Path, line: st
     label(folders, out)
     path = out / "manifest.jsonl"
     path.write_text(line + "\n" + path.read_text())
-    with pytest.raises(ValueError, match="line 1 is no line of a manifest"):
+    with pytest.raises(ValueError, match="line 1 is damaged"):
         label(folders, out)
 
 
