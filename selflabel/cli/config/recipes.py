@@ -3,58 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid
+from selflabel.affinity.builders import AffinityBuilder, Dense, Grid
 from selflabel.cli.config import registry as names
 from selflabel.cli.config.losses import LOSSES, DenseCRF, Entropy, LossKind, Potts
 from selflabel.cli.config.options import DEFAULTS, METHODS, Options, parts
 from selflabel.driver import Solver
 from selflabel.labeling.settings import describe
 from selflabel.problem import Energy
-from selflabel.solvers import SOLVERS, GradientDescent, GraphCut, MeanField, RandomWalker
-from selflabel.terms import (
-    BILINEAR,
-    COLLISION,
-    COLLISION_DIVERGENCE,
-    QUADRATIC,
-    QUADRATIC_POTTS,
-    STANDARD,
-)
+from selflabel.solvers import SOLVERS, GradientDescent, RandomWalker
+from selflabel.terms import BILINEAR, STANDARD
 from selflabel.training.monitor import Monitor
 from selflabel.training.objectives import FullMasks, Objective, Regularized, Regularizer, SeedsOnly
+from selflabel.training.presets import ADM, TRUST_REGION, Preset, preset, starter
 from selflabel.training.self_labeling import InitialLabels, SelfLabeling
 
-DEFAULT_LOSS, DEFAULT_SOLVER, TRUST_REGION_SOLVER = "potts", "gradient-descent", "graph-cut"
-ERROR_PROBABILITY = 0.1
-"""Of the trust region, where nothing else is asked for."""
-
+DEFAULT_LOSS = "potts"
 NO_STARTER = "none"
-
-
-@dataclass(frozen=True)
-class _Base:
-    """What self-labeling with a solver starts from."""
-
-    energy: Energy
-    affinity: AffinityBuilder = SelfLabeling.affinity
-    max_steps: int = SelfLabeling.max_steps
-    starter: InitialLabels | None = InitialLabels()
-
-
-SOFT = Energy(COLLISION, COLLISION_DIVERGENCE, coupling_weight=0.3, pairwise_weight=6.0)
-"""η and λ of the best results of Zhang & Boykov 2025 (section 3)."""
-
-
-def _base(solver: Solver) -> _Base:
-    """The settings of the papers, as far as they say; one place for the defaults of training."""
-    if isinstance(solver, GradientDescent):
-        return _Base(SOFT)
-    if isinstance(solver, GraphCut):
-        return _Base(replace(SOFT, coupling=STANDARD, relaxation=BILINEAR))
-    if isinstance(solver, MeanField):
-        return _Base(Energy(STANDARD, BILINEAR, entropy_weight=1.0), Dense(), 10)
-    if isinstance(solver, RandomWalker):  # one minimum, wherever it starts
-        return _Base(Energy(QUADRATIC, QUADRATIC_POTTS, 0.05, 1.0), Contrast(), 200, None)
-    return _Base(solver.default_energy)
 
 
 def objective(options: Options) -> Objective:
@@ -74,12 +38,12 @@ def objective(options: Options) -> Objective:
 
 def self_labeling(options: Options) -> SelfLabeling:
     """Self-labeling with the solver and the energy of the options. Raises `ValueError` as `objective` does."""
-    robust = options.method == "trust-region"
-    name = options.solver or (TRUST_REGION_SOLVER if robust else DEFAULT_SOLVER)
+    method = TRUST_REGION if options.method == "trust-region" else ADM
+    name = options.solver or method.solver.name
     given = parts(options, "solver")
     _none(given["loss"], "self-labeling has no loss to set options of")
     solver = names.configured(names.known("solver", name, SOLVERS)(), given["solver"])
-    base = _base(solver)
+    base = preset(solver)
     error = options.error_probability
     return SelfLabeling(
         energy=names.energy_with(base.energy, _choices(options, name)),
@@ -87,20 +51,19 @@ def self_labeling(options: Options) -> SelfLabeling:
         affinity=_affinity(base.affinity, options, given["affinity"]),
         max_steps=base.max_steps if options.max_steps is None else options.max_steps,
         weight=SelfLabeling.weight if options.weight is None else options.weight,
-        error_probability=(ERROR_PROBABILITY if robust else 0.0) if error is None else error,
+        error_probability=method.error_probability if error is None else error,
         present_only=options.present_only,
         starter=_starter(options, base),
     )
 
 
-def _starter(options: Options, base: _Base) -> InitialLabels | None:
+def _starter(options: Options, base: Preset) -> InitialLabels | None:
     if options.starter is None:
         return base.starter
     if options.starter == NO_STARTER:
         return None
     kind: type[Solver] = names.known("starter", options.starter, {**SOLVERS, NO_STARTER: RandomWalker})
-    solver = kind()
-    return InitialLabels(solver, Dense() if isinstance(solver, MeanField) else Contrast())
+    return starter(kind())
 
 
 def monitor(options: Options) -> Monitor | None:
