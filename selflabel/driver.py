@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from selflabel.kernels.memory import kept_memory
 from selflabel.labels import channels_first, check_distributions
 from selflabel.problem import Energy, Problem
 
@@ -137,11 +136,7 @@ def solve(
     if start is not None and start.shape != problem.probs.shape:
         raise ValueError(f"expected start of shape {tuple(problem.probs.shape)}, got {tuple(start.shape)}")
     # in mixed precision the filters' sums would be rounded to eight bits
-    with (
-        torch.no_grad(),
-        torch.autocast(problem.probs.device.type, enabled=False),
-        kept_memory(problem.probs),
-    ):
+    with torch.no_grad(), torch.autocast(problem.probs.device.type, enabled=False):
         problem.check()
         if start is not None:
             start = start.to(problem.probs)

@@ -17,6 +17,7 @@ from selflabel.cli.predict import predict
 from selflabel.cli.score import score
 from selflabel.cli.solvers import solvers
 from selflabel.cli.train import train
+from selflabel.kernels.malloc import keep_freed_memory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,6 +54,7 @@ def _root(
 
 def main() -> None:
     """The entry point of the command `selflabel`."""
+    keep_freed_memory()  # the process is ours, and most commands solve many large problems
     try:
         app()
     finally:

@@ -11,6 +11,7 @@ Writes OUT.md and, with matplotlib, OUT.png. Exit code 1 if for some solver
 - *batch*: eight photographs of 481x321 (21 classes) at once cost more than one by one.
 
 Predictions are smooth noise; every seventh pixel of every seventh row is a seed. Affinities are built anew each time.
+The processes keep the memory that they free (`keep_freed_memory`), as the command `selflabel` does.
 `--keep` adds each measurement to a file, and takes those from it that it holds: for runs in pieces.
 """
 
@@ -39,6 +40,7 @@ from selflabel import DenseAffinity, GridAffinity, Problem, solve
 from selflabel.affinity import GaussianKernel
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import Solver
+from selflabel.kernels.malloc import keep_freed_memory
 from selflabel.labels import UNLABELED
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
 
@@ -315,6 +317,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         torch.set_num_threads(1)
+        keep_freed_memory()  # as the command `selflabel` does
         name, *size = options.one
         print(json.dumps(measure(name, float(size[0]), int(size[1])) if size else measure_batch(name)))
         return

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "affinity": {"labels", "kernels"},
     "terms": {"labels", "affinity"},
     "problem": {"labels", "affinity", "terms"},
-    "driver": {"labels", "affinity", "terms", "problem", "kernels"},
+    "driver": {"labels", "affinity", "terms", "problem"},
     "numerics": set(),
     "numerics.cuts": {"labels", "affinity", "kernels"},
     "numerics.linear": {"labels", "affinity", "kernels"},
@@ -43,11 +43,11 @@ ALLOWED: dict[str, set[str]] = {
     "datasets": {"labels", "files"},
     "metrics": {"labels", "files"},
     "training": CORE | {"solvers", "losses", "files", "datasets", "metrics"},  # the walker makes starts
-    "labeling": CORE | {"solvers", "annotators", "files"},
+    "labeling": CORE | {"solvers", "annotators", "files", "kernels"},
     "reports": CORE | {"files", "datasets", "training", "labeling"},
     "cli": CORE
     | {"solvers", "annotators", "files", "datasets", "losses", "networks", "metrics", "training", "labeling"}
-    | {"reports", "numerics", "selflabel"},
+    | {"reports", "numerics", "kernels", "selflabel"},
     "__main__": {"cli"},
     "selflabel": CORE,  # the package itself: public names
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 from selflabel import DenseAffinity, Energy, GaussianKernel
 from selflabel.affinity import Lattice
 from selflabel.affinity.filters.lattice_cpu import CompiledLattice
+from selflabel.kernels import memory
 from selflabel.kernels.backend import has_numba
 from selflabel.kernels.cpu.compile import kernel
 from selflabel.kernels.cpu.elementary import log_
@@ -19,7 +20,7 @@ from selflabel.kernels.cpu.layout import channels_first, channels_last, empty_ch
 from selflabel.kernels.cpu.mean_field import LOG2_E
 from selflabel.kernels.cpu.rows import add_row, counted, padded, sum_rows, sum_taps
 from selflabel.kernels.cpu.vectors import LANES, exp2, full, greater, largest, load, number, store, total
-from selflabel.kernels.memory import KEPT, _kept, scratch
+from selflabel.kernels.memory import FreeBlocks, scratch
 from selflabel.kernels.threads import num_threads, parallel_for, run_parallel, split_range, split_threads
 from selflabel.terms import BILINEAR, STANDARD
 
@@ -170,18 +171,19 @@ def test_errors_come_back_from_threads() -> None:
         run_parallel([lambda: 1, lambda: 1 // 0], 2)
 
 
-def test_memory_is_used_again() -> None:
-    _kept.clear()
+def test_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "FREE", FreeBlocks(10_000))
     with scratch((30, 40), np.float32) as one, scratch((30, 40), np.float32) as other:
         assert not np.shares_memory(one, other)
         first = one.__array_interface__["data"][0], other.__array_interface__["data"][0]
+    assert memory.FREE.nbytes == 9600
     with scratch((30, 39), np.float64) as again:
         assert again.shape == (30, 39)
     with scratch((20, 40), np.float32) as again:
         assert again.__array_interface__["data"][0] in first
-    with scratch((KEPT // 4 + 1,), np.float32):
+    with scratch((10_000,), np.uint8):
         pass
-    assert sum(block.nbytes for block in _kept.values()) <= KEPT
+    assert memory.FREE.nbytes == 9600
 
 
 # --- memory layout ------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from selflabel.kernels.malloc import keep_freed_memory
+
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -220,6 +222,7 @@ def without_collections() -> Iterator[None]:
 def _serve(pipe: Connection, others: Iterable[Connection]) -> None:
     """The life of a worker process. It ends when all copies of the other end of its pipe are closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     for other in others:
         other.close()
     try:
