@@ -1,23 +1,19 @@
 """The alternating direction method for one's own training loop."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from selflabel.affinity.builders import AffinityBuilder
 from selflabel.datasets.samples import Batch
-from selflabel.driver import Solver
 from selflabel.losses.base import widened
-from selflabel.problem import Energy
 from selflabel.training.distributed import current_part, gather, share_buffers, unwrapped
 from selflabel.training.evaluate import evaluating
 from selflabel.training.monitor import Monitor
-from selflabel.training.objectives import SeedsOnly
-from selflabel.training.self_labeling import InitialLabels, SelfLabeling
+from selflabel.training.self_labeling import SelfLabeling
 from selflabel.training.step import LabelSource, StepReport, advance, predicted
 from selflabel.training.store import LabelStore, Stored, packed, starts
 
@@ -26,7 +22,8 @@ from selflabel.training.store import LabelStore, Stored, packed, starts
 class Alternator:
     """Alternate a solver and a network on the self-labeling loss (Zhang & Boykov 2025, eq. 8; see `SelfLabeling`).
 
-        alternator = Alternator(network, energy, solver, optimizer)
+        objective = SelfLabeling(energy, solver)
+        alternator = Alternator(network, objective, optimizer)
         for batch in batches:
             report = alternator.step(batch)
 
@@ -39,47 +36,27 @@ class Alternator:
             logits, labels, batch.seeds, energy.coupling)
         optimizer.zero_grad(); loss.backward(); optimizer.step()
 
-    - online, as above: new labels for every batch, from the prediction that the network then improves;
-    - an epoch at a time: `relabel` all images, then `fit` batches to these labels (ScribbleSup's schedule);
-    - `store`: keeps the labels of every image, and solves start from them. Online as an epoch at a time, images must
-      then always come in the same geometry: labels are not moved with random flips.
+    with the names of the objective's fields. New labels are made
 
-    starter: makes the labels that solves start from, of the seeds (`SelfLabeling`, whose defaults these are).
-    network_steps: steps of the network for every solve. Train on the seeds first (`pretrain`): from an untrained
-    network, labels collapse to one class. Under `torchrun` give it a DistributedDataParallel network and this
-    process's slice of each batch.
+    - online, as above: for every batch, from the prediction that the network then improves;
+    - an epoch at a time: `relabel` all images, then `fit` batches to these labels (ScribbleSup's schedule).
+
+    network_steps: steps of the network for each solve. store: keeps the labels of every image, and solves start from
+    them; images must then always come in the same geometry: labels are not moved with random flips.
+
+    Train on the seeds first (`pretrain`): from an untrained network, labels collapse to one class. Under `torchrun`
+    give it a DistributedDataParallel network and this process's slice of each batch.
     """
 
     network: nn.Module
-    energy: Energy
-    solver: Solver
+    objective: SelfLabeling
     optimizer: torch.optim.Optimizer
-    affinity: AffinityBuilder = SelfLabeling.affinity
-    max_steps: int = SelfLabeling.max_steps
     network_steps: int = 1
-    weight: float = SelfLabeling.weight
-    error_probability: float = 0.0
-    present_only: bool = False
-    seeds: SeedsOnly = SeedsOnly()
-    starter: InitialLabels | None = SelfLabeling.starter
     store: LabelStore | None = None
-    objective: SelfLabeling = field(init=False)
 
     def __post_init__(self) -> None:
         if self.network_steps < 1:
             raise ValueError(f"expected network_steps >= 1, got {self.network_steps}")
-        objective = SelfLabeling(
-            self.energy,
-            self.solver,
-            self.affinity,
-            self.max_steps,
-            self.weight,
-            self.error_probability,
-            self.present_only,
-            self.seeds,
-            self.starter,
-        )
-        object.__setattr__(self, "objective", objective)
 
     def step(
         self,
@@ -92,7 +69,7 @@ class Alternator:
         """Solve for the labels of a batch, then train on them.
 
         ramp: the warm-up's factor on the weight. start: labels to solve from, instead of stored ones or the
-        starter's. measure: evaluate the direct loss (4), too, for `StepReport.measured`.
+        starter's. measure: also evaluate the direct loss (4), for `StepReport.measured`.
         """
         return self._advance(batch, LabelSource(start, self.store), ramp, measure)
 
@@ -102,7 +79,7 @@ class Alternator:
 
     def pretrain(self, batch: Batch) -> StepReport:
         """Train on the seeds of a batch alone."""
-        return advance(self.network, self.seeds, self.optimizer, batch, part=current_part())
+        return advance(self.network, self.objective.seeds, self.optimizer, batch, part=current_part())
 
     def relabel(self, batches: Iterable[Batch]) -> None:
         """Solve for the labels of all images and store them; the network in evaluation mode."""

@@ -36,8 +36,8 @@ SOFT = replace(GradientDescent.default_energy, pairwise_weight=1.3)
 
 
 def alternator(net: nn.Module, store: LabelStore | None = None) -> Alternator:
-    optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    return Alternator(net, SOFT, GradientDescent(), optimizer, weight=1.0, store=store)
+    objective = SelfLabeling(SOFT, GradientDescent(), weight=1.0)
+    return Alternator(net, objective, torch.optim.SGD(net.parameters(), 0.1), store=store)
 
 
 def test_a_step_is_the_loop_of_the_docstring() -> None:
@@ -46,7 +46,8 @@ def test_a_step_is_the_loop_of_the_docstring() -> None:
     data, losses = batch(), []
     optimizer = torch.optim.SGD(by_hand.parameters(), 0.1)
     own = torch.optim.SGD(made.parameters(), 0.1)
-    automatic = Alternator(made, energy, solver, own, affinity, 200, weight=weight, starter=None)
+    objective = SelfLabeling(energy, solver, affinity, max_steps=200, weight=weight, starter=None)
+    automatic = Alternator(made, objective, own)
     for _ in range(3):
         logits = by_hand(data.images)
         problem = Problem.from_logits(energy, logits, data.seeds, affinity(data.images))
@@ -102,20 +103,19 @@ METHODS: list[tuple[str, Energy, Solver, AffinityBuilder]] = [
 def test_neither_half_goes_uphill(energy: Energy, solver: Solver, affinity: AffinityBuilder) -> None:
     """A full batch and small steps: (8), recomputed from its definition, after every half-step."""
     net, data = network(double=True), batch(2, double=True)
-    made = Alternator(
-        net, energy, solver, torch.optim.SGD(net.parameters(), 0.02), affinity, weight=0.8, network_steps=2
-    )
+    objective = SelfLabeling(energy, solver, affinity, weight=0.8)
+    made = Alternator(net, objective, torch.optim.SGD(net.parameters(), 0.02), network_steps=2)
     labels, last, falls = None, float("inf"), []
     for _ in range(4):
         logits = net(data.images).detach()
         if labels is not None:
-            before = joint(made.objective, logits, data, labels)
+            before = joint(objective, logits, data, labels)
             falls.append(("network", last - before))
             last = before
         report = made.step(data, start=labels)
         assert report.labeling is not None
         labels = report.labeling.labels
-        solved = joint(made.objective, logits, data, labels)
+        solved = joint(objective, logits, data, labels)
         slack = 2e-6 if affinity != Grid() else 0.0  # the lattice is an approximation of the matrix
         assert report.loss == pytest.approx(solved, rel=1e-9, abs=slack * 1e3)
         assert report.before == pytest.approx(report.loss + report.gain)
@@ -283,8 +283,8 @@ def test_an_epoch_on_stored_labels(make_store: Callable[[], LabelStore]) -> None
 
 def test_hard_labels_are_kept_exactly(make_store: Callable[[], LabelStore]) -> None:
     net, store, data = network(), make_store(), batch(2)
-    energy = Energy(STANDARD, BILINEAR, 1.0, 2.0)
-    made = replace(alternator(net, store), energy=energy, solver=GraphCut())
+    objective = SelfLabeling(Energy(STANDARD, BILINEAR, 1.0, 2.0), GraphCut())
+    made = replace(alternator(net, store), objective=objective)
     made.relabel([data])
     fresh = made.objective.label(net(data.images).detach(), data, None)
     report = made.fit(data)
@@ -392,14 +392,19 @@ def test_pretraining_lowers_the_seeds_term() -> None:
     assert made.pretrain(data).terms.keys() == {"seeds"}
 
 
+def test_an_alternator_takes_a_step_of_the_network_at_least() -> None:
+    with pytest.raises(ValueError, match="network_steps >= 1"):
+        replace(alternator(network()), network_steps=0)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network_steps": 0}, "network_steps >= 1"),
         ({"weight": -1.0}, "weight >= 0"),
+        ({"error_probability": 1.0}, "error probability in"),
         ({"max_steps": 0}, "max_steps >= 1"),
     ],
 )
 def test_settings_out_of_range(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(alternator(network()), **changes)  # type: ignore[arg-type]
+        replace(SelfLabeling(SOFT, GradientDescent()), **changes)  # type: ignore[arg-type]
