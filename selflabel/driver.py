@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from selflabel.affinity.protocol import Affinity, SparseAffinity
 from selflabel.labels import channels_first, check_distributions
 from selflabel.problem import Energy, Problem
 
@@ -58,14 +59,17 @@ class LateStep(Step):
 
 @runtime_checkable
 class Solver(Protocol):
-    """A frozen dataclass of hyper-parameters with one generator; no problem, no state, no loop limit in it."""
+    """A frozen dataclass of hyper-parameters: what fits it, and one generator. No problem, no state, no loop limit."""
 
     name: ClassVar[str]
     """As on the command line: "graph-cut"."""
     default_energy: ClassVar[Energy]
     """What it minimizes when nothing else is asked for."""
     needs_edges: ClassVar[bool]
-    """Whether the affinity must list its pairs."""
+    """True if the affinity must list its pairs; `check_fit` refuses a dense one then."""
+
+    def check(self, energy: Energy, affinity: Affinity) -> None:
+        """Raise `ValueError` if the solver cannot minimize this energy: which part does not fit, and what would."""
 
     def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
         """Yield better and better labels; returning says that all images have converged.
@@ -106,6 +110,16 @@ class Solution:
     """The energy at the start and after each step, if asked for."""
 
 
+def check_fit(solver: Solver, energy: Energy, affinity: Affinity) -> None:
+    """Raise `ValueError` if the solver cannot minimize this energy on this affinity. No pixel is read."""
+    if solver.needs_edges and not isinstance(affinity, SparseAffinity):
+        raise ValueError(
+            f"{solver.name}: expected an affinity that lists its pairs, got {type(affinity).__name__}: use a "
+            f"grid or window affinity, or the mean-field solver"
+        )
+    solver.check(energy, affinity)
+
+
 def solve(
     problem: Problem,
     solver: Solver,
@@ -137,6 +151,7 @@ def solve(
         raise ValueError(f"expected start of shape {tuple(problem.probs.shape)}, got {tuple(start.shape)}")
     # in mixed precision the filters' sums would be rounded to eight bits
     with torch.no_grad(), torch.autocast(problem.probs.device.type, enabled=False):
+        check_fit(solver, problem.energy, problem.affinity)
         problem.check()
         if start is not None:
             start = start.to(problem.probs)
@@ -163,7 +178,7 @@ def _run(
     steps = torch.zeros(batch, dtype=torch.int64, device=labels.device)
     step = Step(labels)
     iterator = solver.iterate(problem, labels)
-    following = next(iterator, None)  # the solver's own checks come before anything is computed
+    following = next(iterator, None)
     given = None if following is None else following.start_energy
     start_energy = problem.value(labels) if given is None else given
     energies, bound = [start_energy], None

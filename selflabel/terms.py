@@ -8,9 +8,11 @@ relaxation is a scalar function with two derivatives, and the gradient of any Po
 reweighted, applied to the labels: no graph is recorded and no pair is visited twice.
 """
 
+import copyreg
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -56,6 +58,16 @@ def constant(value: float, like: Tensor) -> Tensor:
 # --- couplings ------------------------------------------------------------------------------------------------
 
 
+def _by_name(record: Any) -> str | tuple[Any, ...]:
+    """`__reduce__` of couplings and relaxations: constants of this module are copied and pickled by their names.
+
+    So a copy is the constant itself, as with members of an enumeration. Others are pickled by their fields, which then
+    must be functions of a module.
+    """
+    names = (name for name, value in globals().items() if value is record)
+    return next(names, None) or (copyreg.__newobj__, (type(record),), vars(record))  # type: ignore[attr-defined]
+
+
 @dataclass(frozen=True)
 class Product:
     """A coupling as a function of one number a pixel, ``dot = y·t`` with a target ``t(σ)``.
@@ -87,6 +99,8 @@ class Coupling:
     at_vertices: Callable[[Labels], Labels] | None
     from_log_probs: Callable[[Labels, Labels], Map]
     product: Product | None = None
+
+    __reduce__ = _by_name
 
 
 def _log(probs: Tensor) -> Tensor:
@@ -192,6 +206,8 @@ class Relaxation:
     is_tight: bool = False
     is_quadratic: bool = False
 
+    __reduce__ = _by_name
+
     def pair(self, p: Labels, q: Labels) -> Map:
         """``P(p, q)`` pixel by pixel: for reading and for tests."""
         return self.value(_dot(p, q), _dot(p, p), _dot(q, q))
@@ -283,6 +299,15 @@ class Gradient:
     curvature: Map
 
 
+def check_relaxation(relaxation: Relaxation, affinity: Affinity) -> None:
+    """Raise `ValueError` for a dense affinity and a relaxation that is not quadratic in the labels."""
+    if not isinstance(affinity, SparseAffinity) and not relaxation.is_quadratic:
+        raise ValueError(
+            f"expected a relaxation that is quadratic in the labels for a dense affinity, got "
+            f"{relaxation.name!r}: use 'bilinear' or 'quadratic', or a grid or window affinity"
+        )
+
+
 def potts(labels: Labels, affinity: Affinity, relaxation: Relaxation) -> Float[Tensor, " b"]:
     """``Σ w_ij P(y_i, y_j)``, a sum per image.
 
@@ -333,12 +358,8 @@ def _sparse_potts(
 def _dense_potts(
     labels: Labels, affinity: Affinity, relaxation: Relaxation
 ) -> tuple[Float[Tensor, " b"], Gradient]:
-    """``Σ_ij W_ij (c_i - y_i·y_j)``, both orders of every pair; c is 1 (bi-linear) or ‖y_i‖² (quadratic)."""
-    if not relaxation.is_quadratic:
-        raise ValueError(
-            f"expected a relaxation that is quadratic in the labels for a dense affinity, got "
-            f"{relaxation.name!r}: use 'bilinear' or 'quadratic', or a grid or window affinity"
-        )
+    """``Σ_ij W_ij (c_i - y_i·y_j)``, both orders of every pair; c is 1 (bi-linear) or ``‖y_i‖²`` (quadratic)."""
+    check_relaxation(relaxation, affinity)
     filtered = affinity.apply(labels)
     degree = filtered.sum(1, keepdim=True)  # W 1 = Σ_k W y^k, as labels sum to one
     if relaxation.norm_derivative is None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LateStep, Step
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import per_image
@@ -30,6 +31,7 @@ from selflabel.terms import (
     QUADRATIC_POTTS,
     REVERSE,
     Gradient,
+    check_relaxation,
 )
 
 QUIET_STEPS = 3
@@ -94,6 +96,10 @@ class GradientDescent:
                 f"{self.coarse_levels} and {self.coarse_steps}"
             )
 
+    def check(self, energy: Energy, affinity: Affinity) -> None:
+        """Raise `ValueError` for a dense affinity with a relaxation that is not quadratic in the labels."""
+        check_relaxation(energy.relaxation, affinity)
+
     def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
         """One gradient evaluation a step."""
         if self.rate is not None:
@@ -156,12 +162,12 @@ def _hardens(energy: Energy) -> bool:
 
 
 def _coordinates(energy: Energy) -> Coordinates:
-    logarithmic = energy.coupling is REVERSE or energy.relaxation is COLLISION_CROSS_ENTROPY
+    logarithmic = energy.coupling == REVERSE or energy.relaxation == COLLISION_CROSS_ENTROPY
     return LOGITS if logarithmic else SQUARE_ROOTS
 
 
 def _is_convex_quadratic(energy: Energy) -> bool:
-    return energy.coupling is QUADRATIC and energy.relaxation is QUADRATIC_POTTS and not energy.entropy_weight
+    return energy.coupling == QUADRATIC and energy.relaxation == QUADRATIC_POTTS and not energy.entropy_weight
 
 
 def _plain(problem: Problem, labels: Float[Tensor, "b k *s"], rate: float) -> Iterator[Step]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.protocol import Edges, SparseAffinity
+from selflabel.affinity.protocol import Affinity, Edges, SparseAffinity
 from selflabel.driver import Step
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.numerics.cuts.minimum_cut import Array, minimum_cut, require_maximum_flow
@@ -63,11 +63,28 @@ class GraphCut:
     explore: bool = True
     """Fuse the start of the expansions from five labelings: lower energies, up to twice the time."""
 
-    def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
-        """Yield after every sweep. Raises `ValueError` for energies and affinities that do not fit."""
+    def check(self, energy: Energy, affinity: Affinity) -> None:
+        """Raise `ValueError` for couplings that are infinite at hard labels, and relaxations that are not Potts there.
+
+        `ImportError` without PyMaxflow.
+        """
         require_maximum_flow()
+        if energy.coupling.at_vertices is None:
+            raise ValueError(
+                f"graph-cut: expected a coupling that is finite at hard labels, got {energy.coupling.name!r}: "
+                f"use 'standard', 'collision' or 'quadratic', or the gradient-descent solver"
+            )
+        if not energy.relaxation.is_potts:
+            raise ValueError(
+                f"graph-cut: expected a relaxation that is the Potts model at hard labels, got "
+                f"{energy.relaxation.name!r}: use 'bilinear', 'quadratic' or 'normalized-quadratic', or the "
+                f"gradient-descent solver"
+            )
+
+    def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
+        """Yield after every sweep."""
         costs, edges = _costs(problem), _edges(problem)
-        linear = problem.energy.coupling is STANDARD and problem.energy.relaxation is BILINEAR
+        linear = problem.energy.coupling == STANDARD and problem.energy.relaxation == BILINEAR
         ceiling = problem.value(labels).tolist() if linear else [np.inf] * len(labels)
         images = [
             _Image(self, problem, costs, edges, labels, number, ceiling[number])
@@ -83,30 +100,15 @@ class GraphCut:
 
 
 def _costs(problem: Problem) -> Float[Tensor, "b k *s"]:
-    """Cost of each hard label, or the `ValueError` that says what does not fit."""
-    energy = problem.energy
-    if energy.coupling.at_vertices is None:
-        raise ValueError(
-            f"graph-cut: expected a coupling that is finite at hard labels, got {energy.coupling.name!r}: "
-            f"use 'standard', 'collision' or 'quadratic', or the gradient-descent solver"
-        )
-    if not energy.relaxation.is_potts:
-        raise ValueError(
-            f"graph-cut: expected a relaxation that is the Potts model at hard labels, got "
-            f"{energy.relaxation.name!r}: use 'bilinear', 'quadratic' or 'normalized-quadratic', or the "
-            f"gradient-descent solver"
-        )
-    return energy.coupling.at_vertices(problem.probs)
+    """Cost of each hard label."""
+    at_vertices = problem.energy.coupling.at_vertices
+    assert at_vertices is not None, "checked"
+    return at_vertices(problem.probs)
 
 
 def _edges(problem: Problem) -> Edges:
-    affinity = problem.affinity
-    if not isinstance(affinity, SparseAffinity):
-        raise ValueError(
-            f"graph-cut: expected an affinity that lists its pairs, got {type(affinity).__name__}: use a "
-            f"grid or window affinity, or the mean-field solver"
-        )
-    return affinity.edges()
+    assert isinstance(problem.affinity, SparseAffinity), "checked"
+    return problem.affinity.edges()
 
 
 def _numpy(values: Tensor) -> Array:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selflabel.affinity.dense import DenseAffinity
+from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LateStep, Step
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import LOG_FLOOR, channels_first, floored, floored_logits, per_image
@@ -68,10 +69,9 @@ class MeanField:
         if not self.rtol >= 0:
             raise ValueError(f"expected rtol >= 0, got {self.rtol}")
 
-    def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
-        """One filtering a step."""
-        energy = problem.energy
-        if energy.coupling is not STANDARD or energy.relaxation is not BILINEAR:
+    def check(self, energy: Energy, affinity: Affinity) -> None:
+        """Raise `ValueError` for another coupling or relaxation, and without entropy."""
+        if energy.coupling != STANDARD or energy.relaxation != BILINEAR:
             raise ValueError(
                 f"mean field minimizes the 'standard' coupling with the 'bilinear' relaxation, got "
                 f"{energy.coupling.name!r} and {energy.relaxation.name!r}: use gradient descent for these"
@@ -80,6 +80,9 @@ class MeanField:
             raise ValueError(
                 "mean field needs entropy_weight > 0 (usually 1), got 0: use graph cut or gradient descent"
             )
+
+    def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
+        """One filtering a step."""
         kernels = backend(Routine.MEAN_FIELD, labels.device, labels.dtype)
         if kernels is Backend.CPU and isinstance(problem.affinity, DenseAffinity):
             stand = yield from self._sweeps(problem, problem.affinity, labels)

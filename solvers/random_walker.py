@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.protocol import SparseAffinity
+from selflabel.affinity.protocol import Affinity, SparseAffinity
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import Step
 from selflabel.kernels.backend import Backend, Routine, backend
@@ -64,9 +64,28 @@ class RandomWalker:
 
     method: LinearSolver | None = None
 
+    def check(self, energy: Energy, affinity: Affinity) -> None:
+        """Raise `ValueError` for other couplings and relaxations than the quadratic ones, and for entropy."""
+        if energy.coupling_weight and energy.coupling != QUADRATIC:
+            raise ValueError(
+                f"random-walker: expected the coupling 'quadratic', got {energy.coupling.name!r}: use that, "
+                f"coupling_weight 0, or the gradient-descent solver"
+            )
+        if energy.relaxation != QUADRATIC_POTTS:
+            raise ValueError(
+                f"random-walker: expected the relaxation 'quadratic', got {energy.relaxation.name!r}: use that, "
+                f"or the gradient-descent or graph-cut solver"
+            )
+        if energy.entropy_weight:
+            raise ValueError(
+                f"random-walker: expected entropy_weight 0, got {energy.entropy_weight}: use that, or the "
+                f"gradient-descent solver"
+            )
+
     def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
-        """Yield the solution, or steps towards it; `ValueError` for what does not fit."""
-        affinity, energy = _check(problem), problem.energy
+        """Yield the solution, or steps towards it."""
+        affinity, energy = problem.affinity, problem.energy
+        assert isinstance(affinity, SparseAffinity), "checked"
         known, box = Partial(labels, problem.free), whole(tuple(labels.shape[2:]))
         if self.method is None and isinstance(affinity, Stencil) and _is_large(affinity, labels):
             walks = Walks(affinity, energy.pairwise_weight, energy.coupling_weight, problem.probs)
@@ -97,31 +116,6 @@ class RandomWalker:
             solution = known.put(box, solution)
             value = problem.value(solution) if done.all() else None
             yield Step(solution, value, bound=value, converged=done)
-
-
-def _check(problem: Problem) -> SparseAffinity:
-    energy = problem.energy
-    if energy.coupling_weight and energy.coupling is not QUADRATIC:
-        raise ValueError(
-            f"random-walker: expected the coupling 'quadratic', got {energy.coupling.name!r}: use that, "
-            f"coupling_weight 0, or the gradient-descent solver"
-        )
-    if energy.relaxation is not QUADRATIC_POTTS:
-        raise ValueError(
-            f"random-walker: expected the relaxation 'quadratic', got {energy.relaxation.name!r}: use that, "
-            f"or the gradient-descent or graph-cut solver"
-        )
-    if energy.entropy_weight:
-        raise ValueError(
-            f"random-walker: expected entropy_weight 0, got {energy.entropy_weight}: use that, or the "
-            f"gradient-descent solver"
-        )
-    if not isinstance(problem.affinity, SparseAffinity):
-        raise ValueError(
-            f"random-walker: expected an affinity that lists its pairs, got "
-            f"{type(problem.affinity).__name__}: use a grid or window affinity, or the mean-field solver"
-        )
-    return problem.affinity
 
 
 def _is_large(affinity: SparseAffinity, labels: Tensor) -> bool:

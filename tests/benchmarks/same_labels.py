@@ -87,7 +87,8 @@ def main() -> None:
         for solver in SOLVERS:
             found = compare(arguments.out / pack / solver, arguments.against / pack / solver)
             print(f"{pack:8} {solver:18} {'same' if not found else f'{len(found)} differences'}")
-            print(*(f"    {line}" for line in found[:8]), sep="\n" if found else "")
+            for line in found[:8]:
+                print(f"    {line}")
             failed |= bool(found)
     sys.exit(failed)
 

@@ -55,6 +55,9 @@ class Fade:
     default_energy: ClassVar[Energy] = ENERGY
     needs_edges: ClassVar[bool] = False
 
+    def check(self, energy: Energy, affinity: Affinity) -> None:
+        """Anything fits."""
+
     def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
         count = 0
         while True:
@@ -79,6 +82,9 @@ class Yields:
     name: ClassVar[str] = "yields"
     default_energy: ClassVar[Energy] = ENERGY
     needs_edges: ClassVar[bool] = False
+
+    def check(self, energy: Energy, affinity: Affinity) -> None:
+        """Anything fits."""
 
     def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
         yield from self.given

@@ -11,6 +11,7 @@ from support.contract import CONTRACT, Check
 from support.problems import Case, make_case
 from torch import Tensor
 
+from selflabel.affinity import Affinity
 from selflabel.driver import SolveError, Solver, Step
 from selflabel.problem import Energy, Problem
 from selflabel.solvers import GraphCut
@@ -25,6 +26,9 @@ class Base:
     name: ClassVar[str] = "broken"
     default_energy: ClassVar[Energy] = ENERGY
     needs_edges: ClassVar[bool] = True
+
+    def check(self, energy: Energy, affinity: Affinity) -> None:
+        """Anything fits."""
 
     def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
         for step in GraphCut().iterate(problem, labels):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from selflabel.affinity import Affinity
 from selflabel.affinity.builders import Grid
 from selflabel.driver import Step
 from selflabel.files.label_files import write_index
@@ -30,6 +31,9 @@ class Smooth:
     needs_edges: ClassVar[bool] = False
 
     rounds: int = 3
+
+    def check(self, energy: Energy, affinity: Affinity) -> None:
+        """Anything fits."""
 
     def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
         """Yield after each round, with zero as a lower bound."""
