@@ -9,6 +9,7 @@ import torch
 from support.training_cases import batch
 from torch import Tensor
 
+from selflabel.affinity import Affinity
 from selflabel.driver import Solver, Step
 from selflabel.problem import Energy, Problem
 from selflabel.solvers import SOLVERS, GradientDescent, MeanField
@@ -24,6 +25,9 @@ class Still:
     name: ClassVar[str] = "still"
     default_energy: ClassVar[Energy] = Energy(QUADRATIC, QUADRATIC_POTTS, 0.3, 0.7)
     needs_edges: ClassVar[bool] = False
+
+    def check(self, energy: Energy, affinity: Affinity) -> None:
+        """Anything fits."""
 
     def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
         """One step to the same place."""
