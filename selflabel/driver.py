@@ -19,13 +19,14 @@ from selflabel.problem import Energy, Problem
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What a solver yields: better labels, and what it happens to know of them.
+    """Better labels of a solver, and what the solver knows about them without computing it for this purpose.
 
-    The memory of the labels may be used again for the next step.
+    The solver may write its next labels into the same memory.
 
-    `energy` is ``problem.value(labels)`` if the solver had it at hand, `start_energy` that of the labels it started
-    from (in its first step); `bound` a lower bound of the energy; `converged` says which images are finished (their
-    labels change no more).
+    - `energy`: ``problem.value(labels)``;
+    - `bound`: a lower bound of the energy;
+    - `converged`: the images that are finished, whose labels change no more;
+    - `start_energy`: the energy of the labels that the solver started from, in its first step.
     """
 
     labels: Float[Tensor, "b k *s"]
@@ -36,7 +37,7 @@ class Step:
 
 
 class LateStep(Step):
-    """A step whose labels are put together only if they are read, before the solver's next step."""
+    """A step that computes its labels when they are read; read them before the solver's next step."""
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class LateStep(Step):
 
     @property
     def labels(self) -> Float[Tensor, "b k *s"]:
-        """Put together anew each time."""
+        """Computed at each reading."""
         read: Callable[[], Tensor] | Tensor = self.read  # type: ignore[attr-defined]
         return read if isinstance(read, Tensor) else read()
 
@@ -74,7 +75,7 @@ class Solver(Protocol):
     def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
         """Yield better and better labels; returning says that all images have converged.
 
-        Before the first `yield` is set-up; each round is a step; a closed form yields once, converged.
+        Code before the first `yield` is set-up; each `yield` is a step; a closed form yields once, converged.
         """
 
 
@@ -132,9 +133,9 @@ def solve(
 ) -> Solution:
     """Minimize ``problem.energy`` over the labels with `solver`, from `start` (default: the prediction).
 
-    Records the energy of every step only if `trace` is set; it costs nothing otherwise. `callback` is called
-    with the number of each step and the `Step`. No gradients are recorded, inputs are left as they are, and
-    seeds keep their classes.
+    With `trace` the energy of every step is recorded; without, it costs nothing. `callback` is called with the
+    number of each step and the `Step`. No gradients are recorded, inputs are not written to, and seeds keep their
+    classes.
 
     Raises `ValueError` if values or shapes do not fit, or if the solver cannot minimize this energy (the message
     says which part does not fit and what would); `SolveError` if labels become nan or inf, unless `throw` is

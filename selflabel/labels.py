@@ -29,7 +29,7 @@ UNLABELED = 255
 """The value of a pixel without a label, in every index and every file."""
 
 LOG_FLOOR = -30.0
-"""No label or prediction counts as less probable than ``exp(LOG_FLOOR)``, about 1e-13.
+"""Natural logarithm: the least probability of a label or prediction, 1e-13.
 
 Logarithms of probabilities, and of products of two of them, then stay finite in float32.
 """
@@ -44,21 +44,21 @@ def one_hot(index: Index, num_classes: int, dtype: torch.dtype = torch.float32) 
 
 
 def unlabeled(seeds: Index) -> Bool[Tensor, "b 1 *s"]:
-    """Where the labels are free."""
+    """True at the pixels without a seed."""
     return (seeds == UNLABELED)[:, None]
 
 
 def with_seeds(labels: Float[Tensor, "b k *s"], seeds: Index) -> Float[Tensor, "b k *s"]:
-    """The labels with every seed put back to its class."""
+    """The labels, one-hot at the seeds."""
     return torch.where(unlabeled(seeds), labels, one_hot(seeds, labels.shape[1], labels.dtype))
 
 
 def restrict_classes(
     labels: Float[Tensor, "b k *s"], classes: Bool[Tensor, "b k"]
 ) -> Float[Tensor, "b k *s"]:
-    """The labels with no mass outside the allowed classes, normalized again.
+    """The labels without mass on the classes that are not allowed, normalized again.
 
-    A pixel whose mass lay wholly outside becomes uniform over the allowed classes.
+    A pixel that had mass on these alone becomes uniform over the allowed classes.
     """
     allowed = classes.view(*classes.shape, *[1] * (labels.ndim - 2)).to(labels.dtype)
     kept = labels * allowed
@@ -68,7 +68,7 @@ def restrict_classes(
 
 
 def floored(logits: Float[Tensor, "b k *s"], floor: float) -> Float[Tensor, "b k *s"]:
-    """The logits relative to the largest, none below `floor`: no class out of reach, no denormal numbers."""
+    """The logits minus their maximum over the classes, at least `floor`: no class gets lost, no number is denormal."""
     return (logits - logits.amax(1, keepdim=True)).clamp_min_(floor)
 
 
@@ -78,7 +78,7 @@ def floored_logits(labels: Float[Tensor, "b k *s"], floor: float) -> Float[Tenso
 
 
 def channels_first(labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
-    """The labels in contiguous memory, whatever order a solver had them in."""
+    """The same labels, contiguous in memory: solvers may return them channels-last."""
     if backend(Routine.LAYOUT, labels.device, labels.dtype) is Backend.CPU:
         from selflabel.kernels.cpu.layout import channels_first
 
@@ -92,12 +92,12 @@ def per_image(scalars: Float[Tensor, " b"], like: Float[Tensor, "b k *s"]) -> Fl
 
 
 def to_index(labels: Float[Tensor, "b k *s"]) -> Index:
-    """The most probable class; of equals the first."""
+    """The most probable class; ties go to the first."""
     return labels.argmax(1)
 
 
 def classes_present(seeds: Index, num_classes: int) -> Bool[Tensor, "b k"]:
-    """Which classes each image has seeds of."""
+    """True for the classes that an image has seeds of."""
     return one_hot(seeds, num_classes).flatten(2).any(2)
 
 

@@ -1,4 +1,4 @@
-"""The energy and the problem it poses on an image: what every solver minimizes and every report quotes."""
+"""The energy, and the problem that it poses on a batch of images: every solver minimizes it, every report quotes it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,7 +127,7 @@ class Problem:
     def from_seeds(
         cls, energy: Energy, seeds: Integer[Tensor, "b *s"], num_classes: int, affinity: Affinity
     ) -> "Problem":
-        """The problem with a uniform prediction: seeds alone speak."""
+        """The problem with a uniform prediction: the seeds decide alone."""
         if num_classes < 1:
             raise ValueError(f"expected at least one class, got num_classes = {num_classes}")
         shape = (seeds.shape[0], num_classes, *seeds.shape[1:])
@@ -147,7 +147,7 @@ class Problem:
 
     @cached_property
     def _has_seeds(self) -> bool:
-        """Asked once: the answer has to be waited for on a GPU."""
+        """Computed once: on a GPU the host waits for the answer."""
         return not bool(self.free.all())
 
     @cached_property

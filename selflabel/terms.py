@@ -4,8 +4,8 @@ A term is a function of labels (and an affinity). It does not know whether it is
 solver changes, or predictions, which a network changes: solvers and losses share this file.
 
 All relaxations depend on two distributions p and q through three numbers, ``p·q``, ``‖p‖²`` and ``‖q‖²``. So a
-relaxation is a scalar function with two derivatives, and the gradient of any Potts sum is the affinity,
-reweighted, applied to the labels: no graph is recorded and no pair is visited twice.
+relaxation is a scalar function with two derivatives, and the gradient of a Potts sum is the reweighted affinity
+applied to the labels: no graph is recorded, and each pair is visited once.
 """
 
 import copyreg
@@ -26,8 +26,7 @@ Labels = Float[Tensor, "b k *s"]
 
 FLOOR = exp(LOG_FLOOR)
 LOG_QUADRATIC_SLACK = 1e-6
-"""Log-quadratic is infinite for two different vertices. Its squared distance is scaled by one minus this, so
-that it ends at ``-ln 1e-6 ≈ 13.8`` there, smoothly."""
+"""Fraction by which log-quadratic shortens squared distances: ``-ln 1e-6 ≈ 13.8`` at two vertices, not infinity."""
 
 
 # --- elementary functions ------------------------------------------------------------------------------------
@@ -70,9 +69,9 @@ def _by_name(record: Any) -> str | tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Product:
-    """A coupling as a function of one number a pixel, ``dot = y·t`` with a target ``t(σ)``.
+    """A coupling as a function of one number a pixel: ``dot = y·t`` with the target ``t(σ)``.
 
-    `value` and its derivative `derivative` take `dot`, as does `curvature` (see `Coupling`).
+    `value`, its `derivative` and the `curvature` of `Coupling` are functions of `dot`.
     """
 
     target: Callable[[Labels], Labels]
@@ -87,9 +86,9 @@ class Coupling:
 
     `value` and `gradient` (with respect to y) take labels and prediction ``[b k *s]``. `curvature` bounds the
     curvature relative to that of the entropy, for step sizes. `at_vertices(σ)` is the cost of each hard label, or
-    None if that is infinite. `from_log_probs(y, ln σ)` is the value in log-space, with nothing of σ floored: a
-    network that is surely wrong still gets its gradient, where that of `value` is zero. `product` is the same
-    coupling in terms of a product, where it has that form.
+    None if that is infinite. `from_log_probs(y, ln σ)` is the value in log-space, without a floor for σ: a
+    network that is certain and wrong gets a gradient, where that of `value` is zero. `product`: the same coupling
+    as a function of a product, for those that have this form.
     """
 
     name: str
@@ -190,12 +189,12 @@ Scalar = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Relaxation:
     """A Potts relaxation ``P(p, q)``, as a function of ``dot = p·q``, ``pp = ‖p‖²`` and ``qq = ‖q‖²``.
 
-    `derivative` is its derivative by `dot`, `norm_derivative` by `pp`; by `qq` follows from symmetry. A None
-    says that the norms do not matter (they are not computed then).
+    `derivative` is ``∂P/∂dot`` and `norm_derivative` is ``∂P/∂pp``; ``∂P/∂qq`` follows from symmetry. With
+    ``norm_derivative=None`` P does not depend on the norms, which then are not computed.
 
-    - `is_potts`: equals ``[p ≠ q]`` at hard labels (the others are infinite or bounded large there);
-    - `is_tight`: its minimum over soft labels equals the minimum over hard ones;
-    - `is_quadratic`: quadratic in the labels, so that a dense affinity needs one filtering only.
+    - `is_potts`: ``P = [p ≠ q]`` at hard labels (the others are infinite, or large, where these differ);
+    - `is_tight`: the minimum over soft labels is the minimum over hard labels;
+    - `is_quadratic`: quadratic in the labels, so that a dense affinity needs a single filtering.
     """
 
     name: str
@@ -289,10 +288,10 @@ def entropy_gradient(labels: Labels) -> Labels:
 
 @dataclass(frozen=True, eq=False)
 class Gradient:
-    """The gradient of an energy with respect to the labels, and how fast it can change.
+    """The gradient of an energy by the labels, ``value [b k *s]``, and a bound of how fast it changes.
 
-    `curvature`, one number a pixel, scales a safe step: the energy's curvature in each pixel's labels is about
-    this times the entropy's. For the Potts sum it is the degree of the reweighted affinity.
+    `curvature`, one number a pixel: the curvature of the energy in the labels of a pixel, in units of that of the
+    entropy. A step over it is safe. For the Potts sum it is the degree of the reweighted affinity.
     """
 
     value: Labels
@@ -323,7 +322,7 @@ def potts(labels: Labels, affinity: Affinity, relaxation: Relaxation) -> Float[T
 def potts_and_grad(
     labels: Labels, affinity: Affinity, relaxation: Relaxation
 ) -> tuple[Float[Tensor, " b"], Gradient]:
-    """`potts` and its `Gradient`, in the same pass."""
+    """`potts` and its gradient by the labels, in the same pass."""
     if not isinstance(affinity, SparseAffinity):
         return _dense_potts(labels, affinity, relaxation)
     grad = Gradient(torch.zeros_like(labels), torch.zeros_like(labels[:, :1]))
@@ -333,7 +332,7 @@ def potts_and_grad(
 def _sparse_potts(
     labels: Labels, affinity: SparseAffinity, relaxation: Relaxation, grad: Gradient | None
 ) -> Float[Tensor, " b"]:
-    """Adds to the grad in place."""
+    """The value; adds to `grad` in place."""
     norms = labels[:, :1] if relaxation.norm_derivative is None else _dot(labels, labels)
     by_norms = torch.zeros_like(norms)
     value = labels.new_zeros(labels.shape[0], dtype=torch.float64)
