@@ -36,7 +36,7 @@ class Step:
     start_energy: Float[Tensor, " b"] | None = None
 
 
-class LateStep(Step):
+class LazyStep(Step):
     """A step that computes its labels when they are read; read them before the solver's next step."""
 
     def __init__(

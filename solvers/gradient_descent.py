@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
-from selflabel.driver import LateStep, Step
+from selflabel.driver import LazyStep, Step
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import per_image
 from selflabel.numerics.descent.coarse import coarse_labels, coarsen, fine_labels
@@ -218,7 +218,7 @@ def _conjugate(path: LineSearch, rtol: float, start_energy: Float[Tensor, " b"])
         path.follow(accepted, accepted | limited_away, conjugacy)
         energy = torch.where(accepted, trial.energy, energy)
         done = done | (quiet >= QUIET_STEPS) | stuck
-        yield LateStep(path.labels, energy, converged=done, start_energy=start_energy)
+        yield LazyStep(path.labels, energy, converged=done, start_energy=start_energy)
 
 
 def _linear(

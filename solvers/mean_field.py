@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selflabel.affinity.dense import DenseAffinity
 from selflabel.affinity.protocol import Affinity
-from selflabel.driver import LateStep, Step
+from selflabel.driver import LazyStep, Step
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import LOG_FLOOR, channels_first, floored, floored_logits, per_image
 from selflabel.problem import Energy, Problem
@@ -183,4 +183,4 @@ class MeanField:
                 image.revisit()
             done = done | (resting & everywhere)
             value = trial
-            yield LateStep(read, value, converged=done, start_energy=start)
+            yield LazyStep(read, value, converged=done, start_energy=start)
