@@ -18,6 +18,7 @@ from selflabel.terms import BILINEAR, potts
 # --- every affinity -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_apply_and_degree_are_those_of_the_matrix(kind: str, dtype: torch.dtype) -> None:

@@ -33,6 +33,7 @@ DENSE_KERNELS = (
 pytestmark = pytest.mark.usefixtures("either_path")
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(("axes", "spacing"), [(2, None), (2, (1.6, 0.7)), (3, (2.0, 1.0, 0.6))])
 def test_dense_is_the_formula(axes: int, spacing: tuple[float, ...] | None, symmetric: bool) -> None:

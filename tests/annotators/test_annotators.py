@@ -30,6 +30,7 @@ def assert_distributions(probs: Tensor, seeds: Tensor, num_classes: int) -> None
     assert float((probs.sum(1) - 1).abs().max()) <= 1e-5
 
 
+@pytest.mark.quick
 @EVERY
 @pytest.mark.parametrize("size", [(14, 17), (5, 8, 9)])
 @pytest.mark.parametrize("channels", [1, 2, 3])
@@ -166,6 +167,7 @@ def test_annotators_are_frozen_and_known_by_their_protocol(name: str) -> None:
         annotator.name = "other"  # type: ignore[misc]
 
 
+@pytest.mark.quick
 def test_product_is_the_product() -> None:
     image, seeds = scene()
     product = ProductAnnotator()

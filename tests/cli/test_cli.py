@@ -70,6 +70,7 @@ def test_scoring_does_not_need_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.quick
 def test_version_and_no_arguments() -> None:
     assert call("--version").output.strip() == selflabel.__version__
     assert "label" in call().output
@@ -78,6 +79,7 @@ def test_version_and_no_arguments() -> None:
 # --- label ---
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("solver", list(SOLVERS))
 def test_every_solver_labels_a_folder(tmp_path: Path, solver: str) -> None:
     folders = make_folders(tmp_path, 2, noise=8.0)

@@ -59,6 +59,7 @@ def test_help_comes_without_torch(command: str) -> None:
 # --- a whole run ---
 
 
+@pytest.mark.quick
 def test_train_predict_label(root: Path, tmp_path: Path) -> None:
     """Scribbles to a network, its probabilities at the images' own size, and these to labels."""
     out, probs = tmp_path / "run", tmp_path / "probs"

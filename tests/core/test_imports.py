@@ -20,8 +20,11 @@ from support.house import (
     relative_imports,
     repeated_classes,
     room_of,
+    rooms_without,
     wrong_arrows,
 )
+
+pytestmark = pytest.mark.quick
 
 CORE = {"labels", "affinity", "terms", "problem", "driver"}
 ALLOWED: dict[str, set[str]] = {
@@ -132,6 +135,10 @@ def test_signatures_name_their_arguments() -> None:
     assert [line for line in open_signatures(LIBRARY) if line.split(":")[0] not in OPEN_SIGNATURES] == []
 
 
+def test_every_room_has_quick_tests() -> None:
+    assert rooms_without("quick", modules("tests")) == []
+
+
 Rule = Callable[[list[Module]], list[str]]
 
 
@@ -145,6 +152,12 @@ def homes(library: list[Module]) -> list[str]:
 
 LOCAL = "def f():\n    from selflabel.solvers import SOLVERS"
 TYPES = "if TYPE_CHECKING:\n    from selflabel.problem import Problem"
+
+
+def marked(tests: list[Module]) -> list[str]:
+    return rooms_without("quick", tests)
+
+
 LINE = "        pass\n"
 METHOD = "class A:\n    def f(self):\n" + (FUNCTION_LINES + 1) * LINE
 
@@ -178,6 +191,7 @@ METHOD = "class A:\n    def f(self):\n" + (FUNCTION_LINES + 1) * LINE
         (postponed_annotations, "selflabel/labels.py", "from __future__ import annotations"),
         (open_signatures, "selflabel/labels.py", "class A:\n    def f(self, **options): ..."),
         (open_signatures, "selflabel/labels.py", "f = lambda **options: options"),
+        (marked, "tests/files/test_files.py", "@pytest.mark.slow\ndef test_it(): ..."),
     ],
 )
 def test_an_offender_is_seen(rule: Rule, path: str, source: str) -> None:
@@ -197,6 +211,8 @@ def test_an_offender_is_seen(rule: Rule, path: str, source: str) -> None:
         (long_functions, "selflabel/labels.py", METHOD.removesuffix(LINE)),
         (prints, "selflabel/labels.py", "screen.print(1)"),
         (open_signatures, "selflabel/labels.py", "def f(*values): ...\nf(**options)"),
+        (marked, "tests/files/test_files.py", "pytestmark = pytest.mark.quick"),
+        (marked, "tests/support/house.py", ""),
     ],
 )
 def test_what_is_right_is_not(rule: Rule, path: str, source: str) -> None:

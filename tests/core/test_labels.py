@@ -14,6 +14,8 @@ from selflabel.labels import (
     with_seeds,
 )
 
+pytestmark = pytest.mark.quick
+
 INDEX = torch.tensor([[[0, 2, UNLABELED], [1, 1, 0]]])
 
 

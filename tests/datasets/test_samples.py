@@ -128,6 +128,7 @@ def test_nothing_labeled_stays_so() -> None:
     assert (Letterbox(9, 5, 4).seeds(torch.full((9, 5), UNLABELED)) == UNLABELED).all()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("size", [24, 60])
 def test_back_undoes_the_square(size: int) -> None:
     """A map that is linear in place comes back as it was, away from the border; sums of one stay."""
@@ -148,6 +149,7 @@ def test_a_square_has_pixels() -> None:
 # --- folders ---
 
 
+@pytest.mark.quick
 def test_a_folder_reads_what_was_written(root: Path) -> None:
     folder = Folder(root, ("bb", "a"), CLASSES, masks="masks")
     assert len(folder) == 2
@@ -259,6 +261,7 @@ def test_splits(root: Path) -> None:
 # --- batches ---
 
 
+@pytest.mark.quick
 def test_a_batch_stacks() -> None:
     batch = collate([sample(stem="p"), sample(stem="q")]).to("cpu")
     assert batch.stems == ("p", "q")

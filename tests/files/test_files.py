@@ -23,6 +23,8 @@ from selflabel.files.probabilities import (
 )
 from selflabel.reports.montage import Tile, montage
 
+pytestmark = pytest.mark.quick
+
 SIZE = (4, 6)
 PROBS = np.random.default_rng(5127).dirichlet(np.ones(3), SIZE).transpose(2, 0, 1)
 

@@ -33,6 +33,7 @@ def multiply(to, to_at, to_row, a, a_at, a_row, a_column, b, b_at, b_row, rows, 
     add_product(to, to_at, to_row, a, a_at, a_row, a_column, b, b_at, b_row, rows, columns, inner)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (4, 16, 5), (9, 43, 3), (3, 8, 0), (0, 5, 2), (6, 0, 2)])
 def test_products(rng: np.random.Generator, shape: tuple[int, int, int], dtype: type[np.floating]) -> None:
@@ -125,6 +126,7 @@ def test_plans_are_cut() -> None:
     assert all(bounds[START] == bounds[RIM] < bounds[END] for bounds in cut)
 
 
+@pytest.mark.quick
 def test_pairs_that_reach_too_far_have_no_plan() -> None:
     for size in ((1, 20), (20, 1), (20, 1, 2)):
         axis = int(np.argmax(size))

@@ -101,6 +101,7 @@ def through_vectors(x, y, to):
     to[24], to[25], to[26] = largest(b), total(a), number(y, 7)
 
 
+@pytest.mark.quick
 def test_vectors(rng: np.random.Generator) -> None:
     x, y = rng.normal(size=11).astype(np.float32) * 20, rng.normal(size=8).astype(np.float32)
     x[0], to, a = 2, np.zeros(27, np.float32), x[3:]
@@ -116,6 +117,7 @@ def test_rows_are_padded_to_vectors() -> None:
     assert len(counted(np.empty((7, 3)))) == 3
 
 
+@pytest.mark.quick
 def test_keys_are_numbered(rng: np.random.Generator) -> None:
     """Many more than the table starts with, and some that are far apart."""
     keys = rng.integers(-(2**61), 2**61, 60_000)[rng.integers(0, 60_000, (50_000, 3))]
@@ -133,6 +135,7 @@ def exponentials(x, floor):
         store(x, at, exp2(greater(load(x, at), full(floor)) * full(LOG2_E)))
 
 
+@pytest.mark.quick
 def test_exponentials_and_logarithms(rng: np.random.Generator) -> None:
     x = np.concatenate([-rng.uniform(0, 40, 1005), [0.0, -1e30, -0.0]]).astype(np.float32)
     found = x.copy()
@@ -149,6 +152,7 @@ def test_exponentials_and_logarithms(rng: np.random.Generator) -> None:
 # --- threads and memory -------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_parts_cover_the_range() -> None:
     for count, pieces in ((10, 3), (2, 4), (0, 2), (7, 1)):
         found = split_range(count, pieces)
@@ -156,6 +160,7 @@ def test_parts_cover_the_range() -> None:
         assert [i for a, b in found for i in range(a, b)] == list(range(count))
 
 
+@pytest.mark.quick
 @THREADS
 def test_work_is_shared(several: int) -> None:
     assert num_threads() == several

@@ -20,6 +20,8 @@ from selflabel.labeling.plan import Failure, Shard, make_plan
 from selflabel.labeling.settings import LabelingSettings
 from selflabel.reports.folder import FolderReport
 
+pytestmark = pytest.mark.quick
+
 
 def label_all(
     folders: tuple[Path, ...], out: Path, settings: LabelingSettings = SETTINGS, **options: object

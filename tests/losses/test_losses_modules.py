@@ -88,6 +88,7 @@ def case_of(kind: str = "grid4") -> Case:
     return case
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("kind", ["grid4", "grid6"])
 @EVERY
 def test_modules_are_their_functions(name: str, kind: str) -> None:

@@ -11,6 +11,8 @@ from selflabel.metrics.confusion import accuracy, confusion, dice, iou, mean_of_
 from selflabel.metrics.folders import Rules, score_folder, score_image
 from selflabel.metrics.hausdorff import boundary, hd95
 
+pytestmark = pytest.mark.quick
+
 DATA = os.environ.get("SELFLABEL_DATA")
 
 

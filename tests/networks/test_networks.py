@@ -74,12 +74,14 @@ def test_the_generator_decides_the_weights(name: str) -> None:
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.quick
 def test_the_default_is_small() -> None:
     weights = sum(p.numel() for p in network("unet", 1, 4, 128).parameters())
     assert weights < 1_200_000
     assert weights == sum(p.numel() for p in network("unet:12", 1, 4).parameters())
 
 
+@pytest.mark.quick
 def test_images_of_a_batch_do_not_mix_in_evaluation() -> None:
     made = seeded("unet:4", 1, 3).eval()
     images = images_of(3, 1, 32, 32)

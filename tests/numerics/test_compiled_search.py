@@ -142,6 +142,7 @@ def test_isolated_pixels_and_hard_predictions() -> None:
     assert bool(other.labels().isfinite().all())
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("kind", ["grid8", "grid26"])
 def test_gradients_are_differences(kind: str) -> None:
     """The slope along the direction, from energies in double precision a little before and after."""

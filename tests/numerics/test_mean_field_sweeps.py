@@ -87,6 +87,7 @@ def test_strong_pairs_take_no_more_steps(monkeypatch: pytest.MonkeyPatch) -> Non
     assert float(lost.max()) < 0.01
 
 
+@pytest.mark.quick
 def test_sweeps_keep_seeds_and_leave_excluded_classes_empty(generator: torch.Generator) -> None:
     problem = case(generator)
     allowed = torch.ones(2, 5, dtype=torch.bool)

@@ -55,6 +55,7 @@ def test_expansions_and_swaps_are_the_best_of_all() -> None:
             assert plain_value(graph, graph.swap(labels, one, other)) == pytest.approx(best, abs=1e-9)
 
 
+@pytest.mark.quick
 def test_fusion_is_no_worse_than_either_and_often_the_best() -> None:
     rng = np.random.default_rng(1999)
     best_found = 0

@@ -184,6 +184,7 @@ def test_regions_without_seeds_have_their_mean_prediction() -> None:
     np.testing.assert_allclose(labels[..., 5, 5], mean, atol=1e-6)
 
 
+@pytest.mark.quick
 @pytest.mark.usefixtures("small_windows")
 def test_images_do_not_mix() -> None:
     affinity = GridAffinity.from_image(photographs(), 20.0, 8)

@@ -10,8 +10,9 @@ from selflabel.driver import Solver
 from selflabel.solvers import SOLVERS
 from selflabel.terms import QUADRATIC_POTTS
 
+QUICK = {(name, "grid4") for name in SOLVERS} | {("mean-field", "lattice")}
 EVERY = [
-    (name, kind)
+    pytest.param(name, kind, marks=[pytest.mark.quick] if (name, kind) in QUICK else [])
     for name, solver in SOLVERS.items()
     for kind in KINDS
     if not (solver.needs_edges and kind in DENSE)

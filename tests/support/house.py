@@ -22,9 +22,9 @@ class Module:
     source: str
 
     @cached_property
-    def tree(self) -> ast.Module:
-        """The parsed source."""
-        return ast.parse(self.source)
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All nodes of the parsed source."""
+        return tuple(ast.walk(ast.parse(self.source)))
 
     @cached_property
     def name(self) -> str:
@@ -41,7 +41,7 @@ class Module:
     def imports(self) -> tuple[tuple[int, str], ...]:
         """Line and full name of all imports, also those in functions and under TYPE_CHECKING."""
         found: list[tuple[int, str]] = []
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 found += [(node.lineno, alias.name) for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -50,7 +50,7 @@ class Module:
 
     def functions(self) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
         """All functions, methods and functions inside functions."""
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield node
 
@@ -135,7 +135,7 @@ def repeated_classes(library: Sequence[Module]) -> list[str]:
     """Class names that are defined more than once."""
     places: dict[str, list[str]] = {}
     for module in library:
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(f"{module.path}:{node.lineno}")
     return [f"{name}: {', '.join(where)}" for name, where in places.items() if len(where) > 1]
@@ -162,7 +162,7 @@ def relative_imports(source: Sequence[Module]) -> list[str]:
     return [
         f"{module.path}:{node.lineno}"
         for module in source
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.ImportFrom) and node.level
     ]
 
@@ -172,7 +172,7 @@ def prints(library: Sequence[Module]) -> list[str]:
     return [
         f"{module.path}:{node.lineno}"
         for module in library
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
 
@@ -192,6 +192,16 @@ def open_signatures(library: Sequence[Module]) -> list[str]:
     return [
         f"{module.path}:{node.kwarg.lineno}"
         for module in library
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.arguments) and node.kwarg
     ]
+
+
+def rooms_without(marker: str, tests: Sequence[Module]) -> list[str]:
+    """Rooms of tests in which no test has a marker."""
+    rooms: dict[str, bool] = {}
+    for module in tests:
+        room, file = module.path.split("/")[-2:]
+        if file.startswith("test_"):
+            rooms[room] = rooms.get(room, False) or f"pytest.mark.{marker}" in module.source
+    return [room for room, marked in rooms.items() if not marked]

@@ -40,6 +40,7 @@ def alternator(net: nn.Module, store: LabelStore | None = None) -> Alternator:
     return Alternator(net, objective, torch.optim.SGD(net.parameters(), 0.1), store=store)
 
 
+@pytest.mark.quick
 def test_a_step_is_the_loop_of_the_docstring() -> None:
     energy, weight, affinity, solver = SOFT, 0.7, Grid(sigma=20.0), GradientDescent()
     by_hand, made = network(), network()

@@ -43,6 +43,7 @@ from selflabel.training.schedule import polynomial, ramp
 # --- objectives --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_the_objectives_are_their_formulas() -> None:
     data, weights = batch(), (1.0, 3.0, 0.5)
     logits = network()(data.images).detach()
