@@ -4,13 +4,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
-from torch import Tensor
-
 from selflabel.affinity.dense import DenseAffinity, GaussianKernel
 from selflabel.affinity.filters.lattice import CoarseLattice, Lattice
 from selflabel.affinity.grid import GridAffinity
-from selflabel.affinity.image import lab
+from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.protocol import Affinity
 from selflabel.affinity.stencil import check_positive
 from selflabel.affinity.window import WindowAffinity, WindowKernel
@@ -18,9 +15,9 @@ from selflabel.affinity.window import WindowAffinity, WindowKernel
 
 @runtime_checkable
 class AffinityBuilder(Protocol):
-    """Makes the affinity of an image ``[b c *s]`` in [0, 1]; a frozen dataclass of its settings."""
+    """Makes the affinity of a batch of images; a frozen dataclass of its settings."""
 
-    def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
+    def __call__(self, image: ImageLike) -> Affinity:
         """The affinity of the image."""
 
 
@@ -40,9 +37,9 @@ class Grid:
         check_positive("sigma", self.sigma)
         _check_neighbors(self.neighbors)
 
-    def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
+    def __call__(self, image: ImageLike) -> Affinity:
         """The grid affinity of the image."""
-        neighbors = _in_space(self.neighbors, image.ndim - 2)
+        neighbors = _in_space(self.neighbors, len(image.shape) - 2)
         return GridAffinity.from_image(image, self.sigma, neighbors, by_distance=self.by_distance)
 
 
@@ -61,7 +58,7 @@ class Window:
         for name in ("sigma", "sigma_xy", "radius"):
             check_positive(name, getattr(self, name))
 
-    def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
+    def __call__(self, image: ImageLike) -> Affinity:
         """The window affinity of the image."""
         return WindowAffinity.from_image(image, self.radius, (WindowKernel(1.0, self.sigma_xy, self.sigma),))
 
@@ -83,10 +80,10 @@ class Contrast:
         _check_weight("blur", self.blur)
         _check_neighbors(self.neighbors)
 
-    def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
+    def __call__(self, image: ImageLike) -> Affinity:
         """The contrast affinity of the image."""
-        features = lab(image, self.blur)
-        neighbors = _in_space(self.neighbors, image.ndim - 2)
+        features = as_image(image).lab(self.blur)
+        neighbors = _in_space(self.neighbors, len(image.shape) - 2)
         return GridAffinity.from_contrast(features, self.strength, neighbors, by_distance=self.by_distance)
 
 
@@ -115,7 +112,7 @@ class Dense:
             check_positive(name, getattr(self, name))
         _check_weight("smoothness", self.smoothness)
 
-    def __call__(self, image: Float[Tensor, "b c *s"]) -> Affinity:
+    def __call__(self, image: ImageLike) -> Affinity:
         """The dense affinity of the image, by the permutohedral lattice."""
         kernels: tuple[GaussianKernel, ...] = (GaussianKernel(1.0, self.sigma_xy, self.sigma),)
         if self.smoothness > 0:

@@ -13,7 +13,7 @@ from selflabel.affinity.filters.exact import SeparableFilter
 from selflabel.affinity.filters.lattice import CoarseLattice, Lattice
 from selflabel.affinity.filters.protocol import Filter, filter_values
 from selflabel.affinity.filters.weighted import FilterSum, ScaledFilter
-from selflabel.affinity.image import colors
+from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.stencil import check_feature_map, check_positive, check_spacing
 from selflabel.kernels.backend import Backend, Routine
 from selflabel.kernels.backend import backend as kernels_of
@@ -96,7 +96,7 @@ class DenseAffinity:
     @classmethod
     def from_image(
         cls,
-        image: Tensor,
+        image: ImageLike,
         kernels: tuple[GaussianKernel, ...] = (GaussianKernel(),),
         *,
         backend: FilterBuilder = Lattice,
@@ -105,7 +105,7 @@ class DenseAffinity:
     ) -> "DenseAffinity":
         """From an image ``[b c *s]``, uint8 in 0..255 or floats in [0, 1]; arguments as for `from_features`."""
         return cls.from_features(
-            colors(image), kernels, backend=backend, symmetric=symmetric, spacing=spacing
+            as_image(image).colors, kernels, backend=backend, symmetric=symmetric, spacing=spacing
         )
 
     @classmethod

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.image import colors
+from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.stencil import (
     Offset,
     Stencil,
@@ -40,7 +40,7 @@ class GridAffinity(Stencil):
     @classmethod
     def from_image(
         cls,
-        image: Tensor,
+        image: ImageLike,
         sigma: float = 9.0,
         neighbors: int | None = None,
         *,
@@ -53,7 +53,9 @@ class GridAffinity(Stencil):
         smaller one by default. `by_distance` divides by the distance of the two pixels, in units of `spacing`
         (one number an axis; default 1).
         """
-        return cls.from_features(colors(image), sigma, neighbors, by_distance=by_distance, spacing=spacing)
+        return cls.from_features(
+            as_image(image).colors, sigma, neighbors, by_distance=by_distance, spacing=spacing
+        )
 
     @classmethod
     def from_features(

@@ -1,42 +1,87 @@
-"""From images to colors in the published units."""
+"""Images in units that are known: [0, 1], 0..255 as published bandwidths are, and CIE Lab."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
+from numpy.typing import NDArray
 from torch import Tensor
 
 
-def colors(image: Tensor) -> Float[Tensor, "b c *s"]:
-    """The image in 0..255 units, as floats.
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A batch of images ``[b c *s]`` that keeps what was computed from it: each unit is computed once.
 
-    Takes ``uint8`` in 0..255 or floating point in [0, 1]; anything else is a `ValueError`: bandwidths are given
-    in 0..255 units, and a wrong scale would change every result silently.
+    pixels: ``uint8`` in 0..255 or floating point in [0, 1]; anything else is a `ValueError`: bandwidths are given in
+    0..255 units, and a wrong scale would change every result silently.
     """
-    if image.dtype == torch.uint8:
-        return image.to(torch.float32)
-    if not image.is_floating_point():
-        raise ValueError(f"expected an image of uint8 in 0..255 or floats in [0, 1], got {image.dtype}")
-    low, high = torch.stack(image.aminmax()).tolist() if image.numel() else (0.0, 1.0)
-    if not (low >= 0 and high <= 1):  # false for nan, too
-        raise ValueError(
-            f"expected a floating-point image in [0, 1], got values from {low:g} to {high:g}: divide it by its "
-            f"range, or pass other features by `from_features`"
-        )
-    return image * 255
+
+    pixels: Shaped[Tensor, "b c *s"]
+    _labs: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        pixels = self.pixels
+        if pixels.dtype == torch.uint8:
+            return
+        if not pixels.is_floating_point():
+            raise ValueError(f"expected an image of uint8 in 0..255 or floats in [0, 1], got {pixels.dtype}")
+        low, high = torch.stack(pixels.aminmax()).tolist() if pixels.numel() else (0.0, 1.0)
+        if not (low >= 0 and high <= 1):  # false for nan, too
+            raise ValueError(
+                f"expected a floating-point image in [0, 1], got values from {low:g} to {high:g}: divide it by its "
+                f"range, or pass other features by `from_features`"
+            )
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the pixels."""
+        return self.pixels.shape
+
+    @cached_property
+    def unit(self) -> Float[Tensor, "b c *s"]:
+        """The image in [0, 1]."""
+        return self.pixels.to(torch.float32) / 255 if self.pixels.dtype == torch.uint8 else self.pixels
+
+    @cached_property
+    def colors(self) -> Float[Tensor, "b c *s"]:
+        """The image in 0..255 units, as floats."""
+        return self.pixels.to(torch.float32) if self.pixels.dtype == torch.uint8 else self.pixels * 255
+
+    def lab(self, blur: float = 0.0) -> Float[Tensor, "b c *s"]:
+        """The image in CIE Lab (L in 0..100; other than three channels: as lightness), blurred by `blur` pixels.
+
+        Distances in Lab are closer to what the eye calls different than those in RGB. Computed on the CPU by
+        scikit-image; returned in float32 on the image's device.
+        """
+        if blur not in self._labs:
+            values = self._sharp_lab if blur == 0 else _blurred(self._sharp_lab, blur)
+            found = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).movedim(-1, 1)
+            self._labs[blur] = found.to(self.pixels.device)
+        return self._labs[blur]
+
+    @cached_property
+    def _sharp_lab(self) -> NDArray[np.floating]:
+        """Lab ``[b *s c]`` in the precision of the image."""
+        from skimage.color import rgb2lab  # a fifth of a second, and most affinities do without
+
+        rgb = self.unit.movedim(1, -1).cpu().numpy()
+        values: NDArray[np.floating] = rgb2lab(rgb) if rgb.shape[-1] == 3 else rgb * 100
+        return values
 
 
-def lab(image: Tensor, blur: float = 0.0) -> Float[Tensor, "b c *s"]:
-    """The image in CIE Lab (L in 0..100; other than three channels: as lightness), blurred by `blur` pixels.
+ImageLike = Image | Shaped[Tensor, "b c *s"]
 
-    Distances in Lab are closer to what the eye calls different than those in RGB. Computed on the CPU by
-    scikit-image; returned in float32 on the image's device. Images as for `colors`.
-    """
-    from scipy.ndimage import gaussian_filter  # a fifth of a second, and most affinities do without
-    from skimage.color import rgb2lab
 
-    rgb = (colors(image) / 255).movedim(1, -1).cpu().numpy()
-    values = rgb2lab(rgb) if rgb.shape[-1] == 3 else rgb * 100
-    if blur:
-        sigmas = (0.0, *[blur] * (values.ndim - 2), 0.0)
-        values = gaussian_filter(values, sigmas)
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).movedim(-1, 1).to(image.device)
+def as_image(image: ImageLike) -> Image:
+    """The image itself, or a tensor as one. Raises `ValueError` as `Image` does."""
+    return image if isinstance(image, Image) else Image(image)
+
+
+def _blurred(values: NDArray[np.floating], blur: float) -> NDArray[np.floating]:
+    """``[b *s c]`` blurred over space alone."""
+    from scipy.ndimage import gaussian_filter  # as slow to import as scikit-image
+
+    blurred: NDArray[np.floating] = gaussian_filter(values, (0.0, *[blur] * (values.ndim - 2), 0.0))
+    return blurred

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.image import colors
+from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.stencil import (
     Offset,
     Stencil,
@@ -65,7 +65,7 @@ class WindowAffinity(Stencil):
     @classmethod
     def from_image(
         cls,
-        image: Tensor,
+        image: ImageLike,
         radius: int = 5,
         kernels: tuple[WindowKernel, ...] = (WindowKernel(),),
         *,
@@ -75,7 +75,7 @@ class WindowAffinity(Stencil):
     ) -> "WindowAffinity":
         """From an image ``[b c *s]``, uint8 in 0..255 or floats in [0, 1]. Published: radius 5, sigma_xy 6."""
         return cls.from_features(
-            colors(image), radius, kernels, source=source, destination=destination, spacing=spacing
+            as_image(image).colors, radius, kernels, source=source, destination=destination, spacing=spacing
         )
 
     @classmethod

@@ -1,23 +1,21 @@
 """Pixel features for appearance models: color, color around, edges, texture, place."""
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
-from selflabel.affinity.image import lab
+from selflabel.affinity.image import ImageLike, as_image
 
 SCALES = (1.0, 2.0, 4.0, 8.0)
 TEXTURE_SCALES = (3.0, 7.0)
 
 
-def pixel_features(image: Float[Tensor, "b c *s"]) -> list[NDArray[np.float32]]:
+def pixel_features(image: ImageLike) -> list[NDArray[np.float32]]:
     """Features ``[n f]`` of each image: 31 for color, 21 for grey, in two dimensions.
 
     Lab; Lab blurred at 1, 2, 4 and 8 pixels; at each of these scales the gradient magnitude and the eigenvalues
     of the Hessian of the lightness; its standard deviation within 3 and 7 pixels; the pixel's coordinates.
     """
-    return [_features(np.moveaxis(one, 0, -1)) for one in lab(image).cpu().numpy()]
+    return [_features(np.moveaxis(one, 0, -1)) for one in as_image(image).lab().cpu().numpy()]
 
 
 def _features(colors: NDArray[np.float32]) -> NDArray[np.float32]:

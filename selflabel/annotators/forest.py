@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from selflabel.affinity.image import ImageLike
 from selflabel.annotators.features import pixel_features
 from selflabel.annotators.protocol import seeds_by_image, spread
 
@@ -28,7 +29,7 @@ class ForestAnnotator:
     name: ClassVar[str] = "forest"
 
     def predict(
-        self, image: Float[Tensor, "b c *s"], seeds: Integer[Tensor, "b *s"], num_classes: int
+        self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
     ) -> Float[Tensor, "b k *s"]:
         """Probabilities; a class without a seed in an image gets zero there."""
         each = seeds_by_image(image, seeds, num_classes)

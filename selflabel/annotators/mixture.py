@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from selflabel.affinity.image import lab
+from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators.protocol import seeds_by_image, spread
 
 
@@ -28,11 +28,11 @@ class MixtureAnnotator:
     name: ClassVar[str] = "mixture"
 
     def predict(
-        self, image: Float[Tensor, "b c *s"], seeds: Integer[Tensor, "b *s"], num_classes: int
+        self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
     ) -> Float[Tensor, "b k *s"]:
         """Probabilities; a class without a seed in an image gets zero there."""
         each = seeds_by_image(image, seeds, num_classes)
-        features = lab(image, blur=1.0).flatten(2).transpose(1, 2).cpu().numpy().astype(np.float64)
+        features = as_image(image).lab(blur=1.0).flatten(2).transpose(1, 2).cpu().numpy().astype(np.float64)
         size = image.shape[2:]
         places = np.stack([axis.ravel() for axis in np.indices(size)], axis=1) * (100 / max(size))
         return torch.stack(

@@ -6,6 +6,7 @@ from typing import ClassVar
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators.forest import ForestAnnotator
 from selflabel.annotators.walker import WalkerAnnotator
 from selflabel.labels import classes_present
@@ -29,9 +30,10 @@ class ProductAnnotator:
     name: ClassVar[str] = "product"
 
     def predict(
-        self, image: Float[Tensor, "b c *s"], seeds: Integer[Tensor, "b *s"], num_classes: int
+        self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
     ) -> Float[Tensor, "b k *s"]:
         """Probabilities; a class without a seed in an image gets zero there."""
+        image = as_image(image)  # its Lab is computed once for both
         walker = self.walker.predict(image, seeds, num_classes)
         forest = self.forest.predict(image, seeds, num_classes)
         product = (walker + self.walker_floor) * (forest + self.forest_floor) ** self.forest_power

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from selflabel.affinity.image import ImageLike
 from selflabel.labels import check_index_type, check_seeds
 
 
@@ -17,16 +18,16 @@ class Annotator(Protocol):
     """As on the command line: "forest"."""
 
     def predict(
-        self, image: Float[Tensor, "b c *s"], seeds: Integer[Tensor, "b *s"], num_classes: int
+        self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
     ) -> Float[Tensor, "b k *s"]:
         """Probabilities; a class without a seed in an image gets zero there.
 
-        `image` in [0, 1]. Raises `ValueError` for an image without seeds, or with seeds out of range.
+        Raises `ValueError` for an image without seeds, or with seeds out of range.
         """
 
 
 def seeds_by_image(
-    image: Float[Tensor, "b c *s"], seeds: Integer[Tensor, "b *s"], num_classes: int
+    image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
 ) -> list[Integer[Tensor, "*s"]]:
     """The seeds of each image, checked: what every annotator does first."""
     check_index_type(seeds)

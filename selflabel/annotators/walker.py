@@ -8,7 +8,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from selflabel.affinity import GridAffinity
-from selflabel.affinity.image import lab
+from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators.protocol import seeds_by_image, spread
 from selflabel.driver import solve
 from selflabel.labels import UNLABELED
@@ -34,11 +34,11 @@ class WalkerAnnotator:
     name: ClassVar[str] = "walker"
 
     def predict(
-        self, image: Float[Tensor, "b c *s"], seeds: Integer[Tensor, "b *s"], num_classes: int
+        self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
     ) -> Float[Tensor, "b k *s"]:
         """Probabilities; a class without a seed in an image gets zero there."""
         each = seeds_by_image(image, seeds, num_classes)
-        features = lab(image, self.blur)
+        features = as_image(image).lab(self.blur)
         return torch.stack(
             [self._predict(features[n : n + 1], one, num_classes) for n, one in enumerate(each)]
         )

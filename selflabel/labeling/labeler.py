@@ -7,6 +7,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder
+from selflabel.affinity.image import Image
 from selflabel.annotators import Annotator
 from selflabel.driver import Result, Solver, solve
 from selflabel.labels import UNLABELED
@@ -69,15 +70,7 @@ class Labeler:
 
         Raises what the parts raise: `ValueError` for values that do not fit, `SolveError` for nan.
         """
-        batch, clamped = image[None], seeds[None]
-        affinity = self.affinity(batch)
-        if probs is not None:
-            problem = Problem(self.energy, probs[None], clamped, affinity)
-        elif self.annotator is not None:
-            predicted = self.annotator.predict(batch, clamped, num_classes)
-            problem = Problem(self.energy, predicted, clamped, affinity)
-        else:
-            problem = Problem.from_seeds(self.energy, clamped, num_classes, affinity)
+        problem = self._problem(Image(image[None]), seeds[None], num_classes, probs)
         with torch.no_grad():
             solution = solve(problem, self.solver, max_steps=self.max_steps)
         return ImageLabels(
@@ -88,3 +81,19 @@ class Labeler:
             steps=int(solution.steps[0]),
             result=solution.results[0],
         )
+
+    def _problem(
+        self,
+        image: Image,
+        seeds: Integer[Tensor, "1 h w"],
+        num_classes: int,
+        probs: Float[Tensor, "k h w"] | None,
+    ) -> Problem:
+        """What the solver is given; of the image, and of what it keeps, nothing is left then."""
+        affinity = self.affinity(image)
+        if probs is not None:
+            return Problem(self.energy, probs[None], seeds, affinity)
+        if self.annotator is not None:
+            predicted = self.annotator.predict(image, seeds, num_classes)
+            return Problem(self.energy, predicted, seeds, affinity)
+        return Problem.from_seeds(self.energy, seeds, num_classes, affinity)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
-from selflabel.affinity.image import colors
+from selflabel.affinity.image import Image
 from selflabel.affinity.streamed import StreamedWindow, WindowPart
 from selflabel.affinity.window import WindowKernel
 from selflabel.labels import unlabeled
@@ -54,7 +54,7 @@ def gated_crf_loss(
         )
     gates = (_gate("source", source, logits, work), _gate("destination", destination, logits, work))
     images = images.detach().to(work) if images.is_floating_point() else images
-    features = _resized(colors(images).to(work), size)
+    features = _resized(Image(images).colors.to(work), size)
     window = StreamedWindow(features, radius, kernels, gates[0], gates[1], spacing)
     destinations = float(logits.numel() // logits.shape[1] if gates[1] is None else gates[1].double().sum())
     compatibility = _checked(compatibility, logits.shape[1]).to(logits.device, work)

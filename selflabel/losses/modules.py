@@ -7,7 +7,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from selflabel.affinity.builders import AffinityBuilder, Dense, Grid
-from selflabel.affinity.image import colors
+from selflabel.affinity.image import Image
 from selflabel.affinity.protocol import Affinity
 from selflabel.labels import UNLABELED, classes_present
 from selflabel.losses.base import checked_seeds, full_precision, widened
@@ -135,7 +135,7 @@ class KMeansLoss(nn.Module):
 
     def forward(self, logits: Logits, images: Images, seeds: Seeds | None = None) -> Scalar:
         """The seeds do not matter."""
-        return kmeans_loss(logits, colors(_precise(images)))
+        return kmeans_loss(logits, Image(_precise(images)).colors)
 
 
 class SelfLabelingLoss(nn.Module):

@@ -17,8 +17,9 @@ from selflabel.affinity import (
     Lattice,
     SeparableFilter,
 )
+from selflabel.affinity.builders import Contrast, Dense, Grid, Window
 from selflabel.affinity.dense import FilterBuilder
-from selflabel.affinity.image import colors, lab
+from selflabel.affinity.image import Image, as_image
 from selflabel.kernels.backend import has_numba
 from selflabel.problem import Energy
 
@@ -132,30 +133,50 @@ def test_published_kernels() -> None:
 
 
 def test_colors_are_checked() -> None:
-    assert colors(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist() == [[[[0.0, 255.0]]]]
-    assert colors(torch.tensor([[[[0.0, 1.0]]]])).tolist() == [[[[0.0, 255.0]]]]
-    assert colors(torch.zeros(1, 3, 0, 4)).shape == (1, 3, 0, 4)
+    for ends in (torch.tensor([[[[0, 255]]]], dtype=torch.uint8), torch.tensor([[[[0.0, 1.0]]]])):
+        assert Image(ends).colors.tolist() == [[[[0.0, 255.0]]]]
+        assert Image(ends).unit.tolist() == [[[[0.0, 1.0]]]]
+        assert Image(ends).shape == (1, 1, 1, 2)
+    assert Image(torch.zeros(1, 3, 0, 4)).colors.shape == (1, 3, 0, 4)
     for wrong in (torch.int64, torch.bool, torch.int16):
         with pytest.raises(ValueError, match=f"expected an image of uint8.*got {wrong}"):
-            colors(torch.ones(1, 1, 2, 2, dtype=wrong))
+            Image(torch.ones(1, 1, 2, 2, dtype=wrong))
     for low, high in ((0.0, 255.0), (-0.1, 0.5), (0.0, float("nan")), (0.0, float("inf"))):
         with pytest.raises(ValueError, match=r"floating-point image in \[0, 1\]"):
-            colors(torch.tensor([[[[low, high]]]]))
+            Image(torch.tensor([[[[low, high]]]]))
     for kind in ("grid4", "window", "lattice"):
         with pytest.raises(ValueError, match=r"in \[0, 1\]"):
             KINDS[kind][1](FLAT * 255)
 
 
+def test_an_image_keeps_what_was_computed_from_it() -> None:
+    image = Image(FLAT)
+    assert as_image(image) is image
+    assert as_image(FLAT).pixels is FLAT
+    assert image.unit is FLAT
+    assert image.colors is image.colors
+    for blur in (0.0, 1.5):
+        assert image.lab(blur) is image.lab(blur)
+        assert torch.equal(image.lab(blur), Image(FLAT).lab(blur))
+    bytes_ = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    as_read = Image(Image(bytes_).unit)
+    assert torch.equal(as_read.colors, Image(bytes_).colors)
+    assert torch.equal(as_read.lab(), Image(bytes_).lab())
+    for build in (Grid(), Window(), Contrast(), Dense()):
+        one, other = build(Image(FLAT)), build(FLAT)
+        assert torch.equal(one.degree(), other.degree())
+
+
 def test_lab() -> None:
-    white = lab(torch.ones(1, 3, 2, 2))
+    white = Image(torch.ones(1, 3, 2, 2)).lab()
     np.testing.assert_allclose(white[0, :, 0, 0].numpy(), [100, 0, 0], atol=0.02)
-    red = lab(torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1))
+    red = Image(torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1)).lab()
     np.testing.assert_allclose(red.flatten().numpy(), [53.24, 80.09, 67.20], atol=0.02)
-    gray = lab(torch.full((2, 1, 2, 2, 2), 0.25))
+    gray = Image(torch.full((2, 1, 2, 2, 2), 0.25)).lab()
     torch.testing.assert_close(gray, torch.full((2, 1, 2, 2, 2), 25.0))
-    assert lab(FLAT.double()).dtype == torch.float32
-    blurred = lab(FLAT, blur=2.0)
-    assert float(blurred.std()) < float(lab(FLAT).std())
-    torch.testing.assert_close(blurred[1:], lab(FLAT[1:], blur=2.0))  # neither over images
-    channel = lab(torch.cat([FLAT[:, :1] * 0, FLAT[:, 1:2]], 1), blur=2.0)[:, 0]
+    assert Image(FLAT.double()).lab().dtype == torch.float32
+    blurred = Image(FLAT).lab(blur=2.0)
+    assert float(blurred.std()) < float(Image(FLAT).lab().std())
+    torch.testing.assert_close(blurred[1:], Image(FLAT[1:]).lab(blur=2.0))  # neither over images
+    channel = Image(torch.cat([FLAT[:, :1] * 0, FLAT[:, 1:2]], 1)).lab(blur=2.0)[:, 0]
     assert float(channel.abs().max()) == 0  # nor over channels

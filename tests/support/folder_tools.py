@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selflabel.affinity import Affinity
 from selflabel.affinity.builders import Grid
+from selflabel.affinity.image import ImageLike, as_image
 from selflabel.driver import Step
 from selflabel.files.label_files import write_index
 from selflabel.labeling.labeler import Labeler
@@ -50,10 +51,11 @@ class MeanColor:
     name: ClassVar[str] = "mean-color"
     sharpness: float = 4.0
 
-    def predict(self, image: Tensor, seeds: Tensor, num_classes: int) -> Tensor:
+    def predict(self, image: ImageLike, seeds: Tensor, num_classes: int) -> Tensor:
         """For one image in which every class has seeds."""
-        means = torch.stack([image[0][:, seeds[0] == k].mean(1) for k in range(num_classes)])
-        distance = (image[0][None] - means[:, :, None, None]).square().sum(1)
+        colors = as_image(image).unit[0]
+        means = torch.stack([colors[:, seeds[0] == k].mean(1) for k in range(num_classes)])
+        distance = (colors[None] - means[:, :, None, None]).square().sum(1)
         return (-self.sharpness * distance).softmax(0)[None]
 
 
@@ -61,7 +63,7 @@ class MeanColor:
 class KillsItself(MeanColor):
     """Kills its process at images of 9 rows: as a crash in a library does."""
 
-    def predict(self, image: Tensor, seeds: Tensor, num_classes: int) -> Tensor:
+    def predict(self, image: ImageLike, seeds: Tensor, num_classes: int) -> Tensor:
         """Not for images of 9 rows."""
         if image.shape[2] == 9:
             os.kill(os.getpid(), signal.SIGKILL)

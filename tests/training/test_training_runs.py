@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from selflabel.affinity import GridAffinity
 from selflabel.affinity.builders import Grid
+from selflabel.affinity.image import ImageLike
 from selflabel.affinity.protocol import Affinity
 from selflabel.datasets.augment import Augmentation
 from selflabel.training import (
@@ -223,7 +224,7 @@ def test_weights_that_are_nan_are_not_saved(tmp_path: Path) -> None:
 
 def test_a_failed_solve_is_named_after_its_step() -> None:
     class Broken(Grid):
-        def __call__(self, image: Tensor) -> Affinity:
+        def __call__(self, image: ImageLike) -> Affinity:
             made = super().__call__(image)
             assert isinstance(made, GridAffinity)
             for pairs in made.pairs():
