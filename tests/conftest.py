@@ -1,6 +1,8 @@
-"""What all tests share: one thread, the data packs, random numbers."""
+"""What all tests share: one thread, markers, `--without-numba`, the data packs, random numbers."""
 
 import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,16 +11,41 @@ import numpy as np
 import pytest
 import torch
 
+from selflabel.kernels.backend import has_numba
+
 torch.set_num_threads(1)
+
+WITHOUT_NUMBA = Path(__file__).parent / "support" / "without_numba"
+USES_KERNELS = re.compile(r"^(from|import) (numba|selflabel\.kernels\.cpu)\b", re.MULTILINE)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--without-numba` runs the tests as if Numba were not installed."""
+    parser.addoption("--without-numba", action="store_true", help="as if Numba were not installed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make `import numba` fail here and in the processes that tests start."""
+    if config.getoption("--without-numba"):
+        patch = pytest.MonkeyPatch()
+        config.add_cleanup(patch.undo)
+        patch.setitem(sys.modules, "numba", None)
+        patch.setenv("PYTHONPATH", str(WITHOUT_NUMBA), prepend=os.pathsep)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the files that test compiled kernels where Numba is missing: they cannot be imported."""
+    if collection_path.suffix != ".py" or has_numba():
+        return None
+    return USES_KERNELS.search(collection_path.read_text()) is not None or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `cuda` are skipped where there is no device."""
-    if torch.cuda.is_available():
-        return
+    """Skip tests marked `cuda` without a device, those marked `needs_numba` without Numba."""
+    missing = {"cuda": not torch.cuda.is_available(), "needs_numba": not has_numba()}
     for item in items:
-        if "cuda" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        for marker in (marker for marker in missing if missing[marker] and marker in item.keywords):
+            item.add_marker(pytest.mark.skip(reason=f"marked {marker}"))
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +78,8 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["compiled", "torch"])
 def either_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dense filters and mean field as they are with Numba, and as they are without."""
+    if request.param == "compiled" and not has_numba():
+        pytest.skip("needs Numba")
     if request.param == "torch":
         monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
 
