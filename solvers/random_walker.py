@@ -1,11 +1,11 @@
 """Soft labels in closed form: the random walker, with or without a prediction as prior."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity, SparseAffinity
@@ -14,22 +14,22 @@ from selflabel.driver import Step
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
-from selflabel.numerics.linear.regions import without_seeds
-from selflabel.numerics.linear.system import LinearSolver, System
-from selflabel.numerics.linear.windows import Partial, Region, Walks, around, at, whole
+from selflabel.numerics.linear.regions import average_unseeded
+from selflabel.numerics.linear.system import Box, LinearSolver, RandomWalk
+from selflabel.numerics.linear.windows import KnownLabels, Windows, around, at, solve_windows, whole
 from selflabel.problem import Energy, Problem
 from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
 
-__all__ = ["ConjugateGradients", "Elimination", "LinearSolver", "RandomWalker"]
+__all__ = ["ConjugateGradients", "Elimination", "LinearSolver", "RandomWalker", "Windows"]
 
-LARGE = 1_000_000
-"""Images of more pixels are solved window by window first."""
+ELIMINATED = ((4, 16_000_000), (12, 4_000_000))
+"""(pairs per pixel, pixels): the largest images that `Elimination` takes, about 20 GB."""
 
-MOST = ((4, 16_000_000), (12, 4_000_000))
-"""With up to so many pairs a pixel so many pixels are eliminated at once, in some 20 GB."""
-
-MOST_FACTORIZED = ((12, 2_000_000),)
+FACTORIZED = ((12, 2_000_000),)
 """The same without Numba."""
+
+FEW_PIXELS = 8000
+"""Free pixels that `Elimination` takes with any pairs."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class RandomWalker:
 
     *Energies*: quadratic coupling (any, if its weight is zero), quadratic relaxation, no entropy, sparse
     affinities; `ValueError` for the rest. `method` solves the system for all pixels. None solves 2-D images beyond
-    one megapixel window by window (`numerics.linear.windows`; CPU, with Numba, up to 24 neighbors a pixel), to 2e-7
-    on photographs and 1e-5 at worst. For smaller images, and for what is so far from seeds that windows cannot tell,
-    it takes `Elimination` on the CPU: up to 16 megapixels of unknown labels (4 with more than 8 neighbors, 2 without
+    `large_pixels` in `windows` (`numerics.linear.windows`; CPU, with Numba, up to 24 neighbors a pixel), to 2e-7
+    on photographs and 1e-5 at worst. For smaller images, and for pixels too far from seeds for windows, it takes
+    `Elimination` on the CPU: up to 16 megapixels of unknown labels (4 with more than 8 neighbors, 2 without
     Numba), and 8000 pixels of any kind; and `ConjugateGradients` for the rest, and on CUDA.
 
     *Cost*: time is linear in pixels while one in 300 is a seed, or predictions weigh a hundredth; else that of the
@@ -63,6 +63,8 @@ class RandomWalker:
     needs_edges: ClassVar[bool] = True
 
     method: LinearSolver | None = None
+    large_pixels: int = 1_000_000
+    windows: Windows = Windows()
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Raise `ValueError` for other couplings and relaxations than the quadratic ones, and for entropy."""
@@ -84,33 +86,39 @@ class RandomWalker:
 
     def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
         """Yield the solution, or steps towards it."""
-        affinity, energy = problem.affinity, problem.energy
+        energy, affinity = problem.energy, problem.affinity
         assert isinstance(affinity, SparseAffinity), "checked"
-        known, box = Partial(labels, problem.free), whole(tuple(labels.shape[2:]))
-        if self.method is None and isinstance(affinity, Stencil) and _is_large(affinity, labels):
-            walks = Walks(affinity, energy.pairwise_weight, energy.coupling_weight, problem.probs)
-            known = walks.settle(known)
+        walk = RandomWalk(affinity, energy.pairwise_weight, energy.coupling_weight, problem.probs)
+        known, box = KnownLabels(labels, problem.free), whole(tuple(labels.shape[2:]))
+        if self.method is None and isinstance(affinity, Stencil) and self._is_large(affinity, labels):
+            known = solve_windows(walk, known, self.windows)
             box = around(known.free, affinity.reach)
-            affinity = affinity.window((slice(None), *box))
+            walk = walk.crop(slice(None), box)
         if known.free.any():
-            yield from self._finish(problem, affinity, known, box)
+            yield from self._finish(problem, walk, known, box)
         else:
             value = problem.value(known.labels)
             yield Step(known.labels, value, bound=value, converged=torch.ones_like(value, dtype=torch.bool))
 
-    def _finish(
-        self, problem: Problem, affinity: SparseAffinity, known: Partial, box: Region
-    ) -> Iterator[Step]:
-        """Solve for the free pixels. All of them lie in the box; the affinity is that of its pixels."""
-        eta, scale = problem.energy.coupling_weight, problem.energy.pairwise_weight
-        labels, free, probs = (x[at(box)] for x in (known.labels, known.free, problem.probs))
+    def _is_large(self, affinity: Stencil, labels: Tensor) -> bool:
+        """Is the image one for windows?"""
+        pixels, most = labels[0, 0].numel(), ELIMINATED[-1][0]
+        return (
+            _compiled(labels)
+            and pixels > self.large_pixels
+            and _pairs(affinity) <= most * pixels
+            and _is_flat(labels)
+        )
+
+    def _finish(self, problem: Problem, walk: RandomWalk, known: KnownLabels, box: Box) -> Iterator[Step]:
+        """Solve for the free pixels. All of them lie in the box; the walk is that of its pixels."""
+        labels, free = known.labels[at(box)], known.free[at(box)]
         fixed = labels * ~free
-        if eta == 0:
-            probs, reached = without_seeds(probs.double(), affinity, free, scale)
-            fixed, free = torch.where(free & ~reached, probs, fixed), reached
-        system = System.of(affinity, scale, eta, probs, fixed, free)
-        method = _by_size(affinity, free) if self.method is None else self.method
-        for values, done in method.solve(system, labels):
+        if walk.coupling == 0:
+            walk, reached = average_unseeded(replace(walk, probs=walk.probs.double()), free)
+            fixed, free = torch.where(free & ~reached, walk.probs, fixed), reached
+        method = method_by_size(walk.affinity, free) if self.method is None else self.method
+        for values, done in method.solve(walk.system(fixed, free), labels):
             solution = (values + fixed).clamp_(min=0)
             solution = solution.div_(solution.sum(1, keepdim=True)).to(labels.dtype)
             solution = known.put(box, solution)
@@ -118,11 +126,17 @@ class RandomWalker:
             yield Step(solution, value, bound=value, converged=done)
 
 
-def _is_large(affinity: SparseAffinity, labels: Tensor) -> bool:
-    pixels = labels[0, 0].numel()
-    return (
-        _compiled(labels) and pixels > LARGE and _pairs(affinity) <= MOST[-1][0] * pixels and _is_flat(labels)
-    )
+def method_by_size(
+    affinity: SparseAffinity, free: Bool[Tensor, "b 1 *s"], largest: tuple[tuple[int, int], ...] | None = None
+) -> LinearSolver:
+    """`Elimination` on the CPU for images up to the `largest`: (pairs per pixel, free pixels). None: as measured."""
+    if largest is None:
+        largest = ELIMINATED if _compiled(free) else FACTORIZED
+    pixels, unknown = free[0, 0].numel(), int(free.flatten(1).count_nonzero(1).max())
+    per_pixel = _pairs(affinity) / pixels
+    most = max((most for pairs, most in largest if per_pixel <= pairs), default=0)
+    is_small = unknown <= FEW_PIXELS or (_is_flat(free) and unknown <= most)
+    return Elimination() if free.device.type == "cpu" and is_small else ConjugateGradients()
 
 
 def _compiled(labels: Tensor) -> bool:
@@ -135,11 +149,3 @@ def _is_flat(labels: Tensor) -> bool:
 
 def _pairs(affinity: SparseAffinity) -> int:
     return sum(pairs.weight[0].numel() for pairs in affinity.pairs())
-
-
-def _by_size(affinity: SparseAffinity, free: Tensor) -> LinearSolver:
-    pixels, unknown = free[0, 0].numel(), int(free.flatten(1).count_nonzero(1).max())
-    per_pixel, limits = _pairs(affinity) / pixels, MOST if _compiled(free) else MOST_FACTORIZED
-    most = max((most for pairs, most in limits if per_pixel <= pairs), default=0)
-    is_small = unknown <= 8000 or (_is_flat(free) and unknown <= most)
-    return Elimination() if free.device.type == "cpu" and is_small else ConjugateGradients()

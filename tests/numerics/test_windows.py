@@ -1,7 +1,6 @@
 """Large images window by window, against elimination of the whole."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,21 +11,18 @@ from selflabel.affinity import GridAffinity, WindowAffinity
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import Result, solve
 from selflabel.labels import UNLABELED
+from selflabel.numerics.linear import windows
 from selflabel.numerics.linear.direct import Elimination
-from selflabel.numerics.linear.windows import LEAK, Partial, Region, Walks, around, at, whole
+from selflabel.numerics.linear.system import Box, RandomWalk
+from selflabel.numerics.linear.windows import LEAK, KnownLabels, Windows, around, at, solve_windows, whole
 from selflabel.problem import Energy, Problem
 from selflabel.solvers.random_walker import RandomWalker
 from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
 
-SIDE, HALO = 16, 8
+SMALL = Windows(sizes=((16, 8),))
+WINDOWED = RandomWalker(large_pixels=0, windows=SMALL)
+WHOLE = RandomWalker(Elimination())
 Size = tuple[int, ...]
-
-
-@pytest.fixture
-def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is done for large images is done for small ones."""
-    monkeypatch.setattr("selflabel.solvers.random_walker.LARGE", 0)
-    monkeypatch.setattr("selflabel.solvers.random_walker.Walks", partial(Walks, sizes=((SIDE, HALO),)))
 
 
 def photographs() -> torch.Tensor:
@@ -51,11 +47,12 @@ def posed(affinity: Stencil, seeds: torch.Tensor, eta: float) -> Problem:
     return Problem(Energy(QUADRATIC, QUADRATIC_POTTS, eta, 1.7), probs, seeds, affinity)
 
 
-def settled(problem: Problem, *sizes: tuple[int, int]) -> Partial:
+def known_of(problem: Problem, *sizes: tuple[int, int], share: int = 2) -> KnownLabels:
     affinity, energy = problem.affinity, problem.energy
     assert isinstance(affinity, Stencil)
-    walks = Walks(affinity, energy.pairwise_weight, energy.coupling_weight, problem.probs, sizes)
-    return walks.settle(Partial(problem.feasible(problem.probs), problem.free))
+    walk = RandomWalk(affinity, energy.pairwise_weight, energy.coupling_weight, problem.probs)
+    given = KnownLabels(problem.feasible(problem.probs), problem.free)
+    return solve_windows(walk, given, Windows(sizes, share))
 
 
 def affinities(images: torch.Tensor) -> dict[int, Stencil]:
@@ -67,14 +64,13 @@ def affinities(images: torch.Tensor) -> dict[int, Stencil]:
     }
 
 
-@pytest.mark.usefixtures("small_windows")
 @pytest.mark.parametrize("neighbors", [4, 8, 24])
 @pytest.mark.parametrize(("share", "eta"), [(0.2, 0.0), (0.01, 0.0), (0.01, 0.3), (0.0, 3.0)])
 def test_labels_are_those_of_the_whole(neighbors: int, share: float, eta: float) -> None:
-    """Where windows settle all pixels, some, or none."""
+    """Where windows tell the labels of all pixels, some, or none."""
     affinity = affinities(photographs())[neighbors]
     problem = posed(affinity, seeds_of((61, 83), share, images=2), eta)
-    solution, whole_ = solve(problem, RandomWalker()), solve(problem, RandomWalker(Elimination()))
+    solution, whole_ = solve(problem, WINDOWED), solve(problem, WHOLE)
     assert (solution.labels - whole_.labels).abs().max() < 1e-6
     torch.testing.assert_close(solution.energy, whole_.energy, rtol=1e-6, atol=1e-6)
     assert solution.bound is not None
@@ -83,13 +79,13 @@ def test_labels_are_those_of_the_whole(neighbors: int, share: float, eta: float)
     assert torch.equal(solution.labels.argmax(1)[problem.seeds < 255], problem.seeds[problem.seeds < 255])
 
 
-def test_what_is_settled_is_known_to_the_leak() -> None:
+def test_known_labels_are_right_to_the_leak() -> None:
     """In double precision, where rounding does not hide it."""
     affinity = GridAffinity.from_features(photographs()[:1].double(), 40.0, 8)
     problem = posed(affinity, seeds_of((61, 83), 0.4), 0.0)
     problem = replace(problem, probs=problem.probs.double() / problem.probs.double().sum(1, keepdim=True))
-    exact = solve(problem, RandomWalker(Elimination())).labels
-    found = settled(problem, (30, 4))
+    exact = solve(problem, WHOLE).labels
+    found = known_of(problem, (30, 4))
     known = problem.free & ~found.free
     error = (found.labels - exact).abs().amax(1, keepdim=True)[known].max()
     assert 1e-10 < error < 2 * LEAK
@@ -98,12 +94,12 @@ def test_what_is_settled_is_known_to_the_leak() -> None:
     assert torch.equal(found.labels * ~known, problem.feasible(problem.probs) * ~known)
 
 
-def test_far_from_seeds_nothing_is_settled() -> None:
+def test_far_from_seeds_nothing_becomes_known() -> None:
     """A window knows what it does not know: walkers cross a flat image."""
     flat = GridAffinity.from_features(torch.zeros(1, 1, 40, 40))
     seeds = torch.full((1, 40, 40), UNLABELED)
     seeds[..., 0], seeds[..., -1] = 0, 1
-    found = settled(posed(flat, seeds, 0.0), (20, 2))
+    found = known_of(posed(flat, seeds, 0.0), (20, 2))
     assert torch.equal(found.free, (seeds == UNLABELED)[:, None])
 
 
@@ -111,48 +107,45 @@ def test_far_from_seeds_nothing_is_settled() -> None:
 def test_windows_end_when_they_fail(monkeypatch: pytest.MonkeyPatch, seeded: slice, count: int) -> None:
     """Nine of them. If the first three work, the next three do not, and one more may fail, but not two."""
     regions = []
-    solve_window = Walks._solve
+    solve_window = windows._solve_window
 
-    def counted(self: Walks, image: int, window: Region, result: Partial) -> None:
+    def counted(walk: RandomWalk, image: int, window: Box, known: KnownLabels) -> None:
         regions.append(window)
-        solve_window(self, image, window, result)
+        solve_window(walk, image, window, known)
 
-    monkeypatch.setattr(Walks, "_solve", counted)
-    monkeypatch.setattr("selflabel.numerics.linear.windows.SHARE", 0)
+    monkeypatch.setattr(windows, "_solve_window", counted)
     flat = GridAffinity.from_features(torch.zeros(1, 1, 90, 90))
     seeds = torch.full((1, 90, 90), UNLABELED)
     seeds[:, seeded] = seeds_of((90, 90), 0.8)[:, seeded]
-    found = settled(posed(flat, seeds, 0.0), (30, 2))
+    found = known_of(posed(flat, seeds, 0.0), (30, 2), share=0)
     assert len(regions) == count
     assert bool(found.free[:, :, :10].any()) == (count == 2)
-    settled(posed(flat, seeds_of((90, 90), 1.0), 0.0), (30, 2))
+    known_of(posed(flat, seeds_of((90, 90), 1.0), 0.0), (30, 2), share=0)
     assert len(regions) == count  # nothing to do
 
 
-def test_large_windows_settle_what_small_ones_do_not() -> None:
+def test_large_windows_know_what_small_ones_do_not() -> None:
     """If they are at most half of it: 42 by 42 are, 60 by 60 are not."""
     flat = GridAffinity.from_features(torch.zeros(1, 1, 90, 90))
     problem = posed(flat, seeds_of((90, 90), 0.4), 0.0)
     small, both, too_large = (
-        int(settled(problem, *sizes).free.count_nonzero())
+        int(known_of(problem, *sizes).free.count_nonzero())
         for sizes in (((16, 2),), ((16, 2), (20, 11)), ((16, 2), (20, 20)))
     )
     assert 2 * both < small == too_large
-    assert settled(problem, (20, 20)).free.equal(problem.free)
+    assert known_of(problem, (20, 20)).free.equal(problem.free)
 
 
-@pytest.mark.usefixtures("small_windows")
 def test_errors_do_not_add_up_along_many_windows() -> None:
     affinity = GridAffinity.from_features(
         torch.rand(1, 1, 3, 1000, generator=torch.Generator().manual_seed(8))
     )
     problem = posed(affinity, seeds_of((3, 1000), 0.3), 0.0)
-    assert settled(problem, (SIDE, HALO)).free.float().mean() < 0.2
-    solution, whole_ = solve(problem, RandomWalker()), solve(problem, RandomWalker(Elimination()))
+    assert known_of(problem, *SMALL.sizes).free.float().mean() < 0.2
+    solution, whole_ = solve(problem, WINDOWED), solve(problem, WHOLE)
     assert (solution.labels - whole_.labels).abs().max() < 1e-6
 
 
-@pytest.mark.usefixtures("small_windows")
 def test_regions_behind_weak_weights_are_exact() -> None:
     """Islands behind weights of 1e-14 to 1e-35, within a window and across several."""
     rng = np.random.default_rng(64)
@@ -164,12 +157,11 @@ def test_regions_behind_weak_weights_are_exact() -> None:
     seeds = seeds_of((48, 48), 0.2)
     seeds[0, 3:9, 2:8] = seeds[0, 10:40, 12:37] = UNLABELED
     problem = posed(affinity, seeds, 0.0)
-    labels = solve(problem, RandomWalker()).labels
-    np.testing.assert_allclose(labels, solve(problem, RandomWalker(Elimination())).labels, atol=1e-6)
+    labels = solve(problem, WINDOWED).labels
+    np.testing.assert_allclose(labels, solve(problem, WHOLE).labels, atol=1e-6)
     assert labels[0, :, 3:9, 2:8].amax() < 0.9  # of what surrounds it, not the prediction
 
 
-@pytest.mark.usefixtures("small_windows")
 def test_regions_without_seeds_have_their_mean_prediction() -> None:
     features = torch.zeros(1, 1, 48, 48)
     features[..., 3:9, 2:8] = 1e4  # in a window
@@ -178,38 +170,36 @@ def test_regions_without_seeds_have_their_mean_prediction() -> None:
     seeds = seeds_of((48, 48), 0.2)
     seeds[0, 3:9, 2:8] = seeds[0, 10:40, 12:37] = UNLABELED
     problem = posed(affinity, seeds, 0.0)
-    labels = solve(problem, RandomWalker()).labels
-    np.testing.assert_allclose(labels, solve(problem, RandomWalker(Elimination())).labels, atol=1e-6)
+    labels = solve(problem, WINDOWED).labels
+    np.testing.assert_allclose(labels, solve(problem, WHOLE).labels, atol=1e-6)
     mean = problem.probs[..., 3:9, 2:8].mean((2, 3))
     np.testing.assert_allclose(labels[..., 5, 5], mean, atol=1e-6)
 
 
 @pytest.mark.quick
-@pytest.mark.usefixtures("small_windows")
 def test_images_do_not_mix() -> None:
     affinity = GridAffinity.from_image(photographs(), 20.0, 8)
     seeds = seeds_of((61, 83), 0.2, images=2)
     seeds[1, :, 40:] = UNLABELED  # the other half of the second image takes all its windows
     problem = posed(affinity, seeds, 0.0)
-    together = solve(problem, RandomWalker()).labels
+    together = solve(problem, WINDOWED).labels
     for b in range(2):
         own = affinity.window((slice(b, b + 1), slice(0, 61), slice(0, 83)))
         alone = Problem(problem.energy, problem.probs[b : b + 1], seeds[b : b + 1], own)
-        np.testing.assert_allclose(solve(alone, RandomWalker()).labels, together[b : b + 1], atol=1e-7)
+        np.testing.assert_allclose(solve(alone, WINDOWED).labels, together[b : b + 1], atol=1e-7)
 
 
-@pytest.mark.usefixtures("small_windows")
 def test_inputs_stay_and_all_or_nothing_may_be_seeded() -> None:
     affinity = GridAffinity.from_image(photographs(), 20.0, 8)
     seeds = seeds_of((61, 83), 1.0, images=2)
-    solution = solve(posed(affinity, seeds, 0.0), RandomWalker())
+    solution = solve(posed(affinity, seeds, 0.0), WINDOWED)
     assert torch.equal(solution.labels.argmax(1), seeds)
     problem = posed(affinity, seeds_of((61, 83), 0.0, images=2), 0.0)
     start = problem.probs.clone()
-    labels = solve(problem, RandomWalker()).labels
+    labels = solve(problem, WINDOWED).labels
     mean = problem.probs.mean((2, 3), keepdim=True).expand_as(labels)
     np.testing.assert_allclose(labels, mean, atol=1e-6)
-    solve(posed(affinity, seeds_of((61, 83), 0.2, images=2), 0.0), RandomWalker())
+    solve(posed(affinity, seeds_of((61, 83), 0.2, images=2), 0.0), WINDOWED)
     assert torch.equal(problem.probs, start)
 
 
@@ -217,17 +207,16 @@ def test_only_large_flat_images_have_windows(monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*given: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("selflabel.solvers.random_walker.Walks", refuse)
+    monkeypatch.setattr("selflabel.solvers.random_walker.solve_windows", refuse)
     flat = posed(GridAffinity.from_features(torch.zeros(1, 1, 20, 20)), seeds_of((20, 20), 0.2), 0.1)
-    solve(flat, RandomWalker())
-    monkeypatch.setattr("selflabel.solvers.random_walker.LARGE", 399)
+    solve(flat, RandomWalker(large_pixels=400))
     with pytest.raises(AssertionError):
-        solve(flat, RandomWalker())
-    solve(flat, RandomWalker(Elimination()))
+        solve(flat, RandomWalker(large_pixels=399))
+    solve(flat, RandomWalker(Elimination(), large_pixels=399))
     deep = posed(GridAffinity.from_features(torch.zeros(1, 1, 10, 9, 8)), seeds_of((10, 9, 8), 0.2), 0.1)
-    solve(deep, RandomWalker())
+    solve(deep, RandomWalker(large_pixels=399))
     monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
-    solve(flat, RandomWalker())
+    solve(flat, RandomWalker(large_pixels=399))
 
 
 @pytest.mark.parametrize("size", [(7, 9), (4, 5, 6)])
@@ -256,7 +245,7 @@ def test_the_box_around_what_is_free() -> None:
     free[0, 0, 3, 4] = free[1, 0, 5, 9] = True
     assert around(free, 2) == (slice(1, 8), slice(2, 11))
     assert torch.equal(free[at(around(free, 0), 1)], free[1:2, :, 3:6, 4:10])
-    known = Partial(torch.rand(2, 3, 9, 11, generator=torch.Generator().manual_seed(1)), free)
+    known = KnownLabels(torch.rand(2, 3, 9, 11, generator=torch.Generator().manual_seed(1)), free)
     box = (slice(1, 3), slice(2, 4))
     labels = known.put(box, torch.zeros(2, 3, 2, 2))
     assert not labels[at(box)].any()

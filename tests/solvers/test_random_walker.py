@@ -1,5 +1,6 @@
 """RandomWalker against dense algebra and scikit-image."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +15,10 @@ from selflabel.affinity import GridAffinity, WindowAffinity
 from selflabel.driver import Result, solve
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
-from selflabel.numerics.linear.direct import Elimination
-from selflabel.numerics.linear.system import LinearSolver
+from selflabel.numerics.linear.direct import Elimination, factorized
+from selflabel.numerics.linear.system import LinearSolver, System
 from selflabel.problem import Energy, Problem
-from selflabel.solvers.random_walker import RandomWalker, _by_size
+from selflabel.solvers.random_walker import RandomWalker, method_by_size
 from selflabel.terms import BILINEAR, QUADRATIC, QUADRATIC_POTTS, STANDARD
 
 METHODS = pytest.mark.parametrize(
@@ -284,8 +285,15 @@ def test_a_coupling_without_weight_may_be_any() -> None:
     assert torch.equal(solve(other, RandomWalker()).labels, solve(problem, RandomWalker()).labels)
 
 
+class NotGrounded:
+    """Sparse LU of the system as it is."""
+
+    def solve(self, system: System, start: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        yield factorized(system), torch.ones(len(start), dtype=torch.bool)
+
+
 @COMPILED
-def test_factorizations_agree_on_a_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factorizations_agree_on_a_photograph() -> None:
     """Strokes and scattered seeds, three kinds of neighbors, two images; the reference without the ground."""
     image, strokes = photograph()
     rng = np.random.default_rng(50_881)
@@ -300,11 +308,8 @@ def test_factorizations_agree_on_a_photograph(monkeypatch: pytest.MonkeyPatch) -
         seeds = torch.from_numpy(np.stack([strokes, scattered]))
         for eta in (0.0, 0.05):
             energy = Energy(QUADRATIC, QUADRATIC_POTTS, coupling_weight=eta, pairwise_weight=3.0)
-            solution = solve(Problem.from_seeds(energy, seeds, 3, affinity), RandomWalker(Elimination()))
-            with monkeypatch.context() as patch:
-                patch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
-                patch.setattr("selflabel.numerics.linear.system.GROUND", 0.0)
-                reference = solve(Problem.from_seeds(energy, seeds, 3, affinity), RandomWalker(Elimination()))
+            problem = Problem.from_seeds(energy, seeds, 3, affinity)
+            solution, reference = (solve(problem, RandomWalker(x)) for x in (Elimination(), NotGrounded()))
             assert (solution.labels - reference.labels).abs().max() < 1e-6
             assert solution.labels.is_contiguous()
 
@@ -336,28 +341,27 @@ def test_pairs_that_reach_far() -> None:
 
 def test_method_by_size() -> None:
     flat = GridAffinity.from_features(torch.zeros(1, 1, 100, 100), neighbors=8)
-    assert isinstance(_by_size(flat, torch.ones(1, 1, 100, 100)), Elimination)
+    assert isinstance(method_by_size(flat, torch.ones(1, 1, 100, 100, dtype=torch.bool)), Elimination)
     deep = GridAffinity.from_features(torch.zeros(1, 1, 4, 50, 50))
-    assert isinstance(_by_size(deep, torch.ones(1, 1, 4, 50, 50)), ConjugateGradients)
+    assert isinstance(method_by_size(deep, torch.ones(1, 1, 4, 50, 50, dtype=torch.bool)), ConjugateGradients)
     small = GridAffinity.from_features(torch.zeros(1, 1, 4, 20, 20))
-    assert isinstance(_by_size(small, torch.ones(1, 1, 4, 20, 20)), Elimination)
+    assert isinstance(method_by_size(small, torch.ones(1, 1, 4, 20, 20, dtype=torch.bool)), Elimination)
     wide = WindowAffinity.from_features(torch.zeros(1, 1, 100, 100), 3)
-    assert isinstance(_by_size(wide, torch.ones(1, 1, 100, 100)), ConjugateGradients)
+    assert isinstance(method_by_size(wide, torch.ones(1, 1, 100, 100, dtype=torch.bool)), ConjugateGradients)
 
 
-def test_method_by_unknown_labels_and_neighbors(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MOST", "MOST_FACTORIZED"):
-        monkeypatch.setattr(f"selflabel.solvers.random_walker.{name}", ((4, 10_000), (12, 9_999)))
+def test_method_by_unknown_labels_and_neighbors() -> None:
+    largest = (4, 10_000), (12, 9_999)
     features, free = torch.zeros(2, 1, 100, 100), torch.ones(2, 1, 100, 100, dtype=torch.bool)
     near = GridAffinity.from_features(features, neighbors=8)
     far, too_far = (WindowAffinity.from_features(features, radius) for radius in (2, 3))
-    assert isinstance(_by_size(near, free), Elimination)
-    assert isinstance(_by_size(far, free), ConjugateGradients)
+    assert isinstance(method_by_size(near, free, largest), Elimination)
+    assert isinstance(method_by_size(far, free, largest), ConjugateGradients)
     free[0, 0, 3, 4] = False
-    assert isinstance(_by_size(far, free), ConjugateGradients)
+    assert isinstance(method_by_size(far, free, largest), ConjugateGradients)
     free[1, 0, 5, 6] = False  # now both images have one unknown label less
-    assert isinstance(_by_size(far, free), Elimination)
-    assert isinstance(_by_size(too_far, free), ConjugateGradients)
+    assert isinstance(method_by_size(far, free, largest), Elimination)
+    assert isinstance(method_by_size(too_far, free, largest), ConjugateGradients)
 
 
 class Dense:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,12 +10,14 @@ from jaxtyping import Bool, Float
 from scipy.sparse import coo_array, csr_array, diags_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
+from torch.nn.functional import pad
 
+from selflabel.kernels.memory import Array
 from selflabel.numerics.linear.direct import factorize
 from selflabel.numerics.linear.system import System
 
 STRONG = 0.03
-"""Edges of at least this share of their ends' degrees (geometric mean) hold an aggregate together."""
+"""Share of its ends' degrees (geometric mean) from which on an edge holds an aggregate together."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,15 @@ class ConjugateGradients:
 
     The preconditioner is the diagonal, plus a coarse system with one unknown per aggregate: the pixels of a
     box of `block` pixels a side that strong edges connect. It is factorized once, on the CPU, and takes care
-    of what the diagonal is slow at: large regions, and regions behind weak edges, which seeds barely reach
-    (method A-DEF2 of Tang et al., J. Sci. Comput. 39, 2009, Table 2). Every class of every image has step
-    lengths of its own, and stops by itself when its preconditioned residual norm is below `rtol` times the
+    of what the diagonal is slow at: large regions, and regions behind weak edges, which seeds barely reach.
+    Every class of every image stops by itself when its preconditioned residual norm is below `rtol` times the
     largest of the image's right sides. A step is `stride` iterations, each two passes over the pairs in
     float64. Starts from the given labels.
+
+    Method A-DEF2 of Tang, Nabben, Vuik and Erlangga, J. Sci. Comput. 39, 2009, Table 2. This differs from it:
+
+    1. Each class of each image has its own α and β; both are zero once it has stopped.
+    2. What is yielded has one more coarse correction, which does not enter the iteration.
     """
 
     rtol: float = 1e-8
@@ -47,40 +54,46 @@ class ConjugateGradients:
         """Yield every `stride` iterations."""
         system = system.grounded()
         coarse = _Coarse(system, self.block)
+        b = system.right
 
-        def dot(a: Tensor, b: Tensor) -> Tensor:
-            return (a * b).flatten(2).sum(2).view(*a.shape[:2], *[1] * (a.ndim - 2))
+        def precondition(r: Tensor) -> Tensor:
+            """``z = Pᵀ M⁻¹ r + Q r`` with M the diagonal and ``Pᵀ = I - Q A``."""
+            scaled = r / system.diagonal
+            return scaled + coarse.correct(r - system.apply(scaled))
 
-        def precondition(residual: Tensor) -> Tensor:
-            scaled = residual / system.diagonal
-            return scaled + coarse.correct(residual - system.apply(scaled))
-
-        solution = start.double() * system.free
-        solution += coarse.correct(system.right - system.apply(solution))
-        residual = system.right - system.apply(solution)
-        scaled = precondition(residual)
-        direction = scaled.clone()
-        norm = dot(residual, scaled)
-        target = self.rtol**2 * dot(system.right, precondition(system.right)).amax(1, keepdim=True)
+        # numbers: the steps of the generalized two-level method there
+        x = start.double() * system.free
+        x += coarse.correct(b - system.apply(x))  # 2: V_start = Q b + Pᵀ x
+        r = b - system.apply(x)  # 2
+        z = precondition(r)  # 3
+        p = z.clone()  # 3
+        rz = _dot(r, z)
+        target = self.rtol**2 * _dot(b, precondition(b)).amax(1, keepdim=True)
         while True:
             for _ in range(self.stride):
-                active = norm > target
-                product = system.apply(direction)
-                length = torch.where(active, norm / dot(direction, product), 0)
-                solution.addcmul_(length, direction)
-                residual.addcmul_(length, product, value=-1)
-                scaled = precondition(residual)
-                following = torch.where(active, dot(residual, scaled), norm)
-                direction.mul_(torch.where(active, following / norm, 0)).add_(scaled)
-                norm = following
-            done = (norm <= target).flatten(1).all(1)
-            yield solution + coarse.correct(system.right - system.apply(solution)), done
+                active = rz > target
+                w = system.apply(p)  # 5
+                alpha = torch.where(active, rz / _dot(p, w), 0)  # 6
+                x.addcmul_(alpha, p)  # 7
+                r.addcmul_(alpha, w, value=-1)  # 8
+                z = precondition(r)  # 9
+                rz_next = torch.where(active, _dot(r, z), rz)
+                beta = torch.where(active, rz_next / rz, 0)  # 10
+                p.mul_(beta).add_(z)  # 11
+                rz = rz_next
+            done = (rz <= target).flatten(1).all(1)
+            yield x + coarse.correct(b - system.apply(x)), done
             if done.all():
                 return
 
 
+def _dot(a: Float[Tensor, "b k *s"], b: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *ones"]:
+    """The scalar product of each class of each image."""
+    return (a * b).flatten(2).sum(2).view(*a.shape[:2], *[1] * (a.ndim - 2))
+
+
 class _Coarse:
-    """The system summed over aggregates: ``Pᵀ A P``, P one at the pixels of each; factorized per image."""
+    """The coarse systems ``E = Zᵀ A Z``, factorized: Z ``[n aggregates]`` is one at the pixels of each aggregate."""
 
     def __init__(self, system: System, block: int) -> None:
         size = system.free.shape[2:]
@@ -89,8 +102,10 @@ class _Coarse:
         ).ravel()
         edges = system.affinity.edges()
         first, second = edges.first.cpu().numpy(), edges.second.cpu().numpy()
-        ground = system.right.sum(1)  # what holds each pixel from outside: predictions and seeds sum to one
-        self.members, self.factors = [], []
+        ground = system.right.sum(1)  # what ties each pixel to predictions and seeds, which sum to one
+        self.members: list[Tensor] = []
+        """Of each image, the aggregate of each pixel; pixels that are not free belong to one more."""
+        self.factors: list[Any] = []
         for number in range(len(system.free)):
             free = system.free[number].flatten().cpu().numpy()
             weight = system.scale * edges.weight[number].double().cpu().numpy()
@@ -98,12 +113,7 @@ class _Coarse:
             inner = free[first] & free[second]
             strong = inner & (boxes[first] == boxes[second])
             strong &= weight > STRONG * np.sqrt(degree[first] * degree[second])
-            graph = csr_array(
-                (np.ones(strong.sum()), (first[strong], second[strong])), shape=(len(free),) * 2
-            )
-            count, member = connected_components(graph, directed=False)
-            used, member = np.unique(np.where(free, member, count), return_inverse=True)
-            count = len(used) - (not free.all())  # the last one is what is not free
+            count, member = _aggregates(first[strong], second[strong], free)
             crossing = np.flatnonzero(inner & (member[first] != member[second]))
             ends = member[first[crossing]], member[second[crossing]]
             links = coo_array((weight[crossing], ends), shape=(count, count)).tocsr()
@@ -114,7 +124,7 @@ class _Coarse:
             self.members.append(torch.from_numpy(member).to(system.free.device))
 
     def correct(self, residual: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
-        """``P (Pᵀ A P)⁻¹ Pᵀ r``."""
+        """``Q r = Z E⁻¹ Zᵀ r``."""
         result = torch.zeros_like(residual)
         for values, member, factors, out in zip(residual, self.members, self.factors, result, strict=True):
             if factors is None:
@@ -122,6 +132,14 @@ class _Coarse:
             count = factors.shape[0]
             sums = values.new_zeros(len(values), count + 1).index_add_(1, member, values.flatten(1))
             solved = factors.solve(np.ascontiguousarray(sums[:, :count].T.cpu().numpy()))
-            padded = torch.nn.functional.pad(torch.from_numpy(solved.T.copy()).to(values.device), (0, 1))
+            padded = pad(torch.from_numpy(solved.T.copy()).to(values.device), (0, 1))
             out.copy_(padded[:, member].view_as(values))
         return result
+
+
+def _aggregates(first: Array, second: Array, free: Array) -> tuple[int, Array]:
+    """How many sets of free pixels these edges connect, and the number of each pixel's; the others have the last."""
+    graph = csr_array((np.ones(len(first)), (first, second)), shape=(len(free),) * 2)
+    count, member = connected_components(graph, directed=False)
+    used, member = np.unique(np.where(free, member, count), return_inverse=True)
+    return len(used) - (not free.all()), member

@@ -1,4 +1,4 @@
-"""Elimination: exact solutions on the CPU, by nested dissection or by sparse LU."""
+"""Gaussian elimination on the CPU: exact solutions, by nested dissection or by sparse LU."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from selflabel.numerics.linear.system import System
 
 @dataclass(frozen=True)
 class Elimination:
-    """Elimination pixel by pixel on the CPU, once an image for all classes.
+    """Gaussian elimination on the CPU, once an image for all classes.
 
     With Numba (the extra `fast`), in the order of nested dissection where pairs reach at most four pixels along each
     axis: exact to double precision, however much the weights vary, and in 0.7 GB a megapixel. Without, and for other
@@ -29,16 +29,16 @@ class Elimination:
     def solve(
         self, system: System, start: Float[Tensor, "b k *s"]
     ) -> Iterator[tuple[Float[Tensor, "b k *s"], Bool[Tensor, " b"]]]:
-        """Yield once; the start does not matter."""
+        """Yield once; the start has no effect."""
         kernels = backend(Routine.ELIMINATION, torch.device("cpu"), system.right.dtype)
         solution = _eliminated(system) if kernels is Backend.CPU else None
         if solution is None:
-            solution = _factorized(system.grounded())
+            solution = factorized(system.grounded())
         yield solution, torch.ones(len(solution), dtype=torch.bool, device=solution.device)
 
 
 def _eliminated(system: System) -> Float[Tensor, "b k *s"] | None:
-    """By nested dissection; None where pairs reach too far for it."""
+    """The solution by nested dissection; None if pairs reach too far for it."""
     from selflabel.kernels.cpu.dissection import grid
     from selflabel.kernels.cpu.elimination import absorb
     from selflabel.kernels.cpu.layout import channels_last, empty_channels_last, rows
@@ -64,8 +64,8 @@ def _eliminated(system: System) -> Float[Tensor, "b k *s"] | None:
     return solution.to(system.right.device)
 
 
-def _factorized(system: System) -> Float[Tensor, "b k *s"]:
-    """By SuperLU."""
+def factorized(system: System) -> Float[Tensor, "b k *s"]:
+    """The solution by SuperLU."""
     solution = torch.zeros_like(system.right)
     edges = system.affinity.edges()
     first, second = edges.first.cpu().numpy(), edges.second.cpu().numpy()
@@ -73,7 +73,7 @@ def _factorized(system: System) -> Float[Tensor, "b k *s"]:
         free = system.free[number].flatten().cpu().numpy()
         pixels = np.flatnonzero(free)
         right = system.right[number].flatten(1).cpu().numpy()[:, pixels]
-        needed = np.flatnonzero(right.any(1))  # the others are 0
+        needed = np.flatnonzero(right.any(1))  # other classes are 0
         if not len(needed):
             continue
         inner = np.flatnonzero(free[first] & free[second])
@@ -96,4 +96,5 @@ def _factorized(system: System) -> Float[Tensor, "b k *s"]:
 
 
 def factorize(matrix: Any) -> Any:
+    """The factors of a sparse symmetric positive definite matrix; their `solve` takes right sides ``[n k]``."""
     return splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})

@@ -1,23 +1,29 @@
-"""Regions of pixels that no seed reaches."""
+"""Regions of pixels that no seed reaches through positive weights."""
+
+from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from selflabel.affinity.protocol import SparseAffinity
+from selflabel.numerics.linear.system import RandomWalk
 
 
-def without_seeds(
-    probs: Tensor, affinity: SparseAffinity, free: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """The prediction, with its mean in regions that no seed reaches; and the pixels that seeds do reach."""
-    probs, reached = probs.clone(), free.clone()
-    edges, pixels = affinity.edges(), free[0].numel()
+def average_unseeded(
+    walk: RandomWalk, free: Bool[Tensor, "b 1 *s"]
+) -> tuple[RandomWalk, Bool[Tensor, "b 1 *s"]]:
+    """The walk with its prediction averaged over each region that no seed reaches, and the free pixels elsewhere.
+
+    Without a coupling, any constant minimizes the energy there; the mean is the nearest to the prediction.
+    """
+    probs, reached = walk.probs.clone(), free.clone()
+    edges, pixels = walk.affinity.edges(), free[0].numel()
     first, second = edges.first.cpu().numpy(), edges.second.cpu().numpy()
     for number in range(len(probs)):
-        linked = np.flatnonzero(scale * edges.weight[number].cpu().numpy() > 0)
+        linked = np.flatnonzero(walk.scale * edges.weight[number].cpu().numpy() > 0)
         ones = np.ones(len(linked), np.int8)
         graph = csr_array((ones, (first[linked], second[linked])), shape=(pixels, pixels))
         count, region = connected_components(graph, directed=False)
@@ -34,4 +40,4 @@ def without_seeds(
         sums = values.new_zeros(len(values), count).index_add_(1, members, values[:, here])
         values[:, here] = (sums / torch.from_numpy(size).to(probs))[:, members]
         reached[number].view(-1)[here] = False
-    return probs, reached
+    return replace(walk, probs=probs), reached

@@ -1,4 +1,4 @@
-"""The linear systems of random walkers, and how they are solved: by elimination or by conjugate gradients."""
+"""The random walk, its linear system, and the protocol of what solves it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,47 +9,33 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selflabel.affinity.protocol import SparseAffinity
+from selflabel.affinity.stencil import Stencil
 
 GROUND = 1e-12
-"""Share of its degree by which `System.grounded` holds each pixel at its prediction: it shows in large regions that
-seeds reach through weights of less than 1e-9 only."""
+"""Relative regularization that makes a system nonsingular; visible only in large regions joined to seeds by weights
+below 1e-9."""
+
+Box = tuple[slice, ...]
+"""A box of pixels: a slice along each axis."""
 
 
 @dataclass(frozen=True)
 class System:
-    """``(diagonal - λ W) y = right`` on the free pixels of a batch, W among them only; y is 0 elsewhere.
+    """A linear system ``(diagonal - λ W) y = right`` on the free pixels; y is 0 elsewhere.
 
-    In float64; `diagonal` ``[b 1 *s]`` is 1 and `right` ``[b k *s]`` is 0 off the free pixels. Row by row, the
-    diagonal is the sum of λ W and of `right` over the classes: y sums to one.
+    In float64. Off the free pixels `diagonal` is 1 and `right` is 0. On them, ``diagonal = λ W 1 + Σ_k right_k`` with
+    W among free pixels only: the solution sums to one.
     """
 
     affinity: SparseAffinity
+    """W, of all pixels."""
     scale: float
-    free: Tensor
-    diagonal: Tensor
-    right: Tensor
-    prior: Tensor | None = None
-    """The prediction, if nothing holds the pixels at it."""
-
-    @classmethod
-    def of(
-        cls,
-        affinity: SparseAffinity,
-        scale: float,
-        coupling: float,
-        probs: Float[Tensor, "b k *s"],
-        fixed: Float[Tensor, "b k *s"],
-        free: Bool[Tensor, "b 1 *s"],
-    ) -> "System":
-        """``(2η I + λ L) y = 2η σ`` on the free pixels, with η the coupling and λ the scale; y is `fixed` elsewhere.
-
-        `fixed` is 0 on the free pixels.
-        """
-        fixed = fixed.double()
-        degree = scale * affinity.apply(torch.ones_like(fixed[:, :1]))  # in float64, unlike `degree()`
-        right = affinity.apply(fixed).mul_(scale).add_(probs, alpha=2 * coupling).mul_(free)
-        diagonal = torch.where(free, degree + 2 * coupling, 1.0)
-        return cls(affinity, scale, free, diagonal, right, None if coupling else probs.double())
+    """λ."""
+    free: Bool[Tensor, "b 1 *s"]
+    diagonal: Float[Tensor, "b 1 *s"]
+    right: Float[Tensor, "b k *s"]
+    prior: Float[Tensor, "b k *s"] | None = None
+    """The prediction, if the coupling is zero: what `grounded` ties the pixels to."""
 
     def apply(self, values: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """The matrix times values that are 0 off the free pixels."""
@@ -57,9 +43,9 @@ class System:
         return product.addcmul_(self.diagonal, values)
 
     def grounded(self) -> "System":
-        """A system that is not singular in double precision, and with a `prior` not quite the same.
+        """The system, regularized if it has a prior (its solution then differs by about `GROUND`).
 
-        Regions that seeds reach only through weights that rounding loses are held at it: for methods that subtract.
+        For methods that subtract: in double precision, regions joined to seeds by tiny weights only are singular.
         """
         if self.prior is None:
             return self
@@ -69,11 +55,39 @@ class System:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class RandomWalk:
+    """``(2η I + λ L) y = 2η σ`` with ``L = D - W``, η the `coupling`, λ the `scale` and σ the `probs`."""
+
+    affinity: SparseAffinity
+    scale: float
+    coupling: float
+    probs: Float[Tensor, "b k *s"]
+
+    def system(self, fixed: Float[Tensor, "b k *s"], free: Bool[Tensor, "b 1 *s"]) -> System:
+        """The equations of the free pixels, where y is `fixed` elsewhere; `fixed` is 0 on the free pixels."""
+        fixed = fixed.double()
+        degree = self.scale * self.affinity.apply(
+            torch.ones_like(fixed[:, :1])
+        )  # in float64, unlike `degree()`
+        right = self.affinity.apply(fixed).mul_(self.scale)
+        right = right.add_(self.probs, alpha=2 * self.coupling).mul_(free)
+        diagonal = torch.where(free, degree + 2 * self.coupling, 1.0)
+        prior = None if self.coupling else self.probs.double()
+        return System(self.affinity, self.scale, free, diagonal, right, prior)
+
+    def crop(self, images: slice, box: Box) -> "RandomWalk":
+        """The walk within a box of some images: pairs that leave the box are dropped."""
+        assert isinstance(self.affinity, Stencil)
+        affinity = self.affinity.window((images, *box))
+        return replace(self, affinity=affinity, probs=self.probs[(images, slice(None), *box)])
+
+
 @runtime_checkable
 class LinearSolver(Protocol):
-    """How the linear system is solved."""
+    """A frozen dataclass that solves a `System`."""
 
     def solve(
         self, system: System, start: Float[Tensor, "b k *s"]
     ) -> Iterator[tuple[Float[Tensor, "b k *s"], Bool[Tensor, " b"]]]:
-        """Yield better and better solutions, all 0 off the free pixels, and which images are done."""
+        """Yield better and better solutions, 0 off the free pixels, and which images are finished."""

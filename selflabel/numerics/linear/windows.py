@@ -1,17 +1,16 @@
-"""Random walkers of large images, window by window: most walkers end near where they start.
+"""Random walkers of large images, in overlapping windows: most walkers end near where they start.
 
-A window is solved as if it were the image, with one class more: that of walkers who reach pixels outside it that are
-not known yet. Where they are fewer than `LEAK`, no labels outside, whatever they be, change those inside by more than
-that. Such a pixel is known from then on, as seeds are, and the windows that follow end at it. Windows overlap by more
-than most walkers go, and each takes all of its pixels that are still free. What is free after all of them, and after
-larger ones, is far from seeds: that is left to a method for the image as a whole.
+A window is solved as if it were the image, with one more class: walkers who leave it for a pixel that is not known
+yet. Where their share is below `LEAK`, no labels outside could change those inside by more than that. Such a pixel is
+known from then on, as seeds are, and walkers of later windows end at it. Windows overlap by more than most walkers go;
+each takes all of its pixels that are still free. Pixels that stay free after all windows, and after larger ones, are
+far from seeds: a method for the whole image has to solve for them.
 
-Walkers that end at known pixels are wrong by what these are wrong by, so that errors add up along a chain of windows:
-to no more than their number times `LEAK`; and as most walkers never get far, to little more than `LEAK`. Time and
-memory grow as pixels.
+Errors of known pixels carry over: along a chain of m windows at most m `LEAK`, in practice little more than `LEAK`,
+as most walkers never get far. Time and memory are linear in pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
@@ -22,36 +21,22 @@ from torch.nn.functional import pad
 
 from selflabel.affinity.stencil import Stencil
 from selflabel.numerics.linear.direct import Elimination
-from selflabel.numerics.linear.system import System
+from selflabel.numerics.linear.system import Box, RandomWalk
 
 LEAK = 1e-7
-"""What is known may be wrong by so much: as much as a number in float32 is."""
-
-SIZES = ((512, 64), (768, 192))
-"""Pixels a side that each window is for, and by how much it is wider on all sides; first small ones, then large ones.
-
-The first are enough for seeds on 2 % of the pixels, or predictions that weigh a tenth.
-"""
-
-SHARE = 2
-"""Windows have at most such a part of the free pixels: larger ones cost as much as the whole."""
-
-PATIENCE = 8
-"""At most such a part of the windows may fail in vain."""
-
-Region = tuple[slice, ...]
-"""A box of pixels: from where to where along each axis."""
+"""Largest error of a label that counts as known: that of a number in float32."""
 
 
 @dataclass(frozen=True, eq=False)
-class Partial:
-    """Labels that are known but on the free pixels."""
+class KnownLabels:
+    """Labels, and where they are not known yet."""
 
     labels: Float[Tensor, "b k *s"]
     free: Bool[Tensor, "b 1 *s"]
+    """Pixels whose labels are unknown."""
 
-    def put(self, box: Region, labels: Float[Tensor, "b k *t"]) -> Float[Tensor, "b k *s"]:
-        """The labels, with others in a box."""
+    def put(self, box: Box, labels: Float[Tensor, "b k *t"]) -> Float[Tensor, "b k *s"]:
+        """The labels, with those of a box replaced."""
         if labels.shape == self.labels.shape:
             return labels
         result = self.labels.clone()
@@ -59,68 +44,72 @@ class Partial:
         return result
 
 
-@dataclass(frozen=True, eq=False)
-class Walks:
-    """``(2η I + λ L) y = 2η σ`` on the free pixels, with η the `coupling`, λ the `scale` and σ the `probs`."""
+@dataclass(frozen=True)
+class Windows:
+    """Sizes of the windows, and when they are given up."""
 
-    affinity: Stencil
-    scale: float
-    coupling: float
-    probs: Float[Tensor, "b k *s"]
-    sizes: tuple[tuple[int, int], ...] = SIZES
+    sizes: tuple[tuple[int, int], ...] = ((512, 64), (768, 192))
+    """Pixels: the side of a window's core and the margin around it; smaller ones first.
 
-    def settle(self, given: Partial) -> Partial:
-        """What windows tell of y."""
-        result = Partial(given.labels.clone(), given.free.clone())
-        for image, (side, halo) in product(range(len(self.probs)), self.sizes):
-            most = prod(min(side + 2 * halo, n) for n in self.affinity.size)
-            if SHARE * most <= int(result.free[image].count_nonzero()):
-                self._sweep(image, side, halo, result)
-        return result
+    The first are enough for seeds on 2 % of the pixels, or predictions that weigh a tenth.
+    """
+    share: int = 2
+    """Use a size only if a window holds at most 1/share of the free pixels: larger ones cost as much as the whole."""
+    patience: int = 8
+    """Give a size up when 1/patience of its windows left most of their pixels unknown."""
 
-    def _sweep(self, image: int, side: int, halo: int, result: Partial) -> None:
-        """All windows of a size. One fails if most of what is free in its core stays so."""
-        cores = _cores(self.affinity.size, side)
-        balance = len(cores) // PATIENCE
+
+def solve_windows(walk: RandomWalk, known: KnownLabels, windows: Windows) -> KnownLabels:
+    """What windows tell of ``y``: `known`, with fewer free pixels. The walk's affinity is a `Stencil`."""
+    known = KnownLabels(known.labels.clone(), known.free.clone())
+    size = tuple(known.free.shape[2:])
+    for image, (side, margin) in product(range(len(known.free)), windows.sizes):
+        largest = prod(min(side + 2 * margin, n) for n in size)
+        if windows.share * largest > int(known.free[image].count_nonzero()):
+            continue
+        cores = _cores(size, side)
+        balance = len(cores) // windows.patience
         for core in cores:
-            free = result.free[at(core, image)]
+            free = known.free[at(core, image)]
             before = int(free.count_nonzero())
             if before and balance >= 0:
-                self._solve(image, _grown(core, halo, self.affinity.size), result)
+                _solve_window(walk, image, _grown(core, margin, size), known)
                 balance += 1 if 2 * int(free.count_nonzero()) <= before else -1
-
-    def _solve(self, image: int, window: Region, result: Partial) -> None:
-        """One window, to the result."""
-        box = _grown(window, self.affinity.reach, self.affinity.size)
-        here = at(box, image)
-        labels, free = result.labels[here], result.free[here]
-        inside = torch.zeros_like(free)
-        inside[at(_within(window, box))] = True
-        own, outside = free & inside, free & ~inside
-        fixed = torch.cat([labels * ~free, outside.to(labels.dtype)], 1)
-        probs = pad(self.probs[here], (0, 0) * len(box) + (0, 1))
-        affinity = self.affinity.window((here[0], *box))
-        system = System.of(affinity, self.scale, self.coupling, probs, fixed, own)
-        values, _ = next(Elimination().solve(system, fixed))
-        mass = values[:, :-1].sum(1, keepdim=True)
-        # a region that no seed reaches has no mass: nobody leaves it
-        found = own & (values[:, -1:] <= LEAK) & (mass > 0)
-        labels.copy_(torch.where(found, values[:, :-1] / mass, labels))
-        free &= ~found
+    return known
 
 
-def whole(size: tuple[int, ...]) -> Region:
+def _solve_window(walk: RandomWalk, image: int, window: Box, known: KnownLabels) -> None:
+    """Enter what one window tells into `known`."""
+    assert isinstance(walk.affinity, Stencil)
+    box = _grown(window, walk.affinity.reach, walk.affinity.size)
+    here = at(box, image)
+    labels, free = known.labels[here], known.free[here]
+    inside = torch.zeros_like(free)
+    inside[at(_within(window, box))] = True
+    own, outside = free & inside, free & ~inside
+    fixed = torch.cat([labels * ~free, outside.to(labels.dtype)], 1)
+    part = walk.crop(here[0], box)
+    part = replace(part, probs=pad(part.probs, (0, 0) * len(box) + (0, 1)))
+    values, _ = next(Elimination().solve(part.system(fixed, own), fixed))
+    mass = values[:, :-1].sum(1, keepdim=True)
+    # a region that no seed reaches has no mass: no walker leaves it
+    found = own & (values[:, -1:] <= LEAK) & (mass > 0)
+    labels.copy_(torch.where(found, values[:, :-1] / mass, labels))
+    free &= ~found
+
+
+def whole(size: tuple[int, ...]) -> Box:
     """The box of all pixels."""
     return tuple(slice(0, n) for n in size)
 
 
-def at(box: Region, image: int | None = None) -> tuple[slice, ...]:
-    """As an index of ``[b k *s]``, for one image or all of them."""
+def at(box: Box, image: int | None = None) -> tuple[slice, ...]:
+    """The box as an index of ``[b k *s]``, of one image or all."""
     return (slice(image, None if image is None else image + 1), slice(None), *box)
 
 
-def around(free: Bool[Tensor, "b 1 *s"], margin: int) -> Region:
-    """The smallest box with all free pixels and so much more on each side; that of all pixels if none is free."""
+def around(free: Bool[Tensor, "b 1 *s"], margin: int) -> Box:
+    """The smallest box with all free pixels, `margin` pixels wider on each side; the whole if none is free."""
     if not free.any():
         return whole(tuple(free.shape[2:]))
     ends = []
@@ -130,8 +119,8 @@ def around(free: Bool[Tensor, "b 1 *s"], margin: int) -> Region:
     return _grown(tuple(ends), margin, tuple(free.shape[2:]))
 
 
-def _cores(size: tuple[int, ...], side: int) -> list[Region]:
-    """Boxes of at most so many pixels a side that make up the image, in reading order."""
+def _cores(size: tuple[int, ...], side: int) -> list[Box]:
+    """Boxes of at most `side` pixels a side that tile the image, in reading order."""
     counts = [-(-n // side) for n in size]
     cuts = [
         [slice(i * n // count, (i + 1) * n // count) for i in range(count)]
@@ -140,13 +129,13 @@ def _cores(size: tuple[int, ...], side: int) -> list[Region]:
     return list(product(*cuts))
 
 
-def _grown(box: Region, margin: int, size: tuple[int, ...]) -> Region:
-    """Within the image."""
+def _grown(box: Box, margin: int, size: tuple[int, ...]) -> Box:
+    """The box, wider by `margin` on each side, within the image."""
     return tuple(
         slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(box, size, strict=True)
     )
 
 
-def _within(box: Region, other: Region) -> Region:
+def _within(box: Box, other: Box) -> Box:
     """A box counted from where another starts."""
     return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, other, strict=True))
