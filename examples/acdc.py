@@ -20,8 +20,7 @@ from pathlib import Path
 import torch
 
 from selflabel import Energy
-from selflabel.affinity import WindowKernel
-from selflabel.affinity.builders import Contrast, Dense, Grid
+from selflabel.affinity import Contrast, Dense, GaussianKernel, Grid
 from selflabel.datasets.samples import Folder, read_split
 from selflabel.losses import DenseCRFLoss, GatedCRFLoss, KernelCutLoss, NormalizedCutLoss, PottsLoss
 from selflabel.networks import network
@@ -84,7 +83,7 @@ METHODS: Mapping[str, Objective] = {
     "pCE + dense CRF, GD": regularized("dense-crf", 1.0, DenseCRFLoss(WIDE)),
     "pCE + normalized cut": regularized("normalized-cut", 0.03, NormalizedCutLoss(WIDE)),
     "pCE + kernel cut": regularized("kernel-cut", 1.0, KernelCutLoss(WIDE, gamma=0.03)),
-    "pCE + gated CRF": regularized("gated-crf", 0.1, GatedCRFLoss(5, (WindowKernel(1.0, 6.0, 25.5),))),
+    "pCE + gated CRF": regularized("gated-crf", 0.1, GatedCRFLoss(5, (GaussianKernel(1.0, 6.0, 25.5),))),
     "random-walker labels": WALK,
     "hard ADM (graph cut)": HARD,
     "robust trust region": TRUST,

@@ -7,16 +7,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from selflabel.affinity import DenseAffinity, GaussianKernel, GridAffinity, WindowAffinity, WindowKernel
+    from selflabel.affinity import (
+        Contrast,
+        Dense,
+        DenseAffinity,
+        GaussianKernel,
+        Grid,
+        GridAffinity,
+        Window,
+        WindowAffinity,
+    )
     from selflabel.driver import Result, Solution, SolveError, Solver, Step, solve
     from selflabel.problem import Energy, Problem
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Contrast": "selflabel.affinity",
+    "Dense": "selflabel.affinity",
     "DenseAffinity": "selflabel.affinity",
     "GaussianKernel": "selflabel.affinity",
     "Energy": "selflabel.problem",
+    "Grid": "selflabel.affinity",
     "GridAffinity": "selflabel.affinity",
     "Problem": "selflabel.problem",
     "Result": "selflabel.driver",
@@ -24,15 +36,18 @@ _HOME = {
     "SolveError": "selflabel.driver",
     "Solver": "selflabel.driver",
     "Step": "selflabel.driver",
+    "Window": "selflabel.affinity",
     "WindowAffinity": "selflabel.affinity",
-    "WindowKernel": "selflabel.affinity",
     "solve": "selflabel.driver",
 }
 
 __all__ = [
+    "Contrast",
+    "Dense",
     "DenseAffinity",
     "Energy",
     "GaussianKernel",
+    "Grid",
     "GridAffinity",
     "Problem",
     "Result",
@@ -40,8 +55,8 @@ __all__ = [
     "SolveError",
     "Solver",
     "Step",
+    "Window",
     "WindowAffinity",
-    "WindowKernel",
     "solve",
 ]
 

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol, runtime_checkable
 
-from selflabel.affinity.dense import DenseAffinity, GaussianKernel
-from selflabel.affinity.filters.lattice import CoarseLattice, Lattice
+from selflabel.affinity.dense import DenseAffinity
+from selflabel.affinity.filters.lattice import COARSE, FINE
+from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.affinity.grid import GridAffinity
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.protocol import Affinity
 from selflabel.affinity.stencil import check_positive
-from selflabel.affinity.window import WindowAffinity, WindowKernel
+from selflabel.affinity.window import WindowAffinity
 
 
 @runtime_checkable
@@ -60,7 +61,9 @@ class Window:
 
     def __call__(self, image: ImageLike) -> Affinity:
         """The window affinity of the image."""
-        return WindowAffinity.from_image(image, self.radius, (WindowKernel(1.0, self.sigma_xy, self.sigma),))
+        return WindowAffinity.from_image(
+            image, self.radius, (GaussianKernel(1.0, self.sigma_xy, self.sigma),)
+        )
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Dense:
 
     sigma: color bandwidth in 0..255 units; sigma_xy: spatial bandwidth in pixels. smoothness: weight of a
     second kernel of place alone, of bandwidth smoothness_xy; 0 leaves it out. symmetric: normalized on both
-    sides. coarse: on a `CoarseLattice`, which is for symmetric ones.
+    sides. coarse: on the lattice `COARSE`, which is for symmetric ones.
     """
 
     sigma: float = 15.0
@@ -117,8 +120,8 @@ class Dense:
         kernels: tuple[GaussianKernel, ...] = (GaussianKernel(1.0, self.sigma_xy, self.sigma),)
         if self.smoothness > 0:
             kernels += (GaussianKernel(self.smoothness, self.smoothness_xy, None),)
-        backend = CoarseLattice if self.coarse else Lattice
-        return DenseAffinity.from_image(image, kernels, backend=backend, symmetric=self.symmetric)
+        filtering = COARSE if self.coarse else FINE
+        return DenseAffinity.from_image(image, kernels, filtering=filtering, symmetric=self.symmetric)
 
 
 def _check_weight(name: str, value: float) -> None:

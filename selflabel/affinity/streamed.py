@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.affinity.stencil import Box, Offset, check_spacing
-from selflabel.affinity.window import WindowKernel, check_window, mixture
+from selflabel.affinity.window import GATED_CRF_KERNELS, check_window, mixture
 
 PIXELS = {"cpu": 8192}
 """How many pixels are worked on at once: on a CPU what fits into its cache."""
@@ -27,7 +28,7 @@ class StreamedWindow:
 
     features: Float[Tensor, "b c *s"]
     radius: int = 5
-    kernels: tuple[WindowKernel, ...] = (WindowKernel(),)
+    kernels: tuple[GaussianKernel, ...] = GATED_CRF_KERNELS
     source: Float[Tensor, "b 1 *s"] | None = None
     destination: Float[Tensor, "b 1 *s"] | None = None
     spacing: tuple[float, ...] | None = None
@@ -127,7 +128,7 @@ class WindowPart:
     layout: Layout
     pixels: int
     features: Float[Tensor, "b c m"]
-    kernels: tuple[WindowKernel, ...]
+    kernels: tuple[GaussianKernel, ...]
     spacing: tuple[float, ...]
     gates: tuple[Tensor, Tensor] | None
 

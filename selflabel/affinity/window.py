@@ -1,12 +1,12 @@
 """All neighbors within a radius, weighted by a mixture of kernels, with gates: the affinity of the gated CRF."""
 
-from dataclasses import dataclass
 from itertools import product
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.stencil import (
     Offset,
@@ -17,22 +17,12 @@ from selflabel.affinity.stencil import (
     check_spacing,
 )
 
-
-@dataclass(frozen=True)
-class WindowKernel:
-    """``weight · exp(-½ d² / sigma_xy² - ½ ‖f_i - f_j‖² / sigma_rgb²)``; a sigma of None leaves its part out.
-
-    `sigma_xy` in pixels (in units of the spacing, if one is given), `sigma_rgb` in 0..255 units for images and
-    in the features' own otherwise.
-    """
-
-    weight: float = 1.0
-    sigma_xy: float | None = 6.0
-    sigma_rgb: float | None = 15.0
+GATED_CRF_KERNELS = (GaussianKernel(1.0, 6.0, 15.0),)
+"""The kernel of the gated CRF as published, for a radius of 5."""
 
 
 def mixture(
-    kernels: tuple[WindowKernel, ...], distance: Tensor | float, squared: Float[Tensor, "*any"]
+    kernels: tuple[GaussianKernel, ...], distance: Tensor | float, squared: Float[Tensor, "*any"]
 ) -> Float[Tensor, "*any"]:
     """``Σ_p K_p``: of squared distances in place and in features, aligned or broadcast to the latter."""
     weight: Tensor | None = None
@@ -67,7 +57,7 @@ class WindowAffinity(Stencil):
         cls,
         image: ImageLike,
         radius: int = 5,
-        kernels: tuple[WindowKernel, ...] = (WindowKernel(),),
+        kernels: tuple[GaussianKernel, ...] = GATED_CRF_KERNELS,
         *,
         source: Float[Tensor, "b 1 *s"] | None = None,
         destination: Float[Tensor, "b 1 *s"] | None = None,
@@ -83,7 +73,7 @@ class WindowAffinity(Stencil):
         cls,
         features: Float[Tensor, "b c *s"],
         radius: int = 5,
-        kernels: tuple[WindowKernel, ...] = (WindowKernel(),),
+        kernels: tuple[GaussianKernel, ...] = GATED_CRF_KERNELS,
         *,
         source: Float[Tensor, "b 1 *s"] | None = None,
         destination: Float[Tensor, "b 1 *s"] | None = None,
@@ -95,14 +85,9 @@ class WindowAffinity(Stencil):
         spacing = check_spacing(spacing, size)
         ones = features.new_ones(features.shape[0], 1, *size)
         source, destination = ones if source is None else source, ones if destination is None else destination
-        offsets = (
-            tuple(
-                o
-                for o in window_offsets(radius, len(size))
-                if all(abs(x) < n for x, n in zip(o, size, strict=True))
-            )
-            or (window_offsets(radius, len(size))[:1])
-        )  # one pixel: a single offset without pairs
+        every = window_offsets(radius, len(size))
+        inside = tuple(o for o in every if all(abs(x) < n for x, n in zip(o, size, strict=True)))
+        offsets = inside or every[:1]  # of one pixel: a single offset without pairs
         weights = []
         for offset in offsets:
             first, second = boxes(offset, size)
@@ -117,7 +102,7 @@ class WindowAffinity(Stencil):
 def check_window(
     features: Tensor,
     radius: int,
-    kernels: tuple[WindowKernel, ...],
+    kernels: tuple[GaussianKernel, ...],
     source: Tensor | None,
     destination: Tensor | None,
 ) -> None:
@@ -126,10 +111,6 @@ def check_window(
     check_positive("radius", radius)
     if not kernels:
         raise ValueError("expected at least one kernel, got none")
-    for kernel in kernels:
-        check_positive("weight of every kernel", kernel.weight)
-    for sigma in [s for kernel in kernels for s in (kernel.sigma_xy, kernel.sigma_rgb) if s is not None]:
-        check_positive("sigma of every kernel", sigma)
     wanted = (features.shape[0], 1, *features.shape[2:])
     for name, gate in (("source", source), ("destination", destination)):
         if gate is not None and gate.shape != wanted:

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
+from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.affinity.image import Image
 from selflabel.affinity.streamed import StreamedWindow, WindowPart
-from selflabel.affinity.window import WindowKernel
+from selflabel.affinity.window import GATED_CRF_KERNELS
 from selflabel.labels import unlabeled
 from selflabel.losses.base import check_logits, full_precision, refuse_second_derivatives
 
@@ -19,7 +20,7 @@ def gated_crf_loss(
     images: Shaped[Tensor, "b c *t"],
     *,
     radius: int = 5,
-    kernels: tuple[WindowKernel, ...] = (WindowKernel(),),
+    kernels: tuple[GaussianKernel, ...] = GATED_CRF_KERNELS,
     source: Tensor | None = None,
     destination: Tensor | None = None,
     compatibility: Float[Tensor, "k k"] | None = None,
@@ -27,7 +28,7 @@ def gated_crf_loss(
 ) -> Float[Tensor, ""]:
     """``1/Σ_a m_a^dst Σ_a Σ_b≠a m_a^dst m_b^src K_ab Σ_ij μ(i, j) σ_a(i) σ_b(j)`` with b in the window of a.
 
-    ``σ = softmax(logits)`` and ``K_ab = Σ_p K_p(a, b)`` of `WindowKernel`, with colors in 0..255 units. Both
+    ``σ = softmax(logits)`` and ``K_ab = Σ_p K_p(a, b)`` of `GaussianKernel`, with colors in 0..255 units. Both
     orders of a pair count, neighbors outside of the image do not. A mean over the destinations of all images;
     0 if there are none.
 
@@ -73,7 +74,7 @@ class GatedCRFLoss(nn.Module):
     def __init__(
         self,
         radius: int = 5,
-        kernels: tuple[WindowKernel, ...] = (WindowKernel(),),
+        kernels: tuple[GaussianKernel, ...] = GATED_CRF_KERNELS,
         *,
         unlabeled_only: bool = False,
         compatibility: Float[Tensor, "k k"] | None = None,

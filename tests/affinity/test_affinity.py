@@ -9,7 +9,14 @@ from support.affinity_loops import FLAT, IMAGES, SOLID, Array, assert_matrix, gr
 from support.problems import DENSE, KERNELS, KINDS, SPARSE, gates, make_case, random_labels
 from torch import Tensor
 
-from selflabel.affinity import Affinity, GridAffinity, SparseAffinity, WindowAffinity, WindowKernel
+from selflabel.affinity import (
+    GATED_CRF_KERNELS,
+    Affinity,
+    GaussianKernel,
+    GridAffinity,
+    SparseAffinity,
+    WindowAffinity,
+)
 from selflabel.affinity.grid import grid_offsets
 from selflabel.affinity.stencil import Stencil
 from selflabel.problem import Energy
@@ -198,7 +205,7 @@ def test_window_is_the_formula(
     axes: int, radius: int, spacing: tuple[float, ...] | None, gated: bool
 ) -> None:
     image = IMAGES[axes]
-    kernels = (*KERNELS, WindowKernel(0.3, 1.1, None))
+    kernels = (*KERNELS, GaussianKernel(0.3, 1.1, None))
     source, destination = gates(image) if gated else (None, None)
     affinity = WindowAffinity.from_image(
         image, radius, kernels, source=source, destination=destination, spacing=spacing
@@ -244,9 +251,6 @@ def test_window_errors() -> None:
         WindowAffinity.from_image(FLAT, 0)
     with pytest.raises(ValueError, match="at least one kernel"):
         WindowAffinity.from_image(FLAT, 1, ())
-    for kernels in ((WindowKernel(1.0, 0.0, 5.0),), (WindowKernel(), WindowKernel(1.0, 3.0, -1.0))):
-        with pytest.raises(ValueError, match="expected a finite sigma of every kernel > 0"):
-            WindowAffinity.from_image(FLAT, 1, kernels)
     with pytest.raises(ValueError, match="two or three spatial axes"):
         WindowAffinity.from_features(torch.zeros(1, 1, 4))
     with pytest.raises(ValueError, match="positive spacing"):
@@ -338,6 +342,18 @@ def test_features_are_finite_floats() -> None:
 
 
 def test_kernels_weigh_something() -> None:
-    image = torch.rand(1, 3, 5, 6)
-    with pytest.raises(ValueError, match="finite weight of every kernel > 0, got -1"):
-        WindowAffinity.from_image(image, 1, (WindowKernel(-1.0),))
+    for weight in (-1.0, 0.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"finite weight of every kernel > 0, got {weight}"):
+            GaussianKernel(weight, 6.0, 15.0)
+
+
+def test_bandwidths_of_kernels_are_positive() -> None:
+    for sigma in (-1.0, 0.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"expected a finite sigma_xy > 0, got {sigma}"):
+            GaussianKernel(1.0, sigma, 5.0)
+        with pytest.raises(ValueError, match=f"expected a finite sigma_rgb > 0, got {sigma}"):
+            GaussianKernel(1.0, None, sigma)
+
+
+def test_published_window_kernel() -> None:
+    assert (GaussianKernel(1.0, 6.0, 15.0),) == GATED_CRF_KERNELS

@@ -9,16 +9,17 @@ from support.affinity_loops import FLAT, IMAGES, Array, assert_matrix, kernel, l
 from support.problems import KINDS, make_case, random_labels
 
 from selflabel.affinity import (
+    COARSE,
+    DENSE_CRF_KERNELS,
     POST_PROCESSING,
-    CoarseLattice,
     DenseAffinity,
-    ExactFilter,
+    Exact,
+    FilterBuilder,
     GaussianKernel,
     Lattice,
-    SeparableFilter,
 )
 from selflabel.affinity.builders import Contrast, Dense, Grid, Window
-from selflabel.affinity.dense import FilterBuilder
+from selflabel.affinity.filters.exact import SeparableFilter
 from selflabel.affinity.image import Image, as_image
 from selflabel.kernels.backend import has_numba
 from selflabel.problem import Energy
@@ -40,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("either_path")
 def test_dense_is_the_formula(axes: int, spacing: tuple[float, ...] | None, symmetric: bool) -> None:
     image = IMAGES[axes]
     affinity = DenseAffinity.from_image(
-        image, DENSE_KERNELS, backend=ExactFilter, symmetric=symmetric, spacing=spacing
+        image, DENSE_KERNELS, filtering=Exact(), symmetric=symmetric, spacing=spacing
     )
     expected = []
     for one in image.double().numpy():
@@ -63,17 +64,17 @@ def test_dense_is_the_formula(axes: int, spacing: tuple[float, ...] | None, symm
 
 
 @pytest.mark.parametrize(
-    ("backend", "symmetric", "most"),
-    [(Lattice, False, 0.05), (Lattice, True, 0.05), (CoarseLattice, True, 0.1)],
+    ("filtering", "symmetric", "most"),
+    [(Lattice(), False, 0.05), (Lattice(), True, 0.05), (COARSE, True, 0.1)],
 )
-def test_lattice_is_near_the_formula(backend: FilterBuilder, symmetric: bool, most: float) -> None:
+def test_lattice_is_near_the_formula(filtering: FilterBuilder, symmetric: bool, most: float) -> None:
     """On a smooth image of some hundred pixels; the accuracy on photographs is in test_lattice."""
     places = torch.stack(torch.meshgrid(torch.arange(18.0), torch.arange(22.0), indexing="ij")) / 22
     image = torch.stack([places[0], places[1], (places[0] * 7).sin() / 2 + 0.5])[None]
     kernels = (GaussianKernel(1.0, 4.0, 50.0),)
     near, exact = (
-        DenseAffinity.from_image(image, kernels, backend=backend, symmetric=symmetric)
-        for backend in (backend, ExactFilter)
+        DenseAffinity.from_image(image, kernels, filtering=each, symmetric=symmetric)
+        for each in (filtering, Exact())
     )
     values = random_labels(torch.zeros(1, 3, 18, 22))
     wanted = exact.apply(values)
@@ -82,18 +83,18 @@ def test_lattice_is_near_the_formula(backend: FilterBuilder, symmetric: bool, mo
 
 def test_a_coarse_lattice_has_fewer_vertices() -> None:
     features = torch.rand(1, 3000, 3, generator=torch.Generator().manual_seed(4)) * 6
-    fine, coarse = (backend.build(features) for backend in (Lattice, CoarseLattice))
+    fine, coarse = (lattice.build(features) for lattice in (Lattice(), COARSE))
     assert coarse.vertices < 0.8 * fine.vertices  # type: ignore[attr-defined]
 
 
 @pytest.mark.skipif(not has_numba(), reason="torch filters kernels of place exactly")
-def test_a_place_kernel_is_of_the_backend() -> None:
+def test_a_place_kernel_is_of_its_lattice() -> None:
     """The coarse one loses mass; kernels of place are kept apart."""
     image = torch.zeros(1, 3, 40, 50)
     kernels = (GaussianKernel(1.0, 3.0, None),)
     fine, coarse, again = (
-        DenseAffinity.from_image(image, kernels, backend=backend)
-        for backend in (Lattice, CoarseLattice, Lattice)
+        DenseAffinity.from_image(image, kernels, filtering=filtering)
+        for filtering in (Lattice(), COARSE, Lattice())
     )
     middle = [float(affinity.degree()[0, 0, 20, 25]) for affinity in (fine, coarse, again)]
     if isinstance(fine.filters[0].filter, SeparableFilter):
@@ -115,9 +116,11 @@ def test_dense_errors() -> None:
     with pytest.raises(ValueError, match="at least one kernel"):
         DenseAffinity.from_image(FLAT, ())
     with pytest.raises(ValueError, match="expected a finite sigma_xy > 0"):
-        DenseAffinity.from_image(FLAT, (GaussianKernel(1.0, 0.0),))
+        DenseAffinity.from_image(FLAT, (GaussianKernel(1.0, 0.0, 15.0),))
     with pytest.raises(ValueError, match="expected a finite sigma_rgb > 0"):
         DenseAffinity.from_image(FLAT, (GaussianKernel(1.0, 3.0, -2.0),))
+    with pytest.raises(ValueError, match="expected a sigma_xy for every kernel, got None"):
+        DenseAffinity.from_image(FLAT, (GaussianKernel(1.0, None, 15.0),))
     with pytest.raises(ValueError, match="positive spacing"):
         DenseAffinity.from_image(FLAT, spacing=(1.0,))
     with pytest.raises(ValueError, match="two or three spatial axes"):
@@ -125,7 +128,7 @@ def test_dense_errors() -> None:
 
 
 def test_published_kernels() -> None:
-    assert GaussianKernel() == GaussianKernel(1.0, 100.0, 15.0)
+    assert (GaussianKernel(1.0, 100.0, 15.0),) == DENSE_CRF_KERNELS
     assert (GaussianKernel(3.0, 30.0, 5.0), GaussianKernel(5.0, 2.0, None)) == POST_PROCESSING
 
 

@@ -8,11 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from selflabel.affinity.filters.exact import ExactFilter, SeparableFilter
+from selflabel.affinity.filters.exact import Exact, SeparableFilter
 from selflabel.affinity.filters.lattice import Lattice
 from selflabel.affinity.filters.lattice_torch import blurs
-from selflabel.affinity.filters.permutohedral import evenness, gain, self_weights, taps
-from selflabel.affinity.filters.protocol import Filter, check_features, check_values, filter_values
+from selflabel.affinity.filters.permutohedral import blur_taps, evenness, gain, self_weights
+from selflabel.affinity.filters.protocol import (
+    Filter,
+    FilterBuilder,
+    check_features,
+    check_values,
+    filter_values,
+)
 
 pytestmark = pytest.mark.usefixtures("either_path")
 
@@ -64,10 +70,10 @@ def test_exact_filter_is_the_matrix(name: str) -> None:
     kernel = explicit(features)
     x = soft(1, 4, features.shape[1], 5210)
     wanted = x.double() @ kernel
-    exact = ExactFilter.build(features)
+    exact = Exact().build(features)
     assert relative(exact.apply(x), wanted) < 2e-6
     assert relative(exact.degree(), kernel.sum(2)) < 2e-6
-    double = ExactFilter.build(features.double())
+    double = Exact().build(features.double())
     assert double.apply(x.double()).dtype == DOUBLE
     assert relative(double.apply(x.double()), wanted) < 1e-13
 
@@ -75,7 +81,7 @@ def test_exact_filter_is_the_matrix(name: str) -> None:
 def test_exact_filter_joins_its_tiles() -> None:
     features = torch.rand(2, 2311, 3, generator=generator(64), dtype=DOUBLE) * 5  # no multiple of a tile
     x = soft(2, 3, 2311, 65, DOUBLE)
-    assert relative(ExactFilter.build(features).apply(x), x @ explicit(features)) < 1e-13
+    assert relative(Exact().build(features).apply(x), x @ explicit(features)) < 1e-13
 
 
 @pytest.mark.parametrize("kind", ["soft", "masks", "ones"])
@@ -90,7 +96,7 @@ def test_lattice_is_within_four_percent(name: str, kind: str) -> None:
         "ones": torch.ones(1, 1, n),
     }[kind]
     wanted = x.double() @ explicit(features)
-    got = Lattice.build(features.float()).apply(x)
+    got = Lattice().build(features.float()).apply(x)
     assert relative(got, wanted) < 0.04
     assert abs(float(got.sum()) / float(wanted.sum()) - 1) < 0.03
 
@@ -100,7 +106,7 @@ def test_lattice_gain_is_one(d: int) -> None:
     features = torch.rand(1, 3000, d, generator=generator(40 + d), dtype=DOUBLE) * 4
     whole = explicit(features).sum()
     for variance, radius, bound in ((1.2, 2, 0.04), (1.6, 4, 0.01)):  # a short blur loses the tails
-        ratio = Lattice.build(features, variance=variance, radius=radius).degree().sum() / whole
+        ratio = Lattice(variance, radius).build(features).degree().sum() / whole
         assert abs(float(ratio) - 1) < bound
 
 
@@ -109,8 +115,7 @@ def test_finer_lattice_is_more_accurate() -> None:
     x = soft(1, 3, features.shape[1], 11, DOUBLE)
     wanted = x @ explicit(features)
     errors = [
-        relative(Lattice.build(features, variance=v, radius=r).apply(x), wanted)
-        for v, r in ((0.7, 2), (1.2, 3), (3.0, 5))
+        relative(Lattice(v, r).build(features).apply(x), wanted) for v, r in ((0.7, 2), (1.2, 3), (3.0, 5))
     ]
     assert errors[0] > 1.3 * errors[1] > 1.3**2 * errors[2]
     assert errors[2] < 0.01
@@ -120,7 +125,7 @@ def test_lattice_of_pixels_apart_is_the_identity_nearly() -> None:
     """Far apart, nothing is left but the diagonal: between the values at a vertex and in the middle of a
     simplex."""
     features = torch.rand(1, 400, 3, generator=generator(77), dtype=DOUBLE) * 4000
-    degree = Lattice.build(features).degree()
+    degree = Lattice().build(features).degree()
     assert float(degree.min()) > 0.85
     assert float(degree.max()) < 1.35
     assert abs(float(degree.mean()) - 1) < 0.04
@@ -128,24 +133,24 @@ def test_lattice_of_pixels_apart_is_the_identity_nearly() -> None:
 
 def test_taps_and_interpolation_have_the_variance_asked_for() -> None:
     for variance, radius in ((0.9, 6), (1.1, 6), (2.3, 9)):
-        weights = taps(variance, radius)
+        weights = blur_taps(variance, radius)
         total = weights[0] + 2 * sum(weights[1:])
         second = 2 * sum(q * q * w for q, w in enumerate(weights))
         assert total == pytest.approx(1, abs=2e-3)
         assert second + 1 / 6 == pytest.approx(variance, abs=2e-2)
 
 
-def test_gain_makes_up_for_cut_taps() -> None:
+def test_gain_makes_up_for_cut_blur_taps() -> None:
     """Of a constant on a full lattice: for a twelfth of what they carry; with all taps it is the cell's volume."""
     cell = (2 * math.pi * 1.3) ** 2.5 * math.sqrt(6)
-    assert gain(1.3, 5, taps(1.3, 9)) == pytest.approx(cell, rel=1e-4)
-    weights = taps(1.3, 2)
+    assert gain(1.3, 5, blur_taps(1.3, 9)) == pytest.approx(cell, rel=1e-4)
+    weights = blur_taps(1.3, 2)
     lost = 6 * (1 - weights[0] - 2 * sum(weights[1:]))
     assert gain(1.3, 5, weights) / cell - 1 == pytest.approx(lost / 12, rel=0.1)
 
 
 def test_self_weights_are_the_blur_between_corners() -> None:
-    d, weights = 3, taps(1.1, 2)
+    d, weights = 3, blur_taps(1.1, 2)
     strides = [400, 20, 1]
     corners = torch.tensor([0, 400, 420, 421])  # base, and one unit vector more each time
     dense = torch.eye(4, dtype=DOUBLE)
@@ -159,15 +164,15 @@ def test_self_weights_are_the_blur_between_corners() -> None:
 def test_evenness_averages_to_one_over_the_simplex() -> None:
     corner = -torch.rand(5, 200_000, generator=generator(31), dtype=DOUBLE).log()
     place = corner / corner.sum(0)  # uniform
-    weights = taps(1.1, 2)
+    weights = blur_taps(1.1, 2)
     assert evenness(place, weights).pow(-4).mean() == pytest.approx(1, abs=1e-3)
     assert evenness(torch.eye(5, dtype=DOUBLE), weights).max() < 1  # sharp at the vertices: less there
 
 
 def filters(features: Tensor, size: tuple[int, ...]) -> dict[str, Filter]:
     return {
-        "exact": ExactFilter.build(features),
-        "lattice": Lattice.build(features),
+        "exact": Exact().build(features),
+        "lattice": Lattice().build(features),
         "separable": SeparableFilter.build(size, 2.7, dtype=features.dtype),
     }
 
@@ -183,7 +188,7 @@ def test_symmetric(name: str) -> None:
 
 
 def test_lattice_has_no_large_negative_eigenvalue() -> None:
-    linear = Lattice.build(scene((12, 17), 432))
+    linear = Lattice().build(scene((12, 17), 432))
     values = torch.linalg.eigvalsh(linear.apply(torch.eye(204, dtype=DOUBLE)[None])[0])
     assert values.min() > -1e-3 * values.max()
 
@@ -200,25 +205,25 @@ def test_adjoint_in_single_precision(name: str) -> None:
 def test_gradient(name: str) -> None:
     linear = filters(scene((3, 5), 88), (3, 5))[name]
     x = torch.randn(1, 2, 15, generator=generator(89), dtype=DOUBLE, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda v: filter_values(linear, v), x)
-    assert torch.autograd.gradgradcheck(lambda v: filter_values(linear, v).square(), x)
+    assert torch.autograd.gradcheck(lambda v: filter_values(linear.apply, v), x)
+    assert torch.autograd.gradgradcheck(lambda v: filter_values(linear.apply, v).square(), x)
     assert not linear.apply(x).requires_grad
 
 
 def test_gradient_keeps_no_graph_of_the_features() -> None:
     features = scene((3, 5), 90).requires_grad_()
     for linear in filters(features, (3, 5)).values():
-        assert not filter_values(linear, soft(1, 2, 15, 91, DOUBLE)).requires_grad
+        assert not filter_values(linear.apply, soft(1, 2, 15, 91, DOUBLE)).requires_grad
 
 
-@pytest.mark.parametrize("kind", [ExactFilter, Lattice])
-def test_batch_is_each_alone(kind: type[ExactFilter] | type[Lattice]) -> None:
+@pytest.mark.parametrize("filtering", [Exact(), Lattice()])
+def test_batch_is_each_alone(filtering: FilterBuilder) -> None:
     features = torch.cat([scene((20, 30), seed).float() for seed in (1, 2, 3)])
     features[1] = features[1] * 3 + 100  # other cells, and another range of them
     x = soft(3, 4, 600, 4)
-    together = kind.build(features).apply(x)
+    together = filtering.build(features).apply(x)
     for i in range(3):
-        assert torch.equal(kind.build(features[i : i + 1]).apply(x[i : i + 1])[0], together[i])
+        assert torch.equal(filtering.build(features[i : i + 1]).apply(x[i : i + 1])[0], together[i])
 
 
 def test_separable_batch_is_each_alone() -> None:
@@ -253,20 +258,20 @@ def test_degree_is_computed_once(name: str) -> None:
     torch.testing.assert_close(linear.degree(), linear.apply(torch.ones(1, 1, 30, dtype=DOUBLE))[:, 0])
 
 
-@pytest.mark.parametrize("kind", [ExactFilter, Lattice])
+@pytest.mark.parametrize("filtering", [Exact(), Lattice()])
 @pytest.mark.parametrize("d", [1, 5])
-def test_degenerate_features(kind: type[ExactFilter] | type[Lattice], d: int) -> None:
-    one = kind.build(torch.full((1, 1, d), 3.7)).degree()
+def test_degenerate_features(filtering: FilterBuilder, d: int) -> None:
+    one = filtering.build(torch.full((1, 1, d), 3.7)).degree()
     assert one.shape == (1, 1)
     assert 0.95 < float(one) < 1.05
-    flat = kind.build(torch.full((1, 500, d), -12.3)).degree()
+    flat = filtering.build(torch.full((1, 500, d), -12.3)).degree()
     assert torch.allclose(flat, 500 * one, rtol=1e-4)
 
 
 @pytest.mark.parametrize("d", [2, 3])
 def test_wide_features_have_keys(d: int) -> None:
     features = torch.rand(1, 300, d, generator=generator(d), dtype=DOUBLE) * 1e4
-    assert relative(Lattice.build(features).degree(), explicit(features).sum(2)) < 0.2
+    assert relative(Lattice().build(features).degree(), explicit(features).sum(2)) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -290,7 +295,7 @@ def test_separable_cut_is_where_it_is_said() -> None:
     assert row.nonzero()[:, 0].tolist() == list(range(42, 59))
 
 
-@pytest.mark.parametrize("check", [check_features, ExactFilter.build, Lattice.build])
+@pytest.mark.parametrize("check", [check_features, Exact().build, Lattice().build])
 @pytest.mark.parametrize(
     ("features", "message"),
     [
@@ -328,13 +333,13 @@ def test_values_are_checked(name: str) -> None:
 
 def test_keys_that_overflow_are_an_error() -> None:
     with pytest.raises(ValueError, match="64-bit keys"):
-        Lattice.build(torch.rand(1, 9, 6, generator=generator(8)) * 1e5)
+        Lattice().build(torch.rand(1, 9, 6, generator=generator(8)) * 1e5)
 
 
 @pytest.mark.parametrize(("variance", "radius"), [(0.1, 2), (1.1, 0), (math.nan, 2)])
 def test_lattice_parameters_are_checked(variance: float, radius: int) -> None:
     with pytest.raises(ValueError, match="variance"):
-        Lattice.build(torch.zeros(1, 4, 2), variance=variance, radius=radius)
+        Lattice(variance, radius)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +368,7 @@ def test_mean_field_on_the_lattice_gives_the_exact_labels() -> None:
     smooth = SeparableFilter.build(size, 3.0, dtype=DOUBLE)
     unary = torch.randn(1, 21, 64 * 64, generator=generator(5522), dtype=DOUBLE)
     labels = []
-    for appearance in (ExactFilter.build(features), Lattice.build(features)):
+    for appearance in (Exact().build(features), Lattice().build(features)):
         x = unary.softmax(1)
         for _ in range(10):
             x = (unary + 0.004 * appearance.apply(x) + 0.02 * smooth.apply(x)).softmax(1)

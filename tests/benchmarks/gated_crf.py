@@ -21,10 +21,10 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from support.memory_tools import peak_bytes
 
-from selflabel import WindowKernel
+from selflabel import GaussianKernel
 from selflabel.losses import gated_crf_loss
 
-KERNEL = WindowKernel(1.0, 6.0, 15.0)
+KERNEL = GaussianKernel(1.0, 6.0, 15.0)
 
 
 def unfolded(values: Tensor, radius: int) -> Tensor:

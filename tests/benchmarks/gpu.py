@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_checks import TorchLattice, checks
+from gpu_checks import LatticeInTorch, checks
 from torch import Tensor
 
-from selflabel import DenseAffinity, GaussianKernel, GridAffinity, Problem, WindowKernel, solve
-from selflabel.affinity import Affinity, ExactFilter, Lattice
-from selflabel.affinity.dense import FilterBuilder
+from selflabel import DenseAffinity, GaussianKernel, GridAffinity, Problem, solve
+from selflabel.affinity import Affinity, Exact, FilterBuilder
+from selflabel.affinity.filters.lattice_torch import TorchLattice
 from selflabel.labels import UNLABELED
 from selflabel.losses import dense_crf_loss, gated_crf_loss
 from selflabel.solvers import GradientDescent, MeanField
@@ -144,7 +144,7 @@ def draw(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     return image.to(device), (3 * parts[1]).to(device)
 
 
-def bytes_of_lattice(lattice: Lattice, channels: int) -> float:
+def bytes_of_lattice(lattice: TorchLattice, channels: int) -> float:
     """Of one filtering: all matrices once, the values in and out, and every table between two products both ways."""
     matrices = (lattice.splat, *lattice.blurs, lattice.slice)
     sparse = sum(NUMBER * (m.index.numel() + m.weight.numel() + m.offsets.numel()) for m in matrices)
@@ -185,7 +185,7 @@ def mean_field(sizes: Sizes, device: torch.device) -> Iterator[Job]:
     image, logits = draw(sizes.mean_field, device)
     kernels = (GaussianKernel(10.0, 80.0, 13.0), GaussianKernel(3.0, 3.0, None))
     solver, steps = MeanField(rtol=0.0), 10
-    affinity = DenseAffinity.from_image(image, kernels, backend=TorchLattice, symmetric=True)
+    affinity = DenseAffinity.from_image(image, kernels, filtering=LatticeInTorch(), symmetric=True)
     problem = Problem.from_logits(solver.default_energy, logits, free_seeds(logits), affinity)
     lattice: Any = affinity.filters[0].filter
     labels = NUMBER * logits.numel()
@@ -198,16 +198,16 @@ def mean_field(sizes: Sizes, device: torch.device) -> Iterator[Job]:
 
 
 def filters(sizes: Sizes, device: torch.device) -> Iterator[Job]:
-    for name, backend, side, channels in (
-        ("lattice", TorchLattice, sizes.lattice_side, 3),
-        ("exact filter", ExactFilter, sizes.exact_side, 21),
+    for name, filtering, side, channels in (
+        ("lattice", LatticeInTorch(), sizes.lattice_side, 3),
+        ("exact filter", Exact(), sizes.exact_side, 21),
     ):
         image, _ = draw((1, 1, side, side), device)
         place = torch.stack(torch.meshgrid(*[torch.arange(side, device=device)] * 2, indexing="ij"))
         features = torch.cat([place[None] / 80.0, image * 255 / 13.0], 1).flatten(2).mT.contiguous()
         values = torch.rand(1, channels, side * side, device=device)
-        built: Any = backend.build(features)
-        if isinstance(built, Lattice):
+        built = filtering.build(features)
+        if isinstance(built, TorchLattice):
             moved = bytes_of_lattice(built, channels)
             counted = "matrices, values, and tables of vertices both ways"
             goal: Goal | None = Goal("5 ms", lambda ms, _: ms <= 5)
@@ -216,17 +216,17 @@ def filters(sizes: Sizes, device: torch.device) -> Iterator[Job]:
             counted = "features, values; it waits for arithmetic"
         size = f"{side}² points, {channels} values"
         yield Job(f"{name}, {size}", partial(built.apply, values), moved, counted)
-        both = partial(_build_and_apply, backend, features, values)
+        both = partial(_build_and_apply, filtering, features, values)
         yield Job(f"{name} with its build, {size}", both, moved + NUMBER * features.numel(), counted, goal)
 
 
-def _build_and_apply(backend: FilterBuilder, features: Tensor, values: Tensor) -> Tensor:
-    return backend.build(features).apply(values)
+def _build_and_apply(filtering: FilterBuilder, features: Tensor, values: Tensor) -> Tensor:
+    return filtering.build(features).apply(values)
 
 
 def losses(sizes: Sizes, device: torch.device) -> Iterator[Job]:
     image, logits = draw(sizes.gated, device)
-    kernel = WindowKernel(1.0, 6.0, 15.0)
+    kernel = GaussianKernel(1.0, 6.0, 15.0)
     yield Job(
         f"gated CRF loss, both ways, {by(sizes.gated)}, radius 5",
         partial(
@@ -239,10 +239,12 @@ def losses(sizes: Sizes, device: torch.device) -> Iterator[Job]:
     )
     image, logits = draw(sizes.dense, device)
     inputs = NUMBER * (2 * logits.numel() + image.numel())
-    for backend in (TorchLattice, ExactFilter):
-        build = partial(DenseAffinity.from_image, image, (GaussianKernel(1.0, 100.0, 15.0),), backend=backend)
+    for filtering in (LatticeInTorch(), Exact()):
+        build = partial(
+            DenseAffinity.from_image, image, (GaussianKernel(1.0, 100.0, 15.0),), filtering=filtering
+        )
         built: Any = build().filters[0].filter
-        is_lattice = isinstance(built, Lattice)
+        is_lattice = isinstance(built, TorchLattice)
         yield Job(
             f"dense CRF loss with its {'lattice' if is_lattice else 'exact filter'}, both ways, {by(sizes.dense)}",
             partial(_both_ways, partial(_dense_crf, build), logits.detach().requires_grad_()),

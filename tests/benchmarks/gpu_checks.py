@@ -19,11 +19,10 @@ from selflabel import (
     GridAffinity,
     Problem,
     WindowAffinity,
-    WindowKernel,
     solve,
 )
-from selflabel.affinity import Affinity, ExactFilter, Lattice
-from selflabel.affinity.filters.lattice import RADIUS, VARIANCE
+from selflabel.affinity import FINE, Affinity, Exact, FilterBuilder
+from selflabel.affinity.filters.lattice_torch import TorchLattice
 from selflabel.affinity.filters.protocol import Filter
 from selflabel.driver import Solver
 from selflabel.labels import UNLABELED
@@ -49,12 +48,11 @@ KERNELS = (GaussianKernel(1.0, 20.0, 40.0), GaussianKernel(0.5, 2.0, None))
 CLASSES = 4
 
 
-class TorchLattice:
-    """The lattice as a GPU has it, on any device."""
+class LatticeInTorch(Exact):
+    """The lattice as a GPU has it, on any device: kernels of place are exact."""
 
-    @staticmethod
-    def build(features: Tensor) -> Filter:
-        return Lattice.in_torch(features, VARIANCE, RADIUS)
+    def build(self, features: Tensor) -> Filter:
+        return TorchLattice.build(features, FINE.variance, FINE.radius)
 
 
 @dataclass(frozen=True)
@@ -88,17 +86,17 @@ def grid(scene: Scene) -> Affinity:
 
 def window(scene: Scene) -> Affinity:
     gate = scene.image[:, :1]
-    return WindowAffinity.from_image(scene.image, 2, (WindowKernel(1.0, 3.0, 60.0),), source=gate)
+    return WindowAffinity.from_image(scene.image, 2, (GaussianKernel(1.0, 3.0, 60.0),), source=gate)
 
 
 def lattice(scene: Scene) -> Affinity:
     # the reference is compiled where Numba is there: the same sums, to rounding
-    backend = Lattice if scene.image.dtype == torch.float64 else TorchLattice
-    return DenseAffinity.from_image(scene.image, KERNELS[:1], backend=backend, symmetric=True)
+    filtering: FilterBuilder = FINE if scene.image.dtype == torch.float64 else LatticeInTorch()
+    return DenseAffinity.from_image(scene.image, KERNELS[:1], filtering=filtering, symmetric=True)
 
 
 def exact(scene: Scene) -> Affinity:
-    return DenseAffinity.from_image(scene.image, KERNELS, backend=ExactFilter, symmetric=True)
+    return DenseAffinity.from_image(scene.image, KERNELS, filtering=Exact(), symmetric=True)
 
 
 AFFINITIES: dict[str, Callable[[Scene], Affinity]] = {

@@ -3,8 +3,8 @@
     python tests/benchmarks/lattice_accuracy.py --data DATA --images 20
 
 DATA holds bsds/images, bsds/masks and bsds/train.txt. The reference is the exact filter at `--rows` pixels
-of each image (a random choice; every pixel takes part in their sums). Errors are ||W x - K x|| / ||K x||
-over these pixels, gains are sum(W x) / sum(K x); nothing is rescaled. Values: all ones, the masks of the
+of each image (a random choice; every pixel takes part in their sums). Errors are ``‖W x - K x‖ / ‖K x‖``
+over these pixels, gains are ``Σ W x / Σ K x``; nothing is rescaled. Values: all ones, the masks of the
 largest regions, and soft labels (softmax of noise around the masks).
 """
 
@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from selflabel.affinity.filters.lattice import Lattice
+from selflabel.affinity import Lattice
+from selflabel.affinity.filters.protocol import Filter
 
 BANDWIDTHS = ((13.0, 80.0), (15.0, 100.0))
 CHANNELS = 4
@@ -56,7 +57,7 @@ def exact_rows(features: Tensor, values: Tensor, rows: Tensor) -> Tensor:
     return torch.cat(result).t().double()
 
 
-def seconds(lattice: Lattice, values: Tensor) -> float:
+def seconds(lattice: Filter, values: Tensor) -> float:
     lattice.apply(values)
     times = []
     for _ in range(3):
@@ -78,7 +79,7 @@ def main() -> None:
         "--rows", type=int, default=2000, help="pixels at which the exact filter is evaluated"
     )
     parser.add_argument(
-        "--variance", type=float, default=None, help="of the lattice; default: that of Lattice.build"
+        "--variance", type=float, default=None, help="of the lattice; default: that of Lattice"
     )
     parser.add_argument("--radius", type=int, default=None)
     arguments = parser.parse_args()
@@ -99,7 +100,7 @@ def main() -> None:
             features = features_of(image, *bandwidths)
             wanted = exact_rows(features, torch.cat(list(values.values()), 1), rows)
             start = time.perf_counter()
-            lattice = Lattice.build(features, **chosen)
+            lattice = Lattice(**chosen).build(features)
             built = time.perf_counter() - start
             spent = seconds(lattice, torch.rand(1, 21, mask.numel(), generator=draw))
             costs.setdefault(bandwidths, []).append((built, spent, lattice.vertices))

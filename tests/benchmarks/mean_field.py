@@ -14,7 +14,7 @@ import torch
 from pictures import Picture, spaced
 
 from selflabel import DenseAffinity, Energy, GaussianKernel, Problem, solve
-from selflabel.affinity import ExactFilter, Lattice
+from selflabel.affinity import Exact, Lattice
 from selflabel.annotators import ForestAnnotator
 from selflabel.labels import UNLABELED
 from selflabel.solvers import MeanField
@@ -36,12 +36,15 @@ def agreement(
     lattice, exact = (
         solve(
             Problem(
-                energy, probs, seeds, DenseAffinity.from_image(image, kernels, backend=b, symmetric=symmetric)
+                energy,
+                probs,
+                seeds,
+                DenseAffinity.from_image(image, kernels, filtering=b, symmetric=symmetric),
             ),
             MeanField(),
             max_steps=10,
         ).labels
-        for b in (Lattice, ExactFilter)
+        for b in (Lattice(), Exact())
     )
     same = (lattice.argmax(1) == exact.argmax(1)).double().mean()
     divergence = (exact * (exact.clamp_min(1e-13).log() - lattice.clamp_min(1e-13).log())).sum(1).mean()

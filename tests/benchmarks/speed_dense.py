@@ -23,8 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from support.memory_tools import peak_bytes
 
 from selflabel import DenseAffinity, Energy, GaussianKernel, Problem, solve
-from selflabel.affinity import CoarseLattice, Lattice
-from selflabel.affinity.dense import FilterBuilder
+from selflabel.affinity import COARSE, FilterBuilder, Lattice
 from selflabel.labels import UNLABELED
 from selflabel.losses import dense_crf_loss
 from selflabel.solvers import MeanField
@@ -44,10 +43,10 @@ def pixels_of(picture: Picture) -> Array:
     return np.ascontiguousarray(image if image.shape[0] < image.shape[1] else image.transpose(1, 0, 2))
 
 
-def ours(images: Array, probs: Array, backend: FilterBuilder = CoarseLattice) -> Tensor:
+def ours(images: Array, probs: Array, filtering: FilterBuilder = COARSE) -> Tensor:
     """uint8 [b h w 3] and [b k h w] to labels."""
     pixels = torch.from_numpy(images).movedim(-1, 1)
-    affinity = DenseAffinity.from_image(pixels, KERNELS, symmetric=True, backend=backend)
+    affinity = DenseAffinity.from_image(pixels, KERNELS, symmetric=True, filtering=filtering)
     seeds = torch.full((len(probs), *probs.shape[2:]), UNLABELED)
     problem = Problem(ENERGY, torch.from_numpy(probs), seeds, affinity)
     return solve(problem, MeanField(rtol=0.0), max_steps=STEPS).labels
@@ -80,7 +79,7 @@ def closeness(found: Tensor, exact: Tensor) -> tuple[float, float]:
     return float((found.argmax(0) != exact.argmax(0)).double().mean()), float(divergence.sum(0).mean())
 
 
-def accuracy(cases: list[tuple[Array, Array]], backend: FilterBuilder) -> tuple[str, bool]:
+def accuracy(cases: list[tuple[Array, Array]], filtering: FilterBuilder) -> tuple[str, bool]:
     """On crops of 64 and 128 pixels: labels that differ from brute force and divergence, both ways."""
     texts, fine = [], True
     for side in (64, 128):
@@ -90,7 +89,7 @@ def accuracy(cases: list[tuple[Array, Array]], backend: FilterBuilder) -> tuple[
             crop = np.ascontiguousarray(image[top : top + side, left : left + side])
             part = np.ascontiguousarray(probs[:, top : top + side, left : left + side])
             exact = brute_force(crop, part)
-            found[0].append(closeness(ours(crop[None], part[None], backend)[0], exact))
+            found[0].append(closeness(ours(crop[None], part[None], filtering)[0], exact))
             found[1].append(closeness(torch.from_numpy(theirs(crop, part)), exact))
         own, other = ([statistics.median(column) for column in zip(*rows, strict=True)] for rows in found)
         fine = fine and own[0] <= other[0] and own[1] <= other[1]
@@ -107,11 +106,11 @@ def mean_field(pictures: list[Picture], repeats: int) -> list[Row]:
         image = pixels_of(picture)
         cases.append((image, color_mixture(image, CLASSES, rng).astype(np.float32)))
     rows = []
-    for name, backend in (("coarse lattice", CoarseLattice), ("lattice", Lattice)):
+    for name, filtering in (("coarse lattice", COARSE), ("lattice", Lattice())):
         duel = Duel(repeats)
         for image, probs in cases:
-            duel.run(partial(ours, image[None], probs[None], backend), partial(theirs, image, probs))
-        check, fine = accuracy(cases[:8], backend)
+            duel.run(partial(ours, image[None], probs[None], filtering), partial(theirs, image, probs))
+        check, fine = accuracy(cases[:8], filtering)
         rows.append(duel.row(f"dense CRF, 10 steps, K = 21, {name}", "pydensecrf2", 0.5, check, fine))
 
     shape = cases[0][0].shape

@@ -13,10 +13,9 @@ from selflabel import (
     GridAffinity,
     Problem,
     WindowAffinity,
-    WindowKernel,
     solve,
 )
-from selflabel.affinity import Affinity, ExactFilter, Lattice
+from selflabel.affinity import Affinity, Exact, Lattice
 from selflabel.annotators import ProductAnnotator
 from selflabel.labels import UNLABELED
 from selflabel.solvers import SOLVERS
@@ -27,9 +26,9 @@ pytestmark = pytest.mark.cuda
 KERNELS = (GaussianKernel(1.0, 20.0, 40.0), GaussianKernel(0.5, 2.0, None))
 AFFINITIES: dict[str, Callable[[Tensor], Affinity]] = {
     "grid": lambda image: GridAffinity.from_image(image, 40.0, 8, by_distance=True),
-    "window": lambda image: WindowAffinity.from_image(image, 2, (WindowKernel(1.0, 3.0, 60.0),)),
-    "lattice": lambda image: DenseAffinity.from_image(image, KERNELS, backend=Lattice, symmetric=True),
-    "exact": lambda image: DenseAffinity.from_image(image, KERNELS, backend=ExactFilter, symmetric=True),
+    "window": lambda image: WindowAffinity.from_image(image, 2, (GaussianKernel(1.0, 3.0, 60.0),)),
+    "lattice": lambda image: DenseAffinity.from_image(image, KERNELS, filtering=Lattice(), symmetric=True),
+    "exact": lambda image: DenseAffinity.from_image(image, KERNELS, filtering=Exact(), symmetric=True),
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from selflabel import DenseAffinity, Energy, GaussianKernel
 from selflabel.affinity import Lattice
 from selflabel.affinity.filters.lattice_cpu import CompiledLattice
+from selflabel.affinity.filters.lattice_torch import TorchLattice
 from selflabel.kernels import memory
 from selflabel.kernels.backend import has_numba
 from selflabel.kernels.cpu.compile import kernel
@@ -215,10 +216,10 @@ def test_layouts(several: int, shape: tuple[int, ...]) -> None:
 # --- the lattice --------------------------------------------------------------------------------------------
 
 
-def lattices(features: Tensor, variance: float, radius: int) -> tuple[CompiledLattice, Lattice]:
-    compiled = Lattice.build(features, variance=variance, radius=radius)
+def lattices(features: Tensor, variance: float, radius: int) -> tuple[CompiledLattice, TorchLattice]:
+    compiled = Lattice(variance, radius).build(features)
     assert isinstance(compiled, CompiledLattice)
-    return compiled, Lattice.in_torch(features, variance, radius)
+    return compiled, TorchLattice.build(features, variance, radius)
 
 
 @THREADS

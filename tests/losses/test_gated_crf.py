@@ -9,7 +9,7 @@ from support.memory_tools import peak_bytes
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from selflabel.affinity import WindowAffinity, WindowKernel
+from selflabel.affinity import GaussianKernel, WindowAffinity
 from selflabel.affinity import streamed as streamed_module
 from selflabel.affinity.streamed import StreamedWindow
 from selflabel.losses.gated_crf import GatedCRFLoss, gated_crf_loss
@@ -149,7 +149,7 @@ def test_neighbors_outside_of_the_image_never_count() -> None:
     """Constant everywhere: each pair inside costs one number, however near the border it is."""
     images = torch.zeros(1, 1, 6, 5)
     logits = torch.zeros(1, 2, 6, 5)
-    loss = gated_crf_loss(logits, images, radius=2, kernels=(WindowKernel(1.0, None, None),))
+    loss = gated_crf_loss(logits, images, radius=2, kernels=(GaussianKernel(1.0, None, None),))
     pairs = sum(
         (min(5, y + 2) - max(0, y - 2) + 1) * (min(4, x + 2) - max(0, x - 2) + 1) - 1
         for y, x in product(range(6), range(5))
@@ -163,7 +163,7 @@ def test_neighbors_outside_of_the_image_never_count() -> None:
         larger,
         torch.zeros(1, 1, 8, 7),
         radius=2,
-        kernels=(WindowKernel(1.0, None, None),),
+        kernels=(GaussianKernel(1.0, None, None),),
         source=inside,
         destination=inside,
     )
@@ -228,7 +228,7 @@ def test_half_precision_does_not_lose_small_gradients() -> None:
     images = torch.zeros(1, 1, 300, 301)
     half, full = logits.half().requires_grad_(), logits.half().float().requires_grad_()
     for point in (half, full):
-        weak = gated_crf_loss(point, images, radius=1, kernels=(WindowKernel(1e-3, None, None),))
+        weak = gated_crf_loss(point, images, radius=1, kernels=(GaussianKernel(1e-3, None, None),))
         (weak * 2.0**16).backward()  # type: ignore[no-untyped-call]
     assert half.grad is not None
     assert full.grad is not None

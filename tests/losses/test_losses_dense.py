@@ -12,7 +12,7 @@ from support.loss_formulas import GAMMA, LOSSES, PAIRWISE, draw_logits, pixels, 
 from support.problems import KINDS, SPARSE, make_case
 from torch import Tensor
 
-from selflabel.affinity import DenseAffinity, ExactFilter, GaussianKernel, GridAffinity, Lattice
+from selflabel.affinity import DenseAffinity, Exact, GaussianKernel, GridAffinity, Lattice
 from selflabel.affinity.filters.protocol import Filter
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.losses import dense_crf_loss, kernel_cut_loss, normalized_cut_loss, potts_loss
@@ -131,7 +131,7 @@ def test_losses_are_the_papers(size: tuple[int, ...], channels: int, rng: np.ran
                 labels[:, p] = np.arange(3) == k
         cuts += plain_normalized_cut(matrix, labels)
     kernel = (GaussianKernel(1.0, SIGMA_XY, SIGMA_RGB),)
-    affinity = DenseAffinity.from_image(torch.from_numpy(image), kernel, backend=ExactFilter)
+    affinity = DenseAffinity.from_image(torch.from_numpy(image), kernel, filtering=Exact())
     scores, known = torch.from_numpy(logits), torch.from_numpy(seeds)
     loss = float(dense_crf_loss(scores, affinity))
     cut = float(normalized_cut_loss(scores, affinity, known))
@@ -176,7 +176,12 @@ class CountedLattice:
     counter: Counter
 
     def build(self, features: Tensor) -> Filter:
-        return CountedFilter(Lattice.build(features), self.counter, (features.shape[0], features.shape[1]))
+        return CountedFilter(Lattice().build(features), self.counter, (features.shape[0], features.shape[1]))
+
+    def build_grid(
+        self, size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype, device: torch.device
+    ) -> Filter:
+        raise NotImplementedError("no kernel of place alone here")
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -189,7 +194,7 @@ def test_filterings_forward_and_backward(name: str, most: list[int], symmetric: 
     counter = Counter()
     kernel = (GaussianKernel(1.0, 5.0, 50.0),)
     affinity = DenseAffinity.from_image(
-        case.image, kernel, backend=CountedLattice(counter), symmetric=symmetric
+        case.image, kernel, filtering=CountedLattice(counter), symmetric=symmetric
     )
     logits = draw_logits(case).float().requires_grad_()
     losses = {

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import maximum_flow
 from skimage import data, transform
 from torch import Tensor
 
-from selflabel.affinity import GridAffinity, WindowAffinity, WindowKernel
+from selflabel.affinity import GaussianKernel, GridAffinity, WindowAffinity
 from selflabel.driver import Result, solve
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.numerics.cuts import minimum_cut as cuts
@@ -240,7 +240,7 @@ def test_window_affinity_is_exact_too() -> None:
     rng = np.random.default_rng(1409)
     problem = random_problem(rng, (3, 4), 2, 20)
     features = torch.from_numpy(rng.random((20, 3, 3, 4))).float()
-    kernels = (WindowKernel(0.6, 1.5, 0.3), WindowKernel(0.2, 1.0, None))
+    kernels = (GaussianKernel(0.6, 1.5, 0.3), GaussianKernel(0.2, 1.0, None))
     window = WindowAffinity.from_features(features, 2, kernels)
     problem = replace(problem, affinity=window)
     np.testing.assert_allclose(

@@ -10,7 +10,7 @@ from scipy.special import softmax
 from support.problems import DENSE, SPARSE, Case, make_case, random_labels
 from torch import Tensor
 
-from selflabel.affinity import DenseAffinity, ExactFilter, GaussianKernel, Lattice
+from selflabel.affinity import DenseAffinity, Exact, GaussianKernel, Lattice
 from selflabel.driver import Result, solve
 from selflabel.labels import UNLABELED
 from selflabel.problem import Energy, Problem
@@ -106,7 +106,7 @@ def test_symmetric_normalization(axes: int) -> None:
     case = make_case(ENERGY, kind).to(torch.float64)
     bare, symmetric = (
         DenseAffinity.from_image(
-            case.image, (GaussianKernel(1.3, 2.0, 60.0),), backend=ExactFilter, symmetric=s
+            case.image, (GaussianKernel(1.3, 2.0, 60.0),), filtering=Exact(), symmetric=s
         )
         for s in (False, True)
     )
@@ -134,12 +134,12 @@ def test_lattice_and_exact_filter_agree() -> None:
                 case.energy,
                 case.probs,
                 case.seeds,
-                DenseAffinity.from_image(case.image, kernels, backend=backend),
+                DenseAffinity.from_image(case.image, kernels, filtering=filtering),
             ),
             MeanField(),
             max_steps=10,
         ).labels.argmax(1)
-        for backend in (Lattice, ExactFilter)
+        for filtering in (Lattice(), Exact())
     ]
     assert float((labels[0] == labels[1]).double().mean()) >= 0.99
     changed = (labels[1] != case.probs.argmax(1)).double().mean()

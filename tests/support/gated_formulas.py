@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selflabel.affinity import WindowKernel
+from selflabel.affinity import GaussianKernel
 
 Array = NDArray[np.float64]
-KERNELS = (WindowKernel(0.7, 1.5, 60.0), WindowKernel(0.4, 2.5, None), WindowKernel(1.3, None, 90.0))
+KERNELS = (GaussianKernel(0.7, 1.5, 60.0), GaussianKernel(0.4, 2.5, None), GaussianKernel(1.3, None, 90.0))
 SIZES = [(5, 7), (3, 4, 5)]
 SPACINGS: dict[int, tuple[float, ...]] = {2: (1.0, 0.8), 3: (2.0, 1.0, 0.7)}
 
@@ -39,7 +39,7 @@ def published(
     logits: Array,
     images: Array,
     radius: int,
-    kernels: tuple[WindowKernel, ...],
+    kernels: tuple[GaussianKernel, ...],
     source: Array,
     destination: Array,
     compatibility: Array,
@@ -74,7 +74,7 @@ def expected(
     logits: Tensor,
     images: Tensor,
     radius: int = 2,
-    kernels: tuple[WindowKernel, ...] = KERNELS,
+    kernels: tuple[GaussianKernel, ...] = KERNELS,
     source: Tensor | None = None,
     destination: Tensor | None = None,
     compatibility: Tensor | None = None,

@@ -14,12 +14,11 @@ from torch import Tensor
 from selflabel.affinity import (
     Affinity,
     DenseAffinity,
-    ExactFilter,
+    Exact,
     GaussianKernel,
     GridAffinity,
     SparseAffinity,
     WindowAffinity,
-    WindowKernel,
 )
 from selflabel.labels import UNLABELED
 from selflabel.problem import Energy, Problem
@@ -28,7 +27,7 @@ Build = Callable[[Tensor], Affinity]
 
 APPEARANCE = GaussianKernel(0.06, sigma_xy=3.0, sigma_rgb=40.0)
 SMOOTHNESS = GaussianKernel(0.04, sigma_xy=1.3, sigma_rgb=None)
-KERNELS = (WindowKernel(0.7, sigma_xy=1.4, sigma_rgb=35.0), WindowKernel(0.2, None, 60.0))
+KERNELS = (GaussianKernel(0.7, sigma_xy=1.4, sigma_rgb=35.0), GaussianKernel(0.2, None, 60.0))
 
 
 def gates(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +52,7 @@ KINDS: dict[str, tuple[int, Build]] = {
     "lattice": (2, lambda image: DenseAffinity.from_image(image, (APPEARANCE,))),
     "exact": (
         2,
-        lambda image: DenseAffinity.from_image(image, (APPEARANCE, SMOOTHNESS), backend=ExactFilter),
+        lambda image: DenseAffinity.from_image(image, (APPEARANCE, SMOOTHNESS), filtering=Exact()),
     ),
     "grid6": (3, lambda image: GridAffinity.from_image(image, 30.0)),
     "grid26": (
@@ -68,7 +67,7 @@ KINDS: dict[str, tuple[int, Build]] = {
     "exact-3d": (
         3,
         lambda image: DenseAffinity.from_image(
-            image, (APPEARANCE,), backend=ExactFilter, symmetric=True, spacing=(2.0, 1.0, 0.9)
+            image, (APPEARANCE,), filtering=Exact(), symmetric=True, spacing=(2.0, 1.0, 0.9)
         ),
     ),
 }

@@ -1,5 +1,4 @@
-"""Gaussian filtering without approximation: any features (ExactFilter), or the pixel grid
-(SeparableFilter)."""
+"""Gaussian filtering without approximation: of any features, or of the pixel grid by separable filters."""
 
 import math
 from dataclasses import dataclass
@@ -9,24 +8,43 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.filters.protocol import check_features, check_values
+from selflabel.affinity.filters.protocol import Filter, check_features, check_values
 
-# Rows and columns of K that exist at a time: in the second-level cache of a CPU, or enough to fill a GPU.
-_CPU_TILE = (256, 1024)
-_GPU_TILE = (4096, 16384)
-FARTHEST = -40.0
-"""Exponents stop here (4e-18): smaller products with labels would be denormal numbers, which are slow."""
-_BLOCK = 128  # pixels of an axis that one matrix product filters, unless the bandwidth asks for more
+TILE_ON_CPU = (256, 1024)
+"""Rows and columns of K that exist at a time, to fit the second-level cache."""
+
+TILE_ON_GPU = (4096, 16384)
+"""The same, enough to fill a GPU."""
+
+LEAST_EXPONENT = -40.0
+"""Exponents are clamped here (4e-18): smaller products with labels would be denormal numbers, which are slow."""
+
+BLOCK_PIXELS = 128
+"""Pixels of an axis that one matrix product filters, unless the bandwidth is wider."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Settings of exact filtering, of which there are none: quadratic in the pixels, on any device."""
+
+    def build(self, features: Float[Tensor, "b n d"]) -> Filter:
+        """The `ExactFilter` of features that are already divided by their bandwidths."""
+        return ExactFilter.build(features)
+
+    def build_grid(
+        self, size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype, device: torch.device
+    ) -> Filter:
+        """The `SeparableFilter` of place alone; `sigmas` in pixels."""
+        return SeparableFilter.build(size, sigmas, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
 class ExactFilter:
-    """K_ij = exp(-||f_i - f_j||^2 / 2) within each image, diagonal kept, tile by tile: K is never stored.
+    """``K_ij = exp(-½ ‖f_i - f_j‖²)`` within each image, diagonal kept, tile by tile: K is never stored.
 
-    The features are centered, and with q = [f, 1, -||f||^2/2], k = [f, -||f||^2/2, 1] the exponent is the
-    product q k'. Its rounding, about 1e-7 max ||f||^2, is the error of single elements; sums over pixels are
-    accurate to 1e-7 of their norm in float32. On CUDA this needs full float32 products (PyTorch's default:
-    TF32 is off).
+    The features are centered, and with ``q = [f, 1, -½ ‖f‖²]``, ``k = [f, -½ ‖f‖², 1]`` the exponent is the product
+    ``q k'``. Its rounding, about ``1e-7 max ‖f‖²``, is the error of single elements; sums over pixels are accurate to
+    1e-7 of their norm in float32. On CUDA this needs full float32 products (PyTorch's default: TF32 is off).
     """
 
     queries: Float[Tensor, "b n e"]
@@ -36,7 +54,7 @@ class ExactFilter:
     def build(cls, features: Float[Tensor, "b n d"]) -> "ExactFilter":
         """features: already divided by their bandwidths; float32 or float64, values must be of the same type.
 
-        Raises ValueError if features have no [b n d] shape, are empty or not finite.
+        Raises `ValueError` if features have no ``[b n d]`` shape, are empty or not finite.
         """
         check_features(features)
         with torch.no_grad():
@@ -49,8 +67,10 @@ class ExactFilter:
 
     @torch.no_grad()
     def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
-        """K values, class by class. Cost O(n^2 (d + k)): two matrix products and one exponential for each
-        pair of pixels. Raises ValueError for another shape or type than at build."""
+        """``K values``. Cost O(n² (d + k)): two matrix products and one exponential for each pair of pixels.
+
+        Raises `ValueError` for another shape or type than at build.
+        """
         b, n, _ = self.queries.shape
         check_values(values, b, n, self.queries.dtype)
         with torch.autocast(values.device.type, enabled=False):  # half precision would ruin the exponents
@@ -58,18 +78,22 @@ class ExactFilter:
 
     def _apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
         b, n, _ = self.queries.shape
-        rows, columns = _GPU_TILE if values.is_cuda else _CPU_TILE
+        rows, columns = TILE_ON_GPU if values.is_cuda else TILE_ON_CPU
         result = values.new_zeros(b, n, values.shape[1])
         for image, x in enumerate(values.transpose(1, 2).contiguous()):
             for i in range(0, n, rows):
                 query, total = self.queries[image, i : i + rows], result[image, i : i + rows]
                 for j in range(0, n, columns):
-                    kernel = torch.mm(query, self.keys[image, :, j : j + columns]).clamp_min_(FARTHEST).exp_()
+                    kernel = (
+                        torch.mm(query, self.keys[image, :, j : j + columns])
+                        .clamp_min_(LEAST_EXPONENT)
+                        .exp_()
+                    )
                     total.addmm_(kernel, x[j : j + columns])
         return result.transpose(1, 2).contiguous()
 
     def degree(self) -> Float[Tensor, "b n"]:
-        """K 1, computed once."""
+        """``K 1``, computed once."""
         return self._degree
 
     @cached_property
@@ -80,14 +104,13 @@ class ExactFilter:
 
 @dataclass(frozen=True)
 class SeparableFilter:
-    """K_ij = exp(-sum_a (i_a - j_a)^2 / (2 sigma_a^2)) over the pixel grid, diagonal kept: one band matrix
-    an axis.
+    """``K_ij = exp(-½ Σ_a (i_a - j_a)² / sigma_a²)`` over the pixel grid, diagonal kept: one band matrix an axis.
 
     Exact up to the cut at `truncate` sigma. Values outside of the grid count as zero.
     """
 
     size: tuple[int, ...]
-    bands: tuple[Float[Tensor, "_ _"], ...]  # for each axis, from a window of pixels to a block of them
+    bands: tuple[Float[Tensor, "_ _"], ...]  # one an axis, from a window of pixels to a block of them
 
     @classmethod
     def build(
@@ -99,11 +122,10 @@ class SeparableFilter:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> "SeparableFilter":
-        """size: of the spatial axes. sigma: in pixels, one number or one for each axis. truncate: in sigma;
-        beyond 6 lie 2e-9 of the kernel's mass.
+        """size: pixels on each spatial axis. sigma: in pixels, one number or one an axis. truncate: in sigma; beyond 6
+        lie 2e-9 of the kernel's mass.
 
-        Raises ValueError unless all sizes and bandwidths are positive, and there are as many of one as of
-        the other.
+        Raises `ValueError` unless all sizes and bandwidths are positive, and there is one bandwidth for each size.
         """
         sigmas = sigma if isinstance(sigma, tuple) else (sigma,) * len(size)
         if not size or min(size) < 1 or len(sigmas) != len(size) or not min(*sigmas, truncate) > 0:
@@ -116,8 +138,10 @@ class SeparableFilter:
 
     @torch.no_grad()
     def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
-        """K values, class by class; any number of images. Cost O(k n radius) for each axis.
-        Raises ValueError for another number of pixels or type than at build."""
+        """``K values`` of any number of images. Cost O(k n radius) an axis.
+
+        Raises `ValueError` for another number of pixels or type than at build.
+        """
         check_values(values, None, math.prod(self.size), self.bands[0].dtype)
         x = values.reshape(-1, math.prod(self.size))
         with torch.autocast(values.device.type, enabled=False):
@@ -126,7 +150,7 @@ class SeparableFilter:
         return x.view(values.shape)
 
     def degree(self) -> Float[Tensor, "1 n"]:
-        """K 1, the same for every image, computed once."""
+        """``K 1``, the same for every image, computed once."""
         return self._degree
 
     @cached_property
@@ -137,7 +161,7 @@ class SeparableFilter:
 def _band(size: int, sigma: float, truncate: float) -> Tensor:
     """Weights from the pixels -radius, ..., block + radius - 1 to the pixels 0, ..., block - 1."""
     radius = min(math.ceil(truncate * sigma), size - 1)
-    block = min(max(_BLOCK, radius), size)
+    block = min(max(BLOCK_PIXELS, radius), size)
     distance = torch.arange(-radius, block + radius, dtype=torch.float64)[:, None] - torch.arange(block)
     return torch.where(distance.abs() <= radius, torch.exp(-0.5 * (distance / sigma).square()), 0.0)
 
@@ -153,7 +177,7 @@ def _filter_middle(
         stop = min(start + block, size)
         low, high = max(start - radius, 0), min(stop + radius, size)
         weights = band[low - start + radius : high - start + radius, : stop - start]
-        if x.shape[2] == 1:  # one product, and not one for each line
+        if x.shape[2] == 1:  # one product instead of one a line
             result[:, start:stop, 0] = x[:, low:high, 0] @ weights
         else:
             result[:, start:stop] = weights.t() @ x[:, low:high]

@@ -1,11 +1,11 @@
-"""The permutohedral lattice of `selflabel.affinity.filters.lattice`, compiled: the same vertices, weights and sums.
+"""The permutohedral lattice, compiled: the vertices, weights and sums of `TorchLattice`, arranged differently.
 
-Differences are of arrangement alone: every image has a table of its own, the vertices of pixels are found by hashing,
-those of the blur by merging sorted keys, and pixels are splatted one after the other, into one table a thread.
+Every image has a table of its own, the vertices of pixels are found by hashing, those of the blur by merging sorted
+keys, and pixels are splatted one after the other, into one table a thread.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.filters.permutohedral import diagonal, gain, numbering, taps
+from selflabel.affinity.filters.permutohedral import blur_taps, diagonal_factors, gain, key_strides
 from selflabel.affinity.filters.protocol import check_values
 from selflabel.kernels.cpu import lattice as loops
 from selflabel.kernels.cpu.compile import Array
@@ -42,8 +42,8 @@ class ImageLattice:
     def build(cls, features: Array, variance: float, radius: int, threads: int) -> "ImageLattice":
         """Raises `ValueError` where keys would overflow."""
         (n, d), dtype = features.shape, features.dtype.type
-        weights = taps(variance, radius)
-        own = np.array(diagonal(weights, d), dtype)
+        taps = blur_taps(variance, radius)
+        factors = np.array(diagonal_factors(taps, d), dtype)
         middle = sum(loops.ends(features)) / 2
         t = np.empty_like(features)
         low, high = np.full((threads, d), np.inf), np.full((threads, d), -np.inf)
@@ -53,18 +53,20 @@ class ImageLattice:
             for *ends, part in zip(low, high, split_range(n, threads), strict=True)
         ]
         run_parallel(tasks, threads)
-        strides, least, _ = numbering([int(x) for x in low.min(0)], [int(x) for x in high.max(0)], radius, 1)
+        strides, least, _ = key_strides(
+            [int(x) for x in low.min(0)], [int(x) for x in high.max(0)], radius, 1
+        )
         vertex, weight = np.empty((n, d + 1), np.int32), np.empty((n, d + 1), dtype)
         with scratch((n, d + 1), np.int64) as keys:
-            root = dtype(math.sqrt(gain(variance, d, weights)))
+            root = dtype(math.sqrt(gain(variance, d, taps)))
             parallel_for(
                 n,
                 threads,
-                partial(loops.corners, t, np.array(least), np.array(strides), own, root, keys, weight),
+                partial(loops.corners, t, np.array(least), np.array(strides), factors, root, keys, weight),
             )
             table = _numbered(keys, vertex, threads)
         neighbors = _blurs(table, [*strides, -sum(strides)], radius, threads)
-        return cls(vertex, weight, len(table), neighbors, tuple(weights[:0:-1] + weights))
+        return cls(vertex, weight, len(table), neighbors, tuple(taps[:0:-1] + taps))
 
     def add(self, x: Array, scale: Array, factor: float, to: Array, splats: int, threads: int) -> None:
         """``to += factor · diag(scale) K diag(scale) x``, pixels by rows; `splats`: tables to splat into."""
@@ -119,7 +121,7 @@ def _numbered(keys: Array, vertex: Array, threads: int) -> Array:
 
 
 def _blurs(table: Array, steps: list[int], radius: int, threads: int) -> tuple[Array, ...]:
-    """As `selflabel.affinity.filters.lattice.blurs`: half-way from each end, join, and drop what did not meet."""
+    """As `lattice_torch.blurs`: half-way from each end, join, and drop the vertices that did not meet."""
     last = len(steps)
     half = last // 2
     vertices = {0: table, last: table}
@@ -157,7 +159,7 @@ def _blurs(table: Array, steps: list[int], radius: int, threads: int) -> tuple[A
 
 @dataclass(frozen=True, eq=False)
 class CompiledLattice:
-    """`selflabel.affinity.filters.lattice.Lattice` on the CPU: the same filter, to rounding.
+    """`TorchLattice` on the CPU: the same filter, to rounding, and an `AddingFilter`.
 
     Images of a batch are filtered side by side, and give the same answer as alone with as many threads.
     """
@@ -169,22 +171,26 @@ class CompiledLattice:
     dtype: torch.dtype
 
     @classmethod
-    def build(cls, features: Float[Tensor, "b n d"], *, variance: float, radius: int) -> "CompiledLattice":
-        """Of checked features; raises `ValueError` if a vertex has no 64-bit key."""
+    def build(cls, features: Float[Tensor, "b n d"], variance: float, radius: int) -> "CompiledLattice":
+        """From checked features; raises `ValueError` if a vertex has no 64-bit key."""
         threads, across = split_threads(len(features))
         arrays = features.contiguous().numpy()
         tasks = [partial(ImageLattice.build, image, variance, radius, threads) for image in arrays]
         batch, pixels, _ = features.shape
         return cls(tuple(run_parallel(tasks, across)), batch, pixels, features.dtype)
 
+    def for_any_batch(self) -> "CompiledLattice":
+        """The same filter for any number of images, all with the first lattice."""
+        return replace(self, batch=None)
+
     @property
     def vertices(self) -> int:
-        """How many there are next to pixels, of all images."""
+        """The number of vertices around pixels, in all images."""
         return sum(image.vertices for image in self.images)
 
     @torch.no_grad()
     def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
-        """K values, class by class; in memory pixel by pixel if the values are."""
+        """``K values``; in memory pixel by pixel if the values are."""
         return summed(values, [lambda source, to: self.add(source, None, 1.0, to)])
 
     @torch.no_grad()
@@ -219,7 +225,7 @@ class CompiledLattice:
         return self.images[number % len(self.images)]
 
     def degree(self) -> Float[Tensor, "b n"]:
-        """K 1, computed once."""
+        """``K 1``, computed once."""
         return self._degree
 
     @cached_property

@@ -1,16 +1,21 @@
 """The permutohedral lattice in torch: sparse matrices by rows, on any device."""
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from selflabel.affinity.filters.permutohedral import blur_taps, evenness, gain, key_strides, sum_in_order
+from selflabel.affinity.filters.protocol import check_values
+
 
 @dataclass(frozen=True)
 class Gather:
-    """A sparse matrix by rows: row r sums weight[e] * x[index[e]] over e in offsets[r] .. offsets[r + 1]."""
+    """A sparse matrix by rows: row r sums ``weight[e] · x[index[e]]`` for ``offsets[r] <= e < offsets[r + 1]``."""
 
     index: Int[Tensor, " e"]
     offsets: Int[Tensor, " rows"]  # where each row begins
@@ -33,7 +38,8 @@ def blur(
 ) -> tuple[Gather, Tensor, Tensor]:
     """The blur along one lattice vector from the vertices of `source` to those of `target` (both sorted).
 
-    Vertices that nothing reaches, or that reach nothing, are left out. Returns the matrix and the two masks.
+    Leaves out vertices without a neighbor in the other table. Returns the matrix, and masks of the vertices that are
+    kept in `source` and in `target`.
     """
     radius = weights.numel() // 2
     steps = torch.arange(-radius, radius + 1, device=source.device, dtype=source.dtype) * stride
@@ -58,8 +64,8 @@ def blurs(
 ) -> tuple[Gather, ...]:
     """The blurs along all lattice vectors in turn, from the table to the table.
 
-    In between they visit all vertices that lie on a path from the table to the table, and no others: those
-    that are reached from both ends. Walk half-way from each end, join, and drop what did not meet.
+    In between they visit exactly the vertices on a path from the table to the table, which are those reached from both
+    ends. Walk half-way from each end, join, and drop the vertices that did not meet.
     """
     radius, last = weights.numel() // 2, len(strides)
     half = last // 2
@@ -76,3 +82,82 @@ def blurs(
             vertices[step] = vertices[step][used]
         vertices[step + 1] = vertices[step + 1][reached]
     return tuple(result[step] for step in range(last))
+
+
+@dataclass(frozen=True)
+class TorchLattice:
+    """The lattice as sparse matrices: splat, one blur a lattice vector, slice. Images share one table of vertices."""
+
+    batch: int
+    pixels: int
+    splat: Gather
+    blurs: tuple[Gather, ...]
+    slice: Gather
+
+    @classmethod
+    @torch.no_grad()
+    def build(cls, features: Float[Tensor, "b n d"], variance: float, radius: int) -> "TorchLattice":
+        """From checked features; raises `ValueError` if a vertex has no 64-bit key."""
+        b, n, d = features.shape
+        taps = blur_taps(variance, radius)
+
+        # t = A f with A = √v (I + c 11'), (1 + c d)² = 1 + d
+        middle = (features.amin(1, keepdim=True) + features.amax(1, keepdim=True)) / 2
+        f = (features - middle).permute(2, 0, 1).reshape(d, b * n)
+        t = math.sqrt(variance) * (f + (math.sqrt(1 + d) - 1) / d * sum_in_order(f))
+        # the middle goes to the middle of a simplex, where K_ii is near 1, which matters for flat images
+        t += ((torch.arange(d, dtype=f.dtype, device=f.device) + 0.5) / d)[:, None]
+        base = t.floor()
+
+        # one wait for the device
+        low, high = ([int(x) for x in ends] for ends in torch.stack(base.aminmax(dim=1)).tolist())
+        strides, low, image = key_strides(low, high, radius, b)
+        kind = torch.int32 if b * image < 2**30 else torch.int64  # sorts twice as fast
+        key = torch.arange(b, device=f.device, dtype=kind).repeat_interleave(n) * image
+        for j in range(d):
+            key += (base[j].to(kind) - low[j]) * strides[j]
+
+        # Kuhn: from the base add the unit vectors in the order of falling fractional parts
+        part, order = (t - base).sort(0, descending=True)
+        step = torch.tensor(strides, device=f.device, dtype=kind)[order]
+        keys = torch.cat([key[None], key + step.cumsum(0, dtype=kind)])  # [d + 1, b n]
+        barycentric = torch.cat([1 - part[:1], part[:-1] - part[1:], part[-1:]])
+        scaled = (
+            (barycentric * (math.sqrt(gain(variance, d, taps)) * evenness(barycentric, taps))).t().flatten()
+        )
+
+        ordered, place = keys.t().flatten().sort(stable=True)
+        table, inverse, count = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
+        vertex = torch.empty_like(place, dtype=torch.int32).scatter_(0, place, inverse.int())
+        splat = Gather((place // (d + 1)).int(), (count.cumsum(0) - count).int(), scaled[place])
+        rows = torch.arange(0, b * n * (d + 1), d + 1, device=f.device, dtype=torch.int32)
+
+        along = torch.tensor(taps[:0:-1] + taps, dtype=f.dtype, device=f.device)
+        return cls(b, n, splat, blurs(table, [*strides, -sum(strides)], along), Gather(vertex, rows, scaled))
+
+    @property
+    def vertices(self) -> int:
+        """The number of vertices around pixels, in all images."""
+        return self.splat.offsets.numel()
+
+    @torch.no_grad()
+    def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
+        """``K values``. Cost O(k n d). Raises `ValueError` for another shape or type than at build."""
+        check_values(values, self.batch, self.pixels, self.slice.weight.dtype)
+        k = values.shape[1]
+        x = self.splat.apply(values.transpose(1, 2).contiguous().view(self.batch * self.pixels, k))
+        for step in self.blurs:
+            x = step.apply(x)
+        result = torch.empty_like(values, memory_format=torch.contiguous_format)
+        for image, own in zip(result, self.slice.apply(x).view(self.batch, self.pixels, k), strict=True):
+            image.copy_(own.t())
+        return result
+
+    def degree(self) -> Float[Tensor, "b n"]:
+        """``K 1``, computed once."""
+        return self._degree
+
+    @cached_property
+    def _degree(self) -> Tensor:
+        weight = self.slice.weight
+        return self.apply(weight.new_ones(self.batch, 1, self.pixels))[:, 0]

@@ -1,5 +1,6 @@
-"""What the dense filters share: the checks of their inputs, and their gradient."""
+"""What dense filters share: their protocols, the checks of their inputs, and their gradient."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -8,26 +9,21 @@ from torch import Tensor
 
 
 @runtime_checkable
-class SymmetricMap(Protocol):
-    """A symmetric linear map W on the pixels of each image."""
+class Filter(Protocol):
+    """A symmetric linear map K on the pixels of each image."""
 
     def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
-        """W values, without a gradient."""
-
-
-@runtime_checkable
-class Filter(SymmetricMap, Protocol):
-    """A symmetric map that knows its row sums."""
+        """``K values``, without a gradient."""
 
     def degree(self) -> Float[Tensor, "b n"]:
-        """W 1."""
+        """``K 1``, computed once."""
 
 
 @runtime_checkable
 class AddingFilter(Filter, Protocol):
-    """A filter that adds to what is there, scaled on both sides, with no pass over the pixels for either.
+    """A filter that scales and accumulates while it filters, with no further pass over the pixels.
 
-    So do the compiled ones, on values that lie pixel by pixel in memory.
+    The compiled ones do, on values that lie pixel by pixel in memory.
     """
 
     def add(
@@ -37,31 +33,54 @@ class AddingFilter(Filter, Protocol):
         factor: float,
         to: Float[Tensor, "b k n"],
     ) -> None:
-        """``to += factor · diag(scale) W diag(scale) values``."""
+        """``to += factor · diag(scale) K diag(scale) values``."""
+
+
+@runtime_checkable
+class FilterBuilder(Protocol):
+    """A frozen record of settings that builds filters ``K_ij = exp(-½ ‖f_i - f_j‖²)``: `Lattice` or `Exact`."""
+
+    def build(self, features: Float[Tensor, "b n d"]) -> Filter:
+        """The filter of any features f, already divided by their bandwidths."""
+
+    def build_grid(
+        self, size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype, device: torch.device
+    ) -> Filter:
+        """The filter of place alone, for any number of images of this size; `sigmas` in pixels, one an axis."""
+
+
+def grid_features(
+    size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "1 n d"]:
+    """The place of each pixel, in bandwidths."""
+    axes = [torch.arange(n, device=device) / sigma for n, sigma in zip(size, sigmas, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(1, -1, len(size)).to(dtype)
 
 
 class _FilterValues(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, linear: SymmetricMap, values: Tensor) -> Tensor:
-        ctx.linear = linear
-        return linear.apply(values)
+    def forward(ctx: Any, symmetric_map: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+        ctx.symmetric_map = symmetric_map
+        return symmetric_map(values)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
-        return None, filter_values(ctx.linear, grads[0])  # W is symmetric
+        return None, filter_values(ctx.symmetric_map, grads[0])
 
 
-def filter_values(linear: SymmetricMap, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
-    """W values, with a gradient to the values: W times the incoming one, as W is symmetric.
+def filter_values(
+    symmetric_map: Callable[[Tensor], Tensor], values: Float[Tensor, "b k n"]
+) -> Float[Tensor, "b k n"]:
+    """``W values`` with a gradient to the values: W times the incoming gradient, as W is symmetric.
 
     Backward costs one more filtering; nothing inside the filter is recorded.
     """
-    result: Tensor = _FilterValues.apply(linear, values)  # type: ignore[no-untyped-call]
+    result: Tensor = _FilterValues.apply(symmetric_map, values)  # type: ignore[no-untyped-call]
     return result
 
 
 def check_features(features: Tensor) -> None:
-    """Raise ValueError unless features are finite, float32 or float64, [b n d] with b, n, d >= 1."""
+    """Raise `ValueError` unless features are finite, float32 or float64, ``[b n d]`` with b, n, d >= 1."""
     if features.ndim != 3 or 0 in features.shape:
         raise ValueError(f"expected features of shape [b n d], none of them 0, got {list(features.shape)}")
     if features.dtype not in (torch.float32, torch.float64):
@@ -71,7 +90,7 @@ def check_features(features: Tensor) -> None:
 
 
 def check_values(values: Tensor, batch: int | None, pixels: int, dtype: torch.dtype) -> None:
-    """Raise ValueError unless values are [batch k pixels] of the given type; batch None: any."""
+    """Raise `ValueError` unless values are ``[batch k pixels]`` of the given type; batch None: any number of images."""
     fits = values.ndim == 3 and values.shape[2] == pixels and batch in (None, values.shape[0])
     if not fits or values.shape[1] == 0:
         wanted = f"[{'b' if batch is None else batch} k {pixels}]"

@@ -11,14 +11,14 @@ from selflabel.affinity.filters.protocol import AddingFilter, Filter
 
 @dataclass(frozen=True, eq=False)
 class ScaledFilter:
-    """``weight · diag(scale) K diag(scale)``; the scale is 1, or ``(K 1)^-½`` for symmetric normalization."""
+    """``weight · diag(scale) K diag(scale)``; the scale is 1 (None), or ``(K 1)^-½`` for symmetric normalization."""
 
     filter: Filter
     weight: float
     scale: Float[Tensor, "_ 1 n"] | None
 
     def add(self, values: Float[Tensor, "b k n"], to: Float[Tensor, "b k n"]) -> None:
-        """``to += W values``."""
+        """Add the filtered values to `to`."""
         if isinstance(self.filter, AddingFilter):
             self.filter.add(values, self.scale, self.weight, to)
         elif self.scale is None:
@@ -27,19 +27,13 @@ class ScaledFilter:
             to.addcmul_(self.scale, self.filter.apply(self.scale * values), value=self.weight)
 
 
-@dataclass(frozen=True, eq=False)
-class FilterSum:
-    """The sum of some filters."""
+def apply_sum(filters: tuple[ScaledFilter, ...], values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
+    """The sum of all filters, applied. In memory pixel by pixel if the values are and a filter is compiled."""
+    if not any(isinstance(scaled.filter, AddingFilter) for scaled in filters):
+        result = torch.zeros_like(values)
+        for scaled in filters:
+            scaled.add(values, result)
+        return result
+    from selflabel.kernels.cpu.layout import summed
 
-    filters: tuple[ScaledFilter, ...]
-
-    def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
-        """In memory pixel by pixel if the values are."""
-        if not any(isinstance(scaled.filter, AddingFilter) for scaled in self.filters):
-            result = torch.zeros_like(values)
-            for scaled in self.filters:
-                scaled.add(values, result)
-            return result
-        from selflabel.kernels.cpu.layout import summed
-
-        return summed(values, [scaled.add for scaled in self.filters])
+    return summed(values, [scaled.add for scaled in filters])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from selflabel.affinity.builders import AffinityBuilder, Dense, Grid, Window
-from selflabel.affinity.window import WindowKernel
+from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.cli.config import registry as names
 from selflabel.losses import (
     DenseCRFLoss,
@@ -96,7 +96,7 @@ class GatedCRF:
         """With the kernel of a window. Raises `ValueError` for other affinities."""
         if not isinstance(affinity, Window):
             raise ValueError(f"gated-crf takes a window affinity, got {names.name_of(affinity)}")
-        kernel = WindowKernel(1.0, affinity.sigma_xy, affinity.sigma)
+        kernel = GaussianKernel(1.0, affinity.sigma_xy, affinity.sigma)
         return GatedCRFLoss(affinity.radius, (kernel,), unlabeled_only=self.unlabeled_only)
 
 
