@@ -47,7 +47,7 @@ from selflabel.training import (
     train,
 )
 
-CLASSES, SIZE = 4, 128
+CLASSES, SIZE, BATCH = 4, 128, 12
 WIDE = Dense(sigma=15.0, sigma_xy=30.0, symmetric=True)
 NARROW = Dense(sigma=15.0, sigma_xy=8.0, symmetric=True)
 
@@ -107,19 +107,19 @@ class Score:
     hd95: float
 
 
-def folders(root: Path, masked: bool) -> tuple[Folder, Folder]:
+def folders(root: Path, size: int, masked: bool) -> tuple[Folder, Folder]:
     """Training and validation images."""
     training = Folder(
-        root, read_split(root, "train"), CLASSES, SIZE, channels=1, masks="masks" if masked else None
+        root, read_split(root, "train"), CLASSES, size, channels=1, masks="masks" if masked else None
     )
-    return training, Folder(root, read_split(root, "val"), CLASSES, SIZE, channels=1, masks="masks")
+    return training, Folder(root, read_split(root, "val"), CLASSES, size, channels=1, masks="masks")
 
 
-def run(method: str, seed: int, root: Path, out: Path, steps: int) -> Score:
+def run(method: str, seed: int, root: Path, out: Path, steps: int, size: int) -> Score:
     """Train, unless it is done, and score the weights after the last step."""
     objective = METHODS[method]
-    training, held_out = folders(root, masked=isinstance(objective, FullMasks))
-    feed = Batches(training, CLASSES, batch=12, seed=seed, held_out=held_out, held_out_batch=24)
+    training, held_out = folders(root, size, masked=isinstance(objective, FullMasks))
+    batches = Batches(training, CLASSES, BATCH, seed=seed, held_out=held_out, held_out_batch=24)
     scribbles_first = not isinstance(objective, SelfLabeling) or "scribbles first" in method
     pretrain_steps = steps // 5 if scribbles_first else steps // 10
     settings = TrainingSettings(
@@ -136,19 +136,19 @@ def run(method: str, seed: int, root: Path, out: Path, steps: int) -> Score:
         seed=seed,
     )
     torch.manual_seed(seed)
-    net = network("unet:8", channels=1, classes=CLASSES, size=SIZE)
+    net = network("unet:8", channels=1, classes=CLASSES, size=size)
     folder = out / method.replace(" ", "-") / str(seed)
     train(
         net,
         objective,
-        feed,
+        batches,
         settings,
         folder,
         pretraining=SeedsOnly() if scribbles_first else WALK,
         resume=True,
     )
     load_weights(folder / "last.pt", net)
-    scores = evaluate(net, feed.validation(), CLASSES, first=1, distances=True)
+    scores = evaluate(net, batches.validation(), CLASSES, first=1, distances=True)
     assert scores is not None
     assert scores.mean_hd95 is not None
     return Score(method, seed, scores.mean_dice, scores.mean_hd95)
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--size", type=int, default=SIZE, help="pixels of a side of the images")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -181,7 +182,7 @@ def main() -> None:
     scores: list[Score] = []
     for seed in range(1, options.seeds + 1):
         for method in options.methods:
-            scores.append(run(method, seed, options.data, options.out, options.steps))
+            scores.append(run(method, seed, options.data, options.out, options.steps, options.size))
             print(scores[-1], flush=True)
             with (options.out / "scores.csv").open("w", newline="") as file:
                 writer = csv.writer(file)

@@ -85,7 +85,8 @@ def main() -> None:
                 for seed in range(1, options.draws + 1)
             ]
             rows += [(share, coupling.name, seed, value) for seed, value in enumerate(found, start=1)]
-            cells.append(f"{statistics.mean(found):.3f} ± {statistics.stdev(found):.3f}")
+            spread = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
+            cells.append(f"{statistics.mean(found):.3f}{spread}")
         lines.append(f"| {share:.0%} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     if options.out is not None:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from skimage.data import astronaut
 from skimage.transform import resize
+from training_loop import strokes
 
 DENSE = "affinity=dense,sigma=15,sigma_xy=8,affinity.symmetric=true,pairwise_weight=2,weight=1"
 GRID = "affinity=grid,sigma=9,neighbors=8,affinity.by_distance=true,pairwise_weight=1,coupling_weight=0.3,weight=3"
@@ -40,10 +41,8 @@ def sample(root: Path) -> Path:
     image = (255 * resize(astronaut(), (128, 128), anti_aliasing=True)).astype(np.uint8)
     mask = np.zeros((128, 128), np.uint8)
     mask[20:120, 25:95] = 1
-    strokes = np.full((128, 128), 255, np.uint8)
-    strokes[5:110, 8:11] = strokes[10:13, 8:60] = strokes[10:100, 118:121] = 0
-    strokes[25:60, 54:57] = strokes[85:120, 50:53] = strokes[100:103, 30:80] = 1
-    for name, array in (("images", image), ("scribbles", strokes), ("masks", mask)):
+    seeds = strokes(128, 128)[0].numpy().astype(np.uint8)
+    for name, array in (("images", image), ("scribbles", seeds), ("masks", mask)):
         (root / name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(root / name / "astronaut.png")
     (root / "train.txt").write_text("astronaut\n")

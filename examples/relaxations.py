@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from acdc import CLASSES, SIZE, SOFT, folders
+from acdc import BATCH, CLASSES, SIZE, SOFT, folders
 from scipy import ndimage
 
 from selflabel.datasets.samples import Folder, Sample
@@ -45,7 +45,7 @@ def shortened(seeds: torch.Tensor, length: float) -> torch.Tensor:
 
 
 def _nearest(inside: np.ndarray, count: int) -> np.ndarray:
-    """So many pixels of a connected set around the one that is nearest to its center of mass."""
+    """`count` pixels of a connected set, around the one that is nearest to its center of mass."""
     places = np.argwhere(inside)
     middle = places[np.square(places - places.mean(0)).sum(1).argmin()]
     reached = np.zeros_like(inside)
@@ -75,11 +75,13 @@ class Shortened:
         return replace(sample, seeds=shortened(sample.seeds, self.length))
 
 
-def run(objective: SelfLabeling, length: float, data: Path, out: Path, steps: int, seed: int) -> float:
+def run(
+    objective: SelfLabeling, length: float, data: Path, out: Path, steps: int, size: int, seed: int
+) -> float:
     """Mean Dice after the last step."""
-    training, held_out = folders(data, masked=False)
+    training, held_out = folders(data, size, masked=False)
     kept = [Shortened(training, length)[number] for number in range(len(training))]
-    feed = Batches(kept, CLASSES, batch=12, seed=seed, held_out=held_out, held_out_batch=24)
+    batches = Batches(kept, CLASSES, BATCH, seed=seed, held_out=held_out, held_out_batch=24)
     settings = TrainingSettings(
         steps=steps,
         pretrain_steps=steps // 5,
@@ -92,10 +94,10 @@ def run(objective: SelfLabeling, length: float, data: Path, out: Path, steps: in
         seed=seed,
     )
     torch.manual_seed(seed)
-    net = network("unet:8", channels=1, classes=CLASSES, size=SIZE)
-    train(net, objective, feed, settings, out, resume=True)
+    net = network("unet:8", channels=1, classes=CLASSES, size=size)
+    train(net, objective, batches, settings, out, resume=True)
     load_weights(out / "last.pt", net)
-    scores = evaluate(net, feed.validation(), CLASSES, first=1)
+    scores = evaluate(net, batches.validation(), CLASSES, first=1)
     assert scores is not None
     return scores.mean_dice
 
@@ -127,6 +129,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--size", type=int, default=SIZE, help="pixels of a side of the images")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lengths", type=float, nargs="+", default=list(LENGTHS), choices=list(LENGTHS))
     options = parser.parse_args()
@@ -138,7 +141,9 @@ def main() -> None:
         for name, objective in objectives().items():
             if objective not in known:
                 folder = options.out / name.replace(" ", "-") / f"{length:g}"
-                known[objective] = run(objective, length, options.data, folder, options.steps, options.seed)
+                known[objective] = run(
+                    objective, length, options.data, folder, options.steps, options.size, options.seed
+                )
             dice = known[objective]
             scores.append((name, length, dice))
             print(name, length, f"{dice:.3f}", flush=True)

@@ -27,7 +27,7 @@ def strokes(height: int, width: int) -> torch.Tensor:
 
 
 def main(steps: int = 60) -> float:
-    """Trains, and returns the share of seeds that the network gets right."""
+    """Train, and return the share of seeds that the network gets right."""
     torch.manual_seed(8_117)
     image = torch.from_numpy(astronaut()).permute(2, 0, 1)[None].float() / 255
     image = F.interpolate(image, size=(128, 128), mode="area").clamp(0, 1)
@@ -41,12 +41,12 @@ def main(steps: int = 60) -> float:
     )
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     affinity = GridAffinity.from_image(image, sigma=9.0)
+
     for step in range(steps):
         logits = network(image)
         loss = F.cross_entropy(logits, seeds, ignore_index=255)
-        if (
-            step >= steps // 3
-        ):  # first the seeds alone, or the labels would spread what an untrained net guesses
+        # A third of the steps on the seeds alone: labels would spread what an untrained network guesses.
+        if step >= steps // 3:
             problem = Problem.from_logits(GradientDescent.default_energy, logits, seeds, affinity)
             labels = solve(problem, GradientDescent()).labels
             loss = loss + 0.3 * F.cross_entropy(logits, labels)
@@ -55,6 +55,7 @@ def main(steps: int = 60) -> float:
         optimizer.step()
         if step % 10 == 0:
             print(f"step {step}: loss {loss.item():.3f}")
+
     known = seeds != 255
     return float((network(image).argmax(1) == seeds)[known].float().mean())
 

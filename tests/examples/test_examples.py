@@ -1,0 +1,79 @@
+"""Every example runs in small, as its user starts it, and writes what it says."""
+
+import csv
+import runpy
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support.training_tools import make_data
+from typer.testing import CliRunner
+
+from selflabel.cli import app
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def imports_of_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An example imports its neighbors, as when Python runs its file."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def start(monkeypatch: pytest.MonkeyPatch, example: str, *arguments: object) -> None:
+    path = str(EXAMPLES / example)
+    monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
+    runpy.run_path(path, run_name="__main__")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_loop() -> None:
+    found = runpy.run_path(str(EXAMPLES / "training_loop.py"))["main"](steps=12)
+    assert found > 0.5
+
+
+def test_corruption(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    start(monkeypatch, "corruption.py", "--out", tmp_path, "--draws", 1, "--epochs", 1)
+    found = rows(tmp_path / "corruption.csv")
+    assert len(found) == 10 * 3
+    assert float(found[0]["accuracy"]) > 0.5  # nothing is corrupted
+    assert (tmp_path / "corruption.md").read_text().count("\n") == 2 + 10
+
+
+def test_gd_vs_adm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+
+    def in_this_process(command: Sequence[str], *, check: bool) -> None:
+        assert list(command[:3]) == [sys.executable, "-m", "selflabel"]
+        assert check
+        result = CliRunner().invoke(app, command[3:])
+        assert result.exit_code == 0, result.output
+
+    monkeypatch.setattr(subprocess, "run", in_this_process)
+    start(monkeypatch, "gd_vs_adm.py", "--sample", "--steps", 2, "--out", tmp_path)
+    for name in ("dense-crf", "potts"):
+        for suffix in (".png", ".svg", ".csv", ".md"):
+            assert (tmp_path / name / f"comparison{suffix}").stat().st_size > 0
+
+
+def test_acdc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data, out = make_data(tmp_path / "data", train=2, val=1), tmp_path / "out"
+    start(monkeypatch, "acdc.py", data, "--out", out, "--seeds", 1, "--steps", 2, "--size", 32)
+    found = rows(out / "scores.csv")
+    assert len(found) == 17
+    assert all(0 <= float(row["dice"]) <= 1 for row in found)
+    assert (out / "table.md").read_text().count("\n") == 2 + 17
+
+
+def test_relaxations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data, out = make_data(tmp_path / "data", train=2, val=1), tmp_path / "out"
+    start(monkeypatch, "relaxations.py", data, "--out", out, "--steps", 2, "--size", 32, "--lengths", 0.5)
+    found = rows(out / "relaxations.csv")
+    assert len(found) == 6 + 4
+    assert all(0 <= float(row["dice"]) <= 1 for row in found)
