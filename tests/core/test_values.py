@@ -1,13 +1,11 @@
 """Couplings, relaxations and all that holds them are values: a copy is as good as the original."""
 
-import copy
-import io
-import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from support.copies import COPIES
 from support.problems import make_case
 
 from selflabel import Energy, Problem, solve
@@ -15,24 +13,6 @@ from selflabel.affinity import Affinity
 from selflabel.solvers import SOLVERS
 from selflabel.terms import BILINEAR, COUPLINGS, RELAXATIONS, Coupling, Relaxation
 
-
-def pickled(value: Any) -> Any:
-    return pickle.loads(pickle.dumps(value))
-
-
-def by_cloudpickle(value: Any) -> Any:
-    cloudpickle = pytest.importorskip("cloudpickle")
-    return cloudpickle.loads(cloudpickle.dumps(value))
-
-
-def saved(value: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(value, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-COPIES = pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickled, by_cloudpickle, saved])
 CONSTANTS = pytest.mark.parametrize(
     "constant", [*COUPLINGS, *RELAXATIONS], ids=lambda constant: constant.name
 )

@@ -38,6 +38,7 @@ def test_training_loop() -> None:
     assert found > 0.5
 
 
+@pytest.mark.quick
 def test_corruption(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     start(monkeypatch, "corruption.py", "--out", tmp_path, "--draws", 1, "--epochs", 1)
     found = rows(tmp_path / "corruption.csv")
