@@ -13,6 +13,7 @@ from support.house import (
     long_files,
     long_functions,
     misplaced,
+    missing_names,
     modules,
     open_signatures,
     postponed_annotations,
@@ -135,6 +136,11 @@ def test_signatures_name_their_arguments() -> None:
     assert [line for line in open_signatures(LIBRARY) if line.split(":")[0] not in OPEN_SIGNATURES] == []
 
 
+def test_scripts_import_what_there_is() -> None:
+    """No other test imports most of them."""
+    assert missing_names(modules("tests/benchmarks", "examples"), LIBRARY) == []
+
+
 def test_every_room_has_quick_tests() -> None:
     assert rooms_without("quick", modules("tests")) == []
 
@@ -156,6 +162,10 @@ TYPES = "if TYPE_CHECKING:\n    from selflabel.problem import Problem"
 
 def marked(tests: list[Module]) -> list[str]:
     return rooms_without("quick", tests)
+
+
+def missing(scripts: list[Module]) -> list[str]:
+    return missing_names(scripts, LIBRARY)
 
 
 LINE = "        pass\n"
@@ -191,6 +201,8 @@ METHOD = "class A:\n    def f(self):\n" + (FUNCTION_LINES + 1) * LINE
         (postponed_annotations, "selflabel/labels.py", "from __future__ import annotations"),
         (open_signatures, "selflabel/labels.py", "class A:\n    def f(self, **options): ..."),
         (open_signatures, "selflabel/labels.py", "f = lambda **options: options"),
+        (missing, "examples/acdc.py", "from selflabel.labels import LABELED"),
+        (missing, "examples/acdc.py", "def f():\n    import selflabel.problems"),
         (marked, "tests/files/test_files.py", "@pytest.mark.slow\ndef test_it(): ..."),
     ],
 )
@@ -211,6 +223,8 @@ def test_an_offender_is_seen(rule: Rule, path: str, source: str) -> None:
         (long_functions, "selflabel/labels.py", METHOD.removesuffix(LINE)),
         (prints, "selflabel/labels.py", "screen.print(1)"),
         (open_signatures, "selflabel/labels.py", "def f(*values): ...\nf(**options)"),
+        (missing, "examples/acdc.py", "from selflabel.labels import UNLABELED"),
+        (missing, "examples/acdc.py", "from selflabel import Energy, labels"),
         (marked, "tests/files/test_files.py", "pytestmark = pytest.mark.quick"),
         (marked, "tests/support/house.py", ""),
     ],

@@ -205,3 +205,22 @@ def rooms_without(marker: str, tests: Sequence[Module]) -> list[str]:
         if file.startswith("test_"):
             rooms[room] = rooms.get(room, False) or f"pytest.mark.{marker}" in module.source
     return [room for room, marked in rooms.items() if not marked]
+
+
+def missing_names(source: Sequence[Module], library: Sequence[Module]) -> list[str]:
+    """Imports of names that the library does not define."""
+    known = {module.name for module in library}
+    for module in library:
+        for node in module.nodes:
+            match node:
+                case (
+                    ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store())
+                ):
+                    known.add(f"{module.name}.{name}")
+        known |= {f"{module.name}.{name.split('.')[-1]}" for _, name in module.imports}
+    return [
+        f"{module.path}:{line} {name}"
+        for module in source
+        for line, name in module.imports
+        if name.split(".")[0] == "selflabel" and name not in known
+    ]
