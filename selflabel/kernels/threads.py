@@ -1,4 +1,4 @@
-"""Ranges of pixels on threads: the number of threads is torch's, the threads are ours."""
+"""Work on threads: as many as torch has, but threads of our own."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,34 +9,34 @@ from typing import Any
 
 import torch
 
-LARGE = 1 << 16
-"""Images of so many pixels are worth all threads."""
+LARGE_PIXELS = 1 << 16
+"""Pixels from which on an image is worth several threads."""
 
 
 def num_threads() -> int:
-    """As many as torch has been given."""
+    """Torch's number of threads."""
     return torch.get_num_threads()
 
 
 def split_threads(images: int) -> tuple[int, int]:
-    """Threads within an image, and images at a time: a thread each, if there are enough of them."""
+    """Threads within an image, and images at a time: a thread for each image, if there are enough images."""
     threads = num_threads()
     return (1, threads) if images >= threads else (threads, 1)
 
 
 def split_range(count: int, number: int) -> list[tuple[int, int]]:
-    """`range(count)` cut into so many ranges of about the same length, some of them empty if there are too many."""
+    """``range(count)`` cut into `number` ranges of about the same length, some of them empty if count is less."""
     ends = [count * i // number for i in range(number + 1)]
     return list(pairwise(ends))
 
 
 def parallel_for(count: int, threads: int, run: Callable[[int, int], Any]) -> list[Any]:
-    """``run(first, last)`` over all of ``range(count)``, a part a thread."""
+    """The results of ``run(first, last)`` on the parts of ``range(count)``, a part a thread."""
     return run_parallel([partial(run, *part) for part in split_range(count, threads)], threads)
 
 
 def run_parallel(tasks: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
-    """The results of the tasks, run on so many threads."""
+    """The results of the tasks, run on `threads` threads."""
     if threads == 1 or len(tasks) == 1:
         return [task() for task in tasks]
     return list(_pool(os.getpid(), threads).map(lambda task: task(), tasks))
@@ -44,5 +44,5 @@ def run_parallel(tasks: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that wait for work; a forked process has none of its parent's and needs its own."""
+    """Threads that wait for work, of this process: a fork does not inherit those of its parent."""
     return ThreadPoolExecutor(threads, thread_name_prefix=f"selflabel-{process}")

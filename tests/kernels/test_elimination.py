@@ -7,7 +7,6 @@ from math import prod
 import numpy as np
 import pytest
 
-from selflabel.kernels.cpu import elimination
 from selflabel.kernels.cpu.compile import Array, kernel
 from selflabel.kernels.cpu.dissection import (
     DEPTH,
@@ -148,7 +147,7 @@ def absorbed(
     pixels = grid(size, first, second)
     assert pixels is not None
     to = np.full(right.shape, -1.0)
-    absorb(pixels, first, second, weight, free, right, to, threads)
+    absorb(pixels, first, second, weight, free, right, to, threads, large_pixels=1)
     assert (to[~free] == -1).all()
     return to[free]
 
@@ -184,10 +183,7 @@ def test_slabs_of_many_pixels(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_threads_do_not_change_a_bit(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, threads: int
-) -> None:
-    monkeypatch.setattr(elimination, "LARGE", 1)
+def test_threads_do_not_change_a_bit(rng: np.random.Generator, threads: int) -> None:
     for size in ((50, 60), (9, 10, 11), (1, 3), (1, 1)):
         first, second = pairs(size, 1)
         given = first, second, rng.exponential(size=len(first)), rng.random(prod(size)) < 0.9

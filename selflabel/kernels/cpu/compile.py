@@ -1,4 +1,4 @@
-"""How kernels are compiled, and how they share the threads of torch."""
+"""How kernels are compiled."""
 
 import inspect
 from collections.abc import Callable
@@ -12,12 +12,12 @@ Array = NDArray[Any]
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile without the interpreter's lock, once for all processes (Numba keeps the machine code on disk).
+    """Compile a function with Numba: it runs without the interpreter's lock, and machine code is cached on disk.
 
-    Sums may be reordered and products fused, but nan and infinities are respected. Reciprocals are exact: with the flag
-    `arcp`, LLVM takes the processor's estimate for ``1 / sqrt(x)``, which differs from make to make.
+    Sums may be reordered and products fused; nan and infinities are respected. Reciprocals are exact: with the flag
+    `arcp`, LLVM takes the processor's estimate of ``1 / sqrt(x)``, which differs from make to make.
     """
-    # numpy's divisions: a loop that may raise is not vectorized. Run-time type checks of the tests wrap functions.
+    # error model "numpy": a loop that may raise is not vectorized. Unwrapped: tests wrap functions in type checks.
     compile_ = numba.njit(
         nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy"
     )
@@ -25,5 +25,5 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 def emits(function: Callable[..., Any]) -> Any:
-    """A function of kernels whose machine code this one writes (Numba's `intrinsic`)."""
+    """A function for kernels, from one that generates its LLVM code (Numba's `intrinsic`)."""
     return intrinsic(inspect.unwrap(function))

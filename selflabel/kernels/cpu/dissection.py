@@ -1,9 +1,9 @@
-"""Nested dissection of a grid of pixels (George, SIAM J. Numer. Anal. 10, 1973): in which order to eliminate them.
+"""Nested dissection of a grid of pixels: the order to eliminate them in (George, SIAM J. Numer. Anal. 10, 1973).
 
-A box of pixels is cut in two by a slab across its longest side, so thick that no pair reaches over it. Both parts are
-eliminated first, each on its own, then the slab; the parts are cut likewise. When all pixels of a box are gone, what
-they leave are pairs within its `rim`: the pixels around it that pairs of the box reach. They belong to slabs that come
-later. So all there is to know is a tree of boxes, and a short list of pixels for each.
+A slab across its longest side, too thick for any pair to reach over, cuts a box of pixels in two. Both parts are
+eliminated first, each on its own, then the slab; the parts are cut likewise. The pixels of a box leave pairs within its
+`rim`: the pixels around the box that its pairs reach. They belong to slabs that come later. A plan is a tree of boxes
+with a short list of pixels for each.
 """
 
 from typing import NamedTuple
@@ -13,29 +13,29 @@ import numpy as np
 from selflabel.kernels.cpu.compile import Array, kernel
 
 LEAF = 20
-"""Boxes of at most so many pixels stay whole: a list has a cost, too."""
+"""Pixels of the largest box that is not cut: lists have a cost, too."""
 
 FARTHEST = 4
-"""Slabs are at most so thick: the work grows with its third power."""
+"""Pixels: the thickest slab, and the longest reach of a pair along an axis. The work grows with its cube."""
 
 # Columns of the table of boxes. The first six: start and stop along each axis.
 PARENT, PART, DEPTH = 6, 7, 8
-"""The box that it is a part of (-1 for the root), if as the first or the second, how many cuts below the root."""
+"""The parent (-1 for the root), which of its two parts the box is (0, 1), the number of cuts above it."""
 PARTS = 9
-"""Its own two parts, -1 for none."""
+"""The box's own two parts, -1 for none."""
 START, RIM, END = 11, 12, 13
-"""Where its list starts, where its own pixels end and those of its rim start, and where these end."""
+"""Its list: own pixels from START to RIM, the rim from there to END."""
 ROW, WIDTH, RIM_ROW, RIM_WIDTH = 14, 15, 16, 17
-"""For whoever eliminates: where the rows of its own pixels are in memory, how long each is; the same for its rim."""
+"""Filled in by the elimination: place of the first row in memory and length of a row, of own pixels and of the rim."""
 COLUMNS = 18
 
 
 class PixelGrid(NamedTuple):
-    """Pixels, and how far pairs of them reach."""
+    """The pixels of an image, and how far its pairs reach."""
 
     size: Array  # [3]
     at: Array  # [pixels, 3] coordinates
-    far: Array  # [z, y, x] whether some pairs reach so far, along all axes at once
+    far: Array  # [z, y, x]: does some pair reach that far along all three axes?
 
 
 class EliminationPlan(NamedTuple):
@@ -43,11 +43,11 @@ class EliminationPlan(NamedTuple):
 
     box: Array  # [boxes, COLUMNS]
     pixel: Array  # [sum of lengths]
-    place: Array  # [sum of lengths]: of pixels of a rim, where in the parent's list they are; it increases
+    place: Array  # [sum of lengths]: of rim pixels, their place in the parent's list, in increasing order
 
 
 def grid(size: tuple[int, ...], first: Array, second: Array) -> PixelGrid | None:
-    """Of two or three axes with these pairs of pixels; None if some pairs reach too far."""
+    """The grid of an image of two or three axes; None if some pair reaches farther than `FARTHEST`."""
     axes = np.array((1, 1, 1, *size)[-3:])
     at = _coordinates(axes)
     far = _reached(first, second, at)
@@ -68,7 +68,7 @@ def _coordinates(size):
 
 @kernel
 def _reached(first, second, at):
-    """`PixelGrid.far`; empty if pairs reach too far."""
+    """`PixelGrid.far`; empty if some pair reaches too far."""
     far = np.zeros((FARTHEST + 1, FARTHEST + 1, FARTHEST + 1), np.bool_)
     for e in range(len(first)):
         p, q = first[e], second[e]
@@ -76,7 +76,7 @@ def _reached(first, second, at):
         if max(z, y, x) > FARTHEST:
             return far[:0]
         far[z, y, x] = True
-    for z in range(FARTHEST, -1, -1):  # who reaches farther reaches that far
+    for z in range(FARTHEST, -1, -1):  # a pair that reaches farther reaches this far
         for y in range(FARTHEST, -1, -1):
             for x in range(FARTHEST, -1, -1):
                 far[z, y, x] = far[z : z + 2, y : y + 2, x : x + 2].any()
@@ -85,11 +85,11 @@ def _reached(first, second, at):
 
 @kernel
 def plan(root, rim, free, grid, depth):
-    """The plan for the free pixels of a box whose rim is given; boxes `depth` cuts below are left to other plans."""
+    """The plan for the free pixels of a box with this rim; boxes `depth` cuts below are left to plans of their own."""
     boxes, filled, waiting = 0, 0, 1
     box = np.empty((1024, COLUMNS), np.int64)
     pixel, place = np.empty(1 << 16, np.int32), np.empty(1 << 16, np.int32)
-    stack = np.empty((128, PARTS), np.int64)  # of cuts in halves, with both halves on it
+    stack = np.empty((128, PARTS), np.int64)  # boxes to cut: far deeper than halving can go
     stack[0, :PARENT] = root
     stack[0, PARENT:] = -1, 0, 0
     while waiting:
@@ -111,7 +111,7 @@ def plan(root, rim, free, grid, depth):
                 stack[waiting, PARENT:] = here, part, bounds[DEPTH] + 1
                 waiting += 1
         elif is_cut(bounds, depth):
-            own[1] = own[0]  # none
+            own[1] = own[0]  # no own pixels
         before = len(rim) if parent < 0 else box[parent, END] - box[parent, START]
         most = before + (own[1] - own[0]) * (own[3] - own[2]) * (own[5] - own[4])
         pixel, place = _longer(pixel, filled, most), _longer(place, filled, most)
@@ -126,13 +126,13 @@ def plan(root, rim, free, grid, depth):
 
 @kernel
 def is_cut(bounds, depth):
-    """Whether a box is left to another plan."""
+    """Is the box left to a plan of its own?"""
     return depth > 0 and bounds[DEPTH] == depth
 
 
 @kernel
 def _longer(array, filled, more):
-    """The same start in an array with place for more."""
+    """The array, or a longer copy, with room for `more` entries after `filled`."""
     if filled + more <= len(array):
         return array
     result = np.empty((max(filled + more, 2 * len(array)), *array.shape[1:]), array.dtype)
@@ -142,7 +142,7 @@ def _longer(array, filled, more):
 
 @kernel
 def _slab(bounds, grid, depth):
-    """The axis across which it lies, where it starts and ends; -1 for boxes that stay whole."""
+    """The axis that the slab cuts, its start and its stop along it; axis -1 for boxes that stay whole."""
     axis, longest, count = 0, 0, 1
     for a in range(3):
         length = bounds[2 * a + 1] - bounds[2 * a]
@@ -172,7 +172,7 @@ def _list_free(own, free, size, pixel, filled):
 
 @kernel
 def _list_rim(bounds, grid, candidates, pixel, place, filled):
-    """Those of the candidates, the parent's list, that pairs of the box reach."""
+    """List the pixels that pairs of the box reach, from the candidates: the parent's list."""
     limit = grid.far.shape[0] - 1
     for i in range(len(candidates)):
         p = candidates[i]
@@ -187,5 +187,5 @@ def _list_rim(bounds, grid, candidates, pixel, place, filled):
 
 @kernel
 def _outside(coordinate, start, stop):
-    """How far outside ``start <= coordinate < stop``."""
+    """Pixels between the coordinate and ``range(start, stop)``."""
     return max(start - coordinate, 0, coordinate - stop + 1)

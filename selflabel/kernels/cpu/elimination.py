@@ -1,20 +1,20 @@
-"""Where random walkers on a grid of pixels end, by eliminating the pixels one by one.
+"""Elimination, pixel by pixel, of the equations that say where random walkers on a grid end.
 
 A walker at pixel p goes on to its neighbor q in proportion to w_pq and ends in class k in proportion to b_pk. The
-probability y_pk that it ends in k solves ``d_p y_pk = Σ_q w_pq y_qk + b_pk`` with ``d_p = Σ_q w_pq + Σ_k b_pk``. A
-pixel p is eliminated by telling the others where walkers go that come through it,
+probability y_pk that it ends in k solves ``d_p y_pk = Σ_q w_pq y_qk + b_pk`` with ``d_p = Σ_q w_pq + Σ_k b_pk``.
+Eliminating pixel p sends the walkers that pass through it on to its neighbors,
 
     w_ij += w_pi w_pj / d_p,    b_ik += w_pi b_pk / d_p.
 
-Its own y_p is the mean of those of the pixels that were left and of the classes. This is Gaussian elimination of a
-symmetric matrix, but for the pivots d_p, which are sums of what is left and not the small difference of large numbers.
-Nothing is ever subtracted: all results keep their relative precision, however much the weights vary (Grassmann, Taksar
-& Heyman, Oper. Res. 33, 1985; O'Cinneide, Numer. Math. 65, 1993).
+Then y_p follows from the later pixels and the classes. This is Gaussian elimination of a symmetric matrix whose pivots
+d_p are sums of the remaining weights, not small differences of large numbers. Nothing is ever subtracted: all results
+keep their relative precision, however much the weights vary (Grassmann, Taksar & Heyman, Oper. Res. 33, 1985;
+O'Cinneide, Numer. Math. 65, 1993).
 
-Pixels go box by box (`dissection`), in dense rows. That of pixel p holds ``u_pj = w_pj / √d_p`` for j along the list of
-the box, then ``b_pk / √d_p``; ``1 / √d_p`` on the diagonal; and below it anything. What they leave, ``Σ_p u_pi u_pj``,
-are rows of the rim, which are added to the parent's (Duff & Reid, ACM Trans. Math. Softw. 9, 1983). Time grows as n^1.5
-in 2-D and n² in 3-D, memory as n log n and n^1.33.
+Pixels go box by box (`dissection`), in dense rows. The row of pixel p holds ``u_pj = w_pj / √d_p`` for j along the list
+of the box, then ``u_pk = b_pk / √d_p``; ``1 / √d_p`` on the diagonal; below it anything. A box leaves the rows of its
+rim, ``Σ_p u_pi u_pj``, which are added to the parent's (Duff & Reid, ACM Trans. Math. Softw. 9, 1983). Time grows as
+n^1.5 in 2-D and n² in 3-D, memory as n log n and n^1.33.
 """
 
 from contextlib import ExitStack
@@ -43,23 +43,23 @@ from selflabel.kernels.cpu.dissection import (
 )
 from selflabel.kernels.cpu.products import HEIGHTS, add_product
 from selflabel.kernels.memory import scratch
-from selflabel.kernels.threads import LARGE, run_parallel
+from selflabel.kernels.threads import LARGE_PIXELS, run_parallel
 
 VECTOR = 8
-"""Sums of rows are made in whole vectors: behind each row there is place for what the last one holds too much."""
+"""Numbers in a vector. Rows are summed in whole vectors: behind each row there is room for the rest of the last one."""
 
 BLOCK = 16
-"""So many rows are finished before what they add to the others is added."""
+"""Rows that are finished before their products are added to later rows."""
 
 HEIGHT = HEIGHTS[0]
-"""So many rows of sums are made at a time."""
+"""Rows of products that are computed at a time."""
 
 DEEP = 64
-"""At most so many rows are added at a time: they stay in the cache."""
+"""Rows that are added to a rim at a time: they stay in the cache."""
 
 
 class Graph(NamedTuple):
-    """The pairs of free pixels, pixel by pixel, and where walkers end."""
+    """The pairs of free pixels by pixel (compressed rows), and where walkers end."""
 
     start: Array  # [pixels + 1]
     other: Array  # [pairs, both ways]
@@ -76,16 +76,18 @@ def absorb(
     right: Array,
     to: Array,
     threads: int,
+    large_pixels: int = LARGE_PIXELS,
 ) -> None:
-    """Write y ``[pixels, classes]`` at the free pixels; all numbers are float64.
+    """Write y ``[pixels, classes]`` to the free pixels of `to`; all numbers are float64.
 
-    Pairs of pixels `first` and `second` have weights w; `free` is ``[pixels]``, and `right` b ``[pixels, classes]``.
-    Free pixels that no class is in reach of get zeros. The number of threads does not change the result.
+    The pairs `first`, `second` ``[pairs]`` have the weights w; `free` is ``[pixels]``, and `right` is b ``[pixels,
+    classes]``. Free pixels without a path to any class get zeros. Images of `large_pixels` or more are shared among
+    the threads; the result is the same for any number of them.
     """
-    start, other, both = _by_pixel(first, second, weight, free)
+    start, other, both = _compress(first, second, weight, free)
     graph = Graph(start, other, both, right)
-    # twice as many subtrees as threads share the work well, and what is above them is little
-    depth = (2 * threads - 1).bit_length() if threads > 1 and len(free) >= LARGE else 0
+    # twice as many subtrees as threads balance the load, and the tree above them is little work
+    depth = (2 * threads - 1).bit_length() if threads > 1 and len(free) >= large_pixels else 0
     whole = np.stack([np.zeros(3, np.int64), grid.size], 1).ravel()
     top = plan(whole, np.empty(0, np.int32), free, grid, depth)
     cuts = [bounds for bounds in top.box if is_cut(bounds, depth)]
@@ -124,7 +126,8 @@ def absorb(
 
 
 @kernel
-def _by_pixel(first, second, weight, free):
+def _compress(first, second, weight, free):
+    """The first three fields of `Graph`."""
     start = np.zeros(len(free) + 1, np.int64)
     for e in range(len(first)):
         if free[first[e]] and free[second[e]]:
@@ -146,9 +149,9 @@ def _by_pixel(first, second, weight, free):
 
 @kernel
 def _lay_out(tree, cut_at, classes):
-    """Say where all rows are; returns how many numbers those of boxes and those of rims take.
+    """Place all rows in memory; returns the numbers that rows of boxes and rows of rims take.
 
-    The rows of a rim are needed until the parent's part is done: boxes as many cuts below the root share memory.
+    Rows of a rim are needed until the parent is done: boxes with the same number of cuts above them share memory.
     """
     box = tree.box
     largest, total = np.zeros((box[:, DEPTH].max() + 1, 2), np.int64), 0
@@ -164,7 +167,7 @@ def _lay_out(tree, cut_at, classes):
     place = end - np.cumsum(largest).reshape(largest.shape)
     for bounds in box:
         bounds[RIM_ROW] = place[bounds[DEPTH], bounds[PART]]
-        if is_cut(bounds, cut_at):  # these are all there at once
+        if is_cut(bounds, cut_at):  # the rims of all subtrees are needed at once
             bounds[RIM_ROW] = end
             end += (bounds[END] - bounds[RIM]) * bounds[RIM_WIDTH]
     return total, end
@@ -182,9 +185,9 @@ def _whole(columns):
 
 @kernel
 def _eliminate(tree, cut_at, graph, rows, rims, last):
-    """All boxes of a tree; what is left of its root goes to `last`."""
+    """Eliminate all boxes of a tree; the rows of its root's rim go to `last`."""
     position = np.full(len(graph.start) - 1, -1, np.int32)
-    for node in range(len(tree.box) - 1, -1, -1):  # parts before the whole
+    for node in range(len(tree.box) - 1, -1, -1):  # parts before their parents
         bounds = tree.box[node]
         if is_cut(bounds, cut_at):
             continue
@@ -202,7 +205,7 @@ def _eliminate(tree, cut_at, graph, rows, rims, last):
 
 @kernel
 def _add_pairs(tree, bounds, graph, position, rows):
-    """The pairs of the box's own pixels with those that come later, and where walkers end."""
+    """Add the pairs of the box's own pixels with later ones, and the classes, to its rows."""
     start, stop = bounds[START], bounds[END]
     length, classes = stop - start, graph.right.shape[1]
     for i in range(length):
@@ -223,7 +226,7 @@ def _add_pairs(tree, bounds, graph, position, rows):
 
 @kernel
 def _add_part(tree, part, bounds, rims, rows, to, to_at, classes):
-    """What is left of a part, to the rows of the box and of its rim."""
+    """Add the rows of a part's rim to the rows of the box and of its rim."""
     own, length = bounds[RIM] - bounds[START], bounds[END] - bounds[START]
     place = tree.place[part[RIM] : part[END]]
     for i in range(len(place)):
@@ -237,7 +240,7 @@ def _add_part(tree, part, bounds, rims, rows, to, to_at, classes):
 
 @kernel
 def _add_row(left, place, i, to, row, length, classes):
-    """Right of the diagonal: ``to[row + place[j]] += left[j]``, and the classes."""
+    """``to[row + place[j]] += left[j]`` right of the diagonal, and for the classes."""
     for j in range(i + 1, len(place)):
         to[row + place[j]] += left[j]
     for k in range(classes):
@@ -246,7 +249,7 @@ def _add_row(left, place, i, to, row, length, classes):
 
 @kernel
 def _finish_rows(bounds, rows, classes):
-    """From w_pj to u_pj, pixel by pixel."""
+    """Turn w_pj into u_pj, pixel by pixel."""
     own, width = bounds[RIM] - bounds[START], bounds[WIDTH]
     columns = bounds[END] - bounds[START] + classes
     for start in range(0, own, BLOCK):
@@ -268,7 +271,7 @@ def _finish_rows(bounds, rows, classes):
 
 @kernel
 def _add_to_rim(bounds, rows, to, to_at, classes):
-    """``Σ_p u_pi u_pj``, to each pair of the rim."""
+    """Add ``Σ_p u_pi u_pj`` to each pair i, j of the rim."""
     own, length, width = bounds[RIM] - bounds[START], bounds[END] - bounds[RIM], bounds[RIM_WIDTH]
     for start in range(0, own, DEEP):
         above = bounds[ROW] + start * bounds[WIDTH] + own
@@ -279,13 +282,13 @@ def _add_to_rim(bounds, rows, to, to_at, classes):
 
 @kernel
 def _add_products(to, to_at, to_width, rows, at, width, height, columns, deep):
-    """``to[i, j] += Σ_q u_qi u_qj`` for so many i, j and q, counted from these places."""
+    """``to[i, j] += Σ_q u_qi u_qj`` for `height` i, `columns` j and `deep` q, counted from these places."""
     add_product(to, to_at, to_width, rows, at, 1, width, rows, at, width, height, _whole(columns), deep)
 
 
 @kernel
 def _substitute(tree, cut_at, rows, labels):
-    """``y_p = (Σ_j u_pj y_j + u_pk) / √d_p``, from the last pixel to the first."""
+    """``y_pk = (Σ_j u_pj y_jk + u_pk) / √d_p``, from the last pixel to the first."""
     classes = labels.shape[1]
     row = _whole(classes)
     y = np.zeros((tree.box[:, END] - tree.box[:, START]).max() * row)

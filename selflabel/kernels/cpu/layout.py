@@ -1,4 +1,4 @@
-"""Labels in memory class by class, as torch has them, or pixel by pixel, as the kernels want them."""
+"""The memory layout of labels: channels first, as in torch, or channels last (pixel by pixel), as kernels take them."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,11 +11,12 @@ from selflabel.kernels.memory import empty
 from selflabel.kernels.threads import num_threads, run_parallel, split_range
 
 TILE = 64
+"""Pixels that are copied at a time: they stay in the cache."""
 
 
 @kernel
 def _transpose(x, to, first, last):
-    """``to[pixel, class] = x[class, pixel]`` of a range of pixels, a tile at a time. On views, also back."""
+    """``to[pixel, class] = x[class, pixel]`` for a range of pixels, a tile at a time; or back, on transposed views."""
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
         for k in range(len(x)):
@@ -24,17 +25,17 @@ def _transpose(x, to, first, last):
 
 
 def empty_channels_last(like: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
-    """Labels of this shape and type."""
+    """Channels-last labels of this shape and dtype, of any content."""
     return empty(tuple(like.movedim(1, -1).shape), like.dtype).movedim(-1, 1)
 
 
 def rows(labels: Float[Tensor, "b k *s"]) -> Array:
-    """A view ``[b n k]`` of labels that lie pixel by pixel."""
+    """A view ``[b n k]`` of channels-last labels."""
     return labels.movedim(1, -1).flatten(1, -2).numpy()
 
 
 def channels_last(labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
-    """The same labels, in memory pixel by pixel (`torch.channels_last`)."""
+    """The same labels, channels last (`torch.channels_last`)."""
     if labels.movedim(1, -1).is_contiguous():
         return labels
     if not labels.is_contiguous():
@@ -45,7 +46,7 @@ def channels_last(labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
 
 
 def channels_first(labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
-    """The same labels, in memory class by class."""
+    """The same labels, channels first."""
     if labels.is_contiguous() or not labels.movedim(1, -1).is_contiguous():
         return labels.contiguous()
     result = empty(tuple(labels.shape), labels.dtype)
@@ -56,7 +57,10 @@ def channels_first(labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
 def summed(
     values: Float[Tensor, "b k n"], terms: Iterable[Callable[[Tensor, Tensor], None]]
 ) -> Float[Tensor, "b k n"]:
-    """What the terms, given the values and where to, add there, both by pixel; in memory as the values are."""
+    """Sum of the terms: each is called as ``term(values, out)``, both channels last, and adds to `out`.
+
+    The result has the values' memory layout.
+    """
     source, result = channels_last(values), empty_channels_last(values).zero_()
     for term in terms:
         term(source, result)
@@ -64,7 +68,7 @@ def summed(
 
 
 def _copy(x: Array, to: Array) -> None:
-    """From ``[b k n]`` to ``[b n k]``."""
+    """Copy ``[b k n]`` to ``[b n k]``."""
     threads = num_threads()
     ranges = split_range(x.shape[2], threads)
     run_parallel(
