@@ -1,7 +1,7 @@
 """The command line: `selflabel label`, `train`, `predict`, `compare`, `score`, `solvers`, `demo`.
 
-Names become objects in `names` and `recipes` only. Nothing heavy is imported before a command runs, so that help is
-immediate.
+Names become objects in `config.registry` and `config.recipes` only. Nothing heavy is imported before a command runs,
+so that help is immediate.
 """
 
 import gc
@@ -12,6 +12,7 @@ import typer
 import selflabel
 from selflabel.cli.compare import compare
 from selflabel.cli.demo import demo
+from selflabel.cli.flags import command
 from selflabel.cli.label import label
 from selflabel.cli.predict import predict
 from selflabel.cli.score import score
@@ -27,13 +28,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From scribbles and network predictions to dense labels: one energy, interchangeable solvers.",
 )
-app.command()(label)
-app.command()(train)
-app.command()(predict)
-app.command()(compare)
-app.command()(score)
+app.command()(command(label))
+app.command()(command(train))
+app.command()(command(predict))
+app.command()(command(compare))
+app.command()(command(score))
 app.command()(solvers)
-app.command()(demo)
+app.command()(command(demo))
 
 
 def _version(asked: bool) -> bool:

@@ -1,10 +1,14 @@
 """`selflabel compare`: methods from the same initial weights on the same batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from selflabel.cli.config.declarations import Argument, Option
+from selflabel.cli.config.options import Device, TrainingOptions
 
 if TYPE_CHECKING:
     import torch
@@ -15,45 +19,47 @@ if TYPE_CHECKING:
     from selflabel.reports.comparison import RunHistory
     from selflabel.training.monitor import Monitor
 
-SEED_STEP = 2  # seeds of runs stay odd
+SEED_STEP = 2
+"""Between the seeds of runs: they stay odd."""
 
 
-def compare(
-    data: Annotated[Path, typer.Argument(help="Folder as `selflabel train` takes.")],
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """What `selflabel compare` takes."""
+
+    data: Annotated[Path, Argument("Folder as `selflabel train` takes.")]
     runs: Annotated[
-        list[str],
-        typer.Option(
-            help="METHOD[:LOSS-or-SOLVER][,key=value...], such as gd:dense-crf,sigma=15 or adm:mean-field; keys are "
+        tuple[str, ...],
+        Option(
+            "METHOD[:LOSS-or-SOLVER][,key=value...], such as gd:dense-crf,sigma=15 or adm:mean-field; keys are "
             "options of `selflabel train`, solver.KEY, loss.KEY, affinity.KEY, and name. Once for each run, or "
-            "several after one another.",
+            "several after one another."
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    more: Annotated[list[str] | None, typer.Argument(help="More runs.", metavar="[RUN]...")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many runs of each, with seeds of their own.")] = 1,
-    config: Annotated[Path | None, typer.Option(help="TOML file of options for all runs.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Option of `selflabel train` for all runs: steps=600, size=128.",
-        ),
-    ] = None,
+    ]
+    out: Annotated[Path, Option("Folder to write to.")]
+    more: Annotated[tuple[str, ...], Argument("More runs.", metavar="[RUN]...")] = ()
+    seeds: Annotated[int, Option("How many runs of each, with seeds of their own.", min=1)] = 1
+    config: Annotated[Path | None, Option("TOML file of options for all runs.")] = None
+    set: Annotated[
+        tuple[str, ...],
+        Option("Option of `selflabel train` for all runs: steps=600, size=128.", metavar="KEY=VALUE"),
+    ] = ()
     monitor: Annotated[
         str,
-        typer.Option(
-            "--measure-with",
-            help="Run whose energy measures all: both losses of all runs are with its energy. none: each its own.",
-            show_default="the first adm run",
+        Option(
+            "Run whose energy measures all: both losses of all runs are with its energy. none: each its own.",
+            flags=("--measure-with",),
+            shown="the first adm run",
         ),
-    ] = "",
+    ] = ""
     smooth: Annotated[
-        int, typer.Option(min=0, help="Readings of losses to average in the figure; 0: a twentieth of them.")
-    ] = 0,
-    title: Annotated[str, typer.Option(help="Of the figure.")] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-) -> None:
+        int, Option("Readings of losses to average in the figure; 0: a twentieth of them.", min=0)
+    ] = 0
+    title: Annotated[str, Option("Of the figure.")] = ""
+    device: Device = "auto"
+
+
+def compare(options: CompareOptions) -> None:
     """Train with several methods from the same initial weights on the same batches, and compare them.
 
     Each run is one of `selflabel train`, in OUT/runs/NAME/seed-N. Writes OUT/comparison.png and .svg (both
@@ -61,45 +67,69 @@ def compare(
     seeds), OUT/comparison.csv (all readings) and OUT/comparison.md (final values). Runs that are finished are not
     run again; those that were interrupted go on.
     """
-    from selflabel.cli import running as follow
-    from selflabel.cli import screen
+    from selflabel.cli import running
     from selflabel.cli.config import specs
-    from selflabel.cli.config.options import Options
-    from selflabel.cli.config.toml import read_config
-    from selflabel.reports.comparison import markdown, write_csv
-    from selflabel.reports.figure import check_installed, draw
-    from selflabel.training import process_group
+    from selflabel.reports.figure import check_installed
 
-    with follow.said(out):
+    with running.reported(options.out):
         check_installed()  # before hours of training
-        common = {} if config is None else read_config(config, Options)
-        given = specs.key_values(set_ or ())
-        joined = tuple(entry for layer in (common, given) for entry in _entries(layer))
-        common = {**common, **given, "set": joined}
-        plan = [specs.spec(text, common) for text in (*runs, *(more or ()))]
+        common = _common(options)
+        plan = [specs.spec(text, common) for text in (*options.runs, *options.more)]
         specs.unlike(plan)
-        measure = _monitor(monitor, plan, common)
+        measure = _monitor(options.monitor, plan, common)
         jobs: list[list[TrainingJob]] = []
         for one in plan:
-            jobs.append(_jobs(data, one, seeds, measure, [job for own in jobs for job in own]))
-        found: list[RunHistory] = []
-        with process_group() as (part, there), screen.training() as bar:
-            if part.size > 1:
-                raise ValueError("compare runs in one process: use `torchrun` with `selflabel train`")
-            chosen = follow.device(device, there)
-            for one, own in zip(plan, jobs, strict=True):
-                found += [_run(one, job, data, out, chosen, bar) for job in own]
-        readings = min(len(run.rows) for run in found) // max(1, plan[0].options.measure_every)
-        window = smooth or max(1, readings // 20)
-        write_csv(out / "comparison.csv", found)
-        text = markdown(found)
-        _write(out / "comparison.md", text)
-        typer.echo(text)
-        draw(found, [out / "comparison.png", out / "comparison.svg"], window=window, title=title)
-        screen.tell(f"the figure is {out / 'comparison.png'}")
+            jobs.append(_jobs(options, one, measure, [job for own in jobs for job in own]))
+        found = _run_all(options, plan, jobs)
+        _write_report(options, found, measure_every=plan[0].options.measure_every)
 
 
-def _entries(layer: dict[str, object]) -> tuple[str, ...]:
+def _common(options: CompareOptions) -> dict[str, object]:
+    """The options of all runs: those of the file, and over them those of ``--set``."""
+    from selflabel.cli.config import specs
+    from selflabel.cli.config.toml import read_config
+
+    file = {} if options.config is None else read_config(options.config, TrainingOptions)
+    given = specs.key_values(options.set)
+    return {**file, **given, "set": (*_entries(file), *_entries(given))}
+
+
+def _run_all(
+    options: CompareOptions, plan: "Sequence[Spec]", jobs: "Sequence[Sequence[TrainingJob]]"
+) -> "list[RunHistory]":
+    from selflabel.cli import running, screen
+    from selflabel.training import process_group
+
+    found: list[RunHistory] = []
+    with process_group() as (process, there), screen.training() as bar:
+        if process.size > 1:
+            raise ValueError("compare runs in one process: use `torchrun` with `selflabel train`")
+        device = running.device(options.device, there)
+        for one, own in zip(plan, jobs, strict=True):
+            found += [_run(options, one, job, device, bar) for job in own]
+    return found
+
+
+def _write_report(options: CompareOptions, found: "Sequence[RunHistory]", measure_every: int) -> None:
+    """The table of all readings, that of final values, and the figure."""
+    from selflabel.cli import screen
+    from selflabel.files.atomic import write_atomic
+    from selflabel.reports.comparison import markdown, write_csv
+    from selflabel.reports.figure import draw
+
+    out = options.out
+    write_csv(out / "comparison.csv", found)
+    text = markdown(found)
+    write_atomic(out / "comparison.md", lambda file: file.write(text.encode()))
+    typer.echo(text)
+    readings = min(len(run.rows) for run in found) // max(1, measure_every)
+    window = options.smooth or max(1, readings // 20)
+    pictures = [out / "comparison.png", out / "comparison.svg"]
+    draw(found, pictures, window=window, title=options.title)
+    screen.tell(f"the figure is {pictures[0]}")
+
+
+def _entries(layer: Mapping[str, object]) -> tuple[str, ...]:
     value = layer.get("set", ())
     return value if isinstance(value, tuple) else ()
 
@@ -122,7 +152,7 @@ def _monitor(text: str, plan: "list[Spec]", common: dict[str, object]) -> "Monit
 
 
 def _jobs(
-    data: Path, one: "Spec", seeds: int, measure: "Monitor | None", others: "Sequence[TrainingJob]"
+    options: CompareOptions, one: "Spec", measure: "Monitor | None", others: "Sequence[TrainingJob]"
 ) -> "list[TrainingJob]":
     from dataclasses import replace
 
@@ -130,34 +160,28 @@ def _jobs(
 
     found: list[TrainingJob] = []
     try:
-        for number in range(seeds):
-            options = replace(one.options, seed=one.options.seed + SEED_STEP * number)
-            found.append(prepare(data, options, measure, [*others, *found]))
+        for number in range(options.seeds):
+            own = replace(one.options, seed=one.options.seed + SEED_STEP * number)
+            found.append(prepare(options.data, own, measure, [*others, *found]))
     except ValueError as error:
         raise ValueError(f"run {one.label!r}: {error}") from error
     return found
 
 
 def _run(
-    one: "Spec", job: "TrainingJob", data: Path, out: Path, device: "torch.device", bar: "Progress"
+    options: CompareOptions, one: "Spec", job: "TrainingJob", device: "torch.device", bar: "Progress"
 ) -> "RunHistory":
-    from selflabel.cli import running as follow
+    from selflabel.cli import running
     from selflabel.reports.comparison import RunHistory
     from selflabel.training import TrainingError
 
     seed = job.options.seed
-    folder = out / "runs" / one.folder / f"seed-{seed}"
+    folder = options.out / "runs" / one.folder / f"seed-{seed}"
     title = f"{one.label}, seed {seed}"
     try:
-        follow.open_run(folder, job, data)
-        follow.load_all(job, bar)
-        history = follow.run(job, folder, device, bar, title)
-        return RunHistory(one.label, seed, history.rows, follow.final_scores(job, folder, device))
+        running.open_run(folder, job, options.data)
+        running.load_all(job, bar)
+        history = running.run(job, folder, device, bar, title)
+        return RunHistory(one.label, seed, history.rows, running.final_scores(job, folder, device))
     except (ValueError, TrainingError) as error:
         raise type(error)(f"run {title!r}: {error}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    from selflabel.files.atomic import write_atomic
-
-    write_atomic(path, lambda file: file.write(text.encode()))

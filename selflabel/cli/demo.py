@@ -1,9 +1,10 @@
 """`selflabel demo`: every solver on the photographs that scikit-image ships."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from selflabel.cli.config.declarations import Option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,30 +14,37 @@ if TYPE_CHECKING:
     from selflabel.reports.montage import Tile
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = Path("demo.png"),
-    size: Annotated[int, typer.Option(min=32, help="Longer side of a photograph, in pixels.")] = 288,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What `selflabel demo` takes."""
+
+    out: Annotated[Path, Option("The picture to write (PNG).")] = Path("demo.png")
+    size: Annotated[int, Option("Longer side of a photograph, in pixels.", min=32)] = 288
+
+
+def demo(options: DemoOptions) -> None:
     """Label five photographs from the scribbles kept in this package, with every solver, and compare them.
 
     Writes one picture: a row for each photograph; its scribbles, then the labels of each solver, with the
     seconds that solver and prediction took. Nothing is downloaded.
     """
     from selflabel.cli import screen
-    from selflabel.cli.config import registry as names
+    from selflabel.cli.config import registry
+    from selflabel.cli.config.options import LabelerOptions
     from selflabel.datasets.gallery import photographs
     from selflabel.files.atomic import write_atomic
     from selflabel.reports.montage import montage
 
+    out = options.out
     if not out.parent.is_dir():
         raise screen.stop(f"{out} cannot be written: there is no folder {out.parent}")
-    engines = {name: names.engine(names.Choices(name)) for name in names.SOLVERS}
+    engines = {name: registry.labeler(LabelerOptions(solver=name)) for name in registry.SOLVERS}
     shown = photographs()
     rows: list[list[Tile]] = []
     with screen.progress() as bar:
         task = bar.add_task("labeling", total=len(shown) * len(engines))
         for photograph in shown:
-            image = photograph.image(size)
+            image = photograph.image(options.size)
             seeds = photograph.seeds((image.shape[0], image.shape[1]))
             row = [_scribbles(photograph.name, image, seeds)]
             for name, engine in engines.items():

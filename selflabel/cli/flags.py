@@ -1,25 +1,71 @@
-"""The options of an energy and its affinity, which several commands take."""
+"""Commands from functions of one dataclass of options: its declarations become the flags."""
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import typer
 
-PANEL = "Energy and affinity (default: those of the solver or method)"
+from selflabel.cli.config.declarations import Argument, Declared, declared
+from selflabel.cli.config.options import Layered
 
-Coupling = Annotated[
-    str | None, typer.Option(help="Cross-entropy of labels and prediction.", rich_help_panel=PANEL)
-]
-Relaxation = Annotated[str | None, typer.Option(help="Potts relaxation.", rich_help_panel=PANEL)]
-CouplingWeight = Annotated[float | None, typer.Option(min=0, help="η", rich_help_panel=PANEL)]
-PairwiseWeight = Annotated[float | None, typer.Option(min=0, help="λ", rich_help_panel=PANEL)]
-EntropyWeight = Annotated[float | None, typer.Option(min=0, help="τ (mean-field: 1).", rich_help_panel=PANEL)]
-Affinity = Annotated[str | None, typer.Option(help="grid, contrast, window or dense.", rich_help_panel=PANEL)]
-Sigma = Annotated[float | None, typer.Option(help="Color bandwidth in 0..255 units.", rich_help_panel=PANEL)]
-SigmaXY = Annotated[
-    float | None, typer.Option(help="Spatial bandwidth in pixels (window, dense).", rich_help_panel=PANEL)
-]
-Neighbors = Annotated[int | None, typer.Option(help="4 or 8 (grid).", rich_help_panel=PANEL)]
-Radius = Annotated[int | None, typer.Option(help="In pixels (window).", rich_help_panel=PANEL)]
-MaxSteps = Annotated[
-    int | None, typer.Option(min=1, help="Limit of steps of a solve.", rich_help_panel=PANEL)
-]
+T = TypeVar("T")
+
+CONTEXT = "context"
+"""The parameter in which typer says where values are from."""
+
+
+def command(body: Callable[[T], None]) -> Callable[..., None]:
+    """A function as typer takes it: a parameter for each option of the dataclass that `body` takes."""
+    kind = next(iter(get_type_hints(body).values()))
+    options = declared(kind)
+
+    def call(**values: Any) -> None:
+        context = values.pop(CONTEXT)
+        given = {name: _plain(options[name], value) for name, value in values.items()}
+        if issubclass(kind, Layered):
+            sources = {name: context.get_parameter_source(name) for name in options}
+            given["given"] = frozenset(
+                name for name, source in sources.items() if source is not None and source.name != "DEFAULT"
+            )
+        body(kind(**given))
+
+    context = inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context, *map(_parameter, options.values())]
+    call.__name__, call.__doc__ = body.__name__, body.__doc__
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return call
+
+
+def _plain(one: Declared, value: Any) -> Any:
+    return tuple(value or ()) if get_origin(one.kind) is tuple else value
+
+
+def _parameter(one: Declared) -> inspect.Parameter:
+    option = one.option
+    several = get_origin(one.kind) is tuple
+    shared: dict[str, Any] = {
+        "help": option.help,
+        "metavar": option.metavar,
+        "min": option.min,
+        "max": option.max,
+    }
+    if isinstance(option, Argument):
+        info = typer.Argument(**shared)
+    else:
+        flags = option.flags or _flags(one)
+        info = typer.Option(*flags, **shared, show_default=option.shown or True, rich_help_panel=one.panel)
+    kind = list[str] if several else one.kind
+    default = inspect.Parameter.empty if one.default is MISSING else one.default
+    return inspect.Parameter(
+        one.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[kind, info],
+        default=None if several and default == () else default,
+    )
+
+
+def _flags(one: Declared) -> tuple[str, ...]:
+    name = "--" + one.name.replace("_", "-")
+    return (f"{name}/--no{name[1:]}",) if one.kind is bool and one.default else (name,)

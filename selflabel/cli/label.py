@@ -1,126 +1,80 @@
 """`selflabel label`: folders of images with seeds to labels."""
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from selflabel.cli import flags as energy_flags
+import selflabel
+from selflabel.cli.config.declarations import Argument, Option, known
+from selflabel.cli.config.options import RUN, LabelerOptions, Stems
 
 if TYPE_CHECKING:
     from selflabel.labeling.folder import Outcome
+    from selflabel.labeling.manifest import Run
+    from selflabel.labeling.plan import Plan, Shard
+    from selflabel.labeling.settings import LabelingSettings
     from selflabel.reports.folder import FolderReport
 
-FILES = "Files"
-OUTPUT = "Output"
-RUN = "Run"
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """What is read and where labels are written."""
+
+    PANEL: ClassVar[str] = "Files"
+    images: Annotated[Path, Argument("Folder of images, or one image.")]
+    seeds: Annotated[Path, Option("Folder of scribbles or clicks of the same stems: class indices.")]
+    out: Annotated[Path, Option("Folder to write to.")]
+    probs: Annotated[Path | None, Option("Folder of predictions, npy or npz, instead of an annotator.")] = (
+        None
+    )
+    probs_layout: Annotated[str, Option("Axes of the predictions: khw or hwk.")] = "khw"
+    probs_key: Annotated[str, Option("Name of the array in npz files.")] = ""
+    unlabeled: Annotated[int, Option("Value in the seeds of pixels without a label.", min=-1, max=65535)] = (
+        255
+    )
+    seeds_offset: Annotated[int, Option("Value in the seeds of class 0 (napari, ilastik: 1).")] = 0
+    num_classes: Annotated[int | None, Option("Seeds of class N or above are an error.", min=1, max=255)] = (
+        None
+    )
+    all_classes: Annotated[bool, Option("Let classes without seeds in an image win, too (with --probs).")] = (
+        False
+    )
+    stems: Stems = None
 
 
-def label(
-    images: Annotated[Path, typer.Argument(help="Folder of images, or one image.")],
-    seeds: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of scribbles or clicks of the same stems: class indices.", rich_help_panel=FILES
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write to.", rich_help_panel=FILES)],
-    probs: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of predictions, npy or npz, instead of an annotator.", rich_help_panel=FILES
-        ),
-    ] = None,
-    probs_layout: Annotated[
-        str, typer.Option(help="Axes of the predictions: khw or hwk.", rich_help_panel=FILES)
-    ] = "khw",
-    probs_key: Annotated[
-        str, typer.Option(help="Name of the array in npz files.", rich_help_panel=FILES)
-    ] = "",
-    unlabeled: Annotated[
-        int,
-        typer.Option(
-            min=-1, max=65535, help="Value in the seeds of pixels without a label.", rich_help_panel=FILES
-        ),
-    ] = 255,
-    seeds_offset: Annotated[
-        int, typer.Option(help="Value in the seeds of class 0 (napari, ilastik: 1).", rich_help_panel=FILES)
-    ] = 0,
-    num_classes: Annotated[
-        int | None,
-        typer.Option(min=1, max=255, help="Seeds of class N or above are an error.", rich_help_panel=FILES),
-    ] = None,
-    all_classes: Annotated[
-        bool,
-        typer.Option(
-            "--all-classes",
-            help="Let classes without seeds in an image win, too (with --probs).",
-            rich_help_panel=FILES,
-        ),
-    ] = False,
-    stems: Annotated[
-        Path | None,
-        typer.Option(help="Text file of stems, such as val.txt: only these.", rich_help_panel=FILES),
-    ] = None,
-    solver: Annotated[
-        str, typer.Option(help="See `selflabel solvers`.", rich_help_panel=energy_flags.PANEL)
-    ] = "graph-cut",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Option of the solver; annotator.KEY and affinity.KEY set theirs.",
-            rich_help_panel=energy_flags.PANEL,
-        ),
-    ] = None,
-    annotator: Annotated[
-        str | None,
-        typer.Option(
-            help="Appearance model that predicts from the seeds, or none.", rich_help_panel=energy_flags.PANEL
-        ),
-    ] = None,
-    coupling: energy_flags.Coupling = None,
-    relaxation: energy_flags.Relaxation = None,
-    coupling_weight: energy_flags.CouplingWeight = None,
-    pairwise_weight: energy_flags.PairwiseWeight = None,
-    entropy_weight: energy_flags.EntropyWeight = None,
-    affinity: energy_flags.Affinity = None,
-    sigma: energy_flags.Sigma = None,
-    sigma_xy: energy_flags.SigmaXY = None,
-    neighbors: energy_flags.Neighbors = None,
-    radius: energy_flags.Radius = None,
-    max_steps: energy_flags.MaxSteps = None,
-    soft: Annotated[
-        str, typer.Option(help="Also write soft labels: none, uint8 or float16.", rich_help_panel=OUTPUT)
-    ] = "none",
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write the labels over the image.", rich_help_panel=OUTPUT)
-    ] = False,
-    min_confidence: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Leave pixels below it unlabeled (255).", rich_help_panel=OUTPUT),
-    ] = 0.0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Label again what is done already.", rich_help_panel=RUN)
-    ] = False,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="The first N images only.", rich_help_panel=RUN)
-    ] = None,
-    num_parts: Annotated[
-        int, typer.Option(min=1, help="Divide the images among this many runs.", rich_help_panel=RUN)
-    ] = 1,
-    part_id: Annotated[
-        int, typer.Option(min=0, help="Which part this run is, from 0.", rich_help_panel=RUN)
-    ] = 0,
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """What is written besides labels."""
+
+    PANEL: ClassVar[str] = "Output"
+    soft: Annotated[str, Option("Also write soft labels: none, uint8 or float16.")] = "none"
+    overlay: Annotated[bool, Option("Also write the labels over the image.")] = False
+    min_confidence: Annotated[float, Option("Leave pixels below it unlabeled (255).", min=0, max=1)] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Which images are labeled, and by how many processes."""
+
+    PANEL: ClassVar[str] = RUN
+    overwrite: Annotated[bool, Option("Label again what is done already.")] = False
+    limit: Annotated[int | None, Option("The first N images only.", min=1)] = None
+    num_parts: Annotated[int, Option("Divide the images among this many runs.", min=1)] = 1
+    part_id: Annotated[int, Option("Which part this run is, from 0.", min=0)] = 0
     workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Processes of one thread each. Default: one a processor.", rich_help_panel=RUN
-        ),
-    ] = None,
-) -> None:
+        int | None, Option("Processes of one thread each. Default: one a processor.", min=1)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions(RunOptions, OutputOptions, LabelerOptions, FileOptions):
+    """What `selflabel label` takes."""
+
+
+def label(options: LabelOptions) -> None:
     """Label every pixel of images from scribbles or clicks.
 
     Images: gray, RGB or palette, 8 or 16 bit (divided by 255 or 65535), floats in [0, 1], turned as their
@@ -137,68 +91,84 @@ def label(
     with one_thread(), without_collections():  # the libraries' threads: processes are forked from this one
         import torch
 
-        import selflabel.labeling.image
-        from selflabel.cli.config import registry as names
+        import selflabel.labeling.image  # noqa: F401
+        from selflabel.cli.config import registry  # noqa: F401
 
     torch.set_num_threads(1)  # as in worker processes: the same bytes whatever their number
 
     from selflabel.cli import screen
-    from selflabel.files.folders import read_lines
-    from selflabel.files.label_files import LabelFormat
-    from selflabel.files.probabilities import ProbabilityFormat
     from selflabel.labeling.folder import label_folder
-    from selflabel.labeling.manifest import Run
-    from selflabel.labeling.plan import Shard, make_plan
-    from selflabel.labeling.settings import LabelingSettings, described
+    from selflabel.labeling.plan import Shard
 
-    choices = names.Choices(
-        solver=solver,
-        options=tuple(set_ or ()),
-        annotator=annotator,
-        coupling=coupling,
-        relaxation=relaxation,
-        coupling_weight=coupling_weight,
-        pairwise_weight=pairwise_weight,
-        entropy_weight=entropy_weight,
-        affinity=affinity,
-        affinity_options={"sigma": sigma, "sigma_xy": sigma_xy, "neighbors": neighbors, "radius": radius},
-        max_steps=max_steps,
-        has_probs=probs is not None,
-    )
     try:
-        if all_classes and probs is None:
-            raise ValueError("--all-classes needs --probs: without, only classes with seeds can win")
-        settings = LabelingSettings(
-            engine=names.engine(choices),
-            seeds_format=LabelFormat(unlabeled, seeds_offset),
-            probs_format=ProbabilityFormat(
-                names.known("layout", probs_layout, names.CHANNELS_LAST), probs_key
-            ),
-            num_classes=num_classes,
-            all_classes=all_classes,
-            soft=names.known("soft format", soft, names.SOFT),
-            overlay=overlay,
-            min_confidence=min_confidence,
-        )
-        settings.engine.check()
-        part = Shard(part_id, num_parts)
-        wanted = read_lines(stems) if stems is not None else None
-        plan = make_plan(images, seeds, probs, stems=wanted, limit=limit, part=part)
+        settings = _settings(options)
+        part = Shard(options.part_id, options.num_parts)
+        plan = _plan(options, part)
     except (ValueError, OSError) as error:
         raise screen.stop(str(error)) from error
-    run = Run(
-        version=selflabel.__version__,
-        arguments={"probs": probs is not None, **described(settings)},
-        images=str(images.resolve()),
-        seeds=str(seeds.resolve()),
-        probs=None if probs is None else str(probs.resolve()),
-    )
-    count = _workers(workers, len(plan.jobs))
+    run = _run(options, settings)
+    count = _workers(options.workers, len(plan.jobs))
     with forked(count if count > 1 else 0) as ready:  # before there is a thread that shows the progress
         work = label_folder(
-            plan, settings, run, out, part=part, workers=count, ready=ready, overwrite=overwrite
+            plan,
+            settings,
+            run,
+            options.out,
+            part=part,
+            workers=count,
+            ready=ready,
+            overwrite=options.overwrite,
         )
-        _follow(work, len(plan.jobs) + len(plan.failures), out)
+        _label_all(work, len(plan.jobs) + len(plan.failures), options.out)
+
+
+def _settings(options: LabelOptions) -> "LabelingSettings":
+    """What decides what is written. Raises `ValueError` for options that do not exist or do not fit together."""
+    from selflabel.cli.config import registry
+    from selflabel.files.label_files import LabelFormat
+    from selflabel.files.probabilities import ProbabilityFormat
+    from selflabel.labeling.settings import LabelingSettings
+
+    if options.all_classes and options.probs is None:
+        raise ValueError("--all-classes needs --probs: without, only classes with seeds can win")
+    settings = LabelingSettings(
+        engine=registry.labeler(options, predicted=options.probs is not None),
+        seeds_format=LabelFormat(options.unlabeled, options.seeds_offset),
+        probs_format=ProbabilityFormat(
+            known("layout", options.probs_layout, registry.CHANNELS_LAST), options.probs_key
+        ),
+        num_classes=options.num_classes,
+        all_classes=options.all_classes,
+        soft=known("soft format", options.soft, registry.SOFT),
+        overlay=options.overlay,
+        min_confidence=options.min_confidence,
+    )
+    settings.engine.check()
+    return settings
+
+
+def _plan(options: LabelOptions, part: "Shard") -> "Plan":
+    from selflabel.files.folders import read_lines
+    from selflabel.labeling.plan import make_plan
+
+    stems = read_lines(options.stems) if options.stems is not None else None
+    return make_plan(
+        options.images, options.seeds, options.probs, stems=stems, limit=options.limit, part=part
+    )
+
+
+def _run(options: LabelOptions, settings: "LabelingSettings") -> "Run":
+    from selflabel.labeling.manifest import Run
+    from selflabel.labeling.settings import described
+
+    probs = options.probs
+    return Run(
+        version=selflabel.__version__,
+        arguments={"probs": probs is not None, **described(settings)},
+        images=str(options.images.resolve()),
+        seeds=str(options.seeds.resolve()),
+        probs=None if probs is None else str(probs.resolve()),
+    )
 
 
 def _workers(asked: int | None, jobs: int) -> int:
@@ -208,8 +178,8 @@ def _workers(asked: int | None, jobs: int) -> int:
     return max(1, min(there if asked is None else asked, jobs))
 
 
-def _follow(work: "Generator[Outcome, None, None]", total: int, out: Path) -> None:
-    """Let the work go on, show how far it is, then what was done."""
+def _label_all(work: "Generator[Outcome, None, None]", total: int, out: Path) -> None:
+    """Show the progress of the work, then a summary of it."""
     from contextlib import closing
 
     from selflabel.cli import screen

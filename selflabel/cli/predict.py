@@ -1,108 +1,168 @@
 """`selflabel predict`: a trained network to files of probabilities."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from selflabel.cli.config.declarations import Argument, Option, known
+from selflabel.cli.config.options import Device, Stems
 
-def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a run of `selflabel train`.")],
-    images: Annotated[Path, typer.Argument(help="Folder of images, or one image.")],
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    checkpoint: Annotated[str, typer.Option(help="best, last or auto: best if there is one.")] = "auto",
-    stems: Annotated[
-        Path | None, typer.Option(help="Text file of stems, such as val.txt: only these.")
-    ] = None,
-    file_format: Annotated[str, typer.Option("--format", help="npz or npy.")] = "npz",
-    precision: Annotated[str, typer.Option(help="uint8, float16 or float32.")] = "float16",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Predict again what is done already.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-) -> None:
+if TYPE_CHECKING:
+    from selflabel.cli.config.options import TrainingOptions
+    from selflabel.training.predict import Predictor, Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """What `selflabel predict` takes."""
+
+    run: Annotated[Path, Argument("Folder of a run of `selflabel train`.")]
+    images: Annotated[Path, Argument("Folder of images, or one image.")]
+    out: Annotated[Path, Option("Folder to write to.")]
+    checkpoint: Annotated[str, Option("best, last or auto: best if there is one.")] = "auto"
+    stems: Stems = None
+    file_format: Annotated[str, Option("npz or npy.", flags=("--format",))] = "npz"
+    precision: Annotated[str, Option("uint8, float16 or float32.")] = "float16"
+    overwrite: Annotated[bool, Option("Predict again what is done already.")] = False
+    device: Device = "auto"
+
+
+def predict(options: PredictOptions) -> None:
     """Predict class probabilities for images with a trained network.
 
     Writes OUT/STEM.npz (or .npy), [k h w] at the image's own resolution: what `selflabel label --probs OUT` reads.
     OUT/predictions.jsonl says what is done: it is skipped when the command runs again. Images that cannot be
     predicted are listed at the end, and the exit code is 1 then.
     """
-    import torch
-
-    from selflabel.cli import running as follow
-    from selflabel.cli import screen
-    from selflabel.cli.config import registry as names
-    from selflabel.cli.config.jobs import new_network
-    from selflabel.files.digest import digest
-    from selflabel.files.folders import by_stem, read_lines
-    from selflabel.files.images import SUFFIXES
-    from selflabel.training import load_weights
-    from selflabel.training.predict import Precision, Predictor, Storage, predict_folder
+    from selflabel.cli import running, screen
 
     try:
-        options = follow.stored_options(run)
-        storage = Storage(
-            names.known("format", file_format, {"npz": True, "npy": False}),
-            names.known("precision", precision, {kind.value: kind for kind in Precision}),
-        )
-        weights = _weights(run, checkpoint)
-        chosen = follow.device(device, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        found = by_stem(images, SUFFIXES)
-        if stems is not None:
-            wanted = read_lines(stems)
-            missing = [stem for stem in wanted if stem not in found]
-            if missing:
-                raise ValueError(f"{images} has no image {missing[0]}, which is in {stems}")
-            found = {stem: found[stem] for stem in wanted}
-        network = new_network(options)
-        step = load_weights(weights, network, chosen).step
+        trained = running.stored_options(options.run)
+        weights = _weights(options.run, options.checkpoint)
+        images = _images(options.images, options.stems)
+        storage = _storage(options)
+        predictor, step = _predictor(trained, weights, options.device)
     except (ValueError, OSError, ImportError) as error:
         raise screen.stop(str(error)) from error
-    assert options.channels is not None
-    predictor = Predictor(network.to(chosen), options.channels, options.size or None, chosen)
-    identity = {
-        "checkpoint": digest([weights.read_bytes()]),
-        "step": step,
-        "size": options.size,
-        "format": file_format,
-        "precision": precision,
-    }
-    failures: list[tuple[str, str]] = []
-    skipped = done = 0
+    identity = _identity(options, predictor, weights, step)
+    done = _predict_all(predictor, images, storage, identity, options)
+    typer.echo(
+        f"{done.count - done.skipped - len(done.failures)} predicted, {done.skipped} done before: {options.out} "
+        f"({weights}, step {step})"
+    )
+    screen.failures(done.failures)
+    if done.failures:
+        raise typer.Exit(screen.BAD_IMAGES)
+
+
+@dataclass
+class _Done:
+    """What became of the images so far; failures: stems and reasons."""
+
+    count: int = 0
+    skipped: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _predict_all(
+    predictor: "Predictor",
+    images: Mapping[str, Path],
+    storage: "Storage",
+    identity: Mapping[str, object],
+    options: PredictOptions,
+) -> _Done:
+    from selflabel.cli import screen
+    from selflabel.training.predict import predict_folder
+
+    out, done = options.out, _Done()
     try:
         with screen.progress() as bar:
-            task = bar.add_task("predicting", total=len(found))
-            for outcome in predict_folder(predictor, found, storage, out, identity, overwrite=overwrite):
-                skipped += outcome.skipped
+            task = bar.add_task("predicting", total=len(images))
+            for outcome in predict_folder(
+                predictor, images, storage, out, identity, overwrite=options.overwrite
+            ):
+                done.skipped += outcome.skipped
                 if outcome.reason is not None:
-                    failures.append((outcome.stem, outcome.reason))
-                done += 1
-                bar.update(task, completed=done)
+                    done.failures.append((outcome.stem, outcome.reason))
+                done.count += 1
+                bar.update(task, completed=done.count)
     except ValueError as error:
         raise screen.stop(str(error)) from error
     except OSError as error:
-        code = screen.BAD_IMAGES if done else screen.BAD_USE
+        code = screen.BAD_IMAGES if done.count else screen.BAD_USE
         raise screen.stop(f"{out} cannot be written: {error}", code) from error
     except KeyboardInterrupt:
-        left = len(found) - done
+        left = len(images) - done.count
         screen.tell(f"interrupted with {left} images left: the same command goes on", "bold yellow")
         raise screen.leave(screen.INTERRUPTED) from None
-    typer.echo(
-        f"{done - skipped - len(failures)} predicted, {skipped} done before: {out} ({weights}, step {step})"
+    return done
+
+
+def _predictor(trained: "TrainingOptions", weights: Path, device: str) -> "tuple[Predictor, int]":
+    """The network with its weights on the device, and the step that these are of."""
+    import torch
+
+    from selflabel.cli import running
+    from selflabel.cli.config.jobs import new_network
+    from selflabel.training import load_weights
+    from selflabel.training.predict import Predictor
+
+    chosen = running.device(device, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    network = new_network(trained)
+    step = load_weights(weights, network, chosen).step
+    assert trained.channels is not None
+    return Predictor(network.to(chosen), trained.channels, trained.size or None, chosen), step
+
+
+def _storage(options: PredictOptions) -> "Storage":
+    from selflabel.training.predict import Precision, Storage
+
+    return Storage(
+        known("format", options.file_format, {"npz": True, "npy": False}),
+        known("precision", options.precision, {kind.value: kind for kind in Precision}),
     )
-    screen.failures(failures)
-    if failures:
-        raise typer.Exit(screen.BAD_IMAGES)
+
+
+def _identity(
+    options: PredictOptions, predictor: "Predictor", weights: Path, step: int
+) -> Mapping[str, object]:
+    """What tells predictions apart: those of another identity are not gone on with."""
+    from selflabel.files.digest import digest
+
+    return {
+        "checkpoint": digest([weights.read_bytes()]),
+        "step": step,
+        "size": predictor.size or 0,
+        "format": options.file_format,
+        "precision": options.precision,
+    }
+
+
+def _images(folder: Path, stems: Path | None) -> Mapping[str, Path]:
+    """Files by stem: those of the folder or, in their order, of a text file of stems."""
+    from selflabel.files.folders import by_stem, read_lines
+    from selflabel.files.images import SUFFIXES
+
+    found = by_stem(folder, SUFFIXES)
+    if stems is None:
+        return found
+    wanted = read_lines(stems)
+    missing = [stem for stem in wanted if stem not in found]
+    if missing:
+        raise ValueError(f"{folder} has no image {missing[0]}, which is in {stems}")
+    return {stem: found[stem] for stem in wanted}
 
 
 def _weights(run: Path, checkpoint: str) -> Path:
     """The file of a checkpoint. Raises `ValueError` if it is not there."""
-    from selflabel.cli.config import registry as names
     from selflabel.training.checkpoint import BEST, LAST
 
     best, last = run / BEST, run / LAST
     table = {"best": best, "last": last, "auto": best if best.is_file() else last}
-    path = names.known("checkpoint", checkpoint, table)
+    path = known("checkpoint", checkpoint, table)
     if not path.is_file():
         raise ValueError(f"there is no {path}: the run has not come to it yet")
     return path

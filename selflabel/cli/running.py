@@ -14,7 +14,7 @@ import selflabel
 from selflabel.cli import screen
 from selflabel.cli.config import recipes
 from selflabel.cli.config.jobs import TrainingJob, described
-from selflabel.cli.config.options import Options, merged
+from selflabel.cli.config.options import TrainingOptions, merged
 from selflabel.cli.config.toml import (
     DATA_TABLE,
     OBJECTIVE_TABLE,
@@ -71,12 +71,12 @@ def open_run(out: Path, job: TrainingJob, root: Path) -> None:
         write_config(path, job.options, f"selflabel {selflabel.__version__}", tables)
 
 
-def stored_options(out: Path) -> Options:
+def stored_options(out: Path) -> TrainingOptions:
     """The resolved options of the run in a folder. Raises `ValueError` if there is none."""
     path = out / CONFIG
     if not path.is_file():
         raise ValueError(f"{out} holds no training run: there is no {path}")
-    return merged(read_config(path, Options))
+    return merged(read_config(path, TrainingOptions))
 
 
 def load_all(job: TrainingJob, bar: Progress) -> None:
@@ -170,7 +170,7 @@ def final_scores(job: TrainingJob, out: Path, device: torch.device) -> Final | N
 
 
 @contextmanager
-def said(out: Path) -> Iterator[None]:
+def reported(out: Path) -> Iterator[None]:
     """Interruptions and errors of a run as messages and exit codes."""
     from selflabel.driver import SolveError
     from selflabel.training import TrainingError

@@ -1,50 +1,51 @@
 """`selflabel score`: label files against true ones."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from selflabel.cli.config.declarations import Argument, Option
+
 if TYPE_CHECKING:
     from selflabel.metrics.folders import FolderScore
 
 
-def score(
-    pred: Annotated[Path, typer.Argument(help="Folder of label files, such as OUT/labels, or one file.")],
-    truth: Annotated[Path, typer.Argument(help="Folder of true label files of the same stems, or one file.")],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write all numbers to this file.")
-    ] = None,
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """What `selflabel score` takes."""
+
+    pred: Annotated[Path, Argument("Folder of label files, such as OUT/labels, or one file.")]
+    truth: Annotated[Path, Argument("Folder of true label files of the same stems, or one file.")]
+    json_file: Annotated[Path | None, Option("Also write all numbers to this file.", flags=("--json",))] = (
+        None
+    )
     num_classes: Annotated[
-        int | None,
-        typer.Option(min=1, max=255, help="Classes 0 .. N-1; another is an error. Default: as found."),
-    ] = None,
+        int | None, Option("Classes 0 .. N-1; another is an error. Default: as found.", min=1, max=255)
+    ] = None
     classes: Annotated[
-        Path | None,
-        typer.Option(help="Text file of class names, line 1 = class 0; sets the number of classes."),
-    ] = None,
-    background: Annotated[
-        bool, typer.Option(help="Let class 0 take part in the means (acdc: --no-background).")
-    ] = True,
+        Path | None, Option("Text file of class names, line 1 = class 0; sets the number of classes.")
+    ] = None
+    background: Annotated[bool, Option("Let class 0 take part in the means (acdc: --no-background).")] = True
     per_image: Annotated[
         bool,
-        typer.Option(
-            "--per-image",
-            help="Means within each image, then over images, for sets whose class numbers mean something "
-            "within an image only (bsds). Adds a list of images to the JSON.",
+        Option(
+            "Means within each image, then over images, for sets whose class numbers mean something "
+            "within an image only (bsds). Adds a list of images to the JSON."
         ),
-    ] = False,
-    hd95: Annotated[
-        bool, typer.Option(help="95th percentile of the Hausdorff distance; takes the most time.")
-    ] = True,
+    ] = False
+    hd95: Annotated[bool, Option("95th percentile of the Hausdorff distance; takes the most time.")] = True
     stems: Annotated[
         Path | None,
-        typer.Option(help="Text file of stems, such as val.txt: compare these, and each must be there."),
-    ] = None,
-    unlabeled: Annotated[int, typer.Option(help="Value in TRUTH of pixels that do not count.")] = 255,
-    truth_offset: Annotated[int, typer.Option(help="Value in TRUTH of class 0.")] = 0,
-) -> None:
+        Option("Text file of stems, such as val.txt: compare these, and each must be there."),
+    ] = None
+    unlabeled: Annotated[int, Option("Value in TRUTH of pixels that do not count.")] = 255
+    truth_offset: Annotated[int, Option("Value in TRUTH of class 0.")] = 0
+
+
+def score(options: ScoreOptions) -> None:
     """Score label files: IoU and Dice of each class, their means, HD95.
 
     Pixels that are unlabeled in TRUTH do not count; pixels that are 255 in PRED count as wrong. IoU and Dice
@@ -54,39 +55,50 @@ def score(
     """
     from selflabel.cli import screen
     from selflabel.files.folders import read_lines
-    from selflabel.files.label_files import LabelFormat
-    from selflabel.metrics.folders import Rules, score_folder
 
     try:
-        names = read_lines(classes) if classes is not None else ()
-        rules = Rules(
-            num_classes=len(names) or num_classes,
-            first=0 if background else 1,
-            distances=hd95,
-            truth=LabelFormat(unlabeled, truth_offset),
-        )
-        wanted = read_lines(stems) if stems is not None else None
-        with screen.progress() as bar:
-            task = bar.add_task("scoring", total=None)
-            found = score_folder(
-                pred,
-                truth,
-                rules,
-                stems=wanted,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
+        names = read_lines(options.classes) if options.classes is not None else ()
+        found = _scored(options, len(names) or options.num_classes)
     except (ValueError, OSError) as error:
-        hint = f" (the labels are in {pred / 'labels'})" if (pred / "labels").is_dir() else ""
+        inner = options.pred / "labels"
+        hint = f" (the labels are in {inner})" if inner.is_dir() else ""
         raise screen.stop(f"{error}{hint}") from error
-    if json_file is not None:
+    if options.json_file is not None:
         try:
-            _write_json(json_file, found, names, rules.first if per_image else None)
+            _write_json(options.json_file, found, names, _first(options) if options.per_image else None)
         except OSError as error:
-            raise screen.stop(f"{json_file} cannot be written: {error}") from error
-    _show(found, names, per_image, hd95)
+            raise screen.stop(f"{options.json_file} cannot be written: {error}") from error
+    _show(found, names, options.per_image, options.hd95)
     screen.failures(found.failures)
     if found.failures:
         raise typer.Exit(screen.BAD_IMAGES)
+
+
+def _scored(options: ScoreOptions, num_classes: int | None) -> "FolderScore":
+    from selflabel.cli import screen
+    from selflabel.files.folders import read_lines
+    from selflabel.files.label_files import LabelFormat
+    from selflabel.metrics.folders import Rules, score_folder
+
+    rules = Rules(
+        num_classes=num_classes,
+        first=_first(options),
+        distances=options.hd95,
+        truth=LabelFormat(options.unlabeled, options.truth_offset),
+    )
+    stems = read_lines(options.stems) if options.stems is not None else None
+    with screen.progress() as bar:
+        task = bar.add_task("scoring", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return score_folder(options.pred, options.truth, rules, stems=stems, progress=progress)
+
+
+def _first(options: ScoreOptions) -> int:
+    """The first class that takes part in means."""
+    return 0 if options.background else 1
 
 
 def _show(found: "FolderScore", names: tuple[str, ...], per_image: bool, hd95: bool) -> None:

@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 def solvers() -> None:
     """List solvers, annotators, affinities, losses and energies: what each does, its options, their defaults."""
     from selflabel.cli import screen
-    from selflabel.cli.config import losses as loss_kinds
-    from selflabel.cli.config import registry as names
+    from selflabel.cli.config import registry
+    from selflabel.cli.config.losses import LOSSES
     from selflabel.terms import COUPLINGS, RELAXATIONS
 
-    screen.show(_classes("--solver", names.SOLVERS, "--set"))
+    screen.show(_classes("--solver", registry.SOLVERS, "--set"))
     screen.show(_engines())
-    screen.show(_classes("--annotator", names.ANNOTATORS, "--set annotator."))
-    screen.show(_classes("--affinity", names.AFFINITIES, "--set affinity."))
-    screen.show(_classes("--loss", loss_kinds.LOSSES, "--set loss."))
+    screen.show(_classes("--annotator", registry.ANNOTATORS, "--set annotator."))
+    screen.show(_classes("--affinity", registry.AFFINITIES, "--set affinity."))
+    screen.show(_classes("--loss", LOSSES, "--set loss."))
     screen.tell("--coupling: " + ", ".join(coupling.name for coupling in COUPLINGS))
     screen.tell("--relaxation: " + ", ".join(relaxation.name for relaxation in RELAXATIONS))
 
@@ -33,14 +33,16 @@ def _classes(title: str, table: Mapping[str, type], options: str) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from selflabel.cli.config import registry as names
+    from selflabel.cli.config import registry
 
     shown = Table(title_justify="left", show_lines=True)
     shown.add_column(title, no_wrap=True)
     shown.add_column("what it does")
     shown.add_column(options)
     for name, kind in table.items():
-        defaults = [f"{key}={names.spelled(value)}" for key, value in names.option_defaults(kind).items()]
+        defaults = [
+            f"{key}={registry.spelled(value)}" for key, value in registry.option_defaults(kind).items()
+        ]
         shown.add_row(Text(name), Text(summary(kind)), Text("\n".join(defaults)))
     return shown
 
@@ -49,17 +51,17 @@ def _engines() -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from selflabel.cli.config import registry as names
+    from selflabel.cli.config import registry
 
     shown = Table()
     for title in ("--solver", "--coupling", "--relaxation", "η", "λ", "--affinity", "--annotator"):
         shown.add_column(title)
-    for name, kind in names.SOLVERS.items():
-        engine = names.default_labeler(kind())
+    for name, kind in registry.SOLVERS.items():
+        engine = registry.default_labeler(kind())
         energy = engine.energy
-        annotator = names.NO_ANNOTATOR if engine.annotator is None else names.name_of(engine.annotator)
+        annotator = registry.NO_ANNOTATOR if engine.annotator is None else registry.name_of(engine.annotator)
         settings = [
-            f"{key}={names.spelled(getattr(engine.affinity, key))}" for key in _fields(engine.affinity)
+            f"{key}={registry.spelled(getattr(engine.affinity, key))}" for key in _fields(engine.affinity)
         ]
         shown.add_row(
             name,
@@ -67,13 +69,13 @@ def _engines() -> "Table":
             energy.relaxation.name,
             f"{energy.coupling_weight:g}",
             f"{energy.pairwise_weight:g}",
-            Text("\n".join([names.name_of(engine.affinity), *settings])),
+            Text("\n".join([registry.name_of(engine.affinity), *settings])),
             annotator,
         )
     return shown
 
 
 def _fields(value: object) -> list[str]:
-    from selflabel.cli.config import registry as names
+    from selflabel.cli.config import registry
 
-    return list(names.option_defaults(type(value)))
+    return list(registry.option_defaults(type(value)))

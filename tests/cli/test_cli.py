@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 import selflabel
 from selflabel.cli import app
-from selflabel.cli.config import registry as names
+from selflabel.cli.config import registry
 from selflabel.files.label_files import read_index, write_index
 from selflabel.labeling import image as one_image
 from selflabel.labeling.image import Record
@@ -347,10 +347,10 @@ def test_score_of_nothing_is_an_error(tmp_path: Path) -> None:
 def test_solvers_lists_all_that_is_registered() -> None:
     result = call("solvers")
     assert result.exit_code == 0, result.output
-    for table in (names.SOLVERS, names.ANNOTATORS, names.AFFINITIES):
+    for table in (registry.SOLVERS, registry.ANNOTATORS, registry.AFFINITIES):
         for name, kind in table.items():
             assert name in result.output
-            for option in names.option_defaults(kind):
+            for option in registry.option_defaults(kind):
                 assert option in result.output
 
 

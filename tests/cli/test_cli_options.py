@@ -8,7 +8,8 @@ from typer.testing import CliRunner, Result
 
 from selflabel.affinity.builders import Contrast, Dense, Grid, Window
 from selflabel.cli import app
-from selflabel.cli.config import registry as names
+from selflabel.cli.config import registry
+from selflabel.cli.config.options import LabelerOptions
 from selflabel.labeling.settings import describe
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
@@ -27,8 +28,8 @@ def test_options_of_annotators_and_of_their_parts() -> None:
         "moves=swap",
         "affinity.by-distance=true",
     )
-    engine = names.engine(names.Choices("graph-cut", options, annotator="product"))
-    described = describe(engine)
+    labeler = registry.labeler(LabelerOptions(set=options, annotator="product"))
+    described = describe(labeler)
     assert isinstance(described, dict)
     assert described["annotator"]["forest"]["trees"] == 7
     assert described["annotator"]["walker_floor"] == 0.25
@@ -86,27 +87,27 @@ def test_wrong_options_are_explained(tmp_path: Path, options: list[str], message
 
 def test_linear_solvers_have_names() -> None:
     def solver(*options: str) -> object:
-        return names.engine(names.Choices("random-walker", options)).solver
+        return registry.labeler(LabelerOptions(solver="random-walker", set=options)).solver
 
     assert solver("method=direct") == RandomWalker(method=Elimination())
     chosen = ("method=conjugate-gradients", "method.rtol=1e-6")
     assert solver(*chosen) == RandomWalker(method=ConjugateGradients(rtol=1e-6))
     assert solver("method=none") == RandomWalker()
-    assert names.spelled(Elimination()) == "direct"
+    assert registry.spelled(Elimination()) == "direct"
 
 
 def test_weights_of_the_entropy() -> None:
-    engine = names.engine(names.Choices("mean-field", entropy_weight=0.5))
-    assert engine.energy.entropy_weight == 0.5
+    labeler = registry.labeler(LabelerOptions(solver="mean-field", entropy_weight=0.5))
+    assert labeler.energy.entropy_weight == 0.5
 
 
-@pytest.mark.parametrize("solver", list(names.SOLVERS))
+@pytest.mark.parametrize("solver", list(registry.SOLVERS))
 def test_every_default_engine_passes_its_check(solver: str) -> None:
-    names.engine(names.Choices(solver)).check()
+    registry.labeler(LabelerOptions(solver=solver)).check()
 
 
 def test_the_check_leaves_other_errors_to_the_images() -> None:
-    names.engine(names.Choices("graph-cut", affinity="window", affinity_options={"radius": 2**40})).check()
+    registry.labeler(LabelerOptions(affinity="window", radius=2**40)).check()
 
 
 @pytest.mark.parametrize(

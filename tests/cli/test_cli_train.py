@@ -17,7 +17,7 @@ from support.training_tools import NETWORK, call, make_data, train, weights
 
 from selflabel.cli.config import recipes
 from selflabel.cli.config.losses import LOSSES
-from selflabel.cli.config.options import Options
+from selflabel.cli.config.options import TrainingOptions
 from selflabel.files.label_files import read_index
 from selflabel.files.probabilities import read_probabilities
 from selflabel.losses import GatedCRFLoss, KernelCutLoss
@@ -168,23 +168,25 @@ def test_a_file_gives_options_and_the_command_line_wins(root: Path, tmp_path: Pa
 
 
 def test_objectives_are_as_told() -> None:
-    assert recipes.objective(Options(method="pce")) == SeedsOnly()
-    assert recipes.objective(Options(method="full")) == FullMasks()
-    soft = recipes.objective(Options())
+    assert recipes.objective(TrainingOptions(method="pce")) == SeedsOnly()
+    assert recipes.objective(TrainingOptions(method="full")) == FullMasks()
+    soft = recipes.objective(TrainingOptions())
     assert isinstance(soft, SelfLabeling)
     assert (soft.energy.coupling, soft.energy.relaxation) == (COLLISION, COLLISION_DIVERGENCE)
     assert soft.starter == InitialLabels(RandomWalker())
     assert soft.weight == 10
     for told, kind in (("none", NoneType), ("mean-field", MeanField)):
-        chosen = recipes.objective(Options(starter=told))
+        chosen = recipes.objective(TrainingOptions(starter=told))
         assert isinstance(chosen, SelfLabeling)
         assert isinstance(chosen.starter and chosen.starter.solver, kind)
-    robust = recipes.objective(Options(method="trust-region", set=("moves=swap",), weight=0.5))
+    robust = recipes.objective(TrainingOptions(method="trust-region", set=("moves=swap",), weight=0.5))
     assert isinstance(robust, SelfLabeling)
     assert isinstance(robust.solver, GraphCut)
     assert (robust.error_probability, robust.weight) == (0.1, 0.5)
     assert robust.solver.moves.name == "SWAP"
-    field = recipes.objective(Options(solver="mean-field", sigma=7.0, coupling_weight=2.0, max_steps=3))
+    field = recipes.objective(
+        TrainingOptions(solver="mean-field", sigma=7.0, coupling_weight=2.0, max_steps=3)
+    )
     assert isinstance(field, SelfLabeling)
     assert isinstance(field.solver, MeanField)
     assert (field.energy.coupling_weight, field.energy.entropy_weight, field.max_steps) == (2.0, 1.0, 3)
@@ -193,7 +195,7 @@ def test_objectives_are_as_told() -> None:
 
 def test_weights_of_losses_follow_the_energy() -> None:
     """λ on pairwise losses, η on the others, the weight and a factor on each."""
-    options = Options(
+    options = TrainingOptions(
         method="gd", loss="potts=3+entropy+kernel-cut", weight=0.5, pairwise_weight=4.0, coupling_weight=0.2
     )
     found = recipes.objective(options)
@@ -201,7 +203,7 @@ def test_weights_of_losses_follow_the_energy() -> None:
     assert [part.name for part in found.parts] == ["potts", "entropy", "kernel-cut"]
     assert [part.weight for part in found.parts] == pytest.approx([6.0, 0.1, 2.0])
     kept = recipes.objective(
-        Options(method="gd", loss="kernel-cut+gated-crf", set=("unlabeled-only=true", "gamma=2"))
+        TrainingOptions(method="gd", loss="kernel-cut+gated-crf", set=("unlabeled-only=true", "gamma=2"))
     )
     assert isinstance(kept, Regularized)
     kernel, gated = (part.loss for part in kept.parts)
@@ -213,13 +215,15 @@ def test_weights_of_losses_follow_the_energy() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        Options(method="gd", loss="potts=3+entropy=2", coupling_weight=0.2, pairwise_weight=4.0, weight=0.5),
-        Options(method="gd", loss="potts", relaxation="collision-divergence"),
-        Options(method="gd", loss="entropy+dense-crf", sigma_xy=4.0),
-        Options(method="gd", loss="dense-crf", affinity="grid", sigma=30.0),
+        TrainingOptions(
+            method="gd", loss="potts=3+entropy=2", coupling_weight=0.2, pairwise_weight=4.0, weight=0.5
+        ),
+        TrainingOptions(method="gd", loss="potts", relaxation="collision-divergence"),
+        TrainingOptions(method="gd", loss="entropy+dense-crf", sigma_xy=4.0),
+        TrainingOptions(method="gd", loss="dense-crf", affinity="grid", sigma=30.0),
     ],
 )
-def test_the_yardstick_of_gradient_descent_is_the_loss_that_it_lowers(options: Options) -> None:
+def test_the_yardstick_of_gradient_descent_is_the_loss_that_it_lowers(options: TrainingOptions) -> None:
     found, measure, data, net = (
         recipes.objective(options),
         recipes.monitor(options),
@@ -238,7 +242,7 @@ def test_the_yardstick_of_gradient_descent_is_the_loss_that_it_lowers(options: O
 
 def test_losses_without_an_energy_have_no_monitor() -> None:
     for loss in ("normalized-cut", "entropy", "potts+normalized-cut", "potts+dense-crf"):
-        assert recipes.monitor(Options(method="gd", loss=loss)) is None
+        assert recipes.monitor(TrainingOptions(method="gd", loss=loss)) is None
 
 
 @pytest.mark.parametrize(
@@ -278,7 +282,7 @@ def test_losses_without_an_energy_have_no_monitor() -> None:
         (["--no-augment", "--set", "augment.flip=true"], "without augmentation there is no augment.flip"),
         (["--network", "u-net"], "expected a network out of"),
         (["--channels", 2], "expected channels = 1, 3 or None, got 2"),
-        (["--batch", 0], "expected batch >= 1, got 0"),
+        (["--batch", 0], "Invalid value for '--batch': 0 is not in the range x>=1"),
         (["--learning-rate", 0.0], "expected a learning rate > 0"),
         (["--num-classes", 300], "expected 1 to 255 classes, got 300"),
         (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),

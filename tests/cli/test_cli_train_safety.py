@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ import torch
 from PIL import Image
 from support.training_tools import SMALL, call, make_data, train, weights
 
-from selflabel.cli.config.options import DEFAULTS, Options, merged
-from selflabel.cli.config.toml import changes, parsed, read_config, read_table, write_config
+from selflabel.cli.config.declarations import parsed
+from selflabel.cli.config.options import DEFAULTS, TrainingOptions, merged
+from selflabel.cli.config.toml import changes, read_config, read_table, write_config
+from selflabel.cli.flags import command
 from selflabel.datasets.samples import Folder
 from selflabel.files.label_files import read_index, write_index
 from selflabel.training import load_checkpoint, read_lines
@@ -233,12 +236,12 @@ def test_killed_runs_go_on_as_if_they_had_not_been(root: Path, tmp_path: Path) -
 
 
 def test_interrupted_by_hand(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from selflabel.cli import running as follow
+    from selflabel.cli import running
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(follow, "run", interrupt)
+    monkeypatch.setattr(running, "run", interrupt)
     result = train(root, tmp_path / "run")
     assert result.exit_code == 130
     assert "the same command goes on" in result.output
@@ -311,11 +314,11 @@ def test_bad_images_are_listed_and_the_others_predicted(root: Path, run: Path, t
 
 
 def test_options_survive_a_file(tmp_path: Path) -> None:
-    given = Options(
+    given = TrainingOptions(
         loss='a "quoted" name \\ é \x7f', learning_rate=1e-5, set=("a.b=1", "c=x"), neighbors=8, augment=False
     )
     write_config(tmp_path / "c.toml", given, "one\ntwo", {"run": {"a.b": 1, "odd key": "x", "none": None}})
-    assert merged(read_config(tmp_path / "c.toml", Options)) == given
+    assert merged(read_config(tmp_path / "c.toml", TrainingOptions)) == given
     assert changes(given, DEFAULTS)
     assert read_table(tmp_path / "c.toml", "run") == {"a": {"b": 1}, "odd key": "x"}
     assert read_table(tmp_path / "c.toml", "nothing") == {}
@@ -338,7 +341,7 @@ def test_options_survive_a_file(tmp_path: Path) -> None:
 def test_wrong_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.toml").write_text(text)
     with pytest.raises(ValueError, match=r"expected|there is no|cannot be read") as error:
-        merged(read_config(tmp_path / "c.toml", Options))
+        merged(read_config(tmp_path / "c.toml", TrainingOptions))
     assert message in str(error.value)
 
 
@@ -353,12 +356,12 @@ def test_wrong_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
     ],
 )
 def test_options_from_text(name: str, text: str, value: object) -> None:
-    found = parsed(name, text, Options)
+    found = parsed(name, text, TrainingOptions)
     assert found == value
     assert type(found) is type(value)
 
 
 def test_every_option_is_on_the_command_line() -> None:
     train_module = importlib.import_module("selflabel.cli.train")  # the name is the command's in the package
-    parameters = set(inspect.signature(train_module.train).parameters)
-    assert {("set_" if name == "set" else name) for name in Options.__dataclass_fields__} <= parameters
+    parameters = set(inspect.signature(command(train_module.train)).parameters)
+    assert {entry.name for entry in fields(TrainingOptions)} <= parameters

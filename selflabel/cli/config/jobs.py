@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from selflabel.cli.config import recipes
-from selflabel.cli.config import registry as names
-from selflabel.cli.config.options import Options, parts
+from selflabel.cli.config import recipes, registry
+from selflabel.cli.config.declarations import known
+from selflabel.cli.config.options import PARTS, TrainingOptions, by_part
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.samples import Batch, Folder, read_split
 from selflabel.files import label_files as labelfiles
@@ -36,7 +36,7 @@ class TrainingJob:
     options: resolved, those of the data filled in. class_names: from classes.txt, or the numbers.
     """
 
-    options: Options
+    options: TrainingOptions
     feed: Batches
     objective: Objective
     settings: TrainingSettings
@@ -60,7 +60,7 @@ class TrainingJob:
 
 
 def prepare(
-    root: Path, options: Options, monitor: Monitor | None = None, others: Sequence[TrainingJob] = ()
+    root: Path, options: TrainingOptions, monitor: Monitor | None = None, others: Sequence[TrainingJob] = ()
 ) -> TrainingJob:
     """Find the data, fill in what the options leave to it, and check that everything fits.
 
@@ -93,7 +93,7 @@ def prepare(
     return TrainingJob(options, feed, objective, _settings(options), monitor, class_names)
 
 
-def new_network(options: Options) -> nn.Module:
+def new_network(options: TrainingOptions) -> nn.Module:
     """The network of resolved options, its weights drawn from the seed alone.
 
     A ``package.module:factory`` may lie in the working directory. Raises `ValueError` and `ImportError` as
@@ -114,7 +114,7 @@ def new_network(options: Options) -> nn.Module:
         )
 
 
-def _class_names(root: Path, options: Options) -> tuple[str, ...]:
+def _class_names(root: Path, options: TrainingOptions) -> tuple[str, ...]:
     path = root / "classes.txt"
     found = read_lines(path) if path.is_file() else ()
     if options.num_classes is None:
@@ -124,7 +124,7 @@ def _class_names(root: Path, options: Options) -> tuple[str, ...]:
     return found if len(found) == options.num_classes else tuple(map(str, range(options.num_classes)))
 
 
-def _training_folder(root: Path, options: Options, classes: int) -> Folder:
+def _training_folder(root: Path, options: TrainingOptions, classes: int) -> Folder:
     full = options.method == "full"
     stems = read_split(root, "train")
     scribbles: str | None = options.scribbles
@@ -143,7 +143,7 @@ def _training_folder(root: Path, options: Options, classes: int) -> Folder:
     )
 
 
-def _validation_folder(root: Path, options: Options, train: Folder) -> Folder | None:
+def _validation_folder(root: Path, options: TrainingOptions, train: Folder) -> Folder | None:
     """None where there is no val.txt. Raises `ValueError` where there is one, but no masks."""
     if not (root / "val.txt").is_file():
         return None
@@ -164,18 +164,18 @@ def _same(folder: Folder, there: Sequence[Folder]) -> Folder:
     return next((other for other in there if settings(other) == settings(folder)), folder)
 
 
-def _augmentation(options: Options) -> Augmentation | None:
-    given = parts(options, "solver")["augment"]
+def _augmentation(options: TrainingOptions) -> Augmentation | None:
+    given = by_part(options.set, PARTS, "solver")["augment"]
     if not options.augment:
         if given:
             raise ValueError(f"without augmentation there is no augment.{given[0]} to set")
         return None
-    return names.configured(Augmentation(), given)
+    return registry.configured(Augmentation(), given)
 
 
-def _settings(options: Options) -> TrainingSettings:
-    own = parts(options, "solver")["optimizer"]
-    optimizer = names.configured(names.known("optimizer", options.optimizer, OPTIMIZERS)(), own)
+def _settings(options: TrainingOptions) -> TrainingSettings:
+    own = by_part(options.set, PARTS, "solver")["optimizer"]
+    optimizer = registry.configured(known("optimizer", options.optimizer, OPTIMIZERS)(), own)
     # the papers' methods start from the seeds; those without labels or regularizers have no such phase
     alone = options.method in ("pce", "full")
     if not alone and options.steps <= options.pretrain_steps:

@@ -1,83 +1,219 @@
-"""What decides a training run, in plain values: for the command line, for files, and for runs to compare."""
+"""The options of commands, by groups that several commands share, and those of a training run.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+A dataclass joins the groups that it inherits from; their fields come in the order of the bases from last to first.
+Each class names the panel of its own fields in the help.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from selflabel.cli.config.declarations import Option
 
 METHODS = ("pce", "full", "gd", "adm", "trust-region")
 PARTS = ("solver", "loss", "affinity", "augment", "optimizer")
-"""Whose options ``--set PART.KEY=VALUE`` sets."""
+"""Whose options ``--set PART.KEY=VALUE`` sets in a training run."""
+
+ENERGY = "Energy and affinity (default: those of the solver or method)"
+RUN = "Run"
+
+Device = Annotated[str, Option("auto, cpu, cuda, ...")]
+Stems = Annotated[Path | None, Option("Text file of stems, such as val.txt: only these.")]
 
 
-@dataclass(frozen=True)
-class Options:
-    """A training run, but for where its data and its outputs are; None takes what fits the method or the data.
+@dataclass(frozen=True, kw_only=True)
+class EnergyOptions:
+    """The energy; None leaves a part as it is."""
 
-    The names are those of the command line, which explains them.
-    """
-
-    method: str = "adm"
-    loss: str | None = None
-    solver: str | None = None
-    set: tuple[str, ...] = ()
-    weight: float | None = None
-    coupling: str | None = None
-    relaxation: str | None = None
-    coupling_weight: float | None = None
-    pairwise_weight: float | None = None
-    entropy_weight: float | None = None
-    affinity: str | None = None
-    sigma: float | None = None
-    sigma_xy: float | None = None
-    neighbors: int | None = None
-    radius: int | None = None
-    max_steps: int | None = None
-    error_probability: float | None = None
-    starter: str | None = None
-    present_only: bool = False
-    relabel_every: int | None = None
-    warm_start: bool = False
-    network: str = "unet"
-    pretrained: str | None = None
-    size: int = 128
-    channels: int | None = None
-    num_classes: int | None = None
-    scribbles: str = "scribbles"
-    masks: str = "masks"
-    augment: bool = True
-    background: bool = True
-    steps: int = 600
-    batch: int = 12
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    power: float = 0.9
-    pretrain_steps: int = 100
-    warmup_steps: int = 100
-    network_steps: int = 1
-    average: float | None = None
-    bfloat16: bool = False
-    seed: int = 1
-    validate_every: int = 50
-    measure_every: int = 10
-    checkpoint_every: int = 50
-
-    def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"expected {name} >= {least}, got {value}")
+    PANEL: ClassVar[str] = ENERGY
+    coupling: Annotated[str | None, Option("Cross-entropy of labels and prediction.")] = None
+    relaxation: Annotated[str | None, Option("Potts relaxation.")] = None
+    coupling_weight: Annotated[float | None, Option("η", min=0)] = None
+    pairwise_weight: Annotated[float | None, Option("λ", min=0)] = None
+    entropy_weight: Annotated[float | None, Option("τ (mean-field: 1).", min=0)] = None
 
 
-_LEAST = {"size": 0, "channels": 1, "num_classes": 1, "batch": 1}
-"""The rest is checked where it is used."""
+@dataclass(frozen=True, kw_only=True)
+class AffinityOptions:
+    """The affinity by name, and fields of affinities, each of which some have."""
 
-DEFAULTS = Options()
+    PANEL: ClassVar[str] = ENERGY
+    affinity: Annotated[str | None, Option("grid, contrast, window or dense.")] = None
+    sigma: Annotated[float | None, Option("Color bandwidth in 0..255 units.")] = None
+    sigma_xy: Annotated[float | None, Option("Spatial bandwidth in pixels (window, dense).")] = None
+    neighbors: Annotated[int | None, Option("4 or 8 (grid).")] = None
+    radius: Annotated[int | None, Option("In pixels (window).")] = None
 
 
-def merged(*layers: Mapping[str, object]) -> Options:
-    """Options from layers of values by name, later ones over earlier ones; lists of ``set`` are joined.
+@dataclass(frozen=True, kw_only=True)
+class SolveOptions(AffinityOptions, EnergyOptions):
+    """What a solver minimizes, and for how long."""
 
-    Raises `ValueError` for numbers out of range.
-    """
+    PANEL: ClassVar[str] = ENERGY
+    max_steps: Annotated[int | None, Option("Limit of steps of a solve.", min=1)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions:
+    """The solver and the prediction that it starts from."""
+
+    PANEL: ClassVar[str] = ENERGY
+    solver: Annotated[str, Option("See `selflabel solvers`.")] = "graph-cut"
+    set: Annotated[
+        tuple[str, ...],
+        Option("Option of the solver; annotator.KEY and affinity.KEY set theirs.", metavar="KEY=VALUE"),
+    ] = ()
+    annotator: Annotated[str | None, Option("Appearance model that predicts from the seeds, or none.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelerOptions(SolveOptions, SolverOptions):
+    """How an image is labeled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layered:
+    """Options that a file gives, too. given: the names of those on the command line, which win."""
+
+    given: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """What the network is trained for."""
+
+    PANEL: ClassVar[str] = "Method"
+    method: Annotated[
+        str,
+        Option(
+            "pce: seeds alone. full: masks. gd: seeds and losses on the prediction. adm: self-labeling, a "
+            "solver and the network in turns. trust-region: adm with hard labels and an error probability."
+        ),
+    ] = "adm"
+    loss: Annotated[
+        str | None,
+        Option(
+            "gd: potts, dense-crf, normalized-cut, kernel-cut, gated-crf, entropy, non-exist or kmeans; "
+            "several as potts+entropy=0.1, each with a factor on its weight.",
+            shown="potts",
+        ),
+    ] = None
+    solver: Annotated[
+        str | None,
+        Option("adm: see `selflabel solvers`.", shown="gradient-descent; trust-region: graph-cut"),
+    ] = None
+    set: Annotated[
+        tuple[str, ...],
+        Option(
+            "Option of the solver or the loss; affinity.KEY, augment.KEY and optimizer.KEY set theirs.",
+            metavar="KEY=VALUE",
+        ),
+    ] = ()
+    weight: Annotated[
+        float | None,
+        Option("Of regularizers or of self-labeling, relative to the seeds.", shown="1; self-labeling: 10"),
+    ] = None
+    error_probability: Annotated[float | None, Option("ε of the labels.", shown="0; trust-region: 0.1")] = (
+        None
+    )
+    starter: Annotated[
+        str | None,
+        Option(
+            "Solver that makes, of the seeds alone, the labels that a solve starts from; none: the prediction.",
+            shown="random-walker; none with the solver random-walker",
+        ),
+    ] = None
+    present_only: Annotated[
+        bool,
+        Option(
+            "Labels of an image only of classes with seeds in it.", flags=("--present-only/--all-classes",)
+        ),
+    ] = False
+    relabel_every: Annotated[
+        int | None,
+        Option("Make labels of all images every N steps, instead of those of each batch."),
+    ] = None
+    warm_start: Annotated[
+        bool,
+        Option("Start a solve from the last labels of the image.", flags=("--warm-start/--cold-start",)),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The images and how they are fed to the network."""
+
+    PANEL: ClassVar[str] = "Data"
+    size: Annotated[
+        int, Option("Images are padded to a square and resized to this; 0 leaves them as they are.", min=0)
+    ] = 128
+    channels: Annotated[int | None, Option("1 (gray) or 3.", min=1, shown="as the first image")] = None
+    num_classes: Annotated[
+        int | None, Option("Labels of class N or above are an error.", min=1, shown="lines of classes.txt")
+    ] = None
+    scribbles: Annotated[str, Option("Folder in DATA of the seeds.")] = "scribbles"
+    masks: Annotated[str, Option("Folder in DATA of the masks.")] = "masks"
+    augment: Annotated[bool, Option("Random changes of the training images; by default left and right.")] = (
+        True
+    )
+    background: Annotated[bool, Option("Let class 0 take part in mean scores (acdc: --no-background).")] = (
+        True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """The network and its optimization."""
+
+    PANEL: ClassVar[str] = "Training"
+    network: Annotated[
+        str,
+        Option(
+            "unet or unet:WIDTH, basic-unet, deeplabv3plus-mobilenetv2, segformer, vit-linear, "
+            "smp:ARCH:ENCODER, or package.module:factory."
+        ),
+    ] = "unet"
+    pretrained: Annotated[
+        str | None,
+        Option(
+            "Weights to start from: a folder or name of transformers, encoder weights of smp.",
+            shown="random weights",
+        ),
+    ] = None
+    steps: Annotated[int, Option("Batches of the whole run.")] = 600
+    batch: Annotated[int, Option("Images a step.", min=1)] = 12
+    optimizer: Annotated[str, Option("adamw or sgd.")] = "adamw"
+    learning_rate: Annotated[float, Option("Of the first step.", flags=("--learning-rate", "--lr"))] = 1e-3
+    power: Annotated[float, Option("Of the polynomial decay.")] = 0.9
+    pretrain_steps: Annotated[int, Option("First steps, on the seeds alone.")] = 100
+    warmup_steps: Annotated[int, Option("Next steps, in which the weight rises.")] = 100
+    network_steps: Annotated[int, Option("Of the network for each batch.")] = 1
+    average: Annotated[float | None, Option("Decay of a moving average of the weights.")] = None
+    bfloat16: Annotated[bool, Option("Automatic mixed precision.", flags=("--bfloat16/--float32",))] = False
+    seed: Annotated[int, Option("Of weights, order, augmentation.")] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How often the run is looked at and kept."""
+
+    PANEL: ClassVar[str] = RUN
+    validate_every: Annotated[int, Option("In steps.")] = 50
+    measure_every: Annotated[int, Option("Steps between readings of both objectives.")] = 10
+    checkpoint_every: Annotated[int, Option("In steps.")] = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(ReadingOptions, NetworkOptions, DataOptions, SolveOptions, MethodOptions):
+    """A training run, except where its data and its outputs are; None takes what fits the method or the data."""
+
+
+DEFAULTS = TrainingOptions()
+
+
+def merged(*layers: Mapping[str, object]) -> TrainingOptions:
+    """Options from layers of checked values by name, later ones over earlier ones; lists of ``set`` are joined."""
     options = DEFAULTS
     for layer in layers:
         given = dict(layer)
@@ -88,19 +224,14 @@ def merged(*layers: Mapping[str, object]) -> Options:
     return options
 
 
-def parts(options: Options, main: str) -> dict[str, list[str]]:
-    """``set`` by the part that it sets; entries without a part's name are of the part `main`."""
-    found: dict[str, list[str]] = {name: [] for name in PARTS}
-    for entry in options.set:
+def by_part(entries: Sequence[str], parts: Sequence[str], main: str) -> dict[str, list[str]]:
+    """Entries ``PART.KEY=VALUE`` by the part that they set; those that name none of `parts` set `main`."""
+    found: dict[str, list[str]] = {name: [] for name in (*parts, main)}
+    for entry in entries:
         part, dot, rest = entry.partition(".")
-        named = bool(dot) and part in found
+        named = bool(dot) and part in parts
         found[part if named else main].append(rest if named else entry)
     return found
-
-
-def names() -> tuple[str, ...]:
-    """Of all options."""
-    return tuple(entry.name for entry in fields(Options))
 
 
 def _joined(entries: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from selflabel.affinity.builders import AffinityBuilder, Dense, Grid
-from selflabel.cli.config import registry as names
+from selflabel.cli.config import registry
+from selflabel.cli.config.declarations import known
 from selflabel.cli.config.losses import LOSSES, DenseCRF, Entropy, LossKind, Potts
-from selflabel.cli.config.options import DEFAULTS, METHODS, Options, parts
+from selflabel.cli.config.options import DEFAULTS, METHODS, PARTS, TrainingOptions, by_part
 from selflabel.driver import Solver
 from selflabel.labeling.settings import describe
 from selflabel.problem import Energy
@@ -21,13 +22,13 @@ DEFAULT_LOSS = "potts"
 NO_STARTER = "none"
 
 
-def objective(options: Options) -> Objective:
+def objective(options: TrainingOptions) -> Objective:
     """What the network is trained for.
 
     Raises `ValueError` for unknown names and options, and for options that the method does not look at.
     """
     method = options.method
-    names.known("method", method, dict.fromkeys(METHODS))
+    known("method", method, dict.fromkeys(METHODS))
     _check_used(options)
     if method == "pce":
         return SeedsOnly()
@@ -36,17 +37,17 @@ def objective(options: Options) -> Objective:
     return direct(options) if method == "gd" else self_labeling(options)
 
 
-def self_labeling(options: Options) -> SelfLabeling:
+def self_labeling(options: TrainingOptions) -> SelfLabeling:
     """Self-labeling with the solver and the energy of the options. Raises `ValueError` as `objective` does."""
     method = TRUST_REGION if options.method == "trust-region" else ADM
     name = options.solver or method.solver.name
-    given = parts(options, "solver")
+    given = by_part(options.set, PARTS, "solver")
     _none(given["loss"], "self-labeling has no loss to set options of")
-    solver = names.configured(names.known("solver", name, SOLVERS)(), given["solver"])
+    solver = registry.configured(known("solver", name, SOLVERS)(), given["solver"])
     base = preset(solver)
     error = options.error_probability
     return SelfLabeling(
-        energy=names.energy_with(base.energy, _choices(options, name)),
+        energy=registry.energy_with(base.energy, options),
         solver=solver,
         affinity=_affinity(base.affinity, options, given["affinity"]),
         max_steps=base.max_steps if options.max_steps is None else options.max_steps,
@@ -57,16 +58,16 @@ def self_labeling(options: Options) -> SelfLabeling:
     )
 
 
-def _starter(options: Options, base: Preset) -> InitialLabels | None:
+def _starter(options: TrainingOptions, base: Preset) -> InitialLabels | None:
     if options.starter is None:
         return base.starter
     if options.starter == NO_STARTER:
         return None
-    kind: type[Solver] = names.known("starter", options.starter, {**SOLVERS, NO_STARTER: RandomWalker})
+    kind: type[Solver] = known("starter", options.starter, {**SOLVERS, NO_STARTER: RandomWalker})
     return starter(kind())
 
 
-def monitor(options: Options) -> Monitor | None:
+def monitor(options: TrainingOptions) -> Monitor | None:
     """Both objectives of self-labeling; the direct one of gradient descent, which is the loss that it lowers.
 
     None for methods and losses without an energy: those but Potts or dense CRF, alone or with the entropy.
@@ -82,10 +83,10 @@ def monitor(options: Options) -> Monitor | None:
         return None
     one = pairwise[0]
     assert one.kind.affinity is not None
-    affinity = _affinity(one.kind.affinity, options, parts(options, "loss")["affinity"])
+    affinity = _affinity(one.kind.affinity, options, by_part(options.set, PARTS, "loss")["affinity"])
     # the dense CRF loss counts a pair in both orders, the energy does so with dense affinities only
     orders = 2 if isinstance(one.kind, DenseCRF) and not isinstance(affinity, Dense) else 1
-    energy = names.energy_with(Energy(STANDARD, BILINEAR), _choices(options, ""))
+    energy = registry.energy_with(Energy(STANDARD, BILINEAR), options)
     energy = replace(
         energy,
         coupling_weight=energy.coupling_weight * sum(entropies),
@@ -110,24 +111,24 @@ def _entries(text: str | None) -> tuple[_Entry, ...]:
 
 def _entry(text: str) -> _Entry:
     name, _, factor = text.partition("=")
-    kind = names.known("loss", name, LOSSES)()
+    kind = known("loss", name, LOSSES)()
     try:
         return _Entry(name, kind, float(factor) if factor else 1.0)
     except ValueError:
         raise ValueError(f"expected --loss NAME or NAME=FACTOR, got {text!r}") from None
 
 
-def direct(options: Options) -> Regularized:
+def direct(options: TrainingOptions) -> Regularized:
     """Gradient descent on ``NAME[=FACTOR]`` losses, joined by "+".
 
     A pairwise loss has weight·λ·factor, any other weight·η·factor (λ = η = 1 where not given). Raises
     `ValueError` as `objective` does.
     """
-    given = parts(options, "loss")
+    given = by_part(options.set, PARTS, "loss")
     _none(given["solver"], "gradient descent has no solver to set options of")
     entries = _entries(options.loss)
     if len(entries) > 1:
-        there = [name for entry in entries for name in names.option_defaults(type(entry.kind))]
+        there = [name for entry in entries for name in registry.option_defaults(type(entry.kind))]
         _none([o for o in given["loss"] if _key(o) not in there], "none of the losses has this option")
     return Regularized(tuple(_regularizer(entry, options, given, len(entries) == 1) for entry in entries))
 
@@ -136,11 +137,13 @@ def _key(option: str) -> str:
     return option.partition("=")[0].strip().replace("-", "_")
 
 
-def _regularizer(entry: _Entry, options: Options, given: dict[str, list[str]], alone: bool) -> Regularizer:
+def _regularizer(
+    entry: _Entry, options: TrainingOptions, given: dict[str, list[str]], alone: bool
+) -> Regularizer:
     kind = entry.kind
-    own = [o for o in given["loss"] if alone or _key(o) in names.option_defaults(type(kind))]
-    kind = names.configured(kind, own)
-    energy = names.energy_with(Energy(STANDARD, BILINEAR), _choices(options, ""))
+    own = [o for o in given["loss"] if alone or _key(o) in registry.option_defaults(type(kind))]
+    kind = registry.configured(kind, own)
+    energy = registry.energy_with(Energy(STANDARD, BILINEAR), options)
     affinity = kind.affinity
     if affinity is None:
         _none(given["affinity"] if alone else [], f"{entry.name} has no affinity to set options of")
@@ -152,27 +155,12 @@ def _regularizer(entry: _Entry, options: Options, given: dict[str, list[str]], a
     return Regularizer(entry.name, weight, kind.build(affinity, energy.relaxation))
 
 
-def _direct_weight(options: Options) -> float:
+def _direct_weight(options: TrainingOptions) -> float:
     return 1.0 if options.weight is None else options.weight
 
 
-def _affinity(base: AffinityBuilder, options: Options, given: Sequence[str]) -> AffinityBuilder:
-    return names.configured(names.affinity_with(base, _choices(options, "")), given)
-
-
-def _choices(options: Options, solver: str) -> names.Choices:
-    return names.Choices(
-        solver=solver,
-        coupling=options.coupling,
-        relaxation=options.relaxation,
-        coupling_weight=options.coupling_weight,
-        pairwise_weight=options.pairwise_weight,
-        entropy_weight=options.entropy_weight,
-        affinity=options.affinity,
-        affinity_options={
-            name: getattr(options, name) for name in ("sigma", "sigma_xy", "neighbors", "radius")
-        },
-    )
+def _affinity(base: AffinityBuilder, options: TrainingOptions, given: Sequence[str]) -> AffinityBuilder:
+    return registry.configured(registry.affinity_with(base, options), given)
 
 
 _AFFINITY = ("affinity", "sigma", "sigma_xy", "neighbors", "radius")
@@ -205,7 +193,7 @@ def _unused(method: str, loss: str | None) -> tuple[str, ...]:
         ("coupling_weight",): not all(kind.pairwise for kind in kinds),
         _AFFINITY: any(kind.affinity is not None for kind in kinds),
     }
-    return (*_UNUSED[method], *(name for names, used in needed.items() if not used for name in names))
+    return (*_UNUSED[method], *(name for group, used in needed.items() if not used for name in group))
 
 
 def fitting(given: Mapping[str, object], method: str, loss: str | None) -> dict[str, object]:
@@ -237,7 +225,7 @@ def described(objective: Objective) -> dict[str, object]:
     return found
 
 
-def _check_used(options: Options) -> None:
+def _check_used(options: TrainingOptions) -> None:
     """An option that has no effect is a misunderstanding."""
     for name in _unused(options.method, options.loss):
         if getattr(options, name) != getattr(DEFAULTS, name):
@@ -247,7 +235,7 @@ def _check_used(options: Options) -> None:
                 f"the method {options.method}{losses} has no {flag}: leave it out, or choose another --method"
             )
     if options.method in ("pce", "full"):
-        given = parts(options, "solver")
+        given = by_part(options.set, PARTS, "solver")
         for part in _NO_PARTS[options.method]:
             _none(given[part], f"the method {options.method} has no {part} to set options of")
 

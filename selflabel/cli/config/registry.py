@@ -1,15 +1,16 @@
-"""The only place where names become objects; those of training runs do in `recipes`."""
+"""The only place where names become objects; those of training runs do so in `recipes`."""
 
-import difflib
 import enum
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any, TypeVar, Union
 
 from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid, Window
 from selflabel.annotators import ANNOTATORS, Annotator
+from selflabel.cli.config.declarations import known
+from selflabel.cli.config.options import AffinityOptions, EnergyOptions, LabelerOptions, by_part
 from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.presets import default_labeler
 from selflabel.labeling.settings import Soft
@@ -42,13 +43,11 @@ __all__ = [
     "NO_ANNOTATOR",
     "SOFT",
     "SOLVERS",
-    "Choices",
     "affinity_with",
     "configured",
     "default_labeler",
     "energy_with",
-    "engine",
-    "known",
+    "labeler",
     "name_of",
     "option_defaults",
     "spelled",
@@ -57,57 +56,26 @@ __all__ = [
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Choices:
-    """What the command line says about how to label; None where it says nothing."""
-
-    solver: str
-    options: Sequence[str] = ()
-    annotator: str | None = None
-    coupling: str | None = None
-    relaxation: str | None = None
-    coupling_weight: float | None = None
-    pairwise_weight: float | None = None
-    entropy_weight: float | None = None
-    affinity: str | None = None
-    affinity_options: Mapping[str, float | int | None] = field(default_factory=dict)
-    max_steps: int | None = None
-    has_probs: bool = False
-
-
-def engine(choices: Choices) -> Labeler:
-    """The solver's default engine with what was chosen put in its place.
+def labeler(options: LabelerOptions, *, predicted: bool = False) -> Labeler:
+    """The solver's default labeler with the given options put in their places. predicted: there are predictions.
 
     Raises `ValueError` for unknown names and options, with the known ones.
     """
-    options = {"annotator": [], "affinity": [], "": []}  # type: dict[str, list[str]]
-    for option in choices.options:
-        part, dot, rest = option.partition(".")
-        whose = part if dot and part in options else ""
-        options[whose].append(rest if whose else option)
-    solver = configured(known("solver", choices.solver, SOLVERS)(), options[""])
+    settings = by_part(options.set, ("annotator", "affinity"), "solver")
+    solver = configured(known("solver", options.solver, SOLVERS)(), settings["solver"])
     base = default_labeler(solver)
-    if choices.has_probs and choices.annotator not in (None, NO_ANNOTATOR):
+    if predicted and options.annotator not in (None, NO_ANNOTATOR):
         raise ValueError("--probs and --annotator both give a prediction: leave one of them out")
-    annotator = None if choices.has_probs else _annotator(base.annotator, choices.annotator)
-    if options["annotator"] and annotator is None:
-        raise ValueError(f"there is no annotator to set {options['annotator'][0]} of")
+    annotator = None if predicted else _annotator(base.annotator, options.annotator)
+    if settings["annotator"] and annotator is None:
+        raise ValueError(f"there is no annotator to set {settings['annotator'][0]} of")
     return Labeler(
         solver=solver,
-        energy=energy_with(base.energy, choices),
-        affinity=configured(affinity_with(base.affinity, choices), options["affinity"]),
-        annotator=None if annotator is None else configured(annotator, options["annotator"]),
-        max_steps=base.max_steps if choices.max_steps is None else choices.max_steps,
+        energy=energy_with(base.energy, options),
+        affinity=configured(affinity_with(base.affinity, options), settings["affinity"]),
+        annotator=None if annotator is None else configured(annotator, settings["annotator"]),
+        max_steps=base.max_steps if options.max_steps is None else options.max_steps,
     )
-
-
-def known(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """The entry of a table. Raises `ValueError` with the names that there are, and the nearest."""
-    if name in table:
-        return table[name]
-    near = difflib.get_close_matches(name, table, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    raise ValueError(f"there is no {kind} {name!r}{hint}: there are {', '.join(table)}")
 
 
 def configured(instance: T, options: Sequence[str]) -> T:
@@ -172,22 +140,17 @@ def name_of(value: object) -> str:
     return type(value).__name__
 
 
-def energy_with(base: Energy, choices: Choices) -> Energy:
-    """The energy with what was chosen put in its place."""
-    couplings = {coupling.name: coupling for coupling in COUPLINGS}
-    relaxations = {relaxation.name: relaxation for relaxation in RELAXATIONS}
-    energy = base
-    if choices.coupling is not None:
-        energy = replace(energy, coupling=known("coupling", choices.coupling, couplings))
-    if choices.relaxation is not None:
-        energy = replace(energy, relaxation=known("relaxation", choices.relaxation, relaxations))
-    if choices.coupling_weight is not None:
-        energy = replace(energy, coupling_weight=choices.coupling_weight)
-    if choices.pairwise_weight is not None:
-        energy = replace(energy, pairwise_weight=choices.pairwise_weight)
-    if choices.entropy_weight is not None:
-        energy = replace(energy, entropy_weight=choices.entropy_weight)
-    return energy
+def energy_with(base: Energy, options: EnergyOptions) -> Energy:
+    """The energy with the given options put in their places."""
+    given: dict[str, object] = {}
+    if options.coupling is not None:
+        given["coupling"] = known("coupling", options.coupling, {one.name: one for one in COUPLINGS})
+    if options.relaxation is not None:
+        given["relaxation"] = known("relaxation", options.relaxation, {one.name: one for one in RELAXATIONS})
+    for name in ("coupling_weight", "pairwise_weight", "entropy_weight"):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
+    return replace(base, **given)  # type: ignore[arg-type]
 
 
 def _annotator(base: Annotator | None, name: str | None) -> Annotator | None:
@@ -200,13 +163,14 @@ def _annotator(base: Annotator | None, name: str | None) -> Annotator | None:
     return base if base is not None and type(base) is chosen else chosen()
 
 
-def affinity_with(base: AffinityBuilder, choices: Choices) -> AffinityBuilder:
-    """The affinity with what was chosen put in its place; one of another kind with that kind's defaults."""
+def affinity_with(base: AffinityBuilder, options: AffinityOptions) -> AffinityBuilder:
+    """The affinity with the given options put in their places; one of another kind with that kind's defaults."""
     builder = base
-    if choices.affinity is not None:
-        chosen = known("affinity", choices.affinity, AFFINITIES)
+    if options.affinity is not None:
+        chosen = known("affinity", options.affinity, AFFINITIES)
         builder = base if isinstance(base, chosen) else chosen()
-    given = {key: value for key, value in choices.affinity_options.items() if value is not None}
+    given = {key: getattr(options, key) for key in ("sigma", "sigma_xy", "neighbors", "radius")}
+    given = {key: value for key, value in given.items() if value is not None}
     there = option_defaults(type(builder))
     for key in given:
         if key not in there:

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from selflabel.cli.config import recipes
-from selflabel.cli.config import registry as names
-from selflabel.cli.config.options import METHODS, PARTS, Options, merged
-from selflabel.cli.config.toml import parsed
+from selflabel.cli.config.declarations import known, parsed
+from selflabel.cli.config.options import METHODS, PARTS, TrainingOptions, merged
 
 SHARED = (
     "seed",
@@ -29,7 +28,7 @@ class Spec:
     """A run: what to call it, its options for the first seed, and its folder's name."""
 
     label: str
-    options: Options
+    options: TrainingOptions
     folder: str
 
 
@@ -62,7 +61,7 @@ def key_values(entries: Sequence[str]) -> dict[str, object]:
         name = key.replace("-", "_")
         if name in ("set", "method"):
             raise ValueError(f"{name} is no key here: write METHOD:LOSS-or-SOLVER,solver.KEY=VALUE")
-        found[name] = parsed(name, text.strip(), Options)
+        found[name] = parsed(name, text.strip(), TrainingOptions)
     return {**found, "set": tuple(settings)} if settings else found
 
 
@@ -79,7 +78,7 @@ def unlike(specs: Sequence[Spec]) -> None:
 def _spec(text: str, common: Mapping[str, object]) -> Spec:
     head, *entries = [part.strip() for part in text.split(",")]
     method, _, kind = head.partition(":")
-    names.known("method", method, dict.fromkeys(METHODS))
+    known("method", method, dict.fromkeys(METHODS))
     labels = [
         entry.partition("=")[2].strip() for entry in entries if entry.partition("=")[0].strip() == "name"
     ]

@@ -2,13 +2,12 @@
 
 import json
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar, Union
+from typing import Any, TypeVar
 
+from selflabel.cli.config.declarations import checked
 from selflabel.files.atomic import write_atomic
 
 T = TypeVar("T")
@@ -47,41 +46,6 @@ def _load(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def checked(values: Mapping[str, object], kind: type) -> dict[str, object]:
-    """Values by field name, each of its field's type: whole numbers become floats, lists tuples.
-
-    Raises `ValueError` for names that are no fields, and for values of another type.
-    """
-    from selflabel.cli.config.registry import known
-
-    hints = typing.get_type_hints(kind)
-    found = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        found[name] = _as(name, value, known("option", name, hints))
-    return found
-
-
-def parsed(name: str, text: str, kind: type) -> object:
-    """The value of an option from its text, as in ``key=value``; "none" for an option that may be None.
-
-    Raises `ValueError` as `checked` does.
-    """
-    from selflabel.cli.config.registry import known
-
-    hint = known("option", name, typing.get_type_hints(kind))
-    kinds = _kinds(hint)
-    if text.lower() == "none" and type(None) in kinds:
-        return None
-    if str in kinds:
-        return text
-    try:
-        value = json.loads(text.lower())
-    except ValueError:
-        value = text
-    return _as(name, value, hint)
 
 
 def write_config(path: Path, values: object, head: str, tables: Mapping[str, Mapping[str, object]]) -> None:
@@ -131,28 +95,6 @@ def changes(before: T, after: T) -> tuple[Change, ...]:
         for entry in fields(before)  # type: ignore[arg-type]
     ]
     return tuple(Change(name, old, new) for name, old, new in pairs if old != new)
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _as(name: str, value: object, hint: Any) -> object:
-    for kind in _kinds(hint):
-        if typing.get_origin(kind) is tuple:
-            if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-                return tuple(value)
-        elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-            return value
-    wanted = " or ".join(_word(kind) for kind in _kinds(hint) if kind is not type(None))
-    raise ValueError(f"expected {name} as {wanted}, got {value!r}")
-
-
-def _word(kind: Any) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return words.get(kind, "a list of texts")
 
 
 def _key(name: str) -> str:
