@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileOptions:
+class FolderOptions:
     """Where a run reads and writes."""
 
     data: Annotated[
@@ -27,7 +27,7 @@ class FileOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(TrainingOptions, FileOptions, Layered):
+class TrainOptions(TrainingOptions, FolderOptions, Layered):
     """What `selflabel train` takes."""
 
     PANEL: ClassVar[str] = RUN
