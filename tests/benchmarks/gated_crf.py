@@ -19,7 +19,7 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from support.memory_tools import peak_bytes
+from support.memory import peak_bytes
 
 from selflabel import GaussianKernel
 from selflabel.losses import gated_crf_loss

@@ -34,7 +34,7 @@ from torch.nn.functional import interpolate
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from support.memory_tools import resident_growth
+from support.memory import resident_growth
 
 from selflabel import DenseAffinity, GridAffinity, Problem, solve
 from selflabel.affinity import GaussianKernel

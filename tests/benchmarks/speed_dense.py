@@ -20,7 +20,7 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from support.memory_tools import peak_bytes
+from support.memory import peak_bytes
 
 from selflabel import DenseAffinity, Energy, GaussianKernel, Problem, solve
 from selflabel.affinity import COARSE, FilterBuilder, Lattice

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.folder_tools import contents, make_folders
+from support.folders import contents, make_folders
 from typer.testing import CliRunner, Result
 
 import selflabel

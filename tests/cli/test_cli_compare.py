@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.training_tools import NETWORK, call, make_data
-from support.training_tools import SMALL as SMALL_TRAIN
+from support.runs import NETWORK, call, make_data
+from support.runs import SMALL as SMALL_TRAIN
 from typer.testing import Result
 
 from selflabel.cli.config import specs

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.folder_tools import make_folders
+from support.folders import make_folders
 from typer.testing import CliRunner, Result
 
 from selflabel.affinity.builders import Contrast, Dense, Grid, Window

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.folder_tools import contents, make_folders
+from support.folders import contents, make_folders
 from typer.testing import CliRunner, Result
 
 from selflabel.cli import app

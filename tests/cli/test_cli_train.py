@@ -11,9 +11,9 @@ from types import NoneType
 import numpy as np
 import pytest
 import torch
-from support.training_cases import batch
-from support.training_cases import network as small_network
-from support.training_tools import NETWORK, call, make_data, train, weights
+from support.cases import batch
+from support.cases import network as small_network
+from support.runs import NETWORK, call, make_data, train, weights
 
 from selflabel.cli.config import recipes
 from selflabel.cli.config.losses import LOSSES

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.training_tools import SMALL, call, make_data, train, weights
+from support.runs import SMALL, call, make_data, train, weights
 
 from selflabel.cli.config.declarations import parsed
 from selflabel.cli.config.options import DEFAULTS, TrainingOptions, merged

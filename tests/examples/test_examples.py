@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.training_tools import make_data
+from support.runs import make_data
 from typer.testing import CliRunner
 
 from selflabel.cli import app

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.memory_tools import resident_growth
+from support.memory import resident_growth
 
 import selflabel.cli
 from selflabel.kernels import malloc

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.folder_tools import ENGINE, SETTINGS, MeanColor, Smooth, contents, make_folders, picture
+from support.folders import ENGINE, SETTINGS, MeanColor, Smooth, contents, make_folders, picture
 
 from selflabel.affinity.builders import Contrast, Dense, Grid, Window
 from selflabel.files.label_files import LabelFormat, read_index, write_index

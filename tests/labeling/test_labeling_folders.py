@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.folder_tools import ENGINE, SETTINGS, MeanColor, Smooth, contents, make_folders, picture, run_of
+from support.folders import ENGINE, SETTINGS, MeanColor, Smooth, contents, make_folders, picture, run_of
 
 from selflabel.affinity.builders import Grid
 from selflabel.files.label_files import read_index, write_index

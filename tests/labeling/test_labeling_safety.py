@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support import pool_tools
-from support.folder_tools import (
+from support import processes
+from support.folders import (
     ENGINE,
     SETTINGS,
     KillsItself,
@@ -26,7 +26,7 @@ from support.folder_tools import (
     picture,
     run_of,
 )
-from support.pool_tools import Tells, Told, Work
+from support.processes import Tells, Told, Work
 
 from selflabel.labeling import image as one_image
 from selflabel.labeling.engines.processes import THREADS, Crash, can_fork, forked, run_jobs
@@ -287,7 +287,7 @@ def told_by(outcome: Told | Crash) -> Told:
 def test_processes_that_wait_share_what_is_loaded_and_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     if not can_fork():
         pytest.skip("this process has several threads")
-    monkeypatch.setattr(pool_tools, "loaded", 1)  # a new process would find 0
+    monkeypatch.setattr(processes, "loaded", 1)  # a new process would find 0
     with forked(2) as ready:
         waiting = {worker.process.pid for worker in ready}
         assert len(waiting) == 2
@@ -298,7 +298,7 @@ def test_processes_that_wait_share_what_is_loaded_and_do_the_work(monkeypatch: p
 
 ORPHANS = """
 import os, signal
-from support.pool_tools import Tells
+from support.processes import Tells
 from selflabel.labeling.engines.processes import forked, run_jobs
 
 with forked(2) as ready:
@@ -320,7 +320,7 @@ def test_processes_end_when_the_one_that_feeds_them_is_killed() -> None:
 
 
 def test_a_process_with_threads_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_tools, "loaded", 1)
+    monkeypatch.setattr(processes, "loaded", 1)
     end = threading.Event()
     other = threading.Thread(target=end.wait)
     other.start()

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 from support.gated_formulas import KERNELS, SIZES, SPACINGS, asymmetric, case, expected, gates_of
-from support.memory_tools import peak_bytes
+from support.memory import peak_bytes
 from torch import Tensor
 from torch.autograd import gradcheck
 

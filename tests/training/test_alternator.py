@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.training_cases import batch, network, sample
+from support.cases import batch, network, sample
 from torch import Tensor, nn
 
 from selflabel.affinity import GridAffinity

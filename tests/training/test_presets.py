@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from support.training_cases import batch
+from support.cases import batch
 from torch import Tensor
 
 from selflabel.affinity import Affinity

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.training_cases import CLASSES, GRID, QUICK, SOFT, batch, network, sample, samples
+from support.cases import CLASSES, GRID, QUICK, SOFT, batch, network, sample, samples
 from torch import Tensor, nn
 
 from selflabel.affinity.builders import Grid, Window

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.training_cases import CLASSES, network, samples
+from support.cases import CLASSES, network, samples
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.training_cases import CLASSES, feed, network, samples
+from support.cases import CLASSES, feed, network, samples
 
 from selflabel.affinity.builders import Dense
 from selflabel.files.lock import sole_user

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.training_cases import CLASSES, GRID, QUICK, SOFT, Constant, batch, feed, network
+from support.cases import CLASSES, GRID, QUICK, SOFT, Constant, batch, feed, network
 from torch import Tensor, nn
 
 from selflabel.affinity import GridAffinity

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.cases import GRID, QUICK, SOFT, batch, network
 from support.copies import COPIES
-from support.training_cases import GRID, QUICK, SOFT, batch, network
 
 from selflabel.losses import DenseCRFLoss, GatedCRFLoss
 from selflabel.solvers import SOLVERS

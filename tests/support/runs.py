@@ -13,7 +13,7 @@ from selflabel.files.label_files import write_index
 from selflabel.labels import UNLABELED
 from selflabel.training import load_checkpoint
 
-NETWORK = "support.training_tools:tiny"
+NETWORK = "support.runs:tiny"
 SMALL = ("--network", NETWORK, "--size", 16, "--batch", 2, "--pretrain-steps", 1, "--warmup-steps", 2)
 
 
