@@ -20,12 +20,12 @@ from selflabel.terms import BILINEAR, STANDARD
 
 
 class Moves(enum.Enum):
-    """What one minimum cut may change when there are more than two classes."""
+    """What one minimum cut may change, for more than two classes."""
 
     EXPANSION = "expansion"
-    """Any pixels to one class; the energy ends within twice the optimum."""
+    """Any pixels to one class; the final energy is at most twice the optimum."""
     SWAP = "swap"
-    """Any pixels of two classes to the other of the two; no guarantee, and more cuts."""
+    """Any pixels of two classes to either of the two; no guarantee, and more cuts."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class GraphCut:
     the start for the standard coupling with the bi-linear relaxation; other energies may be lower at soft
     labels than at any hard ones.
 
-    *Cost*: before the moves, pixels are fixed whose label is the same in some optimum: seeds, and those that
-    win their class against the best of all the others (Kovtun, DAGM 2003), one cut a class. What is left
-    takes one cut a class and sweep, without pixels that cannot gain. Where expansions end depends on the
-    start and on the order of the classes; they start from a fusion of five sweeps (`moves.explore`), which
-    lowers energies by some tenths of a percent where pairs are strong, for up to twice the time. The cuts
-    (Boykov and Kolmogorov, PAMI 2004; PyMaxflow, GPL) run on one CPU core, image by image: PyMaxflow holds
-    the interpreter's lock, so threads do not help; label folders with several processes. CUDA labels are
-    copied there and back. *Memory*: 500 bytes a pixel, and 50 more for each class.
+    *Cost*: first, pixels get their final label where some optimum has it: seeds, and pixels that win their
+    class against the best of all the others (Kovtun, DAGM 2003), one cut a class. The other pixels take one cut
+    a class and sweep, without those that cannot gain. Where expansions end depends on the start and on the order
+    of the classes; they start from a fusion of five sweeps (`moves.explore`), which lowers energies by some
+    tenths of a percent where pairs are strong, for up to twice the time. The cuts (Boykov and Kolmogorov, PAMI
+    2004; PyMaxflow, GPL) run on one CPU core, image by image: PyMaxflow holds the interpreter's lock, so threads
+    do not help; label folders with several processes. CUDA labels are copied to the CPU and back. *Memory*:
+    500 bytes a pixel, and 50 more for each class.
 
     Use `RandomWalker` for soft labels, `MeanField` for dense affinities, `GradientDescent` for other terms.
     """
@@ -116,7 +116,7 @@ def _numpy(values: Tensor) -> Array:
 
 
 def _step(images: list["_Image"], labels: Tensor, *, bounded: bool) -> Step:
-    """`bounded`: soft labels are not better than hard ones, so a bound for hard ones is one for all."""
+    """`bounded`: no soft labels are better than the best hard ones, so a bound of these is a bound of all."""
 
     def tensor(values: list[Any], dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=labels.device)
@@ -132,10 +132,9 @@ def _step(images: list["_Image"], labels: Tensor, *, bounded: bool) -> Step:
 
 
 class _Image:
-    """The labeling of one image, and the problem on its open pixels: all but those whose label is settled.
+    """The labeling of one image, and the problem on its open pixels: those whose label is not final yet.
 
-    Edges to settled pixels are folded into the unaries, and what that leaves over is in `constant`. Classes
-    are numbered among those allowed.
+    Edges to settled pixels are folded into the unaries and into `constant`. Classes are numbered among those allowed.
     """
 
     def __init__(
@@ -163,7 +162,7 @@ class _Image:
         self._settle_winners()
         self.solver, self.ceiling, self.converged = solver, ceiling, False
         self.start = _numpy(start[number].flatten(1))[self.classes][:, self.pixels]
-        self.descent = MoveSearch(self.graph, self._first(), self.graph.order[::-1])
+        self.search = MoveSearch(self.graph, self._first(), self.graph.order[::-1])
 
     def _settle(self, settled: Array, labels: Array) -> None:
         """Give some open pixels their final labels and fold their edges into the unaries of the others."""
@@ -175,8 +174,7 @@ class _Image:
     def _settle_winners(self) -> None:
         """Settle the pixels that win their class against the best of all the others (Kovtun, DAGM 2003).
 
-        Giving them that class worsens *no* labeling, so optima and moves remain what they are. For two
-        classes nothing is left.
+        Giving them that class worsens no labeling, so optima and moves stay the same. Two classes leave no pixel open.
         """
         every = np.ones(len(self.pixels), bool)
         if len(self.classes) == 1:
@@ -189,11 +187,11 @@ class _Image:
             if len(self.classes) == 2:
                 self._settle(every, np.where(wins, label, 1 - label))
                 return
-            if wins.sum() > 0.002 * len(wins):  # a few are not worth a copy of the rest
+            if wins.sum() > 0.002 * len(wins):  # fewer are not worth a copy of the graph
                 self._settle(wins, np.full(len(wins), label))
 
     def _first(self) -> Array:
-        """Labels to start from: the best of the cheapest of each pixel, the given ones, those explored."""
+        """Labels to start from, the best of: the cheapest of each pixel, the given ones, those explored."""
         found = [self.graph.cheapest, self.start.argmax(0)]
         if self.solver.moves is Moves.EXPANSION and self.solver.explore and len(self.pixels):
             found.append(explore(self.graph))
@@ -202,27 +200,27 @@ class _Image:
     def full_index(self) -> Array:
         """The class of every pixel."""
         index = self.index.copy()
-        index[self.pixels] = self.classes[self.descent.labels]
+        index[self.pixels] = self.classes[self.search.labels]
         return index
 
     @property
     def energy(self) -> float:
-        return self.constant + self.descent.value
+        return self.constant + self.search.value
 
     @property
     def bound(self) -> float:
         """Settled pixels are optimal; on the others ``E - Σ min_k u_k`` is at most twice its optimum."""
         least = float(self.graph.unary.min(0).sum())
         guaranteed = self.converged and self.solver.moves is Moves.EXPANSION
-        return self.constant + least + ((self.descent.value - least) / 2 if guaranteed else 0.0)
+        return self.constant + least + ((self.search.value - least) / 2 if guaranteed else 0.0)
 
     def sweep(self) -> None:
-        """Try every move once; converged if none lowers the energy."""
+        """Try every move once. Converged if none lowers the energy."""
         expansions = self.solver.moves is Moves.EXPANSION
-        self.converged = not (self.descent.expansions() if expansions else self.descent.swaps())
-        if self.converged and self.energy > self.ceiling:  # rare: the soft start was better
+        self.converged = not (self.search.expansions() if expansions else self.search.swaps())
+        if self.converged and self.energy > self.ceiling:  # rare: the soft start is better
             self.ceiling = np.inf
             labels = self.graph.round(self.start)
-            if self.graph.value(labels) < self.descent.value:
-                self.descent.restart(labels)
+            if self.graph.value(labels) < self.search.value:
+                self.search.restart(labels)
                 self.converged = False

@@ -69,19 +69,19 @@ def test_fusion_is_no_worse_than_either_and_often_the_best() -> None:
     assert best_found > 120
 
 
-def test_values_folding_and_descent_keep_the_energy() -> None:
+def test_values_folding_and_moves_keep_the_energy() -> None:
     rng = np.random.default_rng(405)
     for _ in range(50):
         graph, labels, settled = random_graph(rng, 9, 3), rng.integers(0, 3, 9), rng.random(9) < 0.5
         open_, constant = graph.fold(settled, labels)
         assert graph.value(labels) == pytest.approx(plain_value(graph, labels))
         assert open_.value(labels[~settled]) + constant == pytest.approx(plain_value(graph, labels))
-        descent = MoveSearch(graph, labels)
-        values = [descent.value]
-        while descent.expansions() or descent.swaps():
-            values.append(descent.value)
+        search = MoveSearch(graph, labels)
+        values = [search.value]
+        while search.expansions() or search.swaps():
+            values.append(search.value)
         assert all(after < before for before, after in itertools.pairwise(values))
-        assert descent.value == pytest.approx(plain_value(graph, descent.labels))
+        assert search.value == pytest.approx(plain_value(graph, search.labels))
 
 
 def test_exploring_is_no_worse_than_its_sweeps_and_better_in_the_mean() -> None:

@@ -50,7 +50,7 @@ def random_problem(
 
 
 def energies(problem: Problem, labelings: NDArray[np.int64], number: int) -> NDArray[np.float64]:
-    """Of many labelings ``[m n]`` of one image, straight from the definition; infinite where seeds change."""
+    """The energies of labelings ``[m n]`` of one image, from the definition; infinite where seeds change."""
     at_vertices = problem.energy.coupling.at_vertices
     assert at_vertices is not None
     unary = at_vertices(problem.probs.double())[number].flatten(1).numpy() * problem.energy.coupling_weight
@@ -184,7 +184,7 @@ def test_labels_are_hard_seeds_stay_and_the_start_is_never_better(moves: Moves) 
 
 @EVERY_MOVE
 def test_a_better_start_is_kept(moves: Moves) -> None:
-    """The optimum as start, hard or softened by nothing, cannot be lost."""
+    """The optimum as start, as hard or as soft labels, is not lost."""
     rng = np.random.default_rng(77101)
     problem = random_problem(rng, (3, 3), 3, 25, seeded=0.0)
     problem = replace(problem, energy=Energy(pairwise_weight=1.5))
@@ -202,13 +202,13 @@ def test_rounding_never_raises_the_energy_of_soft_labels() -> None:
     costs, edges = graph_cut._costs(problem), graph_cut._edges(problem)
     for b in range(6):
         image = graph_cut._Image(GraphCut(), problem, costs, edges, soft, b, np.inf)
-        image.descent.restart(image.graph.round(image.start))
+        image.search.restart(image.graph.round(image.start))
         hard = one_hot(torch.from_numpy(image.full_index()).view(1, 8, 9), 4)
         assert float(problem.value(hard.expand(6, -1, -1, -1))[b]) <= float(problem.value(soft)[b]) + 1e-5
 
 
 def test_a_soft_start_below_the_result_is_rounded_and_improved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Swaps stop early for a ceiling that asks for more: then the rounded start is taken, once."""
+    """If swaps stop above the ceiling, the rounded start is taken, once."""
     rng = np.random.default_rng(911)
     problem = random_problem(rng, (3, 3), 3, 1, seeded=0.0)
     labelings = every_labeling([0, 1, 2], 9)
@@ -218,7 +218,7 @@ def test_a_soft_start_below_the_result_is_rounded_and_improved(monkeypatch: pyte
     costs, edges = graph_cut._costs(problem), graph_cut._edges(problem)
     image = graph_cut._Image(GraphCut(), problem, costs, edges, start, 0, -np.inf)
     monkeypatch.setattr(MoveSearch, "expansions", lambda self: False)
-    image.descent.restart(worst[image.pixels])
+    image.search.restart(worst[image.pixels])
     image.sweep()
     assert not image.converged
     assert image.energy == pytest.approx(energies(problem, best[None], 0)[0], rel=1e-6)

@@ -20,33 +20,33 @@ def require_maximum_flow() -> None:
 
 
 def minimum_cut(
-    cost: Array, first: Array, second: Array, capacity: Array, reach: Array | None = None
+    cost: Array, first: Array, second: Array, capacity: Array, degree: Array | None = None
 ) -> Array:
-    """The x in {0, 1}^n that minimizes ``Σ cost_i x_i + Σ capacity_ij [x_i ≠ x_j]``; ties go to 0.
+    """The ``x`` in ``{0, 1}^n`` that minimizes ``Σ cost_i x_i + Σ capacity_ij [x_i ≠ x_j]``; ties go to 0.
 
-    Nodes whose cost outweighs all their edges (`reach`, their sum, if known) are decided beforehand, as long
-    as that shrinks the graph: less to build, and the flow through them is never searched for. The flow is
-    that of Boykov and Kolmogorov, PAMI 2004, in float64.
+    `first`, `second` and `capacity` are ``[edges]``, `degree` ``[n]`` is the sum of capacities around each node, if
+    known. Nodes whose cost outweighs their degree are decided beforehand, as long as that shrinks the graph: less to
+    build and to search. The maximum flow is that of Boykov and Kolmogorov, PAMI 2004, in float64, on one core.
     """
     result = np.zeros(len(cost), dtype=bool)
     nodes = np.arange(len(cost))
     while len(nodes):
-        reach = sums(first, second, capacity, len(cost)) if reach is None else reach
-        ones = cost < -reach
-        open_ = ~(ones | (cost >= reach))
+        degree = sums(first, second, capacity, len(cost)) if degree is None else degree
+        ones = cost < -degree
+        open_ = ~(ones | (cost >= degree))
         result[nodes[ones]] = True
         if open_.sum() > 0.8 * len(nodes):
             result[nodes] |= _maximum_flow(cost, first, second, capacity)
             break
         cost, first, second, capacity = _fix(cost, first, second, capacity, open_, ones)
-        nodes, reach = nodes[open_], None
+        nodes, degree = nodes[open_], None
     return result
 
 
 def _fix(
     cost: Array, first: Array, second: Array, capacity: Array, open_: Array, ones: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """The problem on the open nodes, with the edges to the others folded into the costs."""
+    """The problem on the open nodes: edges to decided nodes are folded into the costs."""
     open_first, open_second = open_[first], open_[second]
     cost = cost.copy()
     for here, there, border in (
@@ -72,5 +72,5 @@ def _maximum_flow(cost: Array, first: Array, second: Array, capacity: Array) -> 
 
 
 def sums(first: Array, second: Array, values: Array, size: int) -> Array:
-    """Sum over the edges of each node ``[n]``, float64."""
+    """The sum of `values` over the edges of each node ``[size]``, float64."""
     return np.bincount(first, values, size) + np.bincount(second, values, size)

@@ -11,15 +11,15 @@ from scipy.sparse import coo_array
 from selflabel.numerics.cuts.minimum_cut import Array, minimum_cut, sums
 
 GAIN = 1e-12
-"""Moves that gain less than this share of the energy are rounding, not progress."""
+"""Share of the energy that a move has to gain: less is rounding."""
 
 
 @dataclass(frozen=True, eq=False)
 class PottsGraph:
-    """``E(y) = Σ_i unary[y_i, i] + Σ_e weight_e [y_first(e) ≠ y_second(e)]`` for labels ``y [n]``.
+    """The energy ``E(y) = Σ_i unary[y_i, i] + Σ_e weight_e [y_first(e) ≠ y_second(e)]`` of labels ``y [n]``.
 
-    `unary` is ``[k n]``, of any sign; `first`, `second` (integers) and `weight` (> 0) are ``[e]``. All sums
-    are float64.
+    `unary` is ``[k n]``, of any sign; `first`, `second` (integers) and `weight` (> 0) are ``[edges]``. All sums are
+    float64.
     """
 
     unary: Array
@@ -33,17 +33,17 @@ class PottsGraph:
 
     @cached_property
     def degree(self) -> Array:
-        """The weights around each node ``[n]``."""
+        """The sum of the weights around each node ``[n]``."""
         return sums(self.first, self.second, self.weight, self.size)
 
     @cached_property
     def cheapest(self) -> Array:
-        """The best label of each node on its own ``[n]``."""
+        """The label of least unary of each node ``[n]``."""
         return np.asarray(self.unary.argmin(0))
 
     @cached_property
     def order(self) -> list[int]:
-        """The labels, most often cheapest one first: whatever order they are numbered in."""
+        """The labels, the most frequent of `cheapest` first: the same for any numbering of them."""
         counts = np.bincount(self.cheapest, minlength=len(self.unary))
         return [int(label) for label in np.lexsort((self.unary.sum(1), -counts))]
 
@@ -52,7 +52,7 @@ class PottsGraph:
         return self.unary[labels, np.arange(self.size)]
 
     def cut(self, labels: Array) -> Array:
-        """The edges between different labels ``[e]``."""
+        """Which edges join different labels ``[edges]``."""
         return np.asarray(labels[self.first] != labels[self.second])
 
     def value(self, labels: Array) -> float:
@@ -60,7 +60,10 @@ class PottsGraph:
         return float(self.at(labels).sum() + self.weight @ self.cut(labels))
 
     def fold(self, settled: Array, labels: Array) -> tuple["PottsGraph", float]:
-        """The problem on the nodes that are not settled, and the energy it lacks; `labels` are of all."""
+        """The problem on the nodes that are not settled, and the energy that it lacks.
+
+        `labels` ``[n]`` are those of all nodes. Edges to settled nodes are folded into the unaries.
+        """
         open_ = ~settled
         constant = float(self.at(labels)[settled].sum())
         open_first, open_second = open_[self.first], open_[self.second]
@@ -81,16 +84,19 @@ class PottsGraph:
         return graph, constant + float(self.weight[cut].sum())
 
     def expand(self, labels: Array, label: int, cut: Array) -> Array:
-        """The best labeling in which any nodes have changed to `label`; `cut` is its `self.cut(labels)`."""
+        """The best labeling in which any nodes have changed to `label`; `cut` is ``self.cut(labels)``.
+
+        An expansion move of Boykov, Veksler and Zabih, PAMI 2001, section 5, without their auxiliary nodes.
+        """
         current = self.at(labels)
-        # changing alone or with others gains at most all the weights around
+        # a change, alone or with others, gains at most the degree
         active = (labels != label) & (self.unary[label] - current < self.degree)
         state = np.where(labels == label, np.uint8(2), active.view(np.uint8))
         first, second = state[self.first], state[self.second]
         both = (first & second) == 1
-        # Two active ends pay w [y ≠ y'] at (0, 0), w if one changes, nothing at (1, 1): a capacity of
-        # w (1 - [y ≠ y'] / 2) and w [y ≠ y'] / 2 less for each. One active end next to a node that keeps its
-        # label pays w [y ≠ y'] before and w [y' ≠ label] after.
+        # An edge of two active nodes costs w [y ≠ y'] if both stay, w if one changes, 0 if both do: a capacity of
+        # w (1 - [y ≠ y'] / 2), and w [y ≠ y'] / 2 less for each that changes. An edge of an active node and one that
+        # keeps its label costs w [y ≠ y'] before and w [y' ≠ label] after.
         linear = self.weight * np.where(both, -0.5 * cut, ((first | second) < 2) * 1.0 - cut)
         cost = (self.unary[label] - current + sums(self.first, self.second, linear, self.size))[active]
         capacity = (self.weight * (1 - 0.5 * cut))[both]
@@ -101,26 +107,25 @@ class PottsGraph:
         return result
 
     def swap(self, labels: Array, one: int, other: int) -> Array:
-        """The best labeling in which the nodes of the two labels have either."""
+        """The best labeling in which nodes of the two labels have either of them: a swap move (section 4 there)."""
         active = (labels == one) | (labels == other)
         return self._choose(np.where(active, one, labels), np.where(active, other, labels))
 
     def fuse(self, labels: Array, proposal: Array) -> Array:
-        """A labeling made of the two that is no worse than either; often far better than both.
+        """A labeling that has the label of one of the two at each node, and no more energy than either.
 
-        Fusion moves of Lempitsky, Rother, Roth and Blake, PAMI 2010, section 2. Pairs whose term is not
-        submodular are made dearer where they mix the two, so that the cut remains one of an upper bound that
-        is tight at both labelings.
+        A fusion move of Lempitsky, Rother, Roth and Blake, PAMI 2010, section 2, by a cut instead of QPBO: edges
+        whose term is not submodular cost more where they mix the two, an upper bound that is tight at both labelings.
         """
         both = [labels, proposal, self._choose(labels, proposal)]
         return min(both, key=self.value)
 
     def _choose(self, zero: Array, one: Array) -> Array:
-        """The best choice of `zero` or `one` at every node where they differ."""
+        """The best choice of `zero` or `one` at each node, for that upper bound."""
         active = zero != one
         edges = np.flatnonzero(active[self.first] | active[self.second])
         first, second, weight = self.first[edges], self.second[edges], self.weight[edges]
-        # θ(x, x') = θ(0,0) + p x + q x' + c |x - x'|; leaving away a negative c raises mixed terms
+        # θ(x, x') = θ(0,0) + p x + q x' + c |x - x'|; dropping a negative c raises the terms that mix
         both_zero = weight * (zero[first] != zero[second])
         first_one = weight * (one[first] != zero[second])
         second_one = weight * (zero[first] != one[second])
@@ -137,11 +142,10 @@ class PottsGraph:
         return result
 
     def round(self, soft: Array) -> Array:
-        """Hard labels of no higher energy than soft ones ``[k n]``: conditional expectations, node by node.
+        """Hard labels ``[n]`` of no more energy than soft ones ``[k n]``: conditional expectations, node by node.
 
-        ``Σ unary y + Σ w (1 - y_i·y_j)`` is linear in each node's labels, so the best vertex is never worse.
-        Nodes that are no neighbors are rounded together: those ahead of all their neighbors in a fixed
-        shuffled order.
+        ``Σ unary y + Σ w (1 - y_i·y_j)`` is linear in each node's labels, so the best vertex is never worse. Nodes
+        that come before all their neighbors in a fixed shuffled order are rounded together.
         """
         soft, size = soft.T.astype(np.float64), self.size
         weights = coo_array((self.weight, (self.first, self.second)), shape=(size, size)).tocsr()
@@ -161,17 +165,23 @@ class PottsGraph:
 
 
 class MoveSearch:
-    """A labeling of a graph that moves make better, and what is known of the moves tried on it."""
+    """A labeling of a graph, improved by moves; remembers which moves were tried in vain.
+
+    Boykov, Veksler and Zabih, PAMI 2001, Figure 2; its step numbers stand beside the lines. This differs from it: a
+    move is left out if nothing that it depends on has changed since it was tried last.
+    """
 
     def __init__(self, graph: PottsGraph, labels: Array, order: Sequence[int] | None = None) -> None:
         self.graph, self.order = graph, graph.order if order is None else order
         self.version = 0
-        self.changed = np.zeros(len(graph.unary), np.int64)  # the version that changed each label's set last
-        self.tried: dict[tuple[int, int], int] = {}  # the version that each move was tried on last
+        self.changed = np.zeros(
+            len(graph.unary), np.int64
+        )  # by label: the last version that changed its nodes
+        self.tried: dict[tuple[int, int], int] = {}  # by move: the last version that it was tried on
         self.restart(labels)
 
     def restart(self, labels: Array) -> None:
-        """Continue from other labels."""
+        """Continue from other labels (1)."""
         self.version += 1
         self.changed[:] = self.version
         self._set(labels)
@@ -182,24 +192,25 @@ class MoveSearch:
         self.value = float(self.graph.at(labels).sum() + self.graph.weight @ self.cut)
 
     def expansions(self) -> bool:
-        """Try to expand every label; whether that lowered the energy."""
-        before = self.version
-        for label in self.order:
+        """Try to expand every label; True if that lowered the energy."""
+        before = self.version  # 2
+        for label in self.order:  # 3
             if self.tried.get((label, label)) != self.version:
-                self._offer(self.graph.expand(self.labels, label, self.cut))
+                self._offer(self.graph.expand(self.labels, label, self.cut))  # 3.1
                 self.tried[label, label] = self.version
-        return self.version != before
+        return self.version != before  # 4
 
     def swaps(self) -> bool:
-        """Try to swap every pair of labels; whether that lowered the energy."""
-        before = self.version
-        for pair in combinations(self.order, 2):
+        """Try to swap every pair of labels; True if that lowered the energy."""
+        before = self.version  # 2
+        for pair in combinations(self.order, 2):  # 3
             if self.changed[list(pair)].max() > self.tried.get(pair, -1):
-                self._offer(self.graph.swap(self.labels, *pair))
+                self._offer(self.graph.swap(self.labels, *pair))  # 3.1
                 self.tried[pair] = self.version
-        return self.version != before
+        return self.version != before  # 4
 
     def _offer(self, labels: Array) -> None:
+        """Take the labels if they have less energy (3.2)."""
         moved = labels != self.labels
         if not moved.any():
             return
@@ -213,11 +224,11 @@ class MoveSearch:
 
 
 def explore(graph: PottsGraph) -> Array:
-    """A labeling for expansions to start from, no worse than any of five that it is fused from.
+    """A start for expansions: the fusion of five labelings, with no more energy than any of them.
 
-    Where expansions end depends on the start and on the order of the labels, by several tenths of a percent
-    for strong pairs. Each of the five is one sweep of expansions of the frequent labels, from one label for
-    all nodes or from the cheapest ones. Rare labels first is best more often than not.
+    Where expansions end depends on the start and on the order of the labels, by several tenths of a percent for strong
+    pairs. Each of the five is one sweep of expansions of the frequent labels, from one label for all nodes or from the
+    cheapest ones. Rare labels first is best more often than not.
     """
     share = np.bincount(graph.cheapest, minlength=len(graph.unary)) / max(graph.size, 1)
     order = [label for label in graph.order if share[label] * len(share) >= 0.25]
@@ -227,14 +238,14 @@ def explore(graph: PottsGraph) -> Array:
         return np.full(graph.size, order[rank % len(order)])
 
     best = None
-    for labels, way in (
+    for labels, sequence in (
         (everywhere(0), reverse),
         (graph.cheapest, order),
         (everywhere(0), order[1::2] + order[::2]),
         (everywhere(2), reverse),
         (everywhere(1), order[::2][::-1] + order[1::2][::-1]),
     ):
-        descent = MoveSearch(graph, labels, way)
-        descent.expansions()
-        best = descent.labels if best is None else graph.fuse(best, descent.labels)
+        search = MoveSearch(graph, labels, sequence)
+        search.expansions()
+        best = search.labels if best is None else graph.fuse(best, search.labels)
     return np.asarray(best)
