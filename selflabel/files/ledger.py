@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from math import isfinite
@@ -37,6 +38,13 @@ class Ledger:
             return []
         *lines, _cut = self.path.read_bytes().split(b"\n")
         return [self._taken(number, line, take) for number, line in enumerate(lines, start=1) if line]
+
+    def read_intact(self) -> list[dict[str, object]]:
+        """The lines before the first damaged one, which a machine without power may have left."""
+        found: list[dict[str, object]] = []
+        with suppress(ValueError):
+            self.read(found.append)
+        return found
 
     def append(self, entry: Entry, *, flush: bool = True) -> None:
         """Add a line, flushed to disk unless `flush` is False.

@@ -5,7 +5,7 @@ from selflabel.training.batches import Batches, DataSource
 from selflabel.training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from selflabel.training.distributed import Process, current_part, process_group
 from selflabel.training.evaluate import Scores, evaluate
-from selflabel.training.history import History, Row, read_lines
+from selflabel.training.history import History, Row, read_history
 from selflabel.training.monitor import Monitor
 from selflabel.training.objectives import (
     FullMasks,
@@ -62,7 +62,7 @@ __all__ = [
     "load_checkpoint",
     "load_weights",
     "process_group",
-    "read_lines",
+    "read_history",
     "relabel",
     "train",
 ]

@@ -2,14 +2,15 @@
 
 import csv
 import io
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from typing import cast
 
 from selflabel.files.atomic import write_atomic
+from selflabel.files.ledger import Ledger
 
 Value = int | float | None
 Row = Mapping[str, Value]
@@ -21,10 +22,10 @@ LINES = "history.jsonl"
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """Rows of the same columns; with a folder, also as `history.csv` and JSON lines, written as it goes.
+    """Rows of the same columns; with a folder, also in `history.jsonl` (a `Ledger`) and `history.csv`.
 
-    A row is one write to each file, so that a killed process leaves complete lines; a line that is not (the
-    machine lost power) is dropped by `resume`.
+    A row is one write to each file, so that a killed process leaves complete lines; `resume` drops a line that is
+    damaged, as a machine without power may leave it.
     """
 
     columns: tuple[str, ...]
@@ -38,7 +39,7 @@ class History:
         Without files and with length 0 it starts them. Raises `ValueError` if they are not the rows of steps 1 to
         `length`.
         """
-        rows = read_lines(folder / LINES)[:length] if length else []
+        rows = read_history(folder / LINES)[:length] if length else []
         whole = len(rows) == length and all(row.get("step") == i for i, row in enumerate(rows, start=1))
         if not whole:
             raise ValueError(
@@ -46,11 +47,9 @@ class History:
                 f"{len(rows)} rows: the file was changed, start the run anew in another folder"
             )
         history = cls(columns, folder, rows)
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+        Ledger(folder / LINES).rewrite(rows)
         table = _csv_line(columns) + "".join(_csv_line(_cells(columns, row)) for row in rows)
-        for name, content in ((LINES, text), (CSV, table)):
-            encoded = content.encode()
-            write_atomic(folder / name, lambda file, encoded=encoded: file.write(encoded))  # type: ignore[misc]
+        write_atomic(folder / CSV, lambda file: file.write(table.encode()))
         return history
 
     def append(self, row: Row) -> None:
@@ -61,8 +60,9 @@ class History:
         whole = {name: _number(row.get(name)) for name in self.columns}
         self.rows.append(whole)
         if self.folder is not None:
-            _append(self.folder / LINES, json.dumps(whole) + "\n")
-            _append(self.folder / CSV, _csv_line(_cells(self.columns, whole)))
+            Ledger(self.folder / LINES).append(whole, flush=False)
+            with open(self.folder / CSV, "ab", buffering=0) as file:
+                file.write(_csv_line(_cells(self.columns, whole)).encode())
 
     def column(self, name: str) -> tuple[list[float], list[float]]:
         """Steps and values of a column, where it was measured."""
@@ -71,35 +71,20 @@ class History:
         return steps, [float(value) for _, value in measured if value is not None]
 
     def flush(self) -> None:
-        """Have the files on disk: before a checkpoint that counts on their rows."""
+        """Have all rows on disk, before a checkpoint that counts on them."""
         if self.folder is not None:
-            for name in (LINES, CSV):
-                with open(self.folder / name, "ab") as file:
-                    os.fsync(file.fileno())
+            Ledger(self.folder / LINES).flush()
+            with open(self.folder / CSV, "ab") as file:
+                os.fsync(file.fileno())
 
 
-def read_lines(path: Path) -> list[Row]:
-    """The rows of a JSON lines file, up to the first line that is not complete; none if there is no file."""
-    if not path.is_file():
-        return []
-    rows: list[Row] = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            break
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-
-def _append(path: Path, line: str) -> None:
-    with open(path, "ab", buffering=0) as file:
-        file.write(line.encode())
+def read_history(path: Path) -> list[Row]:
+    """The rows of a `history.jsonl`, up to the first line that is cut or damaged; none if there is no file."""
+    return cast(list[Row], Ledger(path).read_intact())
 
 
 def _number(value: Value) -> Value:
-    """JSON has no nan; neither has a plot."""
+    """None for nan and infinity, which neither JSON nor a plot has."""
     return value if value is not None and isfinite(value) else None
 
 

@@ -2,7 +2,6 @@
 
 import enum
 import json
-import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from selflabel.datasets.samples import with_channels
 from selflabel.files.atomic import refuse_existing, remove_leftovers, write_atomic
 from selflabel.files.digest import digest
 from selflabel.files.images import decode_image
+from selflabel.files.ledger import Entry, Ledger, encoded
 from selflabel.files.probabilities import quantized, write_soft
 
 MANIFEST = "predictions.jsonl"
@@ -101,10 +101,10 @@ def predict_folder(
 ) -> Generator[Prediction, None, None]:
     """Predict images (by stem) into the folder `out`; yields one outcome an image, as they come.
 
-    `identity` says in plain values what decides the predictions; it is kept in ``out/predictions.jsonl`` with a
-    line for each image that is done. An image is skipped if it has a line with the same bytes and its file is
-    there. Files are complete or not there; a run that was killed goes on where it was. `overwrite` forgets what
-    is done.
+    `identity`: the JSON values that decide the predictions. They are the first line of ``out/predictions.jsonl`` (a
+    `Ledger`), followed by a line for each image that is done. An image is skipped if it has a line with the same
+    bytes and its file is there. Files are complete or not there; a run that was killed goes on where it was.
+    `overwrite` forgets what is done.
 
     Raises `ValueError` if `out` holds predictions of another identity or files that no run of ours wrote, or is the
     folder of the images, `OSError` if it cannot be written.
@@ -114,10 +114,10 @@ def predict_folder(
         raise ValueError(f"{out} is the folder of your images: give another --out")
     if not overwrite and not (out / MANIFEST).is_file():
         refuse_existing(path(out, stem) for stem in images for path in (storage.path, storage.other_path))
-    done = {} if overwrite else _read(out / MANIFEST, identity)
-    remove_leftovers(out, [MANIFEST, *(storage.path(out, stem).name for stem in images)])
-    lines = b"".join(_line(entry) for entry in ({"identity": identity}, *map(_entry, done.items())))
-    write_atomic(out / MANIFEST, lambda file: file.write(lines))
+    ledger = Ledger(out / MANIFEST)
+    done = {} if overwrite else _done(ledger, identity)
+    remove_leftovers(out, [storage.path(out, stem).name for stem in images])
+    ledger.rewrite([{"identity": identity}, *(_entry(stem, inputs) for stem, inputs in done.items())])
     for stem, path in images.items():
         try:
             data = path.read_bytes()
@@ -129,10 +129,7 @@ def predict_folder(
             storage.write(storage.path(out, stem), predictor(image).numpy())
             # of an overwritten run: a stem has one file
             storage.other_path(out, stem).unlink(missing_ok=True)
-            with open(out / MANIFEST, "ab") as file:
-                file.write(_line(_entry((stem, found))))
-                file.flush()
-                os.fsync(file.fileno())
+            ledger.append(_entry(stem, found))
         except (ValueError, OSError, SyntaxError, EOFError, RuntimeError) as error:
             # pillow raises SyntaxError for broken PNG chunks, torch RuntimeError for sizes a network cannot take
             yield Prediction(stem, reason=str(error) or type(error).__name__)
@@ -140,30 +137,19 @@ def predict_folder(
         yield Prediction(stem)
 
 
-def _read(path: Path, identity: Mapping[str, object]) -> dict[str, str]:
+def _done(ledger: Ledger, identity: Mapping[str, object]) -> dict[str, str]:
     """Digests of the images that are done, by stem."""
-    if not path.is_file():
+    if not ledger.path.is_file():
         return {}
-    done: dict[str, str] = {}
-    for number, text in enumerate(path.read_bytes().split(b"\n")):
-        try:
-            entry = json.loads(text) if text else {}
-        except ValueError:  # the last line of a run that was killed
-            entry = {}
-        entry = entry if isinstance(entry, dict) else {}
-        if number == 0 and entry.get("identity") != json.loads(_line(dict(identity))):
-            raise ValueError(
-                f"{path.parent} holds predictions of another checkpoint or with other options: give another "
-                f"--out, or --overwrite to predict again"
-            )
-        if "stem" in entry:
-            done[entry["stem"]] = entry["inputs"]
-    return done
+    lines = ledger.read_intact()
+    expected = json.loads(encoded(identity))
+    if not lines or lines[0].get("identity") != expected:
+        raise ValueError(
+            f"{ledger.path.parent} holds predictions of another checkpoint or with other options: give another "
+            f"--out, or --overwrite to predict again"
+        )
+    return {str(line["stem"]): str(line["inputs"]) for line in lines[1:] if line.keys() >= {"stem", "inputs"}}
 
 
-def _entry(record: tuple[str, str]) -> Mapping[str, object]:
-    return {"stem": record[0], "inputs": record[1]}
-
-
-def _line(entry: Mapping[str, object]) -> bytes:
-    return json.dumps(entry).encode("utf-8") + b"\n"
+def _entry(stem: str, inputs: str) -> Entry:
+    return {"stem": stem, "inputs": inputs}

@@ -15,7 +15,7 @@ from selflabel.cli.config import specs
 from selflabel.cli.config.jobs import prepare
 from selflabel.reports.comparison import Final, RunHistory, curve, markdown, smoothed, write_csv
 from selflabel.reports.figure import draw
-from selflabel.training import History, load_checkpoint, read_lines
+from selflabel.training import History, load_checkpoint, read_history
 from selflabel.training.history import Row
 
 SMALL = (
@@ -47,7 +47,7 @@ def test_methods_start_alike_and_see_the_same_batches(root: Path, tmp_path: Path
     assert {path.name for path in (out / "runs").iterdir()} == set(folders)
     for seed in (1, 3):
         rows = {
-            name: read_lines(folder / f"seed-{seed}" / "history.jsonl") for name, folder in folders.items()
+            name: read_history(folder / f"seed-{seed}" / "history.jsonl") for name, folder in folders.items()
         }
         # one measure: all runs have the same losses before their first step, and as long as they train on seeds alone
         for name in ("direct", "joint"):
@@ -75,7 +75,7 @@ def test_names_are_no_markup_and_nothing_needs_to_be_measured(root: Path, tmp_pa
     runs = ("--runs", "gd:entropy,name=a[/b]", "--runs", "gd:potts,name=[red]", "--set", "measure_every=0")
     result = compare(root, tmp_path / "out", *runs)
     assert result.exit_code == 0, result.output
-    rows = read_lines(tmp_path / "out" / "runs" / "a_b" / "seed-1" / "history.jsonl")
+    rows = read_history(tmp_path / "out" / "runs" / "a_b" / "seed-1" / "history.jsonl")
     assert [row["direct"] for row in rows] == [None] * 4
     alone = call("train", root, "--out", tmp_path / "run", *SMALL_TRAIN, "--method", "pce")
     assert alone.exit_code == 0, alone.output
@@ -85,7 +85,7 @@ def test_names_are_no_markup_and_nothing_needs_to_be_measured(root: Path, tmp_pa
 def test_the_measure_is_that_of_the_first_run_with_an_energy(root: Path, tmp_path: Path) -> None:
     result = compare(root, tmp_path / "out", "--runs", "gd:entropy", "--runs", "gd:potts")
     assert result.exit_code == 0, result.output
-    rows = read_lines(tmp_path / "out" / "runs" / "gd_entropy" / "seed-1" / "history.jsonl")
+    rows = read_history(tmp_path / "out" / "runs" / "gd_entropy" / "seed-1" / "history.jsonl")
     assert None not in [row["direct"] for row in rows]
 
 
@@ -169,7 +169,7 @@ def test_the_yardstick_is_that_of_the_run_named(root: Path, tmp_path: Path) -> N
         out = tmp_path / f"out{weight}"
         options = ("--measure-with", f"adm:graph-cut,pairwise_weight={weight}", "--runs", "pce")
         assert compare(root, out, *options).exit_code == 0
-        row = read_lines(out / "runs" / "pce" / "seed-1" / "history.jsonl")[0]
+        row = read_history(out / "runs" / "pce" / "seed-1" / "history.jsonl")[0]
         values.append(row["direct_pairwise"] or 0.0)
     assert values[1] == pytest.approx(2 * values[0], rel=1e-4)
 

@@ -30,7 +30,7 @@ from selflabel.training import (
     SeedsOnly,
     SelfLabeling,
     load_checkpoint,
-    read_lines,
+    read_history,
 )
 from selflabel.training.monitor import sums
 
@@ -69,7 +69,7 @@ def test_train_predict_label(root: Path, tmp_path: Path) -> None:
     assert "Dice, best" in result.output
     names = {path.name for path in out.iterdir()}
     assert names == {"config.toml", "history.csv", "history.jsonl", "last.pt", "best.pt", "scores.json"}
-    rows = read_lines(out / "history.jsonl")
+    rows = read_history(out / "history.jsonl")
     assert len(rows) == 60
     assert [row["step"] for row in rows if row["dice"] is not None] == [20, 40, 60]
     assert rows[-1]["joint"] is not None
@@ -104,7 +104,7 @@ METHODS = (
 def test_every_method_trains(root: Path, tmp_path: Path, method: str, more: tuple[str, ...]) -> None:
     result = train(root, tmp_path / "run", "--method", method, *more, "--measure-every", 2, steps=4)
     assert result.exit_code == 0, result.output
-    rows = read_lines(tmp_path / "run" / "history.jsonl")
+    rows = read_history(tmp_path / "run" / "history.jsonl")
     assert all(np.isfinite(row["loss"] or 0) for row in rows)
     measured = method in ("adm", "trust-region") or more[-1:] in (
         ("potts",),

@@ -23,7 +23,7 @@ from selflabel.cli.config.toml import changes, read_config, read_table, write_co
 from selflabel.cli.flags import command
 from selflabel.datasets.samples import Folder
 from selflabel.files.label_files import read_index, write_index
-from selflabel.training import load_checkpoint, read_lines
+from selflabel.training import load_checkpoint, read_history
 
 PROGRAM = "from selflabel.cli import main; main()"
 
@@ -216,7 +216,7 @@ def test_killed_runs_go_on_as_if_they_had_not_been(root: Path, tmp_path: Path) -
     }
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
-    while len(read_lines(killed / "history.jsonl")) < 13 and time.monotonic() < deadline:
+    while len(read_history(killed / "history.jsonl")) < 13 and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[1].decode()
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
@@ -225,7 +225,7 @@ def test_killed_runs_go_on_as_if_they_had_not_been(root: Path, tmp_path: Path) -
     for out in (killed, whole):
         result = call("train", root, "--out", out, *SMALL, *options)
         assert result.exit_code == 0, result.output
-    one, two = (read_lines(out / "history.jsonl") for out in (killed, whole))
+    one, two = (read_history(out / "history.jsonl") for out in (killed, whole))
     assert len(one) == len(two) == 60
     for row, other in zip(one, two, strict=True):
         assert {k: v for k, v in row.items() if "seconds" not in k} == {

@@ -74,6 +74,14 @@ def test_a_damaged_line_is_an_error_that_says_where(tmp_path: Path, line: str, r
         ledger.read(stem_of)
 
 
+@pytest.mark.parametrize("line", ["{", "7", "\0", '{"stem": "b"}more'])
+def test_what_is_intact_ends_at_the_first_damaged_line(tmp_path: Path, line: str) -> None:
+    ledger = Ledger(tmp_path / "done.jsonl")
+    assert ledger.read_intact() == []
+    ledger.path.write_text('{"stem": "a"}\n' + line + '\n{"stem": "c"}\n')
+    assert ledger.read_intact() == [{"stem": "a"}]
+
+
 def test_a_line_that_cannot_be_flushed_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path / "done.jsonl")
     ledger.append({"stem": "a"})

@@ -34,7 +34,7 @@ from selflabel.training import (
     TensorBoard,
     advance,
     evaluate,
-    read_lines,
+    read_history,
 )
 from selflabel.training.evaluate import evaluating
 from selflabel.training.monitor import sums
@@ -337,7 +337,7 @@ def test_a_history_is_two_files(tmp_path: Path) -> None:
     for step, loss in ((1, 0.1 + 0.2), (2, float("nan")), (3, 1e-300)):
         history.append({"step": step, "loss": loss})
     history.flush()
-    assert read_lines(tmp_path / "history.jsonl") == history.rows
+    assert read_history(tmp_path / "history.jsonl") == history.rows
     with open(tmp_path / "history.csv", newline="") as file:
         table = list(csv.reader(file))
     assert table == [["step", "loss"], ["1", "0.30000000000000004"], ["2", ""], ["3", "1e-300"]]

@@ -28,7 +28,7 @@ from selflabel.training import (
     current_part,
     load_checkpoint,
     process_group,
-    read_lines,
+    read_history,
     train,
 )
 
@@ -115,7 +115,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_are_as_one(runs: Path, name: str) -> None:
-    alone, together = (read_lines(runs / kind / name / "history.jsonl") for kind in ("alone", "together"))
+    alone, together = (read_history(runs / kind / name / "history.jsonl") for kind in ("alone", "together"))
     assert len(alone) == len(together) == 4
     for one, other in zip(alone, together, strict=True):
         assert one.keys() == other.keys()

@@ -29,7 +29,7 @@ from selflabel.training import (
     TrainingSettings,
     load_checkpoint,
     load_weights,
-    read_lines,
+    read_history,
     train,
 )
 
@@ -85,7 +85,7 @@ def check_same(one: Path, other: Path) -> None:
     """Rows and files of two finished runs."""
     for name in ("history.jsonl", "history.csv"):
         assert len((one / name).read_text().splitlines()) == len((other / name).read_text().splitlines())
-    assert timeless(read_lines(one / "history.jsonl")) == timeless(read_lines(other / "history.jsonl"))
+    assert timeless(read_history(one / "history.jsonl")) == timeless(read_history(other / "history.jsonl"))
     for name in ("last.pt", "best.pt"):
         a, b = load_checkpoint(one / name), load_checkpoint(other / name)
         assert (a.step, a.rows, a.best) == (b.step, b.rows, b.best)
@@ -165,7 +165,7 @@ def test_a_run_killed_at_any_moment_loses_the_steps_since_its_checkpoint(tmp_pat
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    rows = read_lines(killed / "history.jsonl")
+    rows = read_history(killed / "history.jsonl")
     checkpoint = load_checkpoint(killed / "last.pt")
     text = (killed / "history.jsonl").read_bytes() + (killed / "history.csv").read_bytes()
     assert text.count(b"\n") == len(text.splitlines()) >= 2 * len(rows)  # complete lines or none
