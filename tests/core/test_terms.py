@@ -110,8 +110,8 @@ def test_couplings_of_sure_predictions_are_finite(coupling: Coupling) -> None:
 
 
 @EVERY_COUPLING
-def test_stiffness_bounds_the_curvature(coupling: Coupling) -> None:
-    """Along any direction on the simplex: ``d² H <= stiffness · Σ d_k² / y_k``, the entropy's curvature."""
+def test_curvature_is_bounded(coupling: Coupling) -> None:
+    """Along any direction on the simplex: ``d² H <= curvature · Σ d_k² / y_k``, the entropy's curvature."""
     y, sigma = distributions((1, 4, 5, 5), 4_721), distributions((1, 4, 5, 5), 588)
     d = distributions((1, 4, 5, 5), 6_021)
     d = d - d.mean(1, keepdim=True)
@@ -208,7 +208,7 @@ def test_gradient_is_the_finite_difference(kind: str, relaxation: Relaxation) ->
 
 
 @pytest.mark.parametrize("kind", ["grid8", "window", "grid26"])
-def test_stiffness_is_the_reweighted_degree(kind: str) -> None:
+def test_curvature_is_the_reweighted_degree(kind: str) -> None:
     for relaxation in RELAXATIONS:
         problem, labels = sum_of(kind, relaxation)
         _, grad = potts_and_grad(labels, problem.affinity, relaxation)
