@@ -87,5 +87,5 @@ def _labels(
     began = time.perf_counter()
     found = engine.label(channels, torch.from_numpy(seeds.astype(np.int64)), num_classes)
     seconds = time.perf_counter() - began
-    index = found.labels.argmax(0).numpy().astype(np.uint8)
+    index = found.labels[0].argmax(0).numpy().astype(np.uint8)
     return Tile(overlay(image, index, opacity=0.6), f"{name}, {seconds:.1f} s")

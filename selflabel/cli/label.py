@@ -104,7 +104,7 @@ def label(options: LabelOptions) -> None:
         settings = _settings(options)
         part = Shard(options.part_id, options.num_parts)
         plan = _plan(options, part)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise screen.stop(str(error)) from error
     run = _run(options, settings)
     count = _workers(options.workers, len(plan.jobs))
@@ -132,7 +132,7 @@ def _settings(options: LabelOptions) -> "LabelingSettings":
     if options.all_classes and options.probs is None:
         raise ValueError("--all-classes needs --probs: without, only classes with seeds can win")
     settings = LabelingSettings(
-        engine=registry.labeler(options, predicted=options.probs is not None),
+        labeler=registry.labeler(options, predicted=options.probs is not None),
         seeds_format=LabelFormat(options.unlabeled, options.seeds_offset),
         probs_format=ProbabilityFormat(
             known("layout", options.probs_layout, registry.CHANNELS_LAST), options.probs_key
@@ -143,7 +143,7 @@ def _settings(options: LabelOptions) -> "LabelingSettings":
         overlay=options.overlay,
         min_confidence=options.min_confidence,
     )
-    settings.engine.check()
+    settings.labeler.check()
     return settings
 
 

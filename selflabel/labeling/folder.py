@@ -6,9 +6,9 @@ from pathlib import Path
 
 from selflabel.files.atomic import refuse_existing
 from selflabel.labeling.engines.processes import Crash, Worker, run_jobs
-from selflabel.labeling.image import LabelImage, Record, digest_of
-from selflabel.labeling.manifest import Manifest, Run, manifest_path, other_manifests
-from selflabel.labeling.outputs import OutputFolder
+from selflabel.labeling.image import LabelImage, digest_of
+from selflabel.labeling.manifest import Manifest, Record, Run, manifest_path, other_manifests
+from selflabel.labeling.outputs import OutputFolder, clean
 from selflabel.labeling.plan import WHOLE, Failure, Job, Plan, Shard
 from selflabel.labeling.settings import LabelingSettings
 
@@ -40,7 +40,7 @@ def label_folder(
     files, and its outputs exist; `overwrite` skips nothing. Images are read when their turn comes. However
     the iteration ends (Ctrl-C included), the manifest is in order, and another run goes on where this one
     stopped; its files are then the same, byte for byte, as those of an undisturbed run, and its manifest the
-    same but for `seconds`. Processes that are `ready` (`pool.forked`) are used first.
+    same but for `seconds`. Processes that are `ready` (`processes.forked`) are used first.
 
     Parts and the whole know of each other's records, and may run at once.
 
@@ -48,16 +48,16 @@ def label_folder(
     manifest, if outputs would go to the folder of an input or replace files that no run of ours wrote (but with
     `overwrite`), `OSError` if the folder cannot be written.
     """
-    output = OutputFolder(out)
+    output = OutputFolder(out, settings.soft, settings.overlay)
     output.check_inputs(plan.jobs)
-    output.prepare(settings)
-    stems = [job.stem for job in plan.jobs]
-    output.clean(stems, settings)
+    output.prepare()
+    outputs = {job.stem: output.paths(job.stem) for job in plan.jobs}
+    clean(outputs.values())
     manifest = Manifest.read(manifest_path(out, part))
     known = (manifest, *other_manifests(out, part))
     if not overwrite:
         if not manifest_path(out, part).is_file() and len(known) == 1:
-            refuse_existing(path for stem in stems for path in output.paths(stem, settings))
+            refuse_existing(path for each in outputs.values() for path in each.all)
         for each in known:
             each.check(run)
     manifest.open_run(run)
@@ -66,7 +66,7 @@ def label_folder(
     for job in plan.jobs:
         records = () if overwrite else tuple(each.done(job.stem, run) for each in known)
         same = next((record for record in records if record is not None and _same_bytes(job, record)), None)
-        if same is not None and output.complete(job.stem, settings):
+        if same is not None and outputs[job.stem].complete:
             yield Skipped(same)
         else:
             todo.append(job)
@@ -75,7 +75,7 @@ def label_folder(
         for job, outcome in run_jobs(todo, work, min(workers, len(todo)), ready):
             yield _keep(manifest, run, job, outcome)
     finally:
-        output.clean(stems, settings)
+        clean(outputs.values())
         manifest.finish(run)
 
 

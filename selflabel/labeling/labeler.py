@@ -1,6 +1,7 @@
 """From one image, its seeds and perhaps a prediction to labels: annotator, affinity, energy, solver."""
 
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Integer
@@ -9,23 +10,8 @@ from torch import Tensor
 from selflabel.affinity.builders import AffinityBuilder
 from selflabel.affinity.image import Image
 from selflabel.annotators import Annotator
-from selflabel.driver import Result, Solver, solve
-from selflabel.labels import UNLABELED
+from selflabel.driver import Solution, Solver, check_fit, solve
 from selflabel.problem import Energy, Problem
-
-
-@dataclass(frozen=True)
-class ImageLabels:
-    """labels: soft labels of one image. Energies are sums over the image (`Energy`); bound: None if none is
-    known.
-    """
-
-    labels: Float[Tensor, "k h w"]
-    start_energy: float
-    energy: float
-    bound: float | None
-    steps: int
-    result: Result
 
 
 @dataclass(frozen=True)
@@ -45,19 +31,10 @@ class Labeler:
     def check(self) -> None:
         """Raise `ValueError` if solver, energy and affinity do not fit together, whatever the image.
 
-        Takes a step on a square of 4 x 4 pixels, half of it light, with a seed of each of two classes and no
-        annotator. Whatever else goes wrong there is left to `label`.
+        `ImportError` without a package that the solver needs. Builds the affinity of an image of 4 x 4 pixels.
         """
-        image = torch.full((3, 4, 4), 0.25)
-        image[:, :, 2:] = 0.75
-        seeds = torch.full((4, 4), UNLABELED)
-        seeds[1, 0], seeds[2, 3] = 0, 1
-        try:
-            replace(self, annotator=None, max_steps=1).label(image, seeds, 2)
-        except ValueError:
-            raise
-        except Exception:  # of this square, perhaps: each image will tell
-            return
+        with suppress(MemoryError):  # a window beyond all images: each of them will tell
+            check_fit(self.solver, self.energy, self.affinity(Image(torch.full((1, 3, 4, 4), 0.5))))
 
     def label(
         self,
@@ -65,22 +42,14 @@ class Labeler:
         seeds: Integer[Tensor, "h w"],
         num_classes: int,
         probs: Float[Tensor, "k h w"] | None = None,
-    ) -> ImageLabels:
-        """Label one image in [0, 1] with classes 0 .. num_classes-1.
+    ) -> Solution:
+        """Label one image in [0, 1] with classes 0 .. num_classes-1; the solution is that of a batch of one.
 
         Raises what the parts raise: `ValueError` for values that do not fit, `SolveError` for nan.
         """
         problem = self._problem(Image(image[None]), seeds[None], num_classes, probs)
         with torch.no_grad():
-            solution = solve(problem, self.solver, max_steps=self.max_steps)
-        return ImageLabels(
-            labels=solution.labels[0],
-            start_energy=float(solution.start_energy[0]),
-            energy=float(solution.energy[0]),
-            bound=None if solution.bound is None else float(solution.bound[0]),
-            steps=int(solution.steps[0]),
-            result=solution.results[0],
-        )
+            return solve(problem, self.solver, max_steps=self.max_steps)
 
     def _problem(
         self,

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from selflabel.files.ledger import Entry, Ledger
-from selflabel.labeling.image import Record
 from selflabel.labeling.plan import Shard
 from selflabel.labeling.settings import differences, fingerprint
 
@@ -29,6 +28,32 @@ class Run:
     def fingerprint(self) -> str:
         """Differs if the version or any argument does."""
         return fingerprint({"version": self.version, "arguments": self.arguments})
+
+
+@dataclass(frozen=True)
+class Record:
+    """The line of an image.
+
+    inputs: digest of the bytes of its files. classes: those that could win. energy_before, energy_after: of
+    the start and of the labels, a sum over the image; bound: a lower bound, if the solver has one. seeded,
+    labeled: shares of the pixels. entropy: mean over pixels in nats. seconds: all of it, reading and writing
+    included; the only field that differs between two runs.
+    """
+
+    stem: str
+    inputs: str
+    height: int
+    width: int
+    classes: tuple[int, ...]
+    energy_before: float
+    energy_after: float
+    bound: float | None
+    steps: int
+    result: str
+    seeded: float
+    labeled: float
+    entropy: float
+    seconds: float
 
 
 class ArgumentsDiffer(ValueError):

@@ -8,42 +8,54 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from selflabel.files import label_files as labelfiles
 from selflabel.files import palette, probabilities
 from selflabel.files.atomic import remove_leftovers
+from selflabel.files.label_files import write_index, write_png
+from selflabel.labeling.one import Labeled
 from selflabel.labeling.plan import Job
-from selflabel.labeling.settings import LabelingSettings, Soft
+from selflabel.labeling.settings import Soft
 
 FOLDERS = ("labels", "confidence", "soft", "overlays")
 
 
 @dataclass(frozen=True)
-class Labeled:
-    """The labels of one image, in the classes of the files.
+class OutputPaths:
+    """The files of one image; None for what was not asked for."""
 
-    index: 255 where unlabeled. labels: soft, of the classes in `classes` only.
-    """
+    labels: Path
+    confidence: Path
+    soft: Path | None
+    overlay: Path | None
 
-    image: Float32[np.ndarray, "h w c"]
-    index: UInt8[np.ndarray, "h w"]
-    labels: Float32[np.ndarray, "k h w"]
-    classes: UInt8[np.ndarray, " k"]
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Those that are asked for."""
+        every = (self.labels, self.confidence, self.soft, self.overlay)
+        return tuple(path for path in every if path is not None)
+
+    @property
+    def complete(self) -> bool:
+        """True if all of them are there."""
+        return all(path.is_file() for path in self.all)
 
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """Where labels, confidence, soft labels and overlays of each stem are."""
+    """Where labels and confidence of each stem go; soft labels in the format `soft`, and overlays, if asked for."""
 
     root: Path
+    soft: Soft | None = None
+    overlay: bool = False
 
-    def paths(self, stem: str, settings: LabelingSettings) -> tuple[Path, ...]:
-        """All files of an image: labels, confidence, then soft labels and overlay if asked for."""
-        paths = [self.root / "labels" / f"{stem}.png", self.root / "confidence" / f"{stem}.png"]
-        if settings.soft is not None:
-            paths.append(self.root / "soft" / f"{stem}.npz")
-        if settings.overlay:
-            paths.append(self.root / "overlays" / f"{stem}.png")
-        return tuple(paths)
+    def paths(self, stem: str) -> OutputPaths:
+        """The files of an image."""
+        labels, confidence, soft, overlays = (self.root / name for name in FOLDERS)
+        return OutputPaths(
+            labels=labels / f"{stem}.png",
+            confidence=confidence / f"{stem}.png",
+            soft=None if self.soft is None else soft / f"{stem}.npz",
+            overlay=overlays / f"{stem}.png" if self.overlay else None,
+        )
 
     def check_inputs(self, jobs: Iterable[Job]) -> None:
         """Raise `ValueError` if a folder of outputs is that of an input: its files would be lost."""
@@ -64,39 +76,42 @@ class OutputFolder:
                         )
                 seen |= real
 
-    def prepare(self, settings: LabelingSettings) -> None:
+    def prepare(self) -> None:
         """Make the folders. Raises `OSError` if that is not possible."""
-        for path in self.paths("any", settings):
+        for path in self.paths("any").all:
             path.parent.mkdir(parents=True, exist_ok=True)
 
-    def complete(self, stem: str, settings: LabelingSettings) -> bool:
-        """Whether all files of an image are there."""
-        return all(path.is_file() for path in self.paths(stem, settings))
-
-    def clean(self, stems: Iterable[str], settings: LabelingSettings) -> None:
-        """Remove the temporary files that killed runs left for these images."""
-        names: dict[Path, list[str]] = {}
-        for stem in stems:
-            for path in self.paths(stem, settings):
-                names.setdefault(path.parent, []).append(path.name)
-        for folder, wanted in names.items():
-            remove_leftovers(folder, wanted)
-
-    def write(self, stem: str, settings: LabelingSettings, labeled: Labeled) -> None:
+    def write(self, stem: str, image: Float32[np.ndarray, "h w c"], labeled: Labeled) -> None:
         """Write all files of an image, each complete or not at all. Raises `OSError` as the file system
         does.
         """
-        labels, confidence, *_ = self.paths(stem, settings)
-        labelfiles.write_index(labels, labeled.index)
-        strongest = labeled.labels.max(axis=0)
-        labelfiles.write_png(confidence, Image.fromarray(np.rint(strongest * 255).astype(np.uint8)))
-        if settings.soft is not None:
-            soft = labeled.labels
-            stored = probabilities.quantized(soft) if settings.soft is Soft.UINT8 else soft.astype(np.float16)
-            probabilities.write_soft(self.root / "soft" / f"{stem}.npz", stored, labeled.classes)
-        if settings.overlay:
-            shown = palette.overlay(labeled.image, labeled.index)
-            labelfiles.write_png(self.root / "overlays" / f"{stem}.png", Image.fromarray(shown))
+        paths = self.paths(stem)
+        write_index(paths.labels, labeled.index)
+        write_png(paths.confidence, Image.fromarray(_as_gray(labeled.confidence)))
+        if paths.soft is not None:
+            probabilities.write_soft(paths.soft, self._stored(labeled.labels), labeled.classes)
+        if paths.overlay is not None:
+            write_png(paths.overlay, Image.fromarray(palette.overlay(image, labeled.index)))
+
+    def _stored(self, labels: Float32[np.ndarray, "k h w"]) -> np.ndarray:
+        """Soft labels in the type of the file."""
+        return probabilities.quantized(labels) if self.soft is Soft.UINT8 else labels.astype(np.float16)
+
+
+def clean(outputs: Iterable[OutputPaths]) -> None:
+    """Remove the temporary files that killed runs left for these images."""
+    names: dict[Path, list[str]] = {}
+    for each in outputs:
+        for path in each.all:
+            names.setdefault(path.parent, []).append(path.name)
+    for folder, wanted in names.items():
+        remove_leftovers(folder, wanted)
+
+
+def _as_gray(shares: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Numbers in [0, 1] as 0..255, rounded."""
+    gray: UInt8[np.ndarray, "h w"] = np.rint(shares * 255).astype(np.uint8)
+    return gray
 
 
 def _place(folder: Path) -> tuple[int, int]:

@@ -31,7 +31,7 @@ class LabelingSettings:
     min_confidence: pixels below it become unlabeled (255).
     """
 
-    engine: Labeler
+    labeler: Labeler
     seeds_format: LabelFormat = VOC_FORMAT
     probs_format: ProbabilityFormat = PLAIN_FORMAT
     num_classes: int | None = None
@@ -72,7 +72,7 @@ def fingerprint(arguments: Mapping[str, object]) -> str:
 
 
 def differences(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> tuple[str, ...]:
-    """Which arguments differ, as "engine.energy.pairwise_weight: 6.0 -> 8.0"."""
+    """Which arguments differ, as "labeler.energy.pairwise_weight: 6.0 -> 8.0"."""
     found: list[str] = []
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selflabel.labeling.folder import Outcome, Skipped
-from selflabel.labeling.image import Record
+from selflabel.labeling.manifest import Record
 from selflabel.labeling.plan import Failure
 
 

@@ -20,9 +20,9 @@ from selflabel.cli import app
 from selflabel.cli.config import registry
 from selflabel.files.label_files import read_index, write_index
 from selflabel.labeling import image as one_image
-from selflabel.labeling.image import Record
-from selflabel.labeling.manifest import Manifest, Run
+from selflabel.labeling.manifest import Manifest, Record, Run
 from selflabel.labeling.plan import Job
+from selflabel.numerics.cuts import minimum_cut
 from selflabel.solvers import SOLVERS
 
 RUN = (
@@ -93,7 +93,7 @@ def test_every_solver_labels_a_folder(tmp_path: Path, solver: str) -> None:
         assert (index == read_index(folders[2] / f"a{n}.png")).mean() > 0.9
     head, *records = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     assert head["version"] == selflabel.__version__
-    assert head["arguments"]["engine"]["solver"]["is"] == SOLVERS[solver].__name__
+    assert head["arguments"]["labeler"]["solver"]["is"] == SOLVERS[solver].__name__
     assert [record["stem"] for record in records] == ["a0", "a1"]
     for record in records:
         assert record["labeled"] == 1
@@ -133,7 +133,7 @@ def test_predictions_are_used_in_place_of_an_annotator(tmp_path: Path) -> None:
     head, record = [
         json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
     ]
-    assert head["arguments"]["engine"]["annotator"] is None
+    assert head["arguments"]["labeler"]["annotator"] is None
     assert head["arguments"]["probs"] is True
     assert head["probs"] == str(probs)
     assert record["classes"] == [0, 1, 2, 3]
@@ -146,17 +146,17 @@ def test_energy_and_affinity_are_as_told(tmp_path: Path) -> None:
     result = label(folders, tmp_path / "out", *options.split(), *more.split(), "--seeds-offset", -1)
     assert result.exit_code == 0, result.output
     arguments = json.loads((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()[0])["arguments"]
-    engine = arguments["engine"]
-    assert (engine["energy"]["coupling"], engine["energy"]["relaxation"]) == ("collision", "quadratic")
-    assert (engine["energy"]["coupling_weight"], engine["energy"]["pairwise_weight"]) == (0.5, 3)
-    assert (engine["affinity"]["is"], engine["affinity"]["sigma"], engine["affinity"]["neighbors"]) == (
+    labeler = arguments["labeler"]
+    assert (labeler["energy"]["coupling"], labeler["energy"]["relaxation"]) == ("collision", "quadratic")
+    assert (labeler["energy"]["coupling_weight"], labeler["energy"]["pairwise_weight"]) == (0.5, 3)
+    assert (labeler["affinity"]["is"], labeler["affinity"]["sigma"], labeler["affinity"]["neighbors"]) == (
         "Grid",
         21,
         8,
     )
-    assert engine["annotator"] is None
-    assert engine["solver"]["moves"] == "SWAP"
-    assert engine["max_steps"] == 7
+    assert labeler["annotator"] is None
+    assert labeler["solver"]["moves"] == "SWAP"
+    assert labeler["max_steps"] == 7
     assert set(np.unique(read_index(tmp_path / "out" / "labels" / "a0.png")).tolist()) <= {1, 3}
 
 
@@ -170,12 +170,23 @@ def test_empty_folders_and_places_that_cannot_be_written(tmp_path: Path) -> None
     assert (result.exit_code, "cannot be written" in result.output) == (2, True)
 
 
+def test_a_package_that_is_not_there_is_said_before_any_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = make_folders(tmp_path, 1)
+    monkeypatch.setattr(minimum_cut, "maxflow", None)
+    result = label(folders, tmp_path / "out", "--solver", "graph-cut")
+    assert result.exit_code == 2
+    assert "pip install PyMaxflow" in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_arguments_need_another_folder(tmp_path: Path) -> None:
     folders = make_folders(tmp_path, 2)
     assert label(folders, tmp_path / "out", "--limit", 1).exit_code == 0
     result = label(folders, tmp_path / "out", "--pairwise-weight", 1.5)
     assert result.exit_code == 2
-    assert "engine.energy.pairwise_weight" in result.output
+    assert "labeler.energy.pairwise_weight" in result.output
     assert "--overwrite" in result.output
     assert label(folders, tmp_path / "out", "--pairwise-weight", 1.5, "--overwrite").exit_code == 0
     assert (

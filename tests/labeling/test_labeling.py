@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.folders import ENGINE, SETTINGS, MeanColor, Smooth, contents, make_folders, picture
+from support.folders import LABELER, SETTINGS, MeanColor, Smooth, contents, make_folders, picture
 
 from selflabel.affinity.builders import Contrast, Dense, Grid, Window
 from selflabel.files.label_files import LabelFormat, read_index, write_index
 from selflabel.files.probabilities import ProbabilityFormat, read_probabilities
-from selflabel.labeling.image import LabelImage, Record, label_image
+from selflabel.labeling.image import LabelImage, label_image
+from selflabel.labeling.manifest import Record
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Job, Shard, make_plan
 from selflabel.labeling.settings import LabelingSettings, Soft, describe, differences, fingerprint
 from selflabel.terms import COUPLINGS, RELAXATIONS
 
-# --- the engine ---
+# --- the labeler ---
 
 
 def as_tensors(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,24 +30,25 @@ def as_tensors(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(image).movedim(-1, 0) / 255, torch.from_numpy(compact)
 
 
-def test_engine_takes_its_prediction_from_probabilities_annotator_or_nothing() -> None:
+def test_labeler_takes_its_prediction_from_probabilities_annotator_or_nothing() -> None:
     image, seeds = as_tensors(912)
-    from_annotator = ENGINE.label(image, seeds, 2)
+    from_annotator = LABELER.label(image, seeds, 2)
     predicted = MeanColor().predict(image[None], seeds[None], 2)[0]
-    torch.testing.assert_close(ENGINE.label(image, seeds, 2, predicted).labels, from_annotator.labels)
-    uniform = replace(ENGINE, annotator=None).label(image, seeds, 2)
+    torch.testing.assert_close(LABELER.label(image, seeds, 2, predicted).labels, from_annotator.labels)
+    uniform = replace(LABELER, annotator=None).label(image, seeds, 2)
     torch.testing.assert_close(
-        uniform.labels, ENGINE.label(image, seeds, 2, torch.full((2, 12, 16), 0.5)).labels
+        uniform.labels, LABELER.label(image, seeds, 2, torch.full((2, 12, 16), 0.5)).labels
     )
     assert from_annotator.steps == 3
-    assert from_annotator.bound == 0
+    assert from_annotator.bound is not None
+    assert from_annotator.bound.tolist() == [0]
     assert from_annotator.energy < from_annotator.start_energy
 
 
-def test_engine_stops_at_max_steps() -> None:
+def test_labeler_stops_at_max_steps() -> None:
     image, seeds = as_tensors(913)
-    assert replace(ENGINE, max_steps=2).label(image, seeds, 2).result.name == "MAX_STEPS"
-    assert replace(ENGINE, solver=Smooth(rounds=9)).label(image, seeds, 2).steps == 9
+    assert replace(LABELER, max_steps=2).label(image, seeds, 2).results[0].name == "MAX_STEPS"
+    assert replace(LABELER, solver=Smooth(rounds=9)).label(image, seeds, 2).steps == 9
 
 
 @pytest.mark.parametrize(
@@ -84,10 +86,15 @@ def test_a_coarse_affinity_is_symmetric() -> None:
 # --- one image ---
 
 
+def folder_of(tmp_path: Path, settings: LabelingSettings) -> OutputFolder:
+    output = OutputFolder(tmp_path / "out", settings.soft, settings.overlay)
+    output.prepare()
+    return output
+
+
 def label_one(tmp_path: Path, settings: LabelingSettings = SETTINGS, probs: Path | None = None) -> Record:
     images, seeds, _ = make_folders(tmp_path, 1)
-    output = OutputFolder(tmp_path / "out")
-    output.prepare(settings)
+    output = folder_of(tmp_path, settings)
     return label_image(Job("a0", images / "a0.png", seeds / "a0.png", probs), settings, output)
 
 
@@ -149,7 +156,7 @@ def test_predictions_are_matched_to_classes_in_any_order(tmp_path: Path, all_cla
         [right * 0.8 + 0.1, np.full((12, 16), 0.05), 0.85 - right * 0.8]
     )  # of the classes 2, 1, 0
     np.savez(tmp_path / "p.npz", labels=rows / rows.sum(0), classes=np.array([2, 1, 0]))
-    settings = replace(SETTINGS, engine=replace(ENGINE, affinity=Grid(1.0)), all_classes=all_classes)
+    settings = replace(SETTINGS, labeler=replace(LABELER, affinity=Grid(1.0)), all_classes=all_classes)
     record = label_one(tmp_path, settings, tmp_path / "p.npz")
     assert record.classes == ((0, 1, 2) if all_classes else (0, 2))
     np.testing.assert_array_equal(read_index(tmp_path / "out" / "labels" / "a0.png"), right * 2)
@@ -159,8 +166,7 @@ def test_without_seeds_a_prediction_is_enough(tmp_path: Path) -> None:
     images, seeds, _ = make_folders(tmp_path, 1)
     write_index(seeds / "a0.png", np.full((12, 16), 255, np.uint8))
     np.save(tmp_path / "p.npy", np.stack([np.full((12, 16), 0.3), np.full((12, 16), 0.7)]))
-    output = OutputFolder(tmp_path / "out")
-    output.prepare(SETTINGS)
+    output = folder_of(tmp_path, SETTINGS)
     record = label_image(Job("a0", images / "a0.png", seeds / "a0.png", tmp_path / "p.npy"), SETTINGS, output)
     assert record.classes == (0, 1)
     assert (read_index(tmp_path / "out" / "labels" / "a0.png") == 1).all()
@@ -245,8 +251,7 @@ def test_bad_input_is_a_failure_with_its_reason(
         (scribbles / "a0.png").write_bytes(seeds)
     if probs is not None:
         np.save(tmp_path / "a0.npy", probs)
-    output = OutputFolder(tmp_path / "out")
-    output.prepare(settings)
+    output = folder_of(tmp_path, settings)
     job = Job("a0", path, scribbles / "a0.png", None if probs is None else tmp_path / "a0.npy")
     failure = LabelImage(settings, output)(job)
     assert isinstance(failure, Failure)
@@ -256,12 +261,11 @@ def test_bad_input_is_a_failure_with_its_reason(
 
 def test_a_file_that_vanished_and_a_defect_are_failures_of_that_image(tmp_path: Path) -> None:
     images, seeds, _ = make_folders(tmp_path, 1)
-    output = OutputFolder(tmp_path / "out")
-    output.prepare(SETTINGS)
+    output = folder_of(tmp_path, SETTINGS)
     gone = LabelImage(SETTINGS, output)(Job("b", images / "b.png", seeds / "a0.png"))
     assert isinstance(gone, Failure)
     assert "No such file" in gone.reason
-    broken = replace(SETTINGS, engine=replace(ENGINE, affinity=Window(radius=2**40)))
+    broken = replace(SETTINGS, labeler=replace(LABELER, affinity=Window(radius=2**40)))
     defect = LabelImage(broken, output)(Job("a0", images / "a0.png", seeds / "a0.png"))
     assert isinstance(defect, Failure)
     assert ":" in defect.reason
@@ -319,14 +323,14 @@ def test_settings_are_described_by_values_that_tell_them_apart() -> None:
     described = describe(SETTINGS)
     assert isinstance(described, dict)
     assert json.loads(json.dumps(described)) == described
-    engine = described["engine"]
-    assert isinstance(engine, dict)
-    assert engine["solver"] == {"is": "Smooth", "rounds": 3}
-    assert engine["energy"]["relaxation"] == "bilinear"
-    other = describe(replace(SETTINGS, engine=replace(ENGINE, solver=Smooth(4)), soft=Soft.UINT8))
+    labeler = described["labeler"]
+    assert isinstance(labeler, dict)
+    assert labeler["solver"] == {"is": "Smooth", "rounds": 3}
+    assert labeler["energy"]["relaxation"] == "bilinear"
+    other = describe(replace(SETTINGS, labeler=replace(LABELER, solver=Smooth(4)), soft=Soft.UINT8))
     assert isinstance(other, dict)
     assert fingerprint(described) != fingerprint(other)
-    assert differences(described, other) == ("engine.solver.rounds: 3 -> 4", 'soft: null -> "UINT8"')
+    assert differences(described, other) == ("labeler.solver.rounds: 3 -> 4", 'soft: null -> "UINT8"')
     assert describe((1, 2.5, "a", None, True)) == [1, 2.5, "a", None, True]
     with pytest.raises(TypeError, match="function has no description"):
         describe(picture)

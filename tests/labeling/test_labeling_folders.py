@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.folders import ENGINE, SETTINGS, MeanColor, Smooth, contents, make_folders, picture, run_of
+from support.folders import LABELER, SETTINGS, MeanColor, Smooth, contents, make_folders, picture, run_of
 
 from selflabel.affinity.builders import Grid
 from selflabel.files.label_files import read_index, write_index
 from selflabel.labeling.folder import Outcome, Skipped, label_folder
-from selflabel.labeling.image import LabelImage, Record, digest_of
+from selflabel.labeling.image import LabelImage, digest_of
 from selflabel.labeling.labeler import Labeler
-from selflabel.labeling.manifest import ArgumentsDiffer
+from selflabel.labeling.manifest import ArgumentsDiffer, Record
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Shard, make_plan
 from selflabel.labeling.settings import LabelingSettings
@@ -124,8 +124,8 @@ def test_gray_images_and_single_classes_work(tmp_path: Path) -> None:
     assert (read_index(tmp_path / "out" / "labels" / "a0.png") == 0).all()
 
 
-def test_engines_are_plain_values() -> None:
-    assert Labeler(Smooth(), Smooth.default_energy, Grid(20.0), MeanColor()) == ENGINE
+def test_labelers_are_plain_values() -> None:
+    assert Labeler(Smooth(), Smooth.default_energy, Grid(20.0), MeanColor()) == LABELER
 
 
 def test_files_that_no_run_wrote_are_not_replaced(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from support import processes
 from support.folders import (
-    ENGINE,
+    LABELER,
     SETTINGS,
     KillsItself,
     Smooth,
@@ -31,8 +31,7 @@ from support.processes import Tells, Told, Work
 from selflabel.labeling import image as one_image
 from selflabel.labeling.engines.processes import THREADS, Crash, can_fork, forked, run_jobs
 from selflabel.labeling.folder import Skipped, label_folder
-from selflabel.labeling.image import Record
-from selflabel.labeling.manifest import ArgumentsDiffer, Manifest, Run
+from selflabel.labeling.manifest import ArgumentsDiffer, Manifest, Record, Run
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Job, make_plan
 from selflabel.labeling.settings import LabelingSettings, Soft
@@ -63,12 +62,12 @@ def test_a_resumed_run_gives_the_same_bytes_as_an_undisturbed_one(
     label(folders, tmp_path / "whole")
     write, fsync = OutputFolder.write, os.fsync
 
-    def interrupted(self: OutputFolder, stem: str, settings: LabelingSettings, labeled: object) -> None:
+    def interrupted(self: OutputFolder, stem: str, image: object, labeled: object) -> None:
         if stem == "a3" and where == "before writing":
             raise KeyboardInterrupt
         if stem == "a3" and where == "while writing":
             monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(KeyboardInterrupt))
-        write(self, stem, settings, labeled)  # type: ignore[arg-type]
+        write(self, stem, image, labeled)  # type: ignore[arg-type]
         if stem == "a3":
             raise KeyboardInterrupt
 
@@ -140,14 +139,14 @@ def test_a_full_disk_is_reported_for_its_image_and_leaves_no_part_of_a_file(
     folders = make_folders(tmp_path, 3)
     write = OutputFolder.write
 
-    def full(self: OutputFolder, stem: str, settings: LabelingSettings, labeled: object) -> None:
+    def full(self: OutputFolder, stem: str, image: object, labeled: object) -> None:
         def fail(number: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patch:
             if stem == "a1":
                 patch.setattr(os, "fsync", fail)
-            write(self, stem, settings, labeled)  # type: ignore[arg-type]
+            write(self, stem, image, labeled)  # type: ignore[arg-type]
 
     monkeypatch.setattr(OutputFolder, "write", full)
     out = tmp_path / "out"
@@ -207,9 +206,9 @@ def test_other_arguments_are_refused_unless_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "out"
     label(folders, out, SETTINGS)
     before = contents(out)
-    other = replace(SETTINGS, engine=replace(ENGINE, solver=Smooth(rounds=9)))
+    other = replace(SETTINGS, labeler=replace(LABELER, solver=Smooth(rounds=9)))
     plan = make_plan(folders[0], folders[1])
-    with pytest.raises(ArgumentsDiffer, match=r"engine\.solver.rounds: 3 -> 9.*--out, or --overwrite"):
+    with pytest.raises(ArgumentsDiffer, match=r"labeler\.solver.rounds: 3 -> 9.*--out, or --overwrite"):
         list(label_folder(plan, other, run_of(other), out))
     assert contents(out) == before
     first = make_plan(folders[0], folders[1], limit=1)
@@ -344,7 +343,7 @@ def test_where_threads_are_not_known_processes_are_new(
 
 def test_processes_give_the_same_files_and_survive_a_crash(tmp_path: Path) -> None:
     folders = make_folders(tmp_path, 4)
-    settings = replace(ALL_OUTPUTS, engine=replace(ENGINE, annotator=KillsItself()))
+    settings = replace(ALL_OUTPUTS, labeler=replace(LABELER, annotator=KillsItself()))
     label(folders, tmp_path / "one", settings)
     Image.fromarray(picture(1, (9, 16))[0]).save(folders[0] / "a9.png")
     Image.fromarray(picture(1, (9, 16))[1]).save(folders[1] / "a9.png")

@@ -70,8 +70,8 @@ class KillsItself(MeanColor):
         return super().predict(image, seeds, num_classes)
 
 
-ENGINE = Labeler(Smooth(), Smooth.default_energy, Grid(sigma=20.0), MeanColor())
-SETTINGS = LabelingSettings(ENGINE)
+LABELER = Labeler(Smooth(), Smooth.default_energy, Grid(sigma=20.0), MeanColor())
+SETTINGS = LabelingSettings(LABELER)
 
 
 def run_of(settings: LabelingSettings) -> Run:
