@@ -30,8 +30,8 @@ LOG_QUADRATIC_SLACK = 1e-6
 
 
 # --- elementary functions ------------------------------------------------------------------------------------
-# Formulas of one number a pixel or pair are written in these and in arithmetic, nothing else:
-# `selflabel.kernels.cpu.formulas` compiles them, with its own version of each of these.
+# Formulas of one number a pixel or pair are written in these and in arithmetic; `selflabel.kernels.cpu.formulas`
+# has the same ones for compiled loops.
 
 
 def log(x: Tensor) -> Tensor:

@@ -21,7 +21,14 @@ from selflabel.numerics.descent.coordinates import (
     Coordinates,
     centered_gradient,
 )
-from selflabel.numerics.descent.line_search import LineSearch, TorchSearch, inner, select
+from selflabel.numerics.descent.line_search import (
+    LineSearch,
+    TorchSearch,
+    hestenes_stiefel,
+    inner,
+    secant_factor,
+    select,
+)
 from selflabel.problem import Energy, Problem
 from selflabel.terms import (
     COLLISION,
@@ -37,8 +44,8 @@ from selflabel.terms import (
 QUIET_STEPS = 3
 """So many steps in a row must gain next to nothing before an image has converged: descents rest on plateaus."""
 
-GROWTH = 2.0
-"""By how much the step length may grow at a step."""
+LEAST_RATE = 1e-4
+"""Rate below which an image whose step was refused is finished."""
 
 LABEL_TOLERANCE = 0.01
 """Of a quadratic's tolerance: near its minimum an energy tells little, its excess is the square of the error."""
@@ -113,7 +120,7 @@ class GradientDescent:
     ) -> Iterator[Step]:
         if _is_convex_quadratic(problem.energy):
             return _linear(problem, labels, self.rtol, start_energy)
-        return _conjugate(_path(problem, labels), self.rtol, start_energy)
+        return _conjugate(_line_search(problem, labels), self.rtol, start_energy)
 
     def _coarse_start(
         self, problem: Problem, labels: Float[Tensor, "b k *s"], energy: Float[Tensor, " b"]
@@ -179,7 +186,7 @@ def _plain(problem: Problem, labels: Float[Tensor, "b k *s"], rate: float) -> It
         yield Step(labels)
 
 
-def _path(problem: Problem, labels: Float[Tensor, "b k *s"]) -> LineSearch:
+def _line_search(problem: Problem, labels: Float[Tensor, "b k *s"]) -> LineSearch:
     coordinates = _coordinates(problem.energy)
     kernels = backend(Routine.DESCENT, labels.device, labels.dtype)
     if coordinates is SQUARE_ROOTS and kernels is Backend.CPU:
@@ -190,35 +197,29 @@ def _path(problem: Problem, labels: Float[Tensor, "b k *s"]) -> LineSearch:
     return TorchSearch(problem, labels, coordinates)
 
 
-def _conjugate(path: LineSearch, rtol: float, start_energy: Float[Tensor, " b"]) -> Iterator[Step]:
+def _conjugate(search: LineSearch, rtol: float, start_energy: Float[Tensor, " b"]) -> Iterator[Step]:
     """Preconditioned nonlinear conjugate gradients; every scalar is one an image, so images do not mix."""
-    rate = torch.zeros_like(start_energy)
-    done = torch.zeros_like(rate, dtype=torch.bool)
-    trial = path.attempt(rate, done)
-    path.follow(~done, ~done, rate)
-    energy = trial.energy
-    rate, quiet, done = torch.ones_like(rate), torch.zeros_like(rate), trial.steepest == 0
+    zero, one = torch.zeros_like(start_energy), torch.ones_like(start_energy)
+    every = torch.ones_like(zero, dtype=torch.bool)
+    start = search.evaluate(zero, ~every)
+    search.accept(every)
+    search.turn(every, zero, one)
+    rate, quiet, energy, done = one, zero, start.energy, start.gradient_norm == 0
     while True:
-        trial = path.attempt(rate, done)
+        trial = search.evaluate(rate, done)
         slack = 1e-7 * energy.abs()  # rounding of float32 labels
         accepted = (trial.energy <= energy + slack) & ~done
-
-        # where the slope along the direction would vanish, if it went on as between the two ends
-        bend = trial.along - trial.before
-        secant = torch.where(bend > 0, -trial.before / bend, GROWTH)
-        rate = rate * torch.where(accepted, secant.clamp(0.3, GROWTH), secant.clamp(0.1, 0.5))
+        search.accept(accepted)
+        rate = rate * secant_factor(trial, accepted)
         gain = energy - trial.energy
         quiet = torch.where(accepted, (quiet + 1) * (gain <= rtol * energy.abs()), quiet)
-        stuck = ~accepted & (rate < 1e-4)
-
-        conjugacy = torch.where(bend > 0, ((trial.steepest - trial.mixed) / bend).clamp_min(0), 0.0)
-        is_downhill = conjugacy * trial.along < trial.steepest
-        conjugacy = torch.where(accepted & is_downhill, conjugacy, 0.0)
-        limited_away = ~accepted & (trial.before >= 0)  # what was left of the direction is not downhill
-        path.follow(accepted, accepted | limited_away, conjugacy)
+        stuck = ~accepted & (rate < LEAST_RATE)
         energy = torch.where(accepted, trial.energy, energy)
         done = done | (quiet >= QUIET_STEPS) | stuck
-        yield LazyStep(path.labels, energy, converged=done, start_energy=start_energy)
+        yield LazyStep(search.labels, energy, converged=done, start_energy=start_energy)
+        limited_away = ~accepted & (trial.slope_start >= 0)  # what was left of the direction is not downhill
+        beta = torch.where(accepted, hestenes_stiefel(trial), 0.0)
+        search.turn((accepted | limited_away) & ~done, beta, rate)
 
 
 def _linear(

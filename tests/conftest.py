@@ -16,7 +16,10 @@ from selflabel.kernels.backend import has_numba
 torch.set_num_threads(1)
 
 WITHOUT_NUMBA = Path(__file__).parent / "support" / "without_numba"
-USES_KERNELS = re.compile(r"^(from|import) (numba|selflabel\.kernels\.cpu)\b", re.MULTILINE)
+USES_KERNELS = re.compile(
+    r"^(from|import) (numba|selflabel\.kernels\.cpu|selflabel\.numerics\.descent\.compiled_search)\b",
+    re.MULTILINE,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,45 +1,94 @@
-"""Energies and gradients of a range of pixels, and steps on roots of labels.
+"""Energies and gradients of a range of pixels, and steps of their square roots.
 
-Roots of labels lie class by class, as torch has labels, and an image is one row of pixels: a neighbor is a fixed
+Square roots of labels lie class by class, as torch has labels, and an image is one row of pixels: a neighbor is a fixed
 number of pixels away, and where that leads across the border, the weight is zero. So all loops run along pixels, in
 vectors, for any number of classes, axes and offsets.
 
-The formulas are those of `selflabel.terms`: some thousand pixels at a time, one kernel takes the products of their
-pairs, another evaluates the relaxation and its derivatives, a third makes gradients of them.
+A range of pixels takes three kernels: `products` of its pairs; `add_pairs` and `add_couplings`, the formulas of the
+energy and their derivatives; `gradients`, made of these. `move` takes the step before.
 """
 
 import math
-from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from selflabel.kernels.cpu.compile import kernel
-from selflabel.kernels.cpu.formulas import specialized
-from selflabel.numerics.descent.coordinates import LEAST_CURVATURE, ROOT_FLOOR, ROOT_LEFT, ROOT_REACH
-from selflabel.terms import Coupling, Relaxation
+from selflabel.kernels.cpu.compile import Array, kernel
 
 BLOCK = 8192
 """Pixels at a time. With fewer, they would stay in the nearest cache from one loop to the next, but the processor
 fetches ahead along a row of memory only, and waits at the beginning of each: 512 take a fifth longer."""
 
-LEAST_ROOT = np.float32(ROOT_FLOOR)
-NO_ROOT = np.float32(1e-12)
-LEAST = np.float32(LEAST_CURVATURE)
-LOSS, REACH = np.float32(1 - ROOT_LEFT), np.float32(ROOT_REACH)
+LEAST_ROOT = np.float32(1e-12)
+"""Divisor in place of the root of an excluded class, which is zero."""
+
 ONE, TWO, FOUR = np.float32(1), np.float32(2), np.float32(4)
 
 
+# --- records --------------------------------------------------------------------------------------------------
+# Arrays are float32. k classes, n pixels, m offsets.
+
+
+class ImageData(NamedTuple):
+    """What no step changes."""
+
+    target: Array
+    """``[k n]``: t of the coupling (`selflabel.terms.Product`)."""
+    free: Array
+    """``[n]``: 1, and 0 at seeds."""
+    floor: Array
+    """``[n]``: the least root; 0 at seeds."""
+    allowed: Array
+    """``[k]``: 1, and 0 for excluded classes."""
+    weights: Array
+    """``[m halo+n]``: of the pairs, by the position of their first pixel, from `halo` before the image on."""
+    offsets: Array
+    """``[m]`` int64: from the first pixel of a pair to the second one."""
+    halo: int
+    """The largest offset."""
+    coupling_weight: Any
+    least_curvature: Any
+    root_left: Any
+    """Least share of each root that a step leaves."""
+    root_reach: Any
+    """Most that a step adds to a root."""
+
+
+class Point(NamedTuple):
+    """Where an image is, or where a trial step leads."""
+
+    roots: Array
+    """``[k halo+n+halo]``: in the margins is anything finite, so that all neighbors are there."""
+    gradient: Array
+    """``[k n]``: by the roots."""
+    curvature: Array
+    """``[n]``: of the energy by the labels (`selflabel.terms.Gradient`)."""
+
+
+class Turn(NamedTuple):
+    """The next direction: ``-n + beta d``, limited for a step of this rate."""
+
+    is_due: bool
+    beta: Any
+    rate: Any
+
+
+class Work(NamedTuple):
+    """Of the pixels of a range, from `halo` before it on: its pairs are those whose first pixel is there."""
+
+    dots: Array
+    """``[m halo+count]``: ``y_i·y_j`` of the pairs, then the weighted derivatives by it."""
+    norms: Array
+    """``[halo+count+halo]``: ``‖y_i‖²``."""
+    by_norm: Array
+    """``[halo+count+halo]``: twice the derivative by ``‖y_i‖²``."""
+    curvature: Array
+    """``[halo+count+halo]``."""
+    target_dots: Array
+    """``[count]``: ``y_i·t_i``, then the weighted derivative by it."""
+
+
 # --- kernels --------------------------------------------------------------------------------------------------
-# Roots have a margin of `halo` pixels at both ends, so that all neighbors of a range of pixels are there: it is
-# ``first + halo <= position < last + halo`` in them. The pairs of a range are those whose first pixel is in it or
-# in the halo before it.
-
-
-@kernel
-def _add_product(to, a, b):
-    for i in range(to.size):
-        to[i] += a[i] * b[i]
 
 
 @kernel
@@ -68,11 +117,13 @@ def _add_scaled(to, scale, x):
 
 
 @kernel
-def products(roots, target, offsets, halo, dots, norms, fixed, first, last):
+def products(image, roots, work, first, last):
     """``y_i·y_j`` of the pairs of a range of pixels, ``‖y_i‖²`` there and in the halos, and ``y_i·t_i``."""
+    halo, offsets, target = image.halo, image.offsets, image.target
+    dots, norms, target_dots = work.dots, work.norms, work.target_dots
     count, classes = last - first + halo, len(roots)
     nothing = np.zeros(count + halo, np.float32)
-    dots[:], norms[:], fixed[:] = 0, 0, 0
+    dots[:], norms[:], target_dots[:] = 0, 0, 0
     for start in range(0, count + halo, BLOCK):
         stop = min(start + BLOCK, count + halo)
         short, inner = min(stop, count), max(start, halo)
@@ -91,74 +142,80 @@ def products(roots, target, offsets, halo, dots, norms, fixed, first, last):
             if inner < short:
                 here = slice(first + inner - halo, first + short - halo)
                 c, d = target[k, here], target[k + 1, here] if paired else nothing[: short - inner]
-                _add_two_squares(fixed[inner - halo : short - halo], c, one[inner:short], d, two[inner:short])
+                to = target_dots[inner - halo : short - halo]
+                _add_two_squares(to, c, one[inner:short], d, two[inner:short])
 
 
-def value(dot, pp, qq):
-    """Of a relaxation; `slope` and `norm_derivative` as well: see `pairs_of`."""
+def value(*dots):
+    """Placeholder: `formulas.specialized` puts a formula here, as for the three below."""
 
 
-slope = norm_derivative = value
+derivative = norm_derivative = curvature = value
 
 
-def _pairs(weights, dots, norms, offsets, halo, own, curvature, first):
-    """Replaces products by ``∂/∂dot``, adds up ``2 ∂/∂‖y_i‖²`` and ``-∂/∂dot`` by pixel; returns the values' sum.
+def add_pairs(image, work, first):
+    """Value of the pairs whose first pixel is in the range; derivatives of these and of those from the halo before.
 
-    Values of those pairs alone whose first pixel is not in the halo: others belong to another range, or to none.
+    Dots become ``w ∂P/∂dot``; curvatures, set to ``-Σ w ∂P/∂dot``, and ``by_norm`` are sums by pixel. A template for
+    `formulas.PairFormulas`.
     """
-    total, count = 0.0, dots.shape[1]
-    own[:], curvature[:] = 0, 0
+    halo, offsets, count = image.halo, image.offsets, work.dots.shape[1]
+    total, by_norm, curvatures = 0.0, work.by_norm, work.curvature
+    by_norm[:], curvatures[:] = 0, 0
     for m in range(offsets.size):
-        dot, weight = dots[m], weights[m, first : first + count]
-        pp, qq = norms[:count], norms[offsets[m] : offsets[m] + count]
+        dot, weight = work.dots[m], image.weights[m, first : first + count]
+        pp, qq = work.norms[:count], work.norms[offsets[m] : offsets[m] + count]
         part = np.float32(0)
         for i in range(halo, count):
             part += weight[i] * value(dot[i], pp[i], qq[i])
         total += part
-        to = own[:count]
+        to = by_norm[:count]
         for i in range(count):
             to[i] += TWO * weight[i] * norm_derivative(dot[i], pp[i], qq[i])
-        to = own[offsets[m] : offsets[m] + count]
+        to = by_norm[offsets[m] : offsets[m] + count]
         for i in range(count):
             to[i] += TWO * weight[i] * norm_derivative(dot[i], qq[i], pp[i])
         for i in range(count):
-            dot[i] = weight[i] * slope(dot[i], pp[i], qq[i])
-        _add_scaled(curvature[:count], -ONE, dot)
-        _add_scaled(curvature[offsets[m] : offsets[m] + count], -ONE, dot)
+            dot[i] = weight[i] * derivative(dot[i], pp[i], qq[i])
+        _add_scaled(curvatures[:count], -ONE, dot)
+        _add_scaled(curvatures[offsets[m] : offsets[m] + count], -ONE, dot)
     return total
 
 
-def value_of_product(dot):
-    """Of a coupling; `slope_of_product` and `curvature_of_product` as well: see `couplings_of`."""
+def add_couplings(image, work, first):
+    """Value of the couplings of a range of pixels, after `add_pairs`; adds to the curvature, which gets its floor.
 
-
-slope_of_product = curvature_of_product = value_of_product
-
-
-def _couplings(weight, free, fixed, curvature):
-    """Replaces products by ``∂/∂dot``, adds to the stiffness; returns the values' sum."""
+    Target dots become ``η dH/d dot``. A template for `formulas.ProductFormulas`.
+    """
+    weight, least, halo = image.coupling_weight, image.least_curvature, image.halo
+    dots = work.target_dots
+    free, curvatures = image.free[first : first + dots.size], work.curvature[halo : halo + dots.size]
     total = np.float32(0)
-    for i in range(fixed.size):
-        total += weight * free[i] * value_of_product(fixed[i])
-    for i in range(fixed.size):
-        curvature[i] += weight * curvature_of_product(fixed[i])
-    for i in range(fixed.size):
-        curvature[i] = curvature[i] if curvature[i] > LEAST else LEAST
-        fixed[i] = weight * slope_of_product(fixed[i])
+    for i in range(dots.size):
+        total += weight * free[i] * value(dots[i])
+    for i in range(dots.size):
+        curvatures[i] += weight * curvature(dots[i])
+    for i in range(dots.size):
+        curvatures[i] = curvatures[i] if curvatures[i] > least else least
+        dots[i] = weight * derivative(dots[i])
     return total
 
 
 @kernel
-def _gradient(root, target, pull, offsets, position, own, drive, here, gradient):
-    """``Σ_j a_ij y_j + own_i y_i + drive_i t_i`` of one class in a block of pixels."""
+def _own_terms(root, target, by_norm, by_target, gradient):
+    """``2 ∂E/∂‖y_i‖² y_i + ∂E/∂(y_i·t_i) t_i`` of one class in a block of pixels."""
+    for i in range(gradient.size):
+        gradient[i] = by_norm[i] * (root[i] * root[i]) + by_target[i] * target[i]
+
+
+@kernel
+def _add_pair_terms(root, by_dots, offsets, position, here, gradient):
+    """``Σ_j ∂E/∂(y_i·y_j) y_j`` of one class in a block of pixels."""
     size = gradient.size
-    itself = root[position : position + size]
-    for i in range(size):
-        gradient[i] = own[i] * (itself[i] * itself[i]) + drive[i] * target[i]
     for m in range(offsets.size):
         after, before = position + offsets[m], position - offsets[m]
         back = here - offsets[m]
-        a, b = pull[m, here : here + size], pull[m, back : back + size]
+        a, b = by_dots[m, here : here + size], by_dots[m, back : back + size]
         _add_two_squares(gradient, a, root[after : after + size], b, root[before : before + size])
 
 
@@ -166,72 +223,79 @@ def _gradient(root, target, pull, offsets, position, own, drive, here, gradient)
 
 
 @kernel
-def _by_roots(root, mean, twice, slope):
-    """``2 u (g - y·g)``, the gradient by the roots, in place of that by the labels."""
-    for i in range(slope.size):
-        slope[i] = twice[i] * root[i] * (slope[i] - mean[i])
+def _by_roots(root, mean, free, gradient):
+    """The gradient by the labels becomes that by the roots, ``2 u (g - y·g)``."""
+    for i in range(gradient.size):
+        gradient[i] = TWO * free[i] * root[i] * (gradient[i] - mean[i])
 
 
 @kernel
-def _natural(root, slope, curvature, natural):
-    """``u (g - y·g)`` over the damped stiffness ``2 u h + (g - y·g)⁺``."""
-    for i in range(slope.size):
-        own = root[i] if root[i] > NO_ROOT else NO_ROOT  # excluded classes have none
-        uphill = slope[i] if slope[i] > 0 else np.float32(0)
-        natural[i] = own * slope[i] / (uphill + FOUR * own * own * curvature[i])
+def _natural_gradient(root, gradient, curvature, natural):
+    """``u (g - y·g) / ((g - y·g)⁺ + 2 u h)``: the affine scaling of Coleman & Li (1996), h the curvature.
+
+    The gradient is that by the roots, ``2 u (g - y·g)``; so both sides of the fraction are times ``2 u``.
+    """
+    for i in range(gradient.size):
+        u = root[i] if root[i] > LEAST_ROOT else LEAST_ROOT
+        uphill = gradient[i] if gradient[i] > 0 else np.float32(0)
+        natural[i] = u * gradient[i] / (uphill + FOUR * u * u * curvature[i])
 
 
 @kernel
-def _inner_products(slope, natural, direction, old):
-    before, along, steepest, mixed = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-    for i in range(slope.size):
-        before += direction[i] * old[i]
-        along += direction[i] * slope[i]
-        steepest += natural[i] * slope[i]
-        mixed += natural[i] * old[i]
-    return before, along, steepest, mixed
+def _inner_products(gradient, natural, direction, old):
+    start, end, norm, overlap = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    for i in range(gradient.size):
+        start += direction[i] * old[i]
+        end += direction[i] * gradient[i]
+        norm += natural[i] * gradient[i]
+        overlap += natural[i] * old[i]
+    return start, end, norm, overlap
 
 
 @kernel
-def slopes(
-    roots, target, twice, offsets, halo, pull, own, drive, curvature, direction, old, gradient, first, last
-):
-    """Gradients of a range of pixels, from the derivatives of their pairs and of their couplings."""
-    before, along, steepest, mixed = 0.0, 0.0, 0.0, 0.0
-    # one by one: of the rows of one array LLVM does not know that they are apart, and gives up vectors
+def gradients(image, point, direction, trial, work, first, last):
+    """Gradients of a range of pixels at the trial, after `add_pairs` and `add_couplings`.
+
+    Returns ``d·g'``, ``d·g``, ``n·g`` and ``n·g'`` (`line_search.Trial`).
+    """
+    slope_start, slope_end, norm, overlap = 0.0, 0.0, 0.0, 0.0
+    halo, roots = image.halo, trial.roots
+    # separate arrays: LLVM cannot prove that rows of one array do not overlap, and would not vectorize
     means, naturals = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
-        size, here = stop - start, start - first + halo
+        size, here, position = stop - start, start - first + halo, start + halo
         mean, natural = means[:size], naturals[:size]
-        position, drives = start + halo, drive[start - first : stop - first]
-        itself = own[here : here + size]
+        free, curvature = image.free[start:stop], trial.curvature[start:stop]
+        by_norm, by_target = work.by_norm[here : here + size], work.target_dots[start - first : stop - first]
         mean[:] = 0
         for k in range(len(roots)):
-            slope = gradient[k, start:stop]
-            _gradient(roots[k], target[k, start:stop], pull, offsets, position, itself, drives, here, slope)
-            _add_square(mean, slope, roots[k, position : position + size])
+            root, gradient = roots[k, position : position + size], trial.gradient[k, start:stop]
+            _own_terms(root, image.target[k, start:stop], by_norm, by_target, gradient)
+            _add_pair_terms(roots[k], work.dots, image.offsets, position, here, gradient)
+            _add_square(mean, gradient, root)
         for k in range(len(roots)):
-            root, slope = roots[k, position : position + size], gradient[k, start:stop]
-            _by_roots(root, mean, twice[start:stop], slope)
-            _natural(root, slope, curvature[start:stop], natural)
-            a, b, c, d = _inner_products(slope, natural, direction[k, start:stop], old[k, start:stop])
-            before, along, steepest, mixed = before + a, along + b, steepest + c, mixed + d
-    return before, along, steepest, mixed
+            root, gradient = roots[k, position : position + size], trial.gradient[k, start:stop]
+            _by_roots(root, mean, free, gradient)
+            _natural_gradient(root, gradient, curvature, natural)
+            old = point.gradient[k, start:stop]
+            a, b, c, d = _inner_products(gradient, natural, direction[k, start:stop], old)
+            slope_start, slope_end, norm, overlap = slope_start + a, slope_end + b, norm + c, overlap + d
+    return slope_start, slope_end, norm, overlap
 
 
 @kernel
-def _turn(direction, natural, conjugacy, root, least, most):
-    """Down, conjugate to the last direction, and not too far."""
+def _turn(direction, natural, beta, root, least, most):
+    """``d ← -n + beta d``, at least ``least`` times the root and at most ``most``."""
     for i in range(direction.size):
-        ahead, end = conjugacy * direction[i] - natural[i], least * root[i]
+        ahead, end = beta * direction[i] - natural[i], least * root[i]
         ahead = ahead if ahead > end else end
         direction[i] = ahead if ahead < most else most
 
 
 @kernel
 def _root_step(root, direction, rate, floor, allowed, to, mass):
-    """A step ahead, not below the floor; adds up the squares."""
+    """``u + rate · d``, not below the floor; adds its squares to the mass."""
     for i in range(to.size):
         ahead = root[i] + rate * direction[i]
         ahead = allowed * (ahead if ahead > floor[i] else floor[i])
@@ -240,47 +304,26 @@ def _root_step(root, direction, rate, floor, allowed, to, mass):
 
 
 @kernel
-def move(
-    roots, gradient, curvature, turns, conjugacy, direction, rate, floor, allowed, halo, to, first, last
-):
-    """Roots a step along the direction, which is made of the last one and the gradient if it `turns`."""
+def move(image, point, direction, turn, rate, to, first, last):
+    """Roots a step along the direction, of norm one again; if the turn is due, the direction turns first, in place."""
+    halo = image.halo
+    least, most = (image.root_left - ONE) / turn.rate, image.root_reach / turn.rate
     masses, naturals = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    least, most = -LOSS / rate, REACH / rate
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
         mass, natural = masses[: stop - start], naturals[: stop - start]
+        floor, curvature = image.floor[start:stop], point.curvature[start:stop]
         mass[:] = 0
-        for k in range(len(roots)):
+        for k in range(len(to)):
             ahead = direction[k, start:stop]
-            root, moved = roots[k, start + halo : stop + halo], to[k, start + halo : stop + halo]
-            if turns:
-                _natural(root, gradient[k, start:stop], curvature[start:stop], natural)
-                _turn(ahead, natural, conjugacy, root, least, most)
-            _root_step(root, ahead, rate, floor[start:stop], allowed[k], moved, mass)
+            root, moved = point.roots[k, start + halo : stop + halo], to[k, start + halo : stop + halo]
+            if turn.is_due:
+                _natural_gradient(root, point.gradient[k, start:stop], curvature, natural)
+                _turn(ahead, natural, turn.beta, root, least, most)
+            _root_step(root, ahead, rate, floor, image.allowed[k], moved, mass)
         for i in range(mass.size):
             mass[i] = ONE / np.float32(math.sqrt(mass[i]))
-        for k in range(len(roots)):
+        for k in range(len(to)):
             moved = to[k, start + halo : stop + halo]
             for i in range(mass.size):
                 moved[i] *= mass[i]
-
-
-@cache
-def pairs_of(relaxation: Relaxation) -> Any:
-    def flat(dot: Any, pp: Any, qq: Any) -> float:
-        return 0.0
-
-    by_norm = flat if relaxation.norm_derivative is None else relaxation.norm_derivative
-    return specialized(_pairs, value=relaxation.value, slope=relaxation.derivative, norm_derivative=by_norm)
-
-
-@cache
-def couplings_of(coupling: Coupling) -> Any:
-    product = coupling.product
-    assert product is not None
-    return specialized(
-        _couplings,
-        value_of_product=product.value,
-        slope_of_product=product.derivative,
-        curvature_of_product=product.curvature,
-    )

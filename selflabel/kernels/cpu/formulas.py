@@ -1,78 +1,211 @@
-"""Formulas of `selflabel.terms`, compiled: written there for tensors, taken here for the numbers in a loop."""
+"""Couplings and relaxations of `selflabel.terms` for one pixel or pair in float32, and kernels made for them.
+
+The functions of `terms` take tensors; these take the numbers in a loop. A test compares the two.
+"""
 
 import inspect
 import math
 import zlib
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from selflabel import terms
 from selflabel.kernels.cpu.compile import kernel
 from selflabel.kernels.cpu.elementary import log_of
+
+HALF, ONE = np.float32(0.5), np.float32(1)
+
+FLOOR = np.float32(math.exp(-30))
+"""Least argument of logarithms and divisors: `terms.FLOOR`."""
+
+LOG_QUADRATIC_SCALE = np.float32(1 - 1e-6)
+"""Factor of the squared distance in log-quadratic: one less `terms.LOG_QUADRATIC_SLACK`."""
+
+
+class PairFormulas(NamedTuple):
+    """A relaxation ``P(dot, pp, qq)`` of ``dot = p·q``, ``pp = ‖p‖²`` and ``qq = ‖q‖²``."""
+
+    value: Any
+    derivative: Any
+    """``∂P/∂dot``."""
+    norm_derivative: Any
+    """``∂P/∂pp``."""
+
+
+class ProductFormulas(NamedTuple):
+    """A coupling ``H(dot)`` of ``dot = y·t`` with a target t (`terms.Product`)."""
+
+    value: Any
+    derivative: Any
+    """``dH/d dot``."""
+    curvature: Any
 
 
 @kernel
 def _rsqrt(x):
-    return np.float32(1) / np.float32(math.sqrt(x))
+    return ONE / np.float32(math.sqrt(x))
 
 
 @kernel
-def _at_least(x, floor):
-    return x if x > floor else floor
+def _floored(x):
+    return x if x > FLOOR else FLOOR
+
+
+# --- relaxations ----------------------------------------------------------------------------------------------
 
 
 @kernel
-def _constant(value, like):
-    return value
+def _minus_one(dot, pp, qq):
+    return -ONE
 
 
-ELEMENTARY = {terms.log: log_of, terms.rsqrt: _rsqrt, terms.at_least: _at_least, terms.constant: _constant}
-"""What the formulas call, and what is called in a loop."""
+@kernel
+def _zero(dot, pp, qq):
+    return np.float32(0)
 
 
-def of_numbers(formula: Callable[..., Any]) -> Any:
-    """The same formula for numbers in float32, with all that it calls."""
-    function = inspect.unwrap(formula)
-    code, names = function.__code__, function.__globals__
-    own = {name: _of_numbers(names[name]) for name in code.co_names if name in names}
-    return kernel(_made(code.replace(co_consts=tuple(map(_in_single, code.co_consts))), own, function))
+@kernel
+def _bilinear(dot, pp, qq):
+    return ONE - dot
 
 
-def specialized(template: Callable[..., Any], **formulas: Callable[..., Any]) -> Any:
-    """A kernel that calls these formulas where the template has functions of these names.
+@kernel
+def _quadratic(dot, pp, qq):
+    return (pp + qq) / np.float32(2) - dot
 
-    Numba finds machine code on disk by the name of the function, which is another one for other formulas.
+
+@kernel
+def _quadratic_norm_derivative(dot, pp, qq):
+    return HALF
+
+
+@kernel
+def _normalized_quadratic(dot, pp, qq):
+    return ONE - dot * _rsqrt(pp * qq)
+
+
+@kernel
+def _normalized_quadratic_derivative(dot, pp, qq):
+    return -_rsqrt(pp * qq)
+
+
+@kernel
+def _normalized_quadratic_norm_derivative(dot, pp, qq):
+    return HALF * dot * _rsqrt(pp * qq) / pp
+
+
+@kernel
+def _collision_cross_entropy(dot, pp, qq):
+    return -log_of(_floored(dot))
+
+
+@kernel
+def _collision_cross_entropy_derivative(dot, pp, qq):
+    return -ONE / _floored(dot)
+
+
+@kernel
+def _log_quadratic_argument(dot, pp, qq):
+    return ONE - LOG_QUADRATIC_SCALE * ((pp + qq) / np.float32(2) - dot)
+
+
+@kernel
+def _log_quadratic(dot, pp, qq):
+    return -log_of(_log_quadratic_argument(dot, pp, qq))
+
+
+@kernel
+def _log_quadratic_derivative(dot, pp, qq):
+    return -LOG_QUADRATIC_SCALE / _log_quadratic_argument(dot, pp, qq)
+
+
+@kernel
+def _log_quadratic_norm_derivative(dot, pp, qq):
+    return HALF * LOG_QUADRATIC_SCALE / _log_quadratic_argument(dot, pp, qq)
+
+
+@kernel
+def _collision_divergence(dot, pp, qq):
+    return HALF * log_of(pp * qq) - log_of(_floored(dot))
+
+
+@kernel
+def _collision_divergence_norm_derivative(dot, pp, qq):
+    return HALF / pp
+
+
+BILINEAR = PairFormulas(_bilinear, _minus_one, _zero)
+QUADRATIC_POTTS = PairFormulas(_quadratic, _minus_one, _quadratic_norm_derivative)
+NORMALIZED_QUADRATIC = PairFormulas(
+    _normalized_quadratic, _normalized_quadratic_derivative, _normalized_quadratic_norm_derivative
+)
+COLLISION_CROSS_ENTROPY = PairFormulas(_collision_cross_entropy, _collision_cross_entropy_derivative, _zero)
+LOG_QUADRATIC = PairFormulas(_log_quadratic, _log_quadratic_derivative, _log_quadratic_norm_derivative)
+COLLISION_DIVERGENCE = PairFormulas(
+    _collision_divergence, _collision_cross_entropy_derivative, _collision_divergence_norm_derivative
+)
+
+
+# --- couplings ------------------------------------------------------------------------------------------------
+
+
+@kernel
+def _standard(dot):
+    return -dot
+
+
+@kernel
+def _standard_derivative(dot):
+    return -ONE
+
+
+@kernel
+def _standard_curvature(dot):
+    return np.float32(0)
+
+
+@kernel
+def _collision(dot):
+    return -log_of(_floored(dot))
+
+
+@kernel
+def _collision_derivative(dot):
+    return -ONE / _floored(dot)
+
+
+@kernel
+def _collision_curvature(dot):
+    return ONE / _floored(dot)
+
+
+STANDARD = ProductFormulas(_standard, _standard_derivative, _standard_curvature)
+COLLISION = ProductFormulas(_collision, _collision_derivative, _collision_curvature)
+
+
+# --- kernels made for formulas --------------------------------------------------------------------------------
+
+
+def specialized(template: Callable[..., Any], formulas: PairFormulas | ProductFormulas) -> Any:
+    """The template compiled with the formulas in place of the globals that have their names.
+
+    Numba finds machine code on disk by the name of a function and the time of its file. Formulas lie in another
+    file: the name ends with a checksum of their source.
     """
     function = inspect.unwrap(template)
-    names = {name: of_numbers(formula) for name, formula in formulas.items()}
-    mark = zlib.crc32(repr([_written(formula) for formula in formulas.values()]).encode())
-    return kernel(_made(function.__code__, {**function.__globals__, **names}, function, f"_{mark:08x}"))
+    source = "".join(_source(formula) for formula in formulas)
+    name = f"{function.__name__}_{zlib.crc32(source.encode()):08x}"
+    made = FunctionType(function.__code__, {**function.__globals__, **formulas._asdict()}, name)
+    made.__module__, made.__qualname__ = function.__module__, name
+    return kernel(made)
 
 
-def _written(used: Any) -> Any:
-    """All that a formula says, with what it calls."""
-    if not callable(used) or used in ELEMENTARY:
-        return repr(used) if not callable(used) else used.__name__
-    code, names = inspect.unwrap(used).__code__, inspect.unwrap(used).__globals__
-    called = [_written(names[name]) for name in code.co_names if name in names]
-    return code.co_code, code.co_consts, code.co_names, called
-
-
-def _made(code: Any, names: dict[str, Any], like: Any, name: str = "") -> FunctionType:
-    made = FunctionType(code, names, f"{like.__name__}{name}")
-    made.__module__, made.__qualname__ = like.__module__, f"{like.__qualname__}{name}"
-    return made
-
-
-def _of_numbers(used: Any) -> Any:
-    if callable(used):
-        return ELEMENTARY[used] if used in ELEMENTARY else of_numbers(used)
-    return _in_single(used)
-
-
-def _in_single(value: Any) -> Any:
-    """A constant in double precision would make all of the loop so."""
-    return np.float32(value) if isinstance(value, float | int) and not isinstance(value, bool) else value
+def _source(formula: Any) -> str:
+    """The source of a kernel and of the kernels that it calls, and its global numbers."""
+    function = formula.py_func
+    used = [function.__globals__.get(name) for name in function.__code__.co_names]
+    called = [_source(other) for other in used if hasattr(other, "py_func")]
+    numbers = [repr(value) for value in used if isinstance(value, np.generic)]
+    return "".join([inspect.getsource(function), *called, *numbers])

@@ -1,8 +1,9 @@
-"""Steps on roots of labels, compiled: one pass over the pixels a step (`selflabel.kernels.cpu.descent`)."""
+"""Line search on square roots of labels, compiled: a step is one pass over the pixels."""
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,42 +11,84 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selflabel.affinity.stencil import Stencil, boxes
+from selflabel.kernels.cpu import descent, formulas
 from selflabel.kernels.cpu.compile import Array
-from selflabel.kernels.cpu.descent import LEAST_ROOT, couplings_of, move, pairs_of, products, slopes
 from selflabel.kernels.threads import num_threads, run_parallel, split_range, split_threads
+from selflabel.numerics.descent.coordinates import LEAST_CURVATURE, ROOT_FLOOR, ROOT_LEFT, ROOT_REACH
 from selflabel.numerics.descent.line_search import PerImage, Trial
 from selflabel.problem import Problem
+from selflabel.terms import (
+    BILINEAR,
+    COLLISION,
+    COLLISION_CROSS_ENTROPY,
+    COLLISION_DIVERGENCE,
+    LOG_QUADRATIC,
+    NORMALIZED_QUADRATIC,
+    QUADRATIC_POTTS,
+    STANDARD,
+    Coupling,
+    Relaxation,
+)
 
 GRAIN = 96_000
-"""Labels at a time, unless the halo is larger: they stay in a near cache from one kernel to the next."""
+"""Labels (pixels times classes) at a time: they stay in a near cache from one kernel to the next."""
 
-LEAST_PART = 512
-"""Pixels that are worth a thread."""
+LEAST_PIXELS = 512
+"""Least pixels of a thread or a range, beside its halos."""
 
 TINY = 1e-20
-"""Weights and predictions below count as zero."""
+"""Weights and predictions below this count as zero."""
+
+RELAXATIONS: dict[Relaxation, formulas.PairFormulas] = {
+    BILINEAR: formulas.BILINEAR,
+    QUADRATIC_POTTS: formulas.QUADRATIC_POTTS,
+    NORMALIZED_QUADRATIC: formulas.NORMALIZED_QUADRATIC,
+    COLLISION_CROSS_ENTROPY: formulas.COLLISION_CROSS_ENTROPY,
+    LOG_QUADRATIC: formulas.LOG_QUADRATIC,
+    COLLISION_DIVERGENCE: formulas.COLLISION_DIVERGENCE,
+}
+"""The relaxations that have scalar formulas. By value: one of the same name with other functions has none."""
+
+COUPLINGS: dict[Coupling, formulas.ProductFormulas] = {
+    STANDARD: formulas.STANDARD,
+    COLLISION: formulas.COLLISION,
+}
+"""The couplings that have scalar formulas, by value."""
 
 
 def supports(problem: Problem) -> bool:
-    """Whether the energy is one of products over pairs at fixed offsets, on the CPU in float32.
+    """Grids and windows in float32 on the CPU, energies with scalar formulas, no entropy.
 
-    Not with windows of so many offsets that their weights, which are copied, would be larger than what is saved.
+    Windows of more than two offsets a class run in torch: the copies of their weights cost more than is saved.
     """
     energy, affinity, probs = problem.energy, problem.affinity, problem.probs
     return (
         isinstance(affinity, Stencil)
         and len(affinity.offsets) <= 2 * probs.shape[1]
-        and energy.coupling.product is not None
+        and energy.relaxation in RELAXATIONS
+        and energy.coupling in COUPLINGS
         and not energy.entropy_weight
         and probs.device.type == "cpu"
         and probs.dtype == affinity.weights[0].dtype == torch.float32
     )
 
 
-def _flat_weights(affinity: Stencil, number: int, scale: float) -> tuple[Array, Array]:
-    """How many pixels further the second one of each pair is, and weights by the first one's position.
+@cache
+def pairs_of(relaxation: Relaxation) -> Any:
+    """The kernel `descent.add_pairs` for a relaxation."""
+    return formulas.specialized(descent.add_pairs, RELAXATIONS[relaxation])
 
-    Positions count from `halo` before the first pixel; where nothing is that far away, weights are zero.
+
+@cache
+def couplings_of(coupling: Coupling) -> Any:
+    """The kernel `descent.add_couplings` for a coupling."""
+    return formulas.specialized(descent.add_couplings, COUPLINGS[coupling])
+
+
+def _flat_weights(affinity: Stencil, number: int, scale: float) -> tuple[Array, Array]:
+    """Offsets in pixels, from the first pixel of a pair to the second one, and weights by the first one's position.
+
+    Positions count from `halo` pixels before the image on; weights of pairs across the border are zero.
     """
     strides = [math.prod(affinity.size[axis + 1 :]) for axis in range(len(affinity.size))]
     steps = [sum(o * s for o, s in zip(offset, strides, strict=True)) for offset in affinity.offsets]
@@ -59,67 +102,62 @@ def _flat_weights(affinity: Stencil, number: int, scale: float) -> tuple[Array, 
 
 
 def _normal(numbers: Tensor) -> Tensor:
-    """Without those whose products may be denormal: the processor is slow with these, and they change no sum."""
+    """Zero in place of `TINY` numbers: their products may be denormal, with which the processor is slow."""
     return torch.nn.functional.hardshrink(numbers, TINY)
 
 
-class _Image:
-    """One image of a problem, its roots and what a step changes: arrays ``[k n]``, roots with a margin."""
+class _ImageSearch:
+    """One image of a problem: where it is, where the last trial led, and the direction between them."""
 
-    def __init__(self, problem: Problem, number: int, labels: Float[Tensor, "k *s"]) -> None:
+    def __init__(self, problem: Problem, number: int, labels: Float[Tensor, "k *s"], grain: int) -> None:
         energy = problem.energy
-        product = energy.coupling.product
-        assert isinstance(problem.affinity, Stencil)
-        assert product is not None
-        self.pairs, self.couplings = pairs_of(energy.relaxation), couplings_of(energy.coupling)
-        self.weight = np.float32(energy.coupling_weight)
-        self.offsets, self.weights = _flat_weights(problem.affinity, number, energy.pairwise_weight)
-        self.target = _normal(product.target(problem.probs[number])).flatten(1).contiguous().numpy()
-        free = problem.free[number].flatten().float().numpy()
-        self.free, self.twice, self.floor = free, 2 * free, LEAST_ROOT * free
-        classes, self.pixels = self.target.shape
-        allowed = np.ones(classes, np.bool_) if problem.classes is None else problem.classes[number].numpy()
-        self.allowed = allowed.astype(np.float32)
-        self.halo = self.weights.shape[1] - self.pixels
-        self.roots, self.trial = np.empty((2, classes, self.pixels + 2 * self.halo), np.float32)
-        for margin in (self._margins(self.roots), self._margins(self.trial)):
-            for values in margin:
-                values[:] = 0
-                values[0] = 1  # labels of no pixel; their products are finite
-        np.sqrt(labels.flatten(1).numpy(), out=self._inside(self.roots))
-        self.direction, self.gradient = np.zeros((2, classes, self.pixels), np.float32)
-        self.trial_gradient = np.empty((classes, self.pixels), np.float32)
-        self.curvature, self.trial_curvature = np.empty((2, self.pixels), np.float32)
-        self.turns, self.conjugacy = False, 0.0
+        self.add_pairs, self.add_couplings = pairs_of(energy.relaxation), couplings_of(energy.coupling)
+        self.image = _image_data(problem, number)
+        classes, self.pixels = self.image.target.shape
+        self.halo = self.image.halo
+        self.range_pixels = max(grain // classes, 2 * self.halo, LEAST_PIXELS)
+        self.point, self.trial = (self._uniform(classes) for _ in range(2))
+        np.sqrt(labels.flatten(1).numpy(), out=self._inside(self.point.roots))
+        self.point.gradient[:] = 0
+        self.direction = np.zeros((classes, self.pixels), np.float32)
+        self.turning = NO_TURN
 
-    def _margins(self, roots: Array) -> tuple[Array, Array]:
-        return roots[:, : self.halo], roots[:, self.halo + self.pixels :]
+    def _uniform(self, classes: int) -> descent.Point:
+        """Room for a point, with labels of no pixel in the margins: their products are finite."""
+        roots = np.empty((classes, self.pixels + 2 * self.halo), np.float32)
+        for margin in (roots[:, : self.halo], roots[:, self.halo + self.pixels :]):
+            margin[:] = 0
+            margin[0] = 1
+        gradient = np.empty((classes, self.pixels), np.float32)
+        return descent.Point(roots, gradient, np.empty(self.pixels, np.float32))
 
     def _inside(self, roots: Array) -> Array:
-        """Without the margin."""
+        """Without the margins."""
         return roots[:, self.halo : self.halo + self.pixels]
 
     def write_labels(self, to: Tensor) -> None:
         """To ``[k *s]``."""
-        torch.square(torch.from_numpy(self._inside(self.roots)), out=to.view(len(self.roots), -1))
+        roots = self._inside(self.point.roots)
+        torch.square(torch.from_numpy(roots), out=to.view(len(roots), -1))
 
     def ranges(self, threads: int) -> list[tuple[int, int]]:
-        """Parts of the pixels for so many threads: none so short that seams would meet."""
-        return split_range(self.pixels, max(min(threads, self.pixels // (4 * self.halo + LEAST_PART)), 1))
+        """The pixels cut into at most this many ranges, none so short that seams would meet."""
+        least = 4 * self.halo + LEAST_PIXELS
+        return split_range(self.pixels, max(min(threads, self.pixels // least), 1))
 
-    def seams(self, parts_: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The pixels that measures on both sides of an end of a part look at."""
-        ends = sorted({last for _, last in parts_} - {self.pixels})
+    def seams(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The pixels on both sides of each border between ranges whose trial both of them read."""
+        ends = sorted({last for _, last in ranges} - {self.pixels})
         return [(max(end - self.halo, 0), min(end + self.halo, self.pixels)) for end in ends]
 
     def step(self, rate: float, first: int, last: int, moved: int, until: int) -> Array:
-        """The numbers of a `Trial` of a part of the pixels, a range at a time: what is moved is measured in the cache.
+        """Move and measure a range of pixels; returns the numbers of `Trial`.
 
-        The pixels before `moved` and from `until` on are where the trial has them.
+        A part of it at a time, so that what was moved is measured while it is in the cache. Pixels before `moved` and
+        from `until` on are seams, which are moved already.
         """
-        size = max(GRAIN // len(self.target), 2 * self.halo, LEAST_PART)
         sums = np.zeros(5)
-        for start, stop in split_range(last - first, max((last - first) // size, 1)):
+        for start, stop in split_range(last - first, max((last - first) // self.range_pixels, 1)):
             ahead = min(first + stop + self.halo, until)
             if moved < ahead:
                 self.move(rate, moved, ahead)
@@ -128,52 +166,79 @@ class _Image:
         return sums
 
     def move(self, rate: float, first: int, last: int) -> None:
-        """The trial's roots of a range of pixels."""
-        turn = self.gradient, self.curvature, self.turns, np.float32(self.conjugacy)
-        step = self.direction, np.float32(rate), self.floor, self.allowed
-        move(self.roots, *turn, *step, self.halo, self.trial, first, last)
+        """Roots of the trial in a range of pixels; the direction turns first where that is due."""
+        step = self.direction, self.turning, np.float32(rate)
+        descent.move(self.image, self.point, *step, self.trial.roots, first, last)
 
     def measure(self, first: int, last: int) -> tuple[float, ...]:
-        """The numbers of a `Trial`, summed over a range of pixels; writes their gradients."""
-        count, offsets, halo = last - first + self.halo, self.offsets, self.halo
-        dots, fixed = np.empty((len(offsets), count), np.float32), np.empty(last - first, np.float32)
-        norms, own, curvature = (np.empty(count + halo, np.float32) for _ in range(3))
-        products(self.trial, self.target, offsets, halo, dots, norms, fixed, first, last)
-        value = self.pairs(self.weights, dots, norms, offsets, halo, own, curvature, first)
-        value += self.couplings(self.weight, self.free[first:last], fixed, curvature[halo:count])
-        self.trial_curvature[first:last] = curvature[halo:count]
-        past = self.direction, self.gradient
-        given = self.target, self.twice, offsets, halo, dots, own, fixed, self.trial_curvature
-        return value, *slopes(self.trial, *given, *past, self.trial_gradient, first, last)
+        """The numbers of `Trial` of a range of pixels; writes gradient and curvature of the trial."""
+        work = _work(last - first, len(self.image.offsets), self.halo)
+        descent.products(self.image, self.trial.roots, work, first, last)
+        value = self.add_pairs(self.image, work, first)
+        value += self.add_couplings(self.image, work, first)
+        self.trial.curvature[first:last] = work.curvature[self.halo : self.halo + last - first]
+        between = self.point, self.direction, self.trial
+        return value, *descent.gradients(self.image, *between, work, first, last)
 
-    def follow(self, accepted: bool, turns: bool, conjugacy: float) -> None:
-        """The trial becomes where it stands if accepted; the direction turns when it is moved along next."""
-        if accepted:
-            self.roots, self.trial = self.trial, self.roots
-            self.gradient, self.trial_gradient = self.trial_gradient, self.gradient
-            self.curvature, self.trial_curvature = self.trial_curvature, self.curvature
-        self.turns, self.conjugacy = turns, conjugacy
+    def accept(self) -> None:
+        self.point, self.trial = self.trial, self.point
+
+    def turn(self, beta: float, rate: float) -> None:
+        self.turning = descent.Turn(True, np.float32(beta), np.float32(rate))
+
+
+NO_TURN = descent.Turn(False, *np.zeros(2, np.float32))
+
+
+def _image_data(problem: Problem, number: int) -> descent.ImageData:
+    energy, product = problem.energy, problem.energy.coupling.product
+    assert isinstance(problem.affinity, Stencil)
+    assert product is not None
+    offsets, weights = _flat_weights(problem.affinity, number, energy.pairwise_weight)
+    target = _normal(product.target(problem.probs[number])).flatten(1).contiguous().numpy()
+    free = problem.free[number].flatten().float().numpy()
+    allowed = np.ones(len(target), np.bool_) if problem.classes is None else problem.classes[number].numpy()
+    return descent.ImageData(
+        target,
+        free,
+        floor=np.float32(ROOT_FLOOR) * free,
+        allowed=allowed.astype(np.float32),
+        weights=weights,
+        offsets=offsets,
+        halo=weights.shape[1] - target.shape[1],
+        coupling_weight=np.float32(energy.coupling_weight),
+        least_curvature=np.float32(LEAST_CURVATURE),
+        root_left=np.float32(ROOT_LEFT),
+        root_reach=np.float32(ROOT_REACH),
+    )
+
+
+def _work(count: int, offsets: int, halo: int) -> descent.Work:
+    dots = np.empty((offsets, halo + count), np.float32)
+    norms, by_norm, curvature = (np.empty(halo + count + halo, np.float32) for _ in range(3))
+    return descent.Work(dots, norms, by_norm, curvature, np.empty(count, np.float32))
 
 
 class CompiledSearch:
-    """Roots of labels (`coordinates.SQUARE_ROOTS`) for problems that fit (`supports`).
+    """Line search on square roots of labels (`coordinates.SQUARE_ROOTS`) for problems that it `supports`.
 
-    Takes the steps that `TorchSearch` takes, but for rounding. Memory: six times the labels, prediction included.
+    Takes the steps of `TorchSearch`, but for rounding. Memory: six times the labels, prediction included. `grain`:
+    labels at a time; it changes the order of sums only.
     """
 
-    def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> None:
+    def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], grain: int = GRAIN) -> None:
         self._shape = tuple(labels.shape)
-        self._images = [_Image(problem, number, own) for number, own in enumerate(labels)]
+        self._images = [_ImageSearch(problem, number, own, grain) for number, own in enumerate(labels)]
 
     def labels(self) -> Float[Tensor, "b k *s"]:
-        """A copy."""
+        """A copy: one pass over the labels."""
         labels = torch.empty(self._shape)
         for image, own in zip(self._images, labels, strict=True):
             image.write_labels(own)
         return labels
 
-    def attempt(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
-        """One pass over the pixels of the images that are not done."""
+    def evaluate(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
+        """One pass over the pixels of the images that are not done; directions that turn do so in the same pass."""
         threads, rates = num_threads(), rate.tolist()
         waiting = [number for number, end in enumerate(done.tolist()) if not end]
         within, _ = split_threads(len(waiting))
@@ -192,11 +257,19 @@ class CompiledSearch:
         sums = np.zeros((len(self._images), 5))
         for number, part in zip(numbers, run_parallel(tasks, threads), strict=True):
             sums[number] += part
-            self._images[number].turns = False
+            self._images[number].turning = NO_TURN
         return Trial(*torch.from_numpy(sums).unbind(1))
 
-    def follow(self, accepted: Bool[Tensor, " b"], turning: Bool[Tensor, " b"], conjugacy: PerImage) -> None:
-        """No pass over the pixels: that is left to the next attempt."""
-        given = accepted.tolist(), turning.tolist(), conjugacy.tolist()
-        for image, *how in zip(self._images, *given, strict=True):
-            image.follow(*how)
+    def accept(self, images: Bool[Tensor, " b"]) -> None:
+        """No pass over the pixels: points are exchanged."""
+        for image, accepted in zip(self._images, images.tolist(), strict=True):
+            if accepted:
+                image.accept()
+
+    def turn(self, images: Bool[Tensor, " b"], beta: PerImage, rate: PerImage) -> None:
+        """No pass over the pixels: the next `evaluate` turns each direction just before it moves along it."""
+        for image, turns, *how in zip(
+            self._images, images.tolist(), beta.tolist(), rate.tolist(), strict=True
+        ):
+            if turns:
+                image.turn(*how)

@@ -1,7 +1,8 @@
-"""The ways that gradient descent tries: labels, a direction to move them in, and what is found there.
+"""Line search of gradient descent: current labels, a search direction, and the energy and slopes at a trial point.
 
-`LineSearch` says what the method of conjugate gradients needs to know of a step: five numbers an image. `TorchSearch`
-computes them for every energy and device; `compiled_search` has another one, compiled, for those that fit.
+`TorchSearch` takes every energy and device; `compiled_search.CompiledSearch` is faster where it supports the problem.
+Letters: d is the direction, g the gradient by the coordinates at the trial point, n the natural gradient there
+(`coordinates`), and g' the gradient at the current point.
 """
 
 from dataclasses import dataclass
@@ -17,44 +18,48 @@ from selflabel.problem import Problem
 
 PerImage = Float64[Tensor, " b"]
 
+MOST_GROWTH = 2.0
+"""Largest factor of the rate from one step to the next."""
+
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """The energy at the end of a step, and products of the new gradient g and natural gradient n with the old ones."""
+    """What is found at the end of a step, one number an image."""
 
     energy: PerImage
-    before: PerImage
-    """``d·g'`` with the direction d of the step and the gradient g' at its start."""
-    along: PerImage
+    slope_start: PerImage
+    """``d·g'``."""
+    slope_end: PerImage
     """``d·g``."""
-    steepest: PerImage
-    """``n·g``."""
-    mixed: PerImage
+    gradient_norm: PerImage
+    """``n·g``, the squared norm of the gradient in the natural metric."""
+    gradient_overlap: PerImage
     """``n·g'``."""
 
 
 @runtime_checkable
 class LineSearch(Protocol):
-    """Labels ``[b k *s]``, and a direction of the same shape, zero at first."""
+    """Labels ``[b k *s]`` of the current point, and a direction, zero at first. Images do not mix."""
 
     def labels(self) -> Float[Tensor, "b k *s"]:
-        """Where it stands."""
+        """The labels at the current point."""
 
-    def attempt(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
-        """Look `rate` times the direction ahead. For images that are `done` it need not look, and may say anything.
+    def evaluate(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
+        """Evaluate the trial point, `rate` times the direction ahead. Entries of finished images are undefined."""
 
-        Where the direction is a new one, it is limited first, so that this is not too far (`Coordinates.limited`).
-        """
+    def accept(self, images: Bool[Tensor, " b"]) -> None:
+        """Make the trial points of these images, evaluated last, their current points."""
 
-    def follow(self, accepted: Bool[Tensor, " b"], turning: Bool[Tensor, " b"], conjugacy: PerImage) -> None:
-        """Move the accepted images there; ``-n + conjugacy · d`` is the next direction of those that turn.
+    def turn(self, images: Bool[Tensor, " b"], beta: PerImage, rate: PerImage) -> None:
+        """Give these images the direction ``d ← -n + beta · d``, n at their current points.
 
-        Here n is the natural gradient where the image now is. The others stay.
+        Limited so that `rate` times it is not too far (`Coordinates.limited`): pass the rate of the next evaluation. A
+        search may leave the work to that.
         """
 
 
 class TorchSearch:
-    """Any coordinates, energy and device. Memory: nine times the labels."""
+    """Line search in any coordinates, for any energy and device. Memory: nine times the labels."""
 
     def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], coordinates: Coordinates) -> None:
         self._problem, self._coordinates = problem, coordinates
@@ -62,40 +67,60 @@ class TorchSearch:
         self._point = coordinates.of(labels)
         self._direction = torch.zeros_like(labels)
         self._gradient = self._natural = self._direction
-        self._conjugacy = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
-        self._turning = self._conjugacy > 0
 
     def labels(self) -> Float[Tensor, "b k *s"]:
         """Costs nothing."""
         return self._labels
 
-    def attempt(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
-        """One gradient of the energy."""
+    def evaluate(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
+        """Cost: one gradient of the energy."""
         step = per_image(rate, self._point)
-        self._turn(step)
         self._trial_point = self._coordinates.bounded(torch.addcmul(self._point, step, self._direction))
         self._trial = self._problem.feasible(self._coordinates.labels(self._trial_point))
         energy, grad = self._problem.value_and_grad(self._trial)
         gradient, natural = self._coordinates.gradients(self._trial_point, self._trial, grad)
         self._trial_gradient, self._trial_natural = gradient, natural
-        before, along = inner(self._direction, self._gradient), inner(self._direction, gradient)
-        return Trial(energy, before, along, inner(natural, gradient), inner(natural, self._gradient))
+        start, end = inner(self._direction, self._gradient), inner(self._direction, gradient)
+        return Trial(energy, start, end, inner(natural, gradient), inner(natural, self._gradient))
 
-    def follow(self, accepted: Bool[Tensor, " b"], turning: Bool[Tensor, " b"], conjugacy: PerImage) -> None:
-        """In as few passes as torch has."""
-        self._point = select(accepted, self._trial_point, self._point)
-        self._labels = select(accepted, self._trial, self._labels)
-        self._gradient = select(accepted, self._trial_gradient, self._gradient)
-        self._natural = select(accepted, self._trial_natural, self._natural)
-        self._turning, self._conjugacy = turning, conjugacy
+    def accept(self, images: Bool[Tensor, " b"]) -> None:
+        """Costs nothing when all images accept or none does."""
+        self._point = select(images, self._trial_point, self._point)
+        self._labels = select(images, self._trial, self._labels)
+        self._gradient = select(images, self._trial_gradient, self._gradient)
+        self._natural = select(images, self._trial_natural, self._natural)
 
-    def _turn(self, step: Tensor) -> None:
-        if not bool(self._turning.any()):
+    def turn(self, images: Bool[Tensor, " b"], beta: PerImage, rate: PerImage) -> None:
+        """Cost: three passes over the labels, none if no image turns."""
+        if not bool(images.any()):
             return
-        turned = per_image(self._conjugacy, self._direction) * self._direction
-        turned = self._coordinates.limited(turned.sub_(self._natural), self._point, step)
-        self._direction = select(self._turning, turned, self._direction)
-        self._turning = torch.zeros_like(self._turning)
+        turned = per_image(beta, self._direction) * self._direction
+        turned = self._coordinates.limited(
+            turned.sub_(self._natural), self._point, per_image(rate, self._point)
+        )
+        self._direction = select(images, turned, self._direction)
+
+
+def hestenes_stiefel(trial: Trial) -> PerImage:
+    """``β = n·(g - g') / d·(g - g')``, not below 0: Nocedal & Wright (2006), eq. 5.46, with n in place of g.
+
+    0, a restart, where the slope does not rise along d, or where ``-n + β d`` would not go down.
+    """
+    change = trial.slope_end - trial.slope_start
+    beta = ((trial.gradient_norm - trial.gradient_overlap) / change).clamp_min(0)
+    beta = torch.where(change > 0, beta, 0.0)
+    is_downhill = beta * trial.slope_end < trial.gradient_norm
+    return torch.where(is_downhill, beta, 0.0)
+
+
+def secant_factor(trial: Trial, accepted: Bool[Tensor, " b"]) -> PerImage:
+    """Factor of the rate: ``-d·g' / d·(g - g')``, where a linear slope along d would vanish (secant method).
+
+    `MOST_GROWTH` where the slope does not rise. Between 0.3 and that for accepted steps, 0.1 and 0.5 for refused ones.
+    """
+    change = trial.slope_end - trial.slope_start
+    factor = torch.where(change > 0, -trial.slope_start / change, MOST_GROWTH)
+    return torch.where(accepted, factor.clamp(0.3, MOST_GROWTH), factor.clamp(0.1, 0.5))
 
 
 def inner(a: Tensor, b: Tensor) -> PerImage:
