@@ -1,4 +1,9 @@
-"""Annotators: predictions from one image and its seeds, for when there is no network (Mayer et al.)."""
+"""Annotators: predictions for when there is no network.
+
+An annotator here is no person but an appearance model that turns an image and its scribbles into a prediction: a local
+"predictive annotator model" of Mayer et al., *Towards Closing the Gap in Weakly Supervised Semantic Segmentation with
+DCNNs*, Sec. 2.3.1.
+"""
 
 from selflabel.annotators.forest import ForestAnnotator
 from selflabel.annotators.mixture import MixtureAnnotator

@@ -1,4 +1,4 @@
-"""Pixel features for appearance models: color, color around, edges, texture, place."""
+"""Features of pixels for appearance models: color, blurred color, edges, texture, place."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ def pixel_features(image: ImageLike) -> list[NDArray[np.float32]]:
 
 
 def _features(colors: NDArray[np.float32]) -> NDArray[np.float32]:
-    from scipy.ndimage import gaussian_filter  # takes a tenth of a second, and other annotators do without
+    from scipy.ndimage import gaussian_filter  # its import takes a tenth of a second
 
     *size, channels = colors.shape
     lightness = colors[..., 0]
@@ -35,7 +35,7 @@ def _features(colors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _edges(lightness: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Gradient magnitude and Hessian eigenvalues; an axis of one pixel has no derivative."""
+    """Gradient magnitude and eigenvalues of the Hessian; derivatives along an axis of one pixel are 0."""
     axes = [axis for axis, n in enumerate(lightness.shape) if n > 1]
     if not axes:
         return [np.zeros_like(lightness)] * (1 + lightness.ndim)
@@ -50,7 +50,7 @@ def _edges(lightness: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def _eigenvalues(matrices: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of symmetric matrices; in closed form for 2x2, which is ten times as fast."""
+    """Eigenvalues ``[... n]`` of symmetric matrices ``[... n n]``; in closed form for n = 2, ten times as fast."""
     if matrices.shape[-1] != 2:
         return np.linalg.eigvalsh(matrices)
     half_trace = (matrices[..., 0, 0] + matrices[..., 1, 1]) / 2

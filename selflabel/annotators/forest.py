@@ -15,11 +15,10 @@ from selflabel.annotators.protocol import seeds_by_image, spread
 
 @dataclass(frozen=True)
 class ForestAnnotator:
-    """One forest an image, learned from its seeds (Mayer et al., Sec. 3.1: 50 trees).
+    """One forest an image, learned from its seeds (Mayer et al., Sec. 2.3.1: 50 trees).
 
-    Extremely randomized trees (Geurts et al. 2006) on `pixel_features`, with the given number of `trees` and
-    pixels a leaf at least. `random_state` draws the trees: the same gives the same. Cost: about 0.5 s for
-    0.2 megapixels on one core.
+    Extremely randomized trees (Geurts et al. 2006) on `pixel_features`: `trees` of them, with at least `leaf` pixels a
+    leaf. The same `random_state` draws the same trees. Cost: about 0.5 s for 0.2 megapixels on one core.
     """
 
     trees: int = 50
@@ -43,7 +42,7 @@ class ForestAnnotator:
     def _predict(
         self, features: np.ndarray, seeds: Integer[Tensor, "*s"], num_classes: int
     ) -> Float[Tensor, "k *s"]:
-        from sklearn.ensemble import ExtraTreesClassifier  # half of what a command takes to start
+        from sklearn.ensemble import ExtraTreesClassifier  # half of a command's time to start
 
         index = seeds.cpu().numpy().ravel()
         known = index < num_classes

@@ -16,9 +16,9 @@ from selflabel.annotators.protocol import seeds_by_image, spread
 class MixtureAnnotator:
     """Gaussian mixtures of color and place, one a class, as in GrabCut; equal priors.
 
-    `components` at most, and one for every ten seeds at most; `regularization` is added to the variances of
-    the features: Lab, blurred by a pixel, and coordinates in units of a tenth of the image's longest side times
-    Lab's typical spread. `random_state` starts the fit. Cost: about 0.1 s for 0.2 megapixels on one core.
+    Features: Lab, blurred by a pixel, and coordinates scaled to 0..100 along the image's longest side. A class has at
+    most `components` Gaussians, and one more than a tenth of its seeds; `regularization` is added to their variances.
+    `random_state` starts the fit. Cost: about 0.1 s for 0.2 megapixels on one core.
     """
 
     components: int = 5
@@ -45,7 +45,7 @@ class MixtureAnnotator:
     def _predict(
         self, features: np.ndarray, seeds: Integer[Tensor, "*s"], num_classes: int
     ) -> Float[Tensor, "k *s"]:
-        from scipy.special import softmax  # with scikit-learn the half of what a command takes to start
+        from scipy.special import softmax  # with scikit-learn half of a command's time to start
         from sklearn.mixture import GaussianMixture
 
         index = seeds.cpu().numpy().ravel()

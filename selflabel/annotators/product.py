@@ -1,4 +1,4 @@
-"""Two predictions multiplied: each vetoes what the other cannot know."""
+"""The product of a random walker's and a forest's prediction."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,9 +16,9 @@ from selflabel.labels import classes_present
 class ProductAnnotator:
     """``p ∝ (p_walker + walker_floor) (p_forest + forest_floor)^forest_power`` over the classes with seeds.
 
-    The forest knows appearance and would put a class anywhere; the walker knows what is connected to the seeds
-    and nothing of appearance. Their product is better than either by several points of mean IoU
-    (docs/benchmarks.md). The floors keep one from overruling the other with a zero learned from a few seeds.
+    The forest knows appearance but not place; the walker knows what is connected to the seeds but not appearance.
+    Their product is better than either by several points of mean IoU (docs/benchmarks.md). The floors keep a zero
+    learned from a few seeds from overruling the other model.
     """
 
     walker: WalkerAnnotator = WalkerAnnotator()

@@ -1,4 +1,4 @@
-"""What an annotator is: a prediction from one image and its seeds, without a network."""
+"""The protocol of annotators, and what they share."""
 
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from selflabel.labels import check_index_type, check_seeds
 
 @runtime_checkable
 class Annotator(Protocol):
-    """A frozen dataclass of settings; learns from the seeds of each image alone (Mayer et al., Sec. 3.1)."""
+    """A model of the appearance of each class: a frozen dataclass of settings, trained anew on each image's seeds."""
 
     name: ClassVar[str]
     """As on the command line: "forest"."""
@@ -29,7 +29,7 @@ class Annotator(Protocol):
 def seeds_by_image(
     image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
 ) -> list[Integer[Tensor, "*s"]]:
-    """The seeds of each image, checked: what every annotator does first."""
+    """The seeds of each image. Raises `ValueError` as `Annotator.predict` says."""
     check_index_type(seeds)
     if image.shape[0] != seeds.shape[0] or image.shape[2:] != seeds.shape[1:]:
         raise ValueError(
@@ -48,7 +48,7 @@ def seeds_by_image(
 def spread(
     probs: Float[Tensor, "present *s"], present: Integer[Tensor, " present"], num_classes: int
 ) -> Float[Tensor, "k *s"]:
-    """Probabilities of the classes present, at their places among all classes."""
+    """Probabilities of all classes from those of the classes present: zero for the others."""
     full = torch.zeros(num_classes, *probs.shape[1:], dtype=torch.float32, device=probs.device)
     full[present.long()] = probs.to(torch.float32)
     return full

@@ -1,4 +1,4 @@
-"""Random walks from the seeds: a prediction that knows shape and contrast, not appearance."""
+"""Random walks to the seeds: a prediction from place and contrast."""
 
 from dataclasses import dataclass
 from typing import ClassVar
