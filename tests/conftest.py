@@ -78,11 +78,9 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-@pytest.fixture(params=["compiled", "torch"])
+@pytest.fixture(params=[pytest.param("compiled", marks=pytest.mark.needs_numba), "torch"])
 def either_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dense filters and mean field as they are with Numba, and as they are without."""
-    if request.param == "compiled" and not has_numba():
-        pytest.skip("needs Numba")
     if request.param == "torch":
         monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
 

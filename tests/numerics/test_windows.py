@@ -203,6 +203,7 @@ def test_inputs_stay_and_all_or_nothing_may_be_seeded() -> None:
     assert torch.equal(problem.probs, start)
 
 
+@pytest.mark.needs_numba
 def test_only_large_flat_images_have_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*given: object) -> None:
         raise AssertionError

@@ -24,12 +24,13 @@ from selflabel.terms import BILINEAR, QUADRATIC, QUADRATIC_POTTS, STANDARD
 METHODS = pytest.mark.parametrize(
     "method", [Elimination(), ConjugateGradients(), None], ids=["direct", "cg", "by-size"]
 )
-COMPILED = pytest.mark.parametrize("either_elimination", ["compiled"], indirect=True)
+WITH_NUMBA = pytest.param("compiled", marks=pytest.mark.needs_numba)
+COMPILED = pytest.mark.parametrize("either_elimination", [WITH_NUMBA], indirect=True)
 pytestmark = pytest.mark.usefixtures("either_elimination")
 SIZES = pytest.mark.parametrize("size", [(5, 7), (3, 4, 5), (1, 6)])
 
 
-@pytest.fixture(params=["compiled", "scipy"])
+@pytest.fixture(params=[WITH_NUMBA, "scipy"])
 def either_elimination(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """`Elimination` as it is with Numba, and as it is without; which of them."""
     if request.param == "scipy":
