@@ -1,39 +1,19 @@
 """Mean field: soft labels for the dense CRF."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import compress
 from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from selflabel.affinity.dense import DenseAffinity
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LazyStep, Step
 from selflabel.kernels.backend import Backend, Routine, backend
-from selflabel.labels import LOG_FLOOR, channels_first, floored, floored_logits, per_image
+from selflabel.labels import LOG_FLOOR, floored, floored_logits, per_image
 from selflabel.problem import Energy, Problem
 from selflabel.terms import BILINEAR, STANDARD, entropy, total
-
-FAR = 0.01
-"""As long as a step lowers the energy by more than this fraction, all pixels are visited."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Stand:
-    """How far mean field has come: labels, images that have converged, and the energy of its start, if known."""
-
-    labels: Float[Tensor, "b k *s"]
-    done: Bool[Tensor, " b"]
-    start_energy: Float[Tensor, " b"] | None
-
-    @classmethod
-    def at(cls, labels: Float[Tensor, "b k *s"]) -> "_Stand":
-        """At the start."""
-        return cls(labels, torch.zeros(len(labels), dtype=torch.bool, device=labels.device), None)
 
 
 @dataclass(frozen=True)
@@ -83,16 +63,26 @@ class MeanField:
 
     def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
         """One filtering a step."""
-        kernels = backend(Routine.MEAN_FIELD, labels.device, labels.dtype)
-        if kernels is Backend.CPU and isinstance(problem.affinity, DenseAffinity):
-            stand = yield from self._sweeps(problem, problem.affinity, labels)
-        else:
-            stand = _Stand.at(labels)
-        yield from self._guarded_steps(problem, stand)
+        done, start = torch.zeros(len(labels), dtype=torch.bool, device=labels.device), None
+        if _is_compiled(problem):
+            from selflabel.numerics.descent.mean_field import CompiledMeanField
 
-    def _guarded_steps(self, problem: Problem, stand: "_Stand") -> Iterator[Step]:
-        """Steps that are halved until the energy does not rise."""
-        labels, done = stand.labels, stand.done
+            field = CompiledMeanField(problem, labels, self.rtol)
+            start = field.start_energies
+            while field.sweep():
+                yield LazyStep(field.labels, field.energies, converged=field.done, start_energy=start)
+            labels, done = field.labels(), field.done
+            del field  # its tables
+        yield from self._guarded_steps(problem, labels, done, start)
+
+    def _guarded_steps(
+        self,
+        problem: Problem,
+        labels: Float[Tensor, "b k *s"],
+        done: Bool[Tensor, " b"],
+        start: Float[Tensor, " b"] | None,
+    ) -> Iterator[Step]:
+        """Steps of images that are not done, halved until the energy does not rise. `start`: its energy, if known."""
         energy, temperature = problem.energy, problem.energy.entropy_weight
         linear = replace(problem, energy=replace(energy, entropy_weight=0.0))
 
@@ -103,7 +93,7 @@ class MeanField:
 
         logits = floored_logits(labels, LOG_FLOOR)
         value, target = evaluate(labels)
-        start = value if stand.start_energy is None else stand.start_energy
+        start = value if start is None else start
         rate = torch.ones_like(value)
         while True:
             trial_logits = floored(torch.lerp(logits, target, per_image(rate, logits)), LOG_FLOOR)
@@ -120,67 +110,10 @@ class MeanField:
             value = torch.where(accepted, trial_value, value)
             yield Step(labels, value, converged=done, start_energy=start)
 
-    def _sweeps(
-        self, problem: Problem, affinity: DenseAffinity, labels: Float[Tensor, "b k *s"]
-    ) -> Generator[Step, None, "_Stand"]:
-        """The same with compiled lattices, as long as no energy rises; only at the pixels that still move.
 
-        Returns where it stands, then.
-        """
-        from selflabel.kernels.memory import empty
-        from selflabel.kernels.threads import run_parallel, split_threads
-        from selflabel.numerics.descent.mean_field import MeanFieldSweeps, supports
+def _is_compiled(problem: Problem) -> bool:
+    if backend(Routine.MEAN_FIELD, problem.probs.device, problem.probs.dtype) is not Backend.CPU:
+        return False
+    from selflabel.numerics.descent.mean_field import supports
 
-        done = torch.zeros(len(labels), dtype=torch.bool)
-        energy, temperature = problem.energy, problem.energy.entropy_weight
-        if not supports(affinity, labels, energy.coupling_weight / temperature):
-            return _Stand.at(labels)
-        starts = channels_first(labels).flatten(2).numpy()
-        probs = starts if labels is problem.probs else channels_first(problem.probs).flatten(2).numpy()
-        every = torch.ones(labels.shape[:2], dtype=torch.bool)
-        allowed = (every if problem.classes is None else problem.classes).numpy()
-        weights = energy.coupling_weight / temperature, 2 * energy.pairwise_weight / temperature
-        threads, across = split_threads(len(labels))
-        given = zip(starts, probs, problem.free[:, 0].numpy(), allowed, strict=True)
-        images = run_parallel(
-            [
-                partial(MeanFieldSweeps, affinity.filters, number, *each, *weights, threads)
-                for number, each in enumerate(given)
-            ],
-            across,
-        )
-
-        def read() -> Tensor:
-            result = empty(tuple(labels.shape), labels.dtype)
-            to = result.flatten(2).numpy()
-            run_parallel([partial(image.read, own) for image, own in zip(images, to, strict=True)], across)
-            return result
-
-        def of_each(move: Callable[[MeanFieldSweeps], tuple[bool, float]]) -> tuple[Tensor, Tensor]:
-            """Whether it was everywhere, and the energies, which are known of images that are done."""
-            tasks = [partial(move, image) for image in compress(images, ~done)]
-            found = run_parallel(tasks, across)
-            everywhere, energies = torch.ones_like(done), value.clone()
-            everywhere[~done] = torch.tensor([where for where, _ in found])
-            energies[~done] = temperature * torch.tensor([own for _, own in found], dtype=torch.float64)
-            return everywhere, energies
-
-        value = torch.zeros(len(labels), dtype=torch.float64)
-        _, value = of_each(lambda image: (True, image.energy()))
-        start = value
-        while True:
-            # of an image both at once, while its tables are in a cache
-            everywhere, trial = of_each(lambda image: (image.sweep(), image.energy()))
-            risen = trial > value + 1e-7 * value.abs()  # rounding of float32 labels
-            for image in compress(images, risen):
-                image.undo()
-            if bool(risen.any()):
-                return _Stand(read(), done, start)
-            gain = value - trial
-            resting = gain <= self.rtol * value.abs()
-            # those that were left out may still move; and far from the end, those that have settled move again
-            for image in compress(images, resting | (gain > FAR * value.abs())):
-                image.revisit()
-            done = done | (resting & everywhere)
-            value = trial
-            yield LazyStep(read, value, converged=done, start_energy=start)
+    return supports(problem)

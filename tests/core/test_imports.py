@@ -61,7 +61,6 @@ HOMES = {"numba": "kernels.cpu", "llvmlite": "kernels.cpu", "triton": "kernels.g
 """Packages that one room alone imports."""
 
 LONG_FUNCTIONS = {
-    "solvers/mean_field.py _sweeps",
     "tests/benchmarks/graph_cut.py main",
 }
 """Functions that are still too long. None may be added, and who shortens one removes it here."""

@@ -141,24 +141,26 @@ def test_an_energy_that_would_rise_ends_the_sweeps(
     torch.testing.assert_close(found.energy, problem.value(found.labels), rtol=1e-6, atol=1e-2)
 
 
-def descent(problem: Problem, factor: float = 0.8) -> sweeps.MeanFieldSweeps:
-    """Of the first image."""
+def descent(
+    problem: Problem, factor: float = 0.8, negligible: float = sweeps.NEGLIGIBLE_NATS
+) -> sweeps.MeanFieldSweeps:
+    """Sweeps of the first image."""
     assert isinstance(problem.affinity, DenseAffinity)
     probs = problem.probs[0].flatten(1).numpy()
     free, allowed = np.ones(problem.probs.shape[2:], bool), np.ones(len(probs))
-    return sweeps.MeanFieldSweeps(problem.affinity.filters, 0, probs, probs, free, allowed, 1.0, factor, 1)
+    return sweeps.MeanFieldSweeps(
+        problem.affinity.filters, 0, probs, None, free, allowed, 1.0, factor, 1, negligible
+    )
 
 
 def labels_of(descent: sweeps.MeanFieldSweeps) -> np.ndarray:
     """By pixel and class."""
-    found = np.empty_like(descent.given)
+    found = np.empty_like(descent.start)
     descent.read(found)
     return found.T
 
 
-def test_classes_that_cannot_win_are_left_out(
-    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
+def test_classes_that_cannot_win_are_left_out(generator: torch.Generator) -> None:
     """Of 21, each half of the image has its own: what is left out stays below the bound in sweeps of all classes."""
     problem = case(generator, classes=21)
     probs = problem.probs.clone()
@@ -166,9 +168,9 @@ def test_classes_that_cannot_win_are_left_out(
     probs[:, order[:11], :, :15] *= 1e-20
     probs[:, order[11:], :, 15:] *= 1e-20
     problem = Problem(DENSE, probs / probs.sum(1, keepdim=True), problem.seeds, problem.affinity)
-    one, every = descent(problem), descent(problem)
+    one, every = descent(problem), descent(problem, negligible=1e9)
     for _ in range(5):
-        sweep_all(monkeypatch, one, every)
+        sweep_all(one, every)
     length = (one.spans[:, 1] - one.spans[:, 0]).mean()
     assert length < 17  # not all 24
     assert (every.spans == (0, 24)).all()
@@ -179,30 +181,24 @@ def test_classes_that_cannot_win_are_left_out(
     np.testing.assert_allclose(found.sum(1), 1, rtol=0, atol=1e-6)
 
 
-def sweep_all(
-    monkeypatch: pytest.MonkeyPatch, one: sweeps.MeanFieldSweeps, every: sweeps.MeanFieldSweeps
-) -> None:
-    """A sweep over all pixels of both, all classes of the second one."""
-    for each, least in ((one, sweeps.NEGLIGIBLE), (every, np.float32(1e9))):
-        with monkeypatch.context() as patch:
-            patch.setattr(sweeps, "NEGLIGIBLE", least)
-            each.energy()
-            each.sweep()
+def sweep_all(*images: sweeps.MeanFieldSweeps) -> None:
+    """A sweep over all pixels of each."""
+    for each in images:
+        each.energy()
+        each.sweep()
         each.revisit()
 
 
-def test_classes_that_only_pairs_make_win_are_not_left_out(
-    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
+def test_classes_that_only_pairs_make_win_are_not_left_out(generator: torch.Generator) -> None:
     """Single pixels that disagree by eighteen nats with all around, where pairs weigh thirty."""
     problem = case(generator, batch=1, classes=21)
     probs = torch.full((1, 21, 24, 31), 1e-8)
     probs[:, 0, :, :15], probs[:, 20, :, 15:] = 1, 1
     probs[:, 0, ::5, 2:14:5], probs[:, 20, ::5, 2:14:5] = 1e-8, 1
     problem = Problem(DENSE, probs / probs.sum(1, keepdim=True), problem.seeds, problem.affinity)
-    one, every = (descent(problem, factor=20.0) for _ in range(2))
+    one, every = descent(problem, factor=20.0), descent(problem, factor=20.0, negligible=1e9)
     for _ in range(4):
-        sweep_all(monkeypatch, one, every)
+        sweep_all(one, every)
     np.testing.assert_allclose(labels_of(one), labels_of(every), rtol=0, atol=1e-4)
     assert labels_of(one).reshape(24, 31, 21)[5, 7, 0] > 0.9  # it does
 
@@ -254,7 +250,7 @@ def test_tables_follow_the_labels(several: int, generator: torch.Generator) -> N
     assert isinstance(problem.affinity, DenseAffinity)
     start, probs = (x[0].flatten(1).contiguous() for x in (problem.feasible(problem.probs), problem.probs))
     free = problem.free[0, 0].numpy()
-    given = 0, start.numpy(), probs.numpy(), free, np.ones(21), 1.0, 0.8, several
+    given = 0, probs.numpy(), start.numpy(), free, np.ones(21), 1.0, 0.8, several
     one = sweeps.MeanFieldSweeps(problem.affinity.filters, *given)
     for _ in range(5):
         energy = one.energy()
@@ -285,7 +281,7 @@ def test_a_start_that_turns_to_guarded_steps_keeps_its_energy(
 
     def rising(self: sweeps.MeanFieldSweeps) -> float:
         """As if the first step of the second image went up."""
-        of_second.append(np.shares_memory(self.given, problem.probs[1].numpy()))
+        of_second.append(np.shares_memory(self.start, problem.probs[1].numpy()))
         return energy(self) + 1e9 * (of_second[-1] and sum(of_second) == 2)
 
     monkeypatch.setattr(sweeps.MeanFieldSweeps, "energy", rising)

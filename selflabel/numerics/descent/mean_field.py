@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
+from itertools import compress
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selflabel.affinity.dense import DenseAffinity
@@ -16,65 +17,149 @@ from selflabel.affinity.filters.weighted import ScaledFilter
 from selflabel.kernels.cpu import mean_field
 from selflabel.kernels.cpu.compile import Array
 from selflabel.kernels.cpu.vectors import LANES
-from selflabel.kernels.memory import scratch
-from selflabel.kernels.threads import num_threads, parallel_for, run_parallel, split_range
-from selflabel.labels import LOG_FLOOR
+from selflabel.kernels.memory import empty, scratch
+from selflabel.kernels.threads import num_threads, parallel_for, run_parallel, split_range, split_threads
+from selflabel.labels import LOG_FLOOR, channels_first
+from selflabel.problem import Problem
 from selflabel.terms import FLOOR
 
-SETTLED = np.float32(1e-3)
-"""Labels that a sweep has changed by less are left alone by the next."""
+FAR = 0.01
+"""Fraction of the energy: while sweeps lower it by more, all pixels are visited."""
 
-REVISIT = 4
-"""Every so many sweeps all pixels are visited."""
+REVISIT_SWEEPS = 4
+"""All pixels are visited every so often, at least."""
 
-NEGLIGIBLE = np.float32(13.8)
+SETTLED_DISTANCE = np.float32(1e-3)
+"""Between a pixel's labels before and after a sweep (Euclidean): nearer ones are not visited by the next sweep."""
+
+NEGLIGIBLE_NATS = 13.8
 """Classes whose label can never exceed ``exp(-13.8)``, 1e-6, are left out after the first sweep."""
 
-REACH = 20.0
-"""Classes compete for a pixel if their unaries are that near to its largest one."""
+COMPETITION_NATS = 20.0
+"""Classes compete for a pixel if their unaries are within this distance of the largest one."""
 
 MOST_COUPLING = 1e20
-"""Of the unaries; beyond it they come near what marks lanes without a class."""
+"""The largest factor of unaries; beyond it they come near `LEAST`, which marks lanes without a class."""
 
-TILE = 16
-"""Pixels a side of what is visited together."""
+TILE_PIXELS = 16
+"""A side of the squares whose pixels are visited together."""
 
-SAMPLE = 8192
-"""Pixels that are looked at to see which classes compete."""
+SAMPLE_PIXELS = 8192
+"""The pixels from which the order of the classes is found."""
+
+
+def supports(problem: Problem) -> bool:
+    """True for float32 labels and an affinity of compiled lattices alone, unless unaries are huge."""
+    affinity, energy = problem.affinity, problem.energy
+    return (
+        isinstance(affinity, DenseAffinity)
+        and all(isinstance(scaled.filter, CompiledLattice) for scaled in affinity.filters)
+        and problem.probs.dtype == affinity.dtype == torch.float32
+        and energy.coupling_weight / energy.entropy_weight < MOST_COUPLING
+    )
+
+
+class CompiledMeanField:
+    """Mean field on the images of a problem that `supports` accepts, side by side.
+
+    `start_energies` and `energies` of the labels at the start and now, in float64; `done`: images that have converged,
+    which are swept no more.
+    """
+
+    def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> None:
+        """From these labels. An image has converged if a sweep of all pixels gains less than `rtol` of its energy."""
+        affinity, energy = problem.affinity, problem.energy
+        assert isinstance(affinity, DenseAffinity), "checked by `supports`"
+        self.shape, self.rtol, self.temperature = tuple(labels.shape), rtol, energy.entropy_weight
+        self.done = torch.zeros(len(labels), dtype=torch.bool)
+        threads, self.across = split_threads(len(labels))
+        weights = energy.coupling_weight / self.temperature, 2 * energy.pairwise_weight / self.temperature
+        probs = channels_first(problem.probs).flatten(2).numpy()
+        # the usual start, whose logarithms are those of the unaries
+        is_prediction = torch.equal(labels, problem.probs)
+        starts = [None] * len(probs) if is_prediction else channels_first(labels).flatten(2).numpy()
+        every = torch.ones(labels.shape[:2], dtype=torch.bool)
+        allowed = (every if problem.classes is None else problem.classes).numpy()
+        given = zip(probs, starts, problem.free[:, 0].numpy(), allowed, strict=True)
+        tasks = [
+            partial(MeanFieldSweeps, affinity.filters, number, *each, *weights, threads)
+            for number, each in enumerate(given)
+        ]
+        self.images: list[MeanFieldSweeps] = run_parallel(tasks, self.across)
+        self.energies = torch.zeros(len(labels), dtype=torch.float64)
+        _, self.energies = self._of_each(lambda image: (True, image.energy()))
+        self.start_energies = self.energies
+
+    def sweep(self) -> bool:
+        """One step of the images that are not done. False if the energy of one would rise, which is undone."""
+        # sweep and energy of an image at once, while its tables are in a cache
+        everywhere, trial = self._of_each(lambda image: (image.sweep(), image.energy()))
+        risen = trial > self.energies + 1e-7 * self.energies.abs()  # rounding of float32 labels
+        for image in compress(self.images, risen):
+            image.undo()
+        if bool(risen.any()):
+            return False
+        gain = self.energies - trial
+        resting = gain <= self.rtol * self.energies.abs()
+        # pixels that were left out may still move; and far from the end, those that have settled move again
+        for image in compress(self.images, resting | (gain > FAR * self.energies.abs())):
+            image.revisit()
+        self.done, self.energies = self.done | (resting & everywhere), trial
+        return True
+
+    def labels(self) -> Float[Tensor, "b k *s"]:
+        """The labels as they are now."""
+        result = empty(self.shape, torch.float32)
+        targets = zip(self.images, result.flatten(2).numpy(), strict=True)
+        run_parallel([partial(image.read, own) for image, own in targets], self.across)
+        return result
+
+    def _of_each(
+        self, move: Callable[["MeanFieldSweeps"], tuple[bool, float]]
+    ) -> tuple[Bool[Tensor, " b"], Float[Tensor, " b"]]:
+        """`move` of the images that are not done: did it visit all pixels, and the energy after it."""
+        found = run_parallel(
+            [partial(move, image) for image in compress(self.images, ~self.done)], self.across
+        )
+        everywhere, energies = torch.ones_like(self.done), self.energies.clone()
+        everywhere[~self.done] = torch.tensor([where for where, _ in found])
+        energies[~self.done] = self.temperature * torch.tensor([own for _, own in found], dtype=torch.float64)
+        return everywhere, energies
 
 
 class MeanFieldSweeps:
-    """Mean field on one image: sweeps of ``y ← softmax(unary + factor · W y)``, each one lowers
+    """Mean field on one image: sweeps of ``y ← softmax(unary + factor · W y)``, where ``unary = coupling · ln probs``.
 
-        ``Σ y·ln y - y·unary`` over the free pixels ``+ factor / 2 · Σ_ij W_ij (1 - y_i·y_j)``
-
-    if W is positive semidefinite. A sweep slices, takes the softmax and splats in one pass over the pixels; what is
-    kept from one to the next are tables of the vertices, not images. It visits those pixels whose labels the last
-    one has changed by more than `SETTLED`, and every `REVISIT` sweeps all that are free: to leave some where they
-    are lowers the energy as well (the pairwise term still lies below its tangent). After the first sweep, classes
-    that cannot get `NEGLIGIBLE` mass at a pixel are left out there.
+    Each lowers ``Σ y·ln y - y·unary`` over the free pixels ``+ factor / 2 · Σ_ij W_ij (1 - y_i·y_j)`` if W is positive
+    semidefinite. A sweep slices, takes the softmax and splats in one pass over the pixels; between sweeps tables of
+    the vertices are kept, not images. A sweep visits the pixels whose labels the last one has moved further than
+    `SETTLED_DISTANCE`, and every `REVISIT_SWEEPS` sweeps all that are free: to leave some where they are lowers the
+    energy as well (the pairwise term still lies below its tangent). After the first sweep, classes that cannot get
+    `negligible` mass at a pixel are left out there.
     """
 
     def __init__(
         self,
         filters: tuple[ScaledFilter, ...],
         image: int,
-        labels: Array,
         probs: Array,
+        start: Array | None,
         free: Array,
         allowed: Array,
         coupling: float,
         factor: float,
         threads: int,
+        negligible: float = NEGLIGIBLE_NATS,
     ) -> None:
-        """`labels` and `probs` ``[k n]``, unaries are ``coupling · ln probs``; `free` has the shape of the image.
+        """`probs` and `start` are ``[k n]`` (None: the probabilities); `free` has the shape of the image.
 
-        Rows of what is kept are pixels in the order of `tiles`, their lanes classes in that of `competitors`. The
-        answer depends on how many threads torch has, not on how many of them work on this image.
+        Rows of arrays are pixels in the order of `tiles`, their lanes classes in that of `competitors`. The answer
+        depends on how many threads torch has, not on how many of them work on this image.
         """
-        classes, pixels = labels.shape
+        classes, pixels = probs.shape
         width = -(-classes // LANES) * LANES
-        self.threads, self.factor, self.given, self.tiled = threads, factor, labels, tiles(free.shape)
+        self.threads, self.factor, self.tiled = threads, factor, tiles(free.shape)
+        self.start, self.negligible = probs if start is None else start, np.float32(negligible)
         self.order = competitors(probs, allowed, coupling)
         self.joint = JointFilter.of(filters, image, width, self.tiled, threads)
         self.is_free = free.reshape(-1)[self.tiled]
@@ -86,9 +171,8 @@ class MeanFieldSweeps:
         self.unary = np.empty(pixels * width, np.float32)
         self.table = np.zeros((self.joint.rows, width), np.float32)
         self.blurred = np.empty_like(self.table)
-        is_start = labels.ctypes.data == probs.ctypes.data and labels.strides == probs.strides
         given = (
-            *(probs, probs[:0] if is_start else labels, self.order, self.tiled),
+            *(probs, probs[:0] if start is None else start, self.order, self.tiled),
             *(self.allowed, np.float32(coupling), np.float32(FLOOR), *self.joint.entries),
             *(self.is_free, self.spans, self.unary),
         )
@@ -99,9 +183,9 @@ class MeanFieldSweeps:
         self.age, self.sweeps = 0, 0
 
     def _onto_table(self, run: Callable[[Array, int, int], float], count: int) -> float:
-        """``run(table, first, last)`` over `range(count)`, a table a thread; adds them to that of the labels.
+        """``run(table, first, last)`` over `range(count)`, a table of zeros a thread, all added to `self.table` then.
 
-        Not at once: sums of thousands of labels in single precision would swallow small changes of each.
+        Added to it one by one, small changes would be lost in sums of thousands of labels in single precision.
         """
         pieces = split_range(count, num_threads())
         with scratch((len(pieces), *self.table.shape), np.float32) as tables:
@@ -113,13 +197,13 @@ class MeanFieldSweeps:
         return float(result)
 
     def energy(self) -> float:
-        """Of the labels, and the tangent for the next sweep: one blur."""
+        """The energy of the labels; also blurs their table for the next sweep."""
         alike, degree = self.joint.blur(self.table, self.factor, self.blurred, self.threads)
         return self.own + self.factor / 2 * (degree - alike)
 
     def sweep(self) -> bool:
-        """Moves the labels, and says whether at all free pixels. The energy of these has been asked for."""
-        everywhere = self.age % REVISIT == 0
+        """Update the labels, after `energy` of the old ones; True if at all free pixels."""
+        everywhere = self.age % REVISIT_SWEEPS == 0
         self.age, self.sweeps = self.age + 1, self.sweeps + 1
         if self.sweeps == 1:
             self._begin()
@@ -128,7 +212,16 @@ class MeanFieldSweeps:
         moved = np.empty(len(pixels), np.bool_)
         given = (
             *(self.labels, self.unary, self.allowed, *self.joint.entries, self.blurred),
-            *(np.float32(LOG_FLOOR), SETTLED, self.spans, self.starts, self.sides, pixels, self.cost, moved),
+            *(
+                np.float32(LOG_FLOOR),
+                SETTLED_DISTANCE,
+                self.spans,
+                self.starts,
+                self.sides,
+                pixels,
+                self.cost,
+                moved,
+            ),
         )
         self.own += self._onto_table(partial(mean_field.sweep, *given), len(pixels))
         self.moved = pixels[moved]
@@ -136,8 +229,8 @@ class MeanFieldSweeps:
 
     def _begin(self) -> None:
         given = (
-            *(self.given, self.order, self.tiled, self.is_free, self.allowed, *self.joint.entries),
-            *(self.blurred, np.float32(LOG_FLOOR), NEGLIGIBLE),
+            *(self.start, self.order, self.tiled, self.is_free, self.allowed, *self.joint.entries),
+            *(self.blurred, np.float32(LOG_FLOOR), self.negligible),
             *(self.unary, self.labels, self.spans, self.starts, self.cost),
         )
         self.table[:] = 0
@@ -148,37 +241,31 @@ class MeanFieldSweeps:
         self.age = 0
 
     def read(self, to: Array) -> None:
-        """The labels ``[k n]`` as they are now."""
+        """Write the labels ``[k n]`` as they are now."""
         if self.sweeps == 0:
-            to[:] = self.given
+            to[:] = self.start
             return
         given = self.labels, self.spans, self.starts, self.sides, self.order, self.tiled, to
         parallel_for(len(self.tiled), self.threads, partial(mean_field.read_labels, *given))
 
     def undo(self) -> None:
-        """The labels before the last sweep. There can be no other one after it."""
+        """Restore the labels from before the last sweep; only one sweep can be undone, and none can follow."""
         self.sweeps -= 1
         self.sides[self.pixels] ^= 1
 
 
-def supports(affinity: DenseAffinity, labels: Float[Tensor, "b k *s"], coupling: float) -> bool:
-    """Whether all of the affinity's filters are compiled, labels float32 as they are, and unaries far above `LEAST`."""
-    compiled = all(isinstance(scaled.filter, CompiledLattice) for scaled in affinity.filters)
-    return compiled and labels.dtype == affinity.dtype == torch.float32 and coupling < MOST_COUPLING
-
-
 def competitors(probs: Array, allowed: Array, coupling: float) -> Array:
-    """An order of the classes in which those that compete for the same pixels are near each other.
+    """An order of the classes in which classes that compete for the same pixels are near each other.
 
-    By the second eigenvector of their graph (Fiedler), an edge's weight being the pixels that both compete for.
+    That of the second eigenvector (Fiedler) of their graph; an edge weighs the number of pixels both compete for.
     """
     order = np.arange(len(probs))
     if len(order) <= LANES:
         return order
-    sample = probs[:, :: -(-probs.shape[1] // SAMPLE)]
+    sample = probs[:, :: -(-probs.shape[1] // SAMPLE_PIXELS)]
     unary = coupling * np.log(np.maximum(sample, FLOOR))
     unary[allowed == 0] = -np.inf
-    near = (unary >= unary.max(0) - REACH).astype(np.float64)
+    near = (unary >= unary.max(0) - COMPETITION_NATS).astype(np.float64)
     together = near @ near.T + 1.0
     root = np.sqrt(together.sum(1))
     _, vectors = np.linalg.eigh(together / np.outer(root, root))
@@ -187,12 +274,12 @@ def competitors(probs: Array, allowed: Array, coupling: float) -> Array:
 
 @lru_cache(maxsize=4)
 def tiles(size: tuple[int, ...]) -> Array:
-    """The pixels of an image, tile by tile: those of a tile meet in the same vertices."""
+    """The numbers of an image's pixels, tile by tile: pixels of a tile share vertices."""
     rows = np.arange(math.prod(size), dtype=np.int32).reshape(-1, size[-1])
-    whole = size[-1] // TILE * TILE
+    whole = size[-1] // TILE_PIXELS * TILE_PIXELS
     found = []
-    for start in range(0, len(rows), TILE):
-        strip = rows[start : start + TILE]
-        tiled = strip[:, :whole].reshape(len(strip), -1, TILE).swapaxes(0, 1)
+    for start in range(0, len(rows), TILE_PIXELS):
+        strip = rows[start : start + TILE_PIXELS]
+        tiled = strip[:, :whole].reshape(len(strip), -1, TILE_PIXELS).swapaxes(0, 1)
         found += [tiled.ravel(), strip[:, whole:].ravel()]
     return np.concatenate(found)
