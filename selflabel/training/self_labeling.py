@@ -10,7 +10,7 @@ from torch import Tensor
 from selflabel.affinity.builders import AffinityBuilder, Contrast, Grid
 from selflabel.affinity.protocol import Affinity
 from selflabel.datasets.samples import Batch
-from selflabel.driver import Solver, solve
+from selflabel.driver import Solver, check_fit, solve
 from selflabel.labels import UNLABELED, classes_present
 from selflabel.losses.base import full_precision, mean_per_pixel, widened
 from selflabel.losses.modules import build
@@ -42,15 +42,19 @@ class InitialLabels:
     solver: Solver = RandomWalker()
     affinity: AffinityBuilder = Contrast()
 
+    @property
+    def energy(self) -> Energy:
+        """The pairwise energy alone: a uniform prediction says nothing."""
+        return replace(self.solver.default_energy, coupling_weight=0.0)
+
     def __call__(self, problem: Problem, batch: Batch) -> Logits:
         """The labels; of images without seeds the prediction."""
-        energy = replace(self.solver.default_energy, coupling_weight=0.0)
         seeded = (batch.seeds != UNLABELED).flatten(1).any(1)
         if not bool(seeded.any()):
             return problem.probs
         uniform = torch.full_like(problem.probs, 1 / problem.probs.shape[1])
         affinity = build(self.affinity, batch.images)
-        alone = replace(problem, energy=energy, probs=uniform, affinity=affinity)
+        alone = replace(problem, energy=self.energy, probs=uniform, affinity=affinity)
         labels = solve(alone, self.solver).labels
         return torch.where(seeded.view(-1, *[1] * (labels.ndim - 1)), labels, problem.probs)
 
@@ -104,6 +108,17 @@ class SelfLabeling:
         """The summands of (8); the entropy only if the energy has it."""
         names = ("seeds", "coupling", "pairwise")
         return (*names, "entropy") if self.energy.entropy_weight else names
+
+    def check(self, num_classes: int) -> None:
+        """Raise `ValueError` if solvers, energies and affinities do not fit together, or ε not this many classes.
+
+        `ImportError` without a package that a solver needs. Builds the affinities of an image of 4 x 4 pixels.
+        """
+        self._view(torch.zeros(1, num_classes, 1, 1))
+        image = torch.full((1, 3, 4, 4), 0.5)
+        check_fit(self.solver, self.energy, self.affinity(image))
+        if self.starter is not None:
+            check_fit(self.starter.solver, self.starter.energy, self.starter.affinity(image))
 
     def problem(self, logits: Logits, batch: Batch, affinity: Affinity) -> Problem:
         """The solver's half."""

@@ -276,7 +276,19 @@ def test_losses_without_an_energy_have_no_monitor() -> None:
             ["--method", "gd", "--loss", "gated-crf", "--affinity", "grid"],
             "takes a window affinity, got grid",
         ),
-        (["--solver", "graph-cut", "--affinity", "dense"], "graph-cut"),
+        (
+            ["--solver", "graph-cut", "--affinity", "dense"],
+            "graph-cut: expected an affinity that lists its pairs",
+        ),
+        (["--solver", "graph-cut", "--coupling", "reverse"], "a coupling that is finite at hard labels"),
+        (
+            ["--error-probability", 0.6],
+            "expected an error probability below 1 - 1/K = 0.5 for 2 classes, got 0.6",
+        ),
+        (
+            ["--method", "gd", "--affinity", "dense", "--relaxation", "collision-divergence"],
+            "expected a relaxation that is quadratic in the labels for a dense affinity",
+        ),
         (["--optimizer", "adam"], "there is no optimizer 'adam'"),
         (["--set", "optimizer.momentum=1"], "has no option 'momentum'"),
         (["--no-augment", "--set", "augment.flip=true"], "without augmentation there is no augment.flip"),

@@ -13,20 +13,20 @@ from selflabel.cli.config import recipes, registry
 from selflabel.cli.config.declarations import known
 from selflabel.cli.config.options import PARTS, TrainingOptions, by_part
 from selflabel.datasets.augment import Augmentation
-from selflabel.datasets.samples import Batch, Folder, read_split
-from selflabel.files import label_files as labelfiles
+from selflabel.datasets.samples import Folder, read_split
 from selflabel.files.folders import has_all, read_lines
-from selflabel.labels import UNLABELED
+from selflabel.files.label_files import SUFFIXES
 from selflabel.networks import network
 from selflabel.training.batches import Batches
 from selflabel.training.monitor import Monitor
 from selflabel.training.objectives import Objective
 from selflabel.training.schedule import SGD, AdamW, OptimizerFactory
+from selflabel.training.self_labeling import SelfLabeling
 from selflabel.training.settings import TrainingSettings
 
 OPTIMIZERS: dict[str, type[OptimizerFactory]] = {"adamw": AdamW, "sgd": SGD}
-MOST_KEPT = 2**32
-"""Bytes of images to keep in memory, at most."""
+KEPT_BYTES = 2**32
+"""Bytes of images kept in memory at most; larger data sets are read again for each batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def prepare(
         train.check_one_size()
     channels = options.channels or train[0].image.shape[0]
     train = replace(train, channels=channels)
-    train = replace(train, cache=0 < len(train) * options.size**2 * (4 * channels + 2) < MOST_KEPT)
+    train = replace(train, cache=0 < len(train) * options.size**2 * (4 * channels + 2) < KEPT_BYTES)
     held_out = _validation_folder(root, options, train)
     there = [folder for job in others for folder in job.folders]
     options = replace(options, num_classes=len(class_names), channels=channels)
@@ -89,7 +89,8 @@ def prepare(
         held_out=None if held_out is None else _same(held_out, there),
         held_out_batch=options.batch if options.size else 1,
     )
-    _check(objective, len(class_names))
+    if isinstance(objective, SelfLabeling):
+        objective.check(len(class_names))
     return TrainingJob(options, feed, objective, _settings(options), monitor, class_names)
 
 
@@ -129,7 +130,7 @@ def _training_folder(root: Path, options: TrainingOptions, classes: int) -> Fold
     stems = read_split(root, "train")
     scribbles: str | None = options.scribbles
     # read with full masks, too, if all are there: the seeds' part of the objectives is measured for every method
-    if full and not has_all(root / options.scribbles, labelfiles.SUFFIXES, stems):
+    if full and not has_all(root / options.scribbles, SUFFIXES, stems):
         scribbles = None
     return Folder(
         root,
@@ -201,25 +202,6 @@ def _settings(options: TrainingOptions) -> TrainingSettings:
         bfloat16=options.bfloat16,
         seed=options.seed,
     )
-
-
-def _check(objective: Objective, classes: int) -> None:
-    """Raise `ValueError` if the parts of an objective do not fit together: before a long run, not within.
-
-    Takes one small image, half of it light, with a seed.
-    """
-    image = torch.full((1, 1, 8, 8), 0.25)
-    image[..., 4:] = 0.75
-    seeds = torch.full((1, 8, 8), UNLABELED)
-    seeds[0, 2, 1] = 0
-    batch = Batch(("check",), image, seeds, torch.zeros(1, 8, 8, dtype=torch.int64))
-    logits = torch.zeros(1, classes, 8, 8)
-    try:
-        objective.terms(logits, batch, objective.label(logits, batch, None), 1.0)
-    except ValueError:
-        raise
-    except Exception:  # of this image, perhaps: each batch will tell
-        return
 
 
 def described(job: TrainingJob, root: Path) -> Mapping[str, object]:

@@ -1,11 +1,14 @@
 """The losses of `--method gd` by name, each still to be built with its affinity."""
 
+import enum
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
+
+import torch
 
 from selflabel.affinity.builders import AffinityBuilder, Dense, Grid, Window
 from selflabel.affinity.gaussian import GaussianKernel
-from selflabel.cli.config import registry as names
 from selflabel.losses import (
     DenseCRFLoss,
     EntropyLoss,
@@ -17,48 +20,72 @@ from selflabel.losses import (
     NormalizedCutLoss,
     PottsLoss,
 )
-from selflabel.terms import Relaxation
+from selflabel.terms import Relaxation, check_relaxation
 
 
-@runtime_checkable
-class LossKind(Protocol):
-    """A loss still to be built: a frozen dataclass of its own options."""
+class Part(enum.Enum):
+    """Which part of an `Energy` a loss is."""
 
-    pairwise: ClassVar[bool]
-    """Whether its weight is λ (``--pairwise-weight``); η, that of the prediction's entropy, otherwise."""
-    affinity: ClassVar[AffinityBuilder | None]
-    """What it takes where nothing else is asked for; None if it takes none."""
+    PAIRWISE = "Potts"
+    ENTROPY = "the standard coupling, at labels that are the prediction"
 
+
+class LossKind(ABC):
+    """A loss still to be built: a frozen dataclass of its own options.
+
+    pairwise: its weight is λ (``--pairwise-weight``), else η. affinity: the default one; None for losses without.
+    any_affinity: others of another kind fit, too. relaxed: it takes a relaxation. part: None if it is no energy's.
+    """
+
+    pairwise: ClassVar[bool] = False
+    affinity: ClassVar[AffinityBuilder | None] = None
+    any_affinity: ClassVar[bool] = True
+    relaxed: ClassVar[bool] = False
+    part: ClassVar[Part | None] = None
+
+    @abstractmethod
     def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
-        """The loss; without an affinity of its own, it looks at neither."""
+        """The loss; those without an affinity look at neither. Raises `ValueError` for what does not fit."""
+
+    def orders(self, affinity: AffinityBuilder) -> int:
+        """How often it counts a pair that the energy with this affinity counts once."""
+        return 1
 
 
 @dataclass(frozen=True)
-class Potts:
+class Potts(LossKind):
     """The Potts relaxation of the prediction."""
 
     pairwise: ClassVar[bool] = True
     affinity: ClassVar[AffinityBuilder | None] = Grid()
+    relaxed: ClassVar[bool] = True
+    part: ClassVar[Part | None] = Part.PAIRWISE
 
     def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
-        """With any affinity and relaxation."""
+        """With any affinity, and any relaxation that it takes: tried on an image of 4 x 4 pixels."""
+        check_relaxation(relaxation, affinity(torch.full((1, 3, 4, 4), 0.5)))
         return PottsLoss(affinity, relaxation)
 
 
 @dataclass(frozen=True)
-class DenseCRF:
+class DenseCRF(LossKind):
     """The dense CRF loss (Tang et al. 2018)."""
 
     pairwise: ClassVar[bool] = True
     affinity: ClassVar[AffinityBuilder | None] = Dense()
+    part: ClassVar[Part | None] = Part.PAIRWISE
 
     def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
         """With any affinity, always bi-linear."""
         return DenseCRFLoss(affinity)
 
+    def orders(self, affinity: AffinityBuilder) -> int:
+        """Both orders of each pair, which an energy counts with dense affinities only."""
+        return 1 if isinstance(affinity, Dense) else 2
+
 
 @dataclass(frozen=True)
-class NormalizedCut:
+class NormalizedCut(LossKind):
     """The normalized cut loss, seeds clamped."""
 
     pairwise: ClassVar[bool] = True
@@ -70,7 +97,7 @@ class NormalizedCut:
 
 
 @dataclass(frozen=True)
-class KernelCut:
+class KernelCut(LossKind):
     """Dense CRF and `gamma` times normalized cut."""
 
     pairwise: ClassVar[bool] = True
@@ -84,28 +111,27 @@ class KernelCut:
 
 
 @dataclass(frozen=True)
-class GatedCRF:
+class GatedCRF(LossKind):
     """The gated CRF loss; `unlabeled_only`: pixels with a seed are no destinations."""
 
     pairwise: ClassVar[bool] = True
     affinity: ClassVar[AffinityBuilder | None] = Window()
+    any_affinity: ClassVar[bool] = False
 
     unlabeled_only: bool = False
 
     def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
-        """With the kernel of a window. Raises `ValueError` for other affinities."""
-        if not isinstance(affinity, Window):
-            raise ValueError(f"gated-crf takes a window affinity, got {names.name_of(affinity)}")
+        """With the kernel of a window."""
+        assert isinstance(affinity, Window), "any_affinity is False"
         kernel = GaussianKernel(1.0, affinity.sigma_xy, affinity.sigma)
         return GatedCRFLoss(affinity.radius, (kernel,), unlabeled_only=self.unlabeled_only)
 
 
 @dataclass(frozen=True)
-class Entropy:
+class Entropy(LossKind):
     """Shannon's entropy of the prediction where there is no seed."""
 
-    pairwise: ClassVar[bool] = False
-    affinity: ClassVar[AffinityBuilder | None] = None
+    part: ClassVar[Part | None] = Part.ENTROPY
 
     def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
         """No settings."""
@@ -113,11 +139,8 @@ class Entropy:
 
 
 @dataclass(frozen=True)
-class NonExist:
+class NonExist(LossKind):
     """Classes without seeds in an image are not there."""
-
-    pairwise: ClassVar[bool] = False
-    affinity: ClassVar[AffinityBuilder | None] = None
 
     def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
         """No settings."""
@@ -125,11 +148,8 @@ class NonExist:
 
 
 @dataclass(frozen=True)
-class KMeans:
+class KMeans(LossKind):
     """Every class has one color."""
-
-    pairwise: ClassVar[bool] = False
-    affinity: ClassVar[AffinityBuilder | None] = None
 
     def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
         """No settings."""

@@ -3,15 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from selflabel.affinity.builders import AffinityBuilder, Dense, Grid
+from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.cli.config import registry
-from selflabel.cli.config.declarations import known
-from selflabel.cli.config.losses import LOSSES, DenseCRF, Entropy, LossKind, Potts
-from selflabel.cli.config.options import DEFAULTS, METHODS, PARTS, TrainingOptions, by_part
-from selflabel.driver import Solver
+from selflabel.cli.config.declarations import declared, known
+from selflabel.cli.config.losses import LOSSES, LossKind, Part
+from selflabel.cli.config.options import DEFAULTS, METHODS, PARTS, AffinityOptions, TrainingOptions, by_part
 from selflabel.labeling.settings import describe
 from selflabel.problem import Energy
-from selflabel.solvers import SOLVERS, GradientDescent, RandomWalker
 from selflabel.terms import BILINEAR, STANDARD
 from selflabel.training.monitor import Monitor
 from selflabel.training.objectives import FullMasks, Objective, Regularized, Regularizer, SeedsOnly
@@ -43,7 +41,7 @@ def self_labeling(options: TrainingOptions) -> SelfLabeling:
     name = options.solver or method.solver.name
     given = by_part(options.set, PARTS, "solver")
     _none(given["loss"], "self-labeling has no loss to set options of")
-    solver = registry.configured(known("solver", name, SOLVERS)(), given["solver"])
+    solver = registry.configured(known("solver", name, registry.SOLVERS)(), given["solver"])
     base = preset(solver)
     error = options.error_probability
     return SelfLabeling(
@@ -63,7 +61,8 @@ def _starter(options: TrainingOptions, base: Preset) -> InitialLabels | None:
         return base.starter
     if options.starter == NO_STARTER:
         return None
-    kind: type[Solver] = known("starter", options.starter, {**SOLVERS, NO_STARTER: RandomWalker})
+    kind = known("starter", options.starter, {**registry.SOLVERS, NO_STARTER: None})
+    assert kind is not None
     return starter(kind())
 
 
@@ -77,22 +76,20 @@ def monitor(options: TrainingOptions) -> Monitor | None:
     if options.method != "gd":
         return None
     entries = _entries(options.loss)
-    pairwise = [entry for entry in entries if isinstance(entry.kind, Potts | DenseCRF)]
-    entropies = [entry.factor for entry in entries if isinstance(entry.kind, Entropy)]
+    pairwise = [entry for entry in entries if entry.kind.part is Part.PAIRWISE]
+    entropies = [entry.factor for entry in entries if entry.kind.part is Part.ENTROPY]
     if len(pairwise) != 1 or len(pairwise) + len(entropies) < len(entries):
         return None
     one = pairwise[0]
     assert one.kind.affinity is not None
     affinity = _affinity(one.kind.affinity, options, by_part(options.set, PARTS, "loss")["affinity"])
-    # the dense CRF loss counts a pair in both orders, the energy does so with dense affinities only
-    orders = 2 if isinstance(one.kind, DenseCRF) and not isinstance(affinity, Dense) else 1
     energy = registry.energy_with(Energy(STANDARD, BILINEAR), options)
     energy = replace(
         energy,
         coupling_weight=energy.coupling_weight * sum(entropies),
-        pairwise_weight=energy.pairwise_weight * one.factor * orders,
+        pairwise_weight=energy.pairwise_weight * one.factor * one.kind.orders(affinity),
     )
-    measure = SelfLabeling(energy, GradientDescent(), affinity, weight=_direct_weight(options))
+    measure = SelfLabeling(energy, ADM.solver, affinity, weight=_direct_weight(options))
     return Monitor(measure, solve=False)
 
 
@@ -147,9 +144,12 @@ def _regularizer(
     affinity = kind.affinity
     if affinity is None:
         _none(given["affinity"] if alone else [], f"{entry.name} has no affinity to set options of")
-        affinity = Grid()
+        affinity = Grid()  # nothing looks at it
     else:
         affinity = _affinity(affinity, options, given["affinity"])
+        if not kind.any_affinity and type(affinity) is not type(kind.affinity):
+            wanted, got = registry.name_of(kind.affinity), registry.name_of(affinity)
+            raise ValueError(f"{entry.name} takes a {wanted} affinity, got {got}")
     weight = energy.pairwise_weight if kind.pairwise else energy.coupling_weight
     weight *= _direct_weight(options) * entry.factor
     return Regularizer(entry.name, weight, kind.build(affinity, energy.relaxation))
@@ -163,7 +163,7 @@ def _affinity(base: AffinityBuilder, options: TrainingOptions, given: Sequence[s
     return registry.configured(registry.affinity_with(base, options), given)
 
 
-_AFFINITY = ("affinity", "sigma", "sigma_xy", "neighbors", "radius")
+_AFFINITY = tuple(declared(AffinityOptions))
 _ENERGY = ("coupling_weight", "pairwise_weight", "relaxation", *_AFFINITY)
 _SOLVE = ("solver", "coupling", "entropy_weight", "max_steps", "error_probability", "starter", "present_only")
 _UNUSED = {
@@ -188,7 +188,7 @@ def _unused(method: str, loss: str | None) -> tuple[str, ...]:
         return _UNUSED[method]
     kinds = [entry.kind for entry in _entries(loss)]
     needed = {
-        ("relaxation",): any(isinstance(kind, Potts) for kind in kinds),
+        ("relaxation",): any(kind.relaxed for kind in kinds),
         ("pairwise_weight",): any(kind.pairwise for kind in kinds),
         ("coupling_weight",): not all(kind.pairwise for kind in kinds),
         _AFFINITY: any(kind.affinity is not None for kind in kinds),

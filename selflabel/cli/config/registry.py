@@ -1,4 +1,4 @@
-"""The only place where names become objects; those of training runs do so in `recipes`."""
+"""Names to objects: solvers, annotators, affinities, energies. Losses are in `losses`, which label need not import."""
 
 import enum
 import types
@@ -9,7 +9,7 @@ from typing import Any, TypeVar, Union
 
 from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid, Window
 from selflabel.annotators import ANNOTATORS, Annotator
-from selflabel.cli.config.declarations import known
+from selflabel.cli.config.declarations import declared, known
 from selflabel.cli.config.options import AffinityOptions, EnergyOptions, LabelerOptions, by_part
 from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.presets import default_labeler
@@ -169,7 +169,7 @@ def affinity_with(base: AffinityBuilder, options: AffinityOptions) -> AffinityBu
     if options.affinity is not None:
         chosen = known("affinity", options.affinity, AFFINITIES)
         builder = base if isinstance(base, chosen) else chosen()
-    given = {key: getattr(options, key) for key in ("sigma", "sigma_xy", "neighbors", "radius")}
+    given = {key: getattr(options, key) for key in declared(AffinityOptions) if key != "affinity"}
     given = {key: value for key, value in given.items() if value is not None}
     there = option_defaults(type(builder))
     for key in given:
