@@ -29,7 +29,7 @@ from selflabel.labeling.settings import describe
 from selflabel.reports.comparison import Final
 from selflabel.training import History, Row, evaluate, load_weights, train
 from selflabel.training.checkpoint import BEST, LAST
-from selflabel.training.train import ANY_TIME, files_of_run
+from selflabel.training.resume import ANY_TIME, files_of_run
 
 CONFIG = "config.toml"
 SCORES = "scores.json"

@@ -27,7 +27,7 @@ from selflabel.training import (
     load_weights,
     train,
 )
-from selflabel.training.train import columns
+from selflabel.training.run import columns
 
 # --- runs --------------------------------------------------------------------------------------------------------
 

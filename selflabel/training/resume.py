@@ -1,0 +1,56 @@
+"""The files of a run in its folder, and the checkpoint that it goes on from."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from selflabel.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
+from selflabel.training.history import CSV, LINES
+from selflabel.training.settings import TrainingSettings
+
+FILES = (LAST, BEST, LINES, CSV)
+"""What a run writes into its folder."""
+
+ANY_TIME = ("checkpoint_every",)
+"""Settings that may differ when a run is resumed: they change no number."""
+
+
+def files_of_run(out: Path) -> list[str]:
+    """Which of `FILES` are in a folder."""
+    return [name for name in FILES if (out / name).exists()]
+
+
+def plain(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as a checkpoint holds them. Raises `ValueError` if they are not JSON values."""
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(about))
+    except TypeError as error:
+        raise ValueError(f"expected JSON values in `about`, got {about!r}: {error}") from error
+    return found
+
+
+def last_checkpoint(
+    out: Path, settings: TrainingSettings, about: Mapping[str, Any], columns: tuple[str, ...]
+) -> Checkpoint | None:
+    """The checkpoint that a run in this folder goes on from, None if there is none, on the CPU.
+
+    Raises `ValueError` if it is of other settings, another `about` (of `plain`) or another history.
+    """
+    if not (out / LAST).exists():
+        return None
+    checkpoint = load_checkpoint(out / LAST)
+    now = settings.plain()
+    changed = [name for name in now if name not in ANY_TIME and checkpoint.settings.get(name) != now[name]]
+    if tuple(checkpoint.columns) != columns:
+        changed.append("the terms of the objective, or the number of classes")
+    if checkpoint.about != about:
+        changed += [
+            key for key in {**checkpoint.about, **about} if checkpoint.about.get(key) != about.get(key)
+        ]
+    if changed:
+        raise ValueError(
+            f"the run in {out} was made with other settings ({', '.join(changed)}): resume it with its own, or "
+            f"choose another folder"
+        )
+    return checkpoint
