@@ -1,11 +1,11 @@
-"""Which kernels a device and a dtype get: the one place that decides.
+"""The one place that decides which kernels a device and a dtype get.
 
-A caller asks `backend` for a routine and imports its kernels only if it gets some, so that Numba is loaded only then:
+A caller asks `backend` for a routine and imports its kernels only if there are some, so that Numba is loaded only then:
 
     if backend(Routine.LATTICE, features.device, features.dtype) is Backend.CPU:
         from selflabel.affinity.filters.lattice_cpu import CompiledLattice
 
-What has no kernels runs in torch, which is also the reference of the tests. A test switches all kernels off by one
+Routines without kernels run in torch, which is also the reference of the tests. A test switches all kernels off by one
 line, ``monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)``.
 """
 
@@ -25,7 +25,7 @@ class Backend(enum.Enum):
 
 
 class Routine(enum.Enum):
-    """What there are kernels for: a file of this name in `selflabel.kernels.cpu`."""
+    """A routine that has kernels: the name of a file in `selflabel.kernels.cpu`."""
 
     LAYOUT = "layout"
     LATTICE = "lattice"
@@ -45,7 +45,7 @@ CPU_DTYPES = {
 
 
 def backend(routine: Routine, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The kernels of a routine for this device and dtype; `Backend.TORCH` if there are none."""
+    """The kernels of the routine for this device and dtype; `Backend.TORCH` if there are none."""
     if device.type == "cpu" and dtype in CPU_DTYPES[routine] and has_numba():
         return Backend.CPU
     return Backend.TORCH
@@ -53,5 +53,5 @@ def backend(routine: Routine, device: torch.device, dtype: torch.dtype) -> Backe
 
 @cache
 def has_numba() -> bool:
-    """Whether Numba is installed (the extra `fast`)."""
+    """Is Numba installed (the extra `fast`)?"""
     return find_spec("numba") is not None

@@ -46,7 +46,7 @@ def test_predictions_are_distributions(name: str, size: tuple[int, ...], channel
 
 @EVERY
 def test_seeds_are_learned(name: str) -> None:
-    """On an image of flat regions nearly all seeds are given back, and most of each region."""
+    """On an image of flat regions, predictions agree with nearly all seeds and with most of each region."""
     image = torch.full((1, 3, 20, 24), 0.1)
     image[:, 0, :, 12:] = 0.9
     image[:, 1, 12:] = 0.7

@@ -50,7 +50,7 @@ def test_products(rng: np.random.Generator, shape: tuple[int, int, int], dtype: 
 
 
 def pairs(size: tuple[int, ...], reach: int, *, straight: bool = False) -> tuple[Array, Array]:
-    """All pairs at most so far apart along each axis; straight ones have the other coordinates in common."""
+    """All pairs at most `reach` apart along each axis; if straight, along one axis only."""
     numbers = np.arange(prod(size)).reshape(size)
     first, second = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for offset in product(range(-reach, reach + 1), repeat=len(size)):
@@ -73,7 +73,7 @@ def planned(size: tuple[int, ...], first: Array, second: Array, free: Array, dep
 @pytest.mark.parametrize("reach", [1, 2, FARTHEST])
 @pytest.mark.parametrize("size", SIZES)
 def test_plans(rng: np.random.Generator, size: tuple[int, ...], reach: int) -> None:
-    """Every free pixel goes with one box; when it goes, all pixels that it has become a neighbor of are in the list."""
+    """Each free pixel belongs to one box, whose list holds all its neighbors at the time of its elimination."""
     for straight, share in product((True, False), (1.0, 0.8, 0.0)):
         first, second = pairs(size, reach, straight=straight)
         free = rng.random(prod(size)) < share
@@ -103,7 +103,7 @@ def test_plans(rng: np.random.Generator, size: tuple[int, ...], reach: int) -> N
 
 
 def test_boxes_are_small_and_lists_are_short() -> None:
-    """Otherwise the result is as good, and it takes forever."""
+    """Otherwise the result is the same, but takes forever."""
     size = 64, 96
     tree = planned(size, *pairs(size, 1, straight=True), np.ones(prod(size), bool), 0)
     lengths = tree.box[:, END] - tree.box[:, START]
@@ -172,7 +172,7 @@ def test_is_the_dense_solution(rng: np.random.Generator, size: tuple[int, ...], 
 
 
 def test_slabs_of_many_pixels(rng: np.random.Generator) -> None:
-    """More of them, with a rim, than are added to it at a time."""
+    """Boxes of more own pixels than `DEEP`."""
     size = 9, 9, 20
     first, second = pairs(size, 1, straight=True)
     free = np.ones(prod(size), bool)
@@ -192,7 +192,7 @@ def test_threads_do_not_change_a_bit(rng: np.random.Generator, threads: int) -> 
 
 
 def exact(first: Array, second: Array, weight: Array, right: Array) -> Array:
-    """In fractions, by Gauss and Jordan; all pixels are free."""
+    """The solution in fractions, by Gauss and Jordan; all pixels are free."""
     n = len(right)
     matrix = [[Fraction(0)] * n + [Fraction(float(b)) for b in row] for row in right]
     for p, q, w in zip(first, second, weight, strict=True):
@@ -210,7 +210,7 @@ def exact(first: Array, second: Array, weight: Array, right: Array) -> Array:
 
 
 def test_every_digit_is_right_however_much_weights_vary(rng: np.random.Generator) -> None:
-    """Double precision as it is lost by methods that subtract: there, no digit is right."""
+    """Methods that subtract would have no right digit here."""
     size = 5, 6
     first, second = pairs(size, 1, straight=True)
     weight = 10.0 ** rng.uniform(-40, 0, len(first))

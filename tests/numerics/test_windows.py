@@ -1,4 +1,4 @@
-"""Large images window by window, against elimination of the whole."""
+"""Large images in overlapping windows, against elimination of the whole."""
 
 from dataclasses import replace
 
@@ -56,7 +56,7 @@ def known_of(problem: Problem, *sizes: tuple[int, int], share: int = 2) -> Known
 
 
 def affinities(images: torch.Tensor) -> dict[int, Stencil]:
-    """By neighbors."""
+    """Affinities by their number of neighbors."""
     return {
         4: GridAffinity.from_image(images, 20.0, 4),
         8: GridAffinity.from_image(images, 20.0, 8),
@@ -105,7 +105,7 @@ def test_far_from_seeds_nothing_becomes_known() -> None:
 
 @pytest.mark.parametrize(("seeded", "count"), [(slice(0, 30), 8), (slice(60, 90), 2), (slice(0, 90), 9)])
 def test_windows_end_when_they_fail(monkeypatch: pytest.MonkeyPatch, seeded: slice, count: int) -> None:
-    """Nine of them. If the first three work, the next three do not, and one more may fail, but not two."""
+    """There are nine. If the first three succeed and the next three fail, one more may fail, but not two."""
     regions = []
     solve_window = windows._solve_window
 
@@ -125,7 +125,7 @@ def test_windows_end_when_they_fail(monkeypatch: pytest.MonkeyPatch, seeded: sli
 
 
 def test_large_windows_know_what_small_ones_do_not() -> None:
-    """If they are at most half of it: 42 by 42 are, 60 by 60 are not."""
+    """If they hold at most half of the free pixels: 42 by 42 do, 60 by 60 do not."""
     flat = GridAffinity.from_features(torch.zeros(1, 1, 90, 90))
     problem = posed(flat, seeds_of((90, 90), 0.4), 0.0)
     small, both, too_large = (

@@ -32,7 +32,7 @@ SIZES = pytest.mark.parametrize("size", [(5, 7), (3, 4, 5), (1, 6)])
 
 @pytest.fixture(params=[WITH_NUMBA, "scipy"])
 def either_elimination(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """`Elimination` as it is with Numba, and as it is without; which of them."""
+    """Runs a test with Numba's elimination ("compiled") and without ("scipy"); returns which."""
     if request.param == "scipy":
         monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
     return str(request.param)
@@ -58,7 +58,7 @@ def random_problem(
 
 
 def dense_solution(problem: Problem) -> NDArray[np.float64]:
-    """From the explicit matrix: the stationary point of the energy, class by class."""
+    """The stationary point of the energy, class by class, from the explicit matrix."""
     eta, scale = problem.energy.coupling_weight, problem.energy.pairwise_weight
     probs, result = problem.probs.double().flatten(2).numpy(), []
     for b, matrix in enumerate(problem.affinity.as_matrix().double().numpy()):
@@ -88,7 +88,7 @@ def test_is_the_dense_solution(size: tuple[int, ...], eta: float, method: Linear
 
 @METHODS
 def test_is_stationary_and_its_own_bound(method: LinearSolver | None) -> None:
-    """The gradient of the energy is the same for all classes: nothing on the simplex is lower."""
+    """The gradient of the energy is the same for all classes: no labels on the simplex have less."""
     rng = np.random.default_rng(8819)
     problem = random_problem(rng, (6, 7), 3, 2, eta=0.2)
     solution = solve(problem, RandomWalker(method))
@@ -141,7 +141,7 @@ def photograph() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 @pytest.mark.parametrize("beta", [30, 130])
 def test_agrees_with_scikit_image(beta: float) -> None:
-    """There, ``w = exp(-beta Σ_c δ_c² / (10 std √C)) + 1e-10`` with the deviation over all channels.
+    """Their weights are ``w = exp(-beta Σ_c δ_c² / (10 std √C)) + 1e-10`` with the deviation over all channels.
 
     In 0..255 units, ours has ``2 σ² = 10 std √C 255² / beta``.
     """
@@ -193,7 +193,7 @@ def test_conjugate_gradients_say_when_steps_run_out() -> None:
 
 @METHODS
 def test_regions_without_seeds(method: LinearSolver | None) -> None:
-    """Cut off by weights of zero: the mean prediction of the region without a coupling, as is its limit."""
+    """Without a coupling, regions cut off by weights of zero get their mean prediction, the limit for small ones."""
     rng = np.random.default_rng(5417)
     problem = random_problem(rng, (6, 8), 3, 2, eta=0.0, seeded=0.0)
     features = torch.zeros(2, 1, 6, 8)
@@ -295,7 +295,7 @@ class NotGrounded:
 
 @COMPILED
 def test_factorizations_agree_on_a_photograph() -> None:
-    """Strokes and scattered seeds, three kinds of neighbors, two images; the reference without the ground."""
+    """Strokes and scattered seeds, three neighborhoods, two images; the reference is not grounded."""
     image, strokes = photograph()
     rng = np.random.default_rng(50_881)
     scattered = np.where(rng.random((96, 96)) < 0.05, rng.integers(0, 3, (96, 96)), UNLABELED)
@@ -317,7 +317,7 @@ def test_factorizations_agree_on_a_photograph() -> None:
 
 @COMPILED
 def test_regions_behind_weak_weights_are_exact() -> None:
-    """Along a line, labels change in proportion to resistance. Where the system is grounded, the prediction shows."""
+    """Along a line, labels change in proportion to resistance; a grounded system would show the prediction."""
     features = torch.zeros(1, 1, 1, 40, dtype=torch.float64)
     features[..., 10:30] = 6.0  # exp(-36) twice, and less between
     features[..., 20:30] -= 12.0
@@ -331,7 +331,7 @@ def test_regions_behind_weak_weights_are_exact() -> None:
 
 
 def test_pairs_that_reach_far() -> None:
-    """Too far for nested dissection."""
+    """Pairs too long for nested dissection take sparse LU."""
     problem = random_problem(np.random.default_rng(6203), (2, 9), 2, 1, eta=0.1)
     wide = WindowAffinity.from_features(torch.rand(1, 2, 2, 9), 6)
     problem = replace(problem, affinity=wide)
