@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -21,7 +22,24 @@ def kernel(function: Callable[..., Any]) -> Any:
     compile_ = numba.njit(
         nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy"
     )
-    return compile_(inspect.unwrap(function))
+    compiled: Any = compile_(inspect.unwrap(function))
+    compiled._cache = _Cache(compiled.py_func)
+    return compiled
+
+
+class _Cache(FunctionCache):
+    """Machine code on disk, which another version of the library may have left there.
+
+    Numba reads the types of arguments before it asks how old the file is, and fails where a record is gone.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """None, so that the function is compiled again, for files that cannot be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except (AttributeError, ImportError):
+            self.flush()
+            return None
 
 
 def emits(function: Callable[..., Any]) -> Any:
