@@ -1,7 +1,7 @@
 """Gradient descent: soft labels, for any sparse energy."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LazyStep, Step
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import per_image
-from selflabel.numerics.descent.coarse import coarse_labels, coarsen, fine_labels
+from selflabel.numerics.descent.coarse import coarse_to_fine
 from selflabel.numerics.descent.coordinates import (
     LEAST_CURVATURE,
     LOGITS,
@@ -27,7 +27,6 @@ from selflabel.numerics.descent.line_search import (
     hestenes_stiefel,
     inner,
     secant_factor,
-    select,
 )
 from selflabel.problem import Energy, Problem
 from selflabel.terms import (
@@ -113,7 +112,10 @@ class GradientDescent:
             yield from _plain(problem, labels, self.rate)
             return
         energy = problem.value(labels)
-        yield from self._descend(problem, self._coarse_start(problem, labels, energy), energy)
+        levels = self.coarse_levels if _hardens(problem.energy) else min(self.coarse_levels, 1)
+        softening = _coordinates(problem.energy).softening
+        start = coarse_to_fine(problem, labels, energy, levels, self._few_steps, softening)
+        yield from self._descend(problem, start, energy)
 
     def _descend(
         self, problem: Problem, labels: Float[Tensor, "b k *s"], start_energy: Float[Tensor, " b"]
@@ -121,35 +123,6 @@ class GradientDescent:
         if _is_convex_quadratic(problem.energy):
             return _linear(problem, labels, self.rtol, start_energy)
         return _conjugate(_line_search(problem, labels), self.rtol, start_energy)
-
-    def _coarse_start(
-        self, problem: Problem, labels: Float[Tensor, "b k *s"], energy: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b k *s"]:
-        """The labels, of this energy, or those that some steps on blocks lead to where these have less."""
-        levels = self.coarse_levels if _hardens(problem.energy) else min(self.coarse_levels, 1)
-        coarse = coarsen(problem) if levels else None
-        if coarse is None:
-            return labels
-        given = coarse.feasible(coarse.probs if labels is problem.probs else coarse_labels(labels))
-        coarser = given
-        if levels > 1:
-            coarser = replace(self, coarse_levels=levels - 1)._coarse_start(
-                coarse, given, coarse.value(given)
-            )
-        rough = self._few_steps(coarse, coarser)
-        if coarser is not given:  # neither start leads to the better minimum always
-            other = self._few_steps(coarse, given)
-            rough = select(coarse.value(other) < coarse.value(rough), other, rough)
-        softening = _coordinates(problem.energy).softening
-        if softening:
-            rough = (rough + softening) / (1 + softening * rough.shape[1])
-        size = tuple(labels.shape[2:])
-        start = fine_labels(rough, size)
-        if not bool(coarse.free.all()):
-            # next to a seed a block says nothing of its other pixels: they keep their own start
-            start = torch.where(fine_labels(coarse.free, size), start, labels)
-        start = problem.feasible(start)
-        return select(problem.value(start) < energy, start, labels)
 
     def _few_steps(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         step, unknown = Step(labels), labels.new_zeros(len(labels), dtype=torch.float64)
@@ -225,41 +198,41 @@ def _conjugate(search: LineSearch, rtol: float, start_energy: Float[Tensor, " b"
 def _linear(
     problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float, start_energy: Float[Tensor, " b"]
 ) -> Iterator[Step]:
-    """Conjugate gradients in the labels, preconditioned by the stiffness.
+    """Preconditioned conjugate gradients in the labels: Nocedal & Wright (2006), algorithm 5.3, steps 5.39a to 5.39f.
 
-    The gradient is linear in the labels, so that at a trial step gives the exact length of the step and the
-    gradient at its end. Sums over the classes are kept, not signs: what is yielded is clipped, and by the
-    maximum principle that is nothing in the end.
+    r is the gradient, which is linear in the labels, so that A p is its change over a step p. The preconditioner M is
+    the curvature. Labels keep their sums over the classes, not their signs: the yielded ones are clipped, which by the
+    maximum principle changes nothing in the end.
     """
     energy, grad = problem.value_and_grad(labels)
-    curvature = grad.curvature.clamp_min(LEAST_CURVATURE)
-    gradient = _tangent(problem, grad)
-    natural = gradient / curvature
-    direction = -natural
-    steepest = inner(gradient, natural)
+    m = grad.curvature.clamp_min(LEAST_CURVATURE)
+    r = _tangent(problem, grad)
+    y = r / m
+    p = -y
+    ry = inner(r, y)
     quiet = torch.zeros_like(energy)
-    done = steepest == 0
+    done = ry == 0
     while True:
-        _, grad = problem.value_and_grad(labels + direction)
-        change = _tangent(problem, grad).sub_(gradient)
-        bend = inner(direction, change)
-        done = done | (bend <= 0)
-        length = torch.where(done, 0.0, steepest / bend)
-        labels = torch.addcmul(labels, per_image(length, labels), direction)
-        gradient.addcmul_(per_image(length, labels), change)
-        gain = length * steepest / 2
+        _, grad = problem.value_and_grad(labels + p)
+        a_p = _tangent(problem, grad).sub_(r)
+        p_a_p = inner(p, a_p)
+        done = done | (p_a_p <= 0)
+        alpha = torch.where(done, 0.0, ry / p_a_p)  # 5.39a
+        labels = torch.addcmul(labels, per_image(alpha, labels), p)  # 5.39b
+        r.addcmul_(per_image(alpha, labels), a_p)  # 5.39c
+        gain = alpha * ry / 2
         energy = energy - gain
         quiet = (quiet + 1) * (gain <= LABEL_TOLERANCE * rtol * energy.abs())
         done = done | (quiet >= QUIET_STEPS)
 
-        natural = gradient / curvature
-        following = inner(gradient, natural)
-        ratio = torch.where(steepest > 0, following / steepest, 0.0)
-        direction.mul_(per_image(ratio, labels)).sub_(natural)
-        steepest = following
+        y = r / m  # 5.39d
+        next_ry = inner(r, y)
+        beta = torch.where(ry > 0, next_ry / ry, 0.0)  # 5.39e
+        p.mul_(per_image(beta, labels)).sub_(y)  # 5.39f
+        ry = next_ry
         clipped = labels.clamp_min(0)
-        labels_ = clipped.div_(clipped.sum(1, keepdim=True))
-        yield Step(labels_, converged=done, start_energy=start_energy)
+        clipped.div_(clipped.sum(1, keepdim=True))
+        yield Step(clipped, converged=done, start_energy=start_energy)
 
 
 def _tangent(problem: Problem, grad: Gradient) -> Tensor:

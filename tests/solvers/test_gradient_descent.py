@@ -11,8 +11,8 @@ from torch import Tensor
 
 from selflabel.driver import Result, solve
 from selflabel.labels import UNLABELED, with_seeds
-from selflabel.numerics.descent.coarse import coarse_labels, coarsen, fine_labels
-from selflabel.problem import Energy
+from selflabel.numerics.descent.coarse import coarse_labels, coarse_to_fine, coarsen, fine_labels
+from selflabel.problem import Energy, Problem
 from selflabel.solvers import GradientDescent, RandomWalker
 from selflabel.solvers.gradient_descent import PAPER
 from selflabel.terms import (
@@ -225,7 +225,7 @@ def test_coarse_start_is_better(levels: int) -> None:
     case = make_case(GradientDescent.default_energy, "grid8", size=(40, 36), seeded=0.02)
     problem, start = case.problem, case.problem.feasible(case.probs)
     solver = GradientDescent(coarse_levels=levels)
-    coarse = solver._coarse_start(problem, start, problem.value(start))
+    coarse = coarse_to_fine(problem, start, problem.value(start), levels, solver._few_steps)
     assert bool((problem.value(coarse) < problem.value(start)).all())
     with_start, without = (solve(problem, s) for s in (solver, GradientDescent(coarse_levels=0)))
     assert bool((with_start.energy <= 1.02 * without.energy).all())
@@ -234,12 +234,34 @@ def test_coarse_start_is_better(levels: int) -> None:
 def test_a_start_that_is_better_than_the_coarse_one_is_kept() -> None:
     problem = make_case(GradientDescent.default_energy, "grid8", size=(18, 18)).problem
     end = solve(problem, GradientDescent(coarse_levels=0, rtol=1e-6)).labels
-    start = GradientDescent(coarse_steps=1)._coarse_start(problem, end, problem.value(end))
-    assert torch.equal(start, end)
+    few, some = (GradientDescent(coarse_steps=steps)._few_steps for steps in (1, 8))
+    assert torch.equal(coarse_to_fine(problem, end, problem.value(end), 1, few), end)
     mixed = torch.cat([end[:1], random_labels(problem.probs)[1:]])
-    start = GradientDescent()._coarse_start(problem, mixed, problem.value(mixed))
+    start = coarse_to_fine(problem, mixed, problem.value(mixed), 1, some)
     assert bool((problem.value(start) <= problem.value(mixed)).all())
     assert not torch.equal(start[1], mixed[1])
+
+
+def test_each_level_starts_from_the_labels_and_from_the_coarser_level() -> None:
+    """Only once if the coarser level finds nothing better."""
+    problem = make_case(GradientDescent.default_energy, "grid8", size=(32, 34)).problem
+    labels, sizes = problem.feasible(random_labels(problem.probs)), []
+
+    def to_prediction(coarse: Problem, start: Tensor) -> Tensor:
+        sizes.append(tuple(start.shape[2:]))
+        return coarse.feasible(coarse.probs)
+
+    def nowhere(coarse: Problem, start: Tensor) -> Tensor:
+        sizes.append(tuple(start.shape[2:]))
+        return start
+
+    better = coarse_to_fine(problem, labels, problem.value(labels), 3, to_prediction)
+    assert bool((problem.value(better) < problem.value(labels)).all())
+    assert sizes == [(8, 9), (16, 17), (16, 17)]
+    sizes.clear()
+    flat = fine_labels(fine_labels(coarse_labels(coarse_labels(labels)), (16, 17)), (32, 34))
+    coarse_to_fine(problem, flat, problem.value(flat), 2, nowhere)
+    assert sizes == [(8, 9), (16, 17)]
 
 
 # --- errors -------------------------------------------------------------------------------------------------

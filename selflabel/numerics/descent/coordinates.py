@@ -43,8 +43,8 @@ class Coordinates:
     - `bounded(u)`: u after a step, with its scale and floor restored.
     - `gradients(u, labels, slope)`: the gradient by u, and the natural one. Uses the gradient up.
     - `limited(direction, u, rate)`: the direction, less where `rate` times it would go too far from u. In place.
-    - `softening`: what every class is given when labels come from a coarser level. A block may exclude what one
-      of its pixels needs, and the way back is long where only ratios change.
+    - `softening`: probability added to every class of labels from a coarser level: from exactly zero, steps on
+      logits recover slowly.
     """
 
     of: Callable[[Labels], Labels]
