@@ -9,7 +9,16 @@ from torch import nn
 from selflabel.datasets.samples import Batch, Sample, collate
 from selflabel.losses.modules import PottsLoss
 from selflabel.solvers import GradientDescent
-from selflabel.training import Batches, Process, Regularized, Regularizer, SelfLabeling, TrainingSettings
+from selflabel.training import (
+    Alternator,
+    Batches,
+    LabelStore,
+    Process,
+    Regularized,
+    Regularizer,
+    SelfLabeling,
+    TrainingSettings,
+)
 
 CLASSES = 3
 SOFT = SelfLabeling(
@@ -69,7 +78,7 @@ def network(
     return net.double() if double else net
 
 
-def feed(count: int = 6, size: int = 3) -> Batches:
+def batches(count: int = 6, size: int = 3) -> Batches:
     """The first samples, two of them to validate with."""
     return Batches(samples(count), CLASSES, size, seed=5, held_out=samples(2))
 
@@ -93,3 +102,9 @@ class Constant:
     def validation(self, part: Process) -> Iterator[Batch]:
         """Nothing."""
         return iter(())
+
+
+def alternator(net: nn.Module, store: LabelStore | None = None) -> Alternator:
+    """Soft self-labeling of weight 1, with plain gradient descent on the network."""
+    objective = SelfLabeling(SOFT.energy, GradientDescent(), weight=1.0)
+    return Alternator(net, objective, torch.optim.SGD(net.parameters(), 0.1), store=store)

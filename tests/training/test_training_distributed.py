@@ -63,23 +63,23 @@ CASES: dict[str, tuple[Objective, TrainingSettings]] = {
 
 @dataclass(frozen=True)
 class Uneven:
-    """A feed in double precision, five images a step: one process has two of them, the other three."""
+    """Batches in double precision, five images a step: one process has two of them, the other three."""
 
-    feed: Batches
+    whole: Batches
     classes: int = CLASSES
     fixed: bool = True
 
     def training(self, step: int, part: Process) -> Batch:
-        """As the feed."""
-        return doubled(self.feed.training(step, part))
+        """As `whole`, in double precision."""
+        return doubled(self.whole.training(step, part))
 
     def images(self, part: Process) -> Iterator[Batch]:
-        """As the feed."""
-        return map(doubled, self.feed.images(part))
+        """As `whole`, in double precision."""
+        return map(doubled, self.whole.images(part))
 
     def validation(self, part: Process) -> Iterator[Batch]:
-        """As the feed."""
-        return map(doubled, self.feed.validation(part))
+        """As `whole`, in double precision."""
+        return map(doubled, self.whole.validation(part))
 
 
 def doubled(batch: Batch) -> Batch:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cases import CLASSES, feed, network, samples
+from support.cases import CLASSES, batches, network, samples
 
 from selflabel.affinity.builders import Dense
 from selflabel.files.lock import sole_user
@@ -77,7 +77,7 @@ def run(
     callbacks = [] if stop is None else [stop_after(stop)]
     net = network(11 if resume else 3, norm=True, dropout=0.3)  # resumed: other weights must be overwritten
     return train(
-        net, objective, data or feed(), settings, out, store=store, callbacks=callbacks, resume=resume
+        net, objective, data or batches(), settings, out, store=store, callbacks=callbacks, resume=resume
     )
 
 
@@ -140,7 +140,7 @@ import sys, time
 from pathlib import Path
 import test_training_resume as t
 from selflabel.training import MemoryStore, train
-train(t.network(3, norm=True, dropout=0.3), t.SOFT, t.feed(), t.KILLED, Path(sys.argv[1]),
+train(t.network(3, norm=True, dropout=0.3), t.SOFT, t.batches(), t.KILLED, Path(sys.argv[1]),
       callbacks=[lambda row: time.sleep(0.01)], resume=True)
 """
 KILLED = replace(SETTINGS, steps=24, checkpoint_every=3, validate_every=5, warm_start=True)
@@ -190,7 +190,7 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
 
 def test_a_run_of_other_settings_is_not_resumed(tmp_path: Path) -> None:
     def again(settings: TrainingSettings, about: Mapping[str, object]) -> None:
-        train(network(), SeedsOnly(), feed(), settings, tmp_path, resume=True, about=about)
+        train(network(), SeedsOnly(), batches(), settings, tmp_path, resume=True, about=about)
 
     settings, about = replace(SETTINGS, steps=4), {"data": {"size": 16}, "net": ("a", 1)}
     again(settings, about)
@@ -209,17 +209,28 @@ def test_a_run_of_another_objective_or_store_is_not_resumed(tmp_path: Path) -> N
     out, folder = tmp_path / "run", tmp_path / "labels"
     run(SOFT, settings, out)
     with pytest.raises(ValueError, match="the terms of the objective"):
-        train(network(norm=True, dropout=0.3), DENSE, feed(), settings, out, resume=True)
+        train(network(norm=True, dropout=0.3), DENSE, batches(), settings, out, resume=True)
     longer = replace(settings, checkpoint_every=1)
     with pytest.raises(ValueError, match="versions of files in the checkpoint, got labels"):
         train(
-            network(norm=True, dropout=0.3), SOFT, feed(), longer, out, resume=True, store=DiskStore(folder)
+            network(norm=True, dropout=0.3),
+            SOFT,
+            batches(),
+            longer,
+            out,
+            resume=True,
+            store=DiskStore(folder),
         )
     train(
-        network(norm=True, dropout=0.3), SOFT, feed(), settings, tmp_path / "other", store=DiskStore(folder)
+        network(norm=True, dropout=0.3),
+        SOFT,
+        batches(),
+        settings,
+        tmp_path / "other",
+        store=DiskStore(folder),
     )
     with pytest.raises(ValueError, match="labels in the checkpoint, got versions of files"):
-        train(network(norm=True, dropout=0.3), SOFT, feed(), settings, tmp_path / "other", resume=True)
+        train(network(norm=True, dropout=0.3), SOFT, batches(), settings, tmp_path / "other", resume=True)
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:

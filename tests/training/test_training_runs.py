@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cases import CLASSES, GRID, QUICK, SOFT, Constant, batch, feed, network
+from support.cases import CLASSES, GRID, QUICK, SOFT, Constant, batch, batches, network
 from torch import Tensor, nn
 
 from selflabel.affinity import GridAffinity
@@ -39,7 +39,7 @@ def test_a_run_fills_its_history(objective: Objective, tmp_path: Path) -> None:
     seen: list[float | None] = []
     net = network()
     history = train(
-        net, objective, feed(), QUICK, tmp_path / "run", callbacks=[lambda row: seen.append(row["step"])]
+        net, objective, batches(), QUICK, tmp_path / "run", callbacks=[lambda row: seen.append(row["step"])]
     )
     rows = history.rows
     assert seen == [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -60,7 +60,7 @@ def test_a_run_fills_its_history(objective: Objective, tmp_path: Path) -> None:
     seconds = [row["seconds"] or 0 for row in rows]
     assert seconds == sorted(seconds)
     assert seconds[0] > 0
-    scores = evaluate(net, feed().validation(), CLASSES)
+    scores = evaluate(net, batches().validation(), CLASSES)
     assert scores is not None
     assert rows[5]["dice"] == pytest.approx(scores.mean_dice)
     assert rows[5]["iou_1"] == pytest.approx(scores.iou[1])
@@ -78,7 +78,7 @@ def test_training_learns() -> None:
     settings = replace(
         QUICK, steps=60, pretrain_steps=30, learning_rate=0.03, measure_every=0, validate_every=0
     )
-    history = train(network(), replace(SOFT, weight=0.3), feed(), settings)
+    history = train(network(), replace(SOFT, weight=0.3), batches(), settings)
     assert (history.rows[-1]["dice"] or 0) > 0.6
     assert (history.rows[-1]["term_seeds"] or 9) < 0.5 * (history.rows[0]["term_seeds"] or 0)
 
@@ -91,7 +91,7 @@ def test_the_seed_decides_and_nothing_else_does() -> None:
         net = network(dropout=0.5)
         torch.manual_seed(99 + seed)
         state = torch.get_rng_state()
-        history = train(net, SeedsOnly(), feed(), replace(QUICK, seed=seed, steps=3))
+        history = train(net, SeedsOnly(), batches(), replace(QUICK, seed=seed, steps=3))
         assert torch.equal(torch.get_rng_state(), state)
         torch.set_rng_state(before)
         return [row["loss"] for row in history.rows]
@@ -102,26 +102,26 @@ def test_the_seed_decides_and_nothing_else_does() -> None:
 
 def test_labels_an_epoch_at_a_time() -> None:
     settings = replace(QUICK, relabel_every=2, steps=8, warm_start=True)
-    history = train(network(), SOFT, feed(4, 2), settings)
+    history = train(network(), SOFT, batches(4, 2), settings)
     slow = [row["step"] for row in history.rows if (row["solver_seconds"] or 0) > 1e-2]
     assert slow == [3, 5, 7]
     assert all(row["gain"] == 0 for row in history.rows[2:])
     for settings, data, objective, message in (
         (
             replace(QUICK, relabel_every=2),
-            replace(feed(), augmentation=Augmentation()),
+            replace(batches(), augmentation=Augmentation()),
             SOFT,
             "same geometry",
         ),
         (
             replace(QUICK, warm_start=True),
-            replace(feed(), augmentation=Augmentation()),
+            replace(batches(), augmentation=Augmentation()),
             SOFT,
             "same geometry",
         ),
         (
             replace(QUICK, warm_start=True),
-            feed(),
+            batches(),
             GRID,
             "SelfLabeling for relabel_every and warm_start, got Regularized",
         ),
@@ -142,7 +142,7 @@ def test_an_average_of_the_weights_is_validated(tmp_path: Path) -> None:
     mean = net.state_dict()["0.weight"].clone()
     weights: list[Tensor] = []
     listeners = [lambda row: weights.append(net.state_dict()["0.weight"].clone())]
-    history = train(net, SeedsOnly(), feed(), replace(QUICK, average=0.6), tmp_path, callbacks=listeners)
+    history = train(net, SeedsOnly(), batches(), replace(QUICK, average=0.6), tmp_path, callbacks=listeners)
     for step, weight in enumerate(weights):
         decay = min(0.6, (1 + step) / (10 + step))
         mean = decay * mean + (1 - decay) * weight
@@ -152,7 +152,7 @@ def test_an_average_of_the_weights_is_validated(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded["0.weight"], mean)
     assert not torch.equal(checkpoint.network["0.weight"], loaded["0.weight"])
     assert torch.equal(checkpoint.network["1.running_var"], loaded["1.running_var"])
-    scores = evaluate(other, feed().validation(), CLASSES)
+    scores = evaluate(other, batches().validation(), CLASSES)
     assert scores is not None
     assert history.rows[-1]["dice"] == pytest.approx(scores.mean_dice)
 
@@ -200,7 +200,7 @@ def test_a_nan_image_is_named() -> None:
 
 
 def test_a_nan_prediction_while_relabeling_is_named() -> None:
-    data = feed()
+    data = batches()
     images = [replace(data.samples[n]) for n in range(len(data.samples))]
     images[4].image[0, 3, 3] = float("nan")
     settings = replace(QUICK, relabel_every=2)
@@ -218,7 +218,7 @@ def test_weights_that_are_nan_are_not_saved(tmp_path: Path) -> None:
     objective = Regularized((Regularizer("steep", 1.0, Steep()),))
     settings = replace(QUICK, steps=1, pretrain_steps=0, warmup_steps=0)
     with pytest.raises(TrainingError, match=r"^step 1: the network has weights that are nan or inf"):
-        train(network(), objective, replace(feed(), held_out=None), settings, tmp_path)
+        train(network(), objective, replace(batches(), held_out=None), settings, tmp_path)
     assert load_checkpoint(tmp_path / "last.pt").step == 0
 
 
@@ -233,7 +233,7 @@ def test_a_failed_solve_is_named_after_its_step() -> None:
 
     objective = replace(SOFT, affinity=Broken(), starter=None)
     with pytest.raises(TrainingError, match=r"^step 3: gradient-descent: images \[0, 1, 2\] of the batch"):
-        train(network(), objective, feed(), replace(QUICK, measure_every=0))
+        train(network(), objective, batches(), replace(QUICK, measure_every=0))
 
 
 def test_seeds_beyond_the_classes_are_an_error() -> None:
