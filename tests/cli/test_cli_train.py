@@ -167,6 +167,15 @@ def test_a_file_gives_options_and_the_command_line_wins(root: Path, tmp_path: Pa
         assert torch.equal(one, two)
 
 
+def test_a_default_that_is_given_wins_over_the_file(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text("augment = false\npower = 0.5\nwarm-start = true\n")
+    given = ("--config", file, "--augment", "--cold-start")
+    assert train(root, tmp_path / "run", *given, steps=2).exit_code == 0
+    stored = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert (stored["augment"], stored["warm_start"], stored["power"]) == (True, False, 0.5)
+
+
 def test_objectives_are_as_told() -> None:
     assert recipes.objective(TrainingOptions(method="pce")) == SeedsOnly()
     assert recipes.objective(TrainingOptions(method="full")) == FullMasks()
