@@ -16,7 +16,7 @@ from selflabel.training.objectives import (
     Terms,
     WeightedMean,
 )
-from selflabel.training.pseudo_labels import Labeling
+from selflabel.training.pseudo_labels import PseudoLabels
 from selflabel.training.schedule import SGD, AdamW, OptimizerFactory
 from selflabel.training.self_labeling import InitialLabels, SelfLabeling
 from selflabel.training.settings import TrainingSettings
@@ -38,12 +38,12 @@ __all__ = [
     "InitialLabels",
     "LabelSource",
     "LabelStore",
-    "Labeling",
     "MemoryStore",
     "Monitor",
     "Objective",
     "OptimizerFactory",
     "Process",
+    "PseudoLabels",
     "Regularized",
     "Regularizer",
     "Row",

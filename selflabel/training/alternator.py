@@ -117,8 +117,8 @@ def relabel(
 ) -> None:
     """Solve for the labels of all images and store them, the network in evaluation mode.
 
-    warm: solves start from stored labels, where there are some. Several processes have images of their own, and
-    store the labels of all. Raises `TrainingError` if a prediction is nan or inf.
+    warm: solves start from stored labels where there are some. Each of several processes solves for images of its own
+    and stores the labels of all. Raises `TrainingError` if a prediction is nan or inf.
     """
     part, network, mine = current_part(), unwrapped(network), dict[str, Stored]()
     share_buffers(network, part)

@@ -15,24 +15,24 @@ from selflabel.training.distributed import ALONE, Process
 
 @runtime_checkable
 class DataSource(Protocol):
-    """What `train` asks of data; with several processes each asks for its part."""
+    """The data of a training run; each of several processes asks for its part."""
 
     @property
     def classes(self) -> int:
-        """How many classes the network predicts."""
+        """The number of classes that the network predicts."""
 
     @property
     def fixed(self) -> bool:
-        """Whether an image always comes in the same size and place, so that labels of it can be kept."""
+        """True if an image always comes in the same size and place: its labels can then be stored."""
 
     def training(self, step: int, part: Process) -> Batch:
         """This process's part of the batch of a step: a pure function of the step."""
 
     def images(self, part: Process) -> Iterator[Batch]:
-        """All training images, once, as they are: for labels of all."""
+        """All training images, once each and not augmented, to be labeled."""
 
     def validation(self, part: Process) -> Iterator[Batch]:
-        """The validation images with their masks; none if there are none."""
+        """The validation images with their masks; may be empty."""
 
 
 @runtime_checkable
@@ -40,15 +40,15 @@ class Samples(Protocol):
     """A list of samples, such as `selflabel.datasets.samples.Folder`."""
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of samples."""
 
     def __getitem__(self, number: int, /) -> Sample:
-        """One of them."""
+        """A sample."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """`DataSource` from samples: shuffled every epoch, augmented, with draws that depend on seed and step alone.
+    """A `DataSource` of samples: shuffled every epoch and augmented by draws that depend on seed and step alone.
 
     batch: images of a step, over all processes. augmentation: for training only. held_out: validation samples with
     masks, `held_out_batch` at once (1 if their sizes differ).
@@ -71,13 +71,13 @@ class Batches:
 
     @property
     def fixed(self) -> bool:
-        """No augmentation that moves pixels."""
+        """True without an augmentation that moves pixels."""
         a = self.augmentation
         return a is None or not (a.flip or a.flip_rows or a.rotate90 or a.degrees > 0 or a.scale > 1)
 
     @property
     def epoch(self) -> int:
-        """Steps in which every image comes once, rounded up."""
+        """The steps of an epoch, rounded up."""
         return -(-len(self.samples) // self.batch)
 
     def training(self, step: int, part: Process = ALONE) -> Batch:
@@ -88,7 +88,7 @@ class Batches:
         )
 
     def images(self, part: Process = ALONE) -> Iterator[Batch]:
-        """All training images, as many at once as in a step."""
+        """All training images, in batches of the size of a step."""
         return _in_order(self.samples, self.batch, part)
 
     def validation(self, part: Process = ALONE) -> Iterator[Batch]:

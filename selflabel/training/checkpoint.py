@@ -18,7 +18,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """All that a run needs to go on as if it had not stopped; random numbers and data follow from the step.
+    """The state of a run, to go on from as if it had not stopped; random numbers and data follow from the step.
 
     settings, about: as text and as JSON values, to be compared and to rebuild the network. average: the moving
     average of the weights. labels: the state of the label store. rows, columns: of the history. best: the best
@@ -71,7 +71,7 @@ def load_weights(path: Path, network: nn.Module, device: torch.device | str = "c
 
 
 def load_state(network: nn.Module, state: Mapping[str, Any], path: Path) -> None:
-    """Raises `ValueError` if the weights do not fit."""
+    """Load weights into a network. Raises `ValueError` if they do not fit."""
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Several processes, one batch: slices of it, and means over all of it, so that gradients are those of one process.
+"""Several processes share a batch: each takes a slice, and the gradients are those of one process.
 
 DistributedDataParallel averages the gradients of R processes. A loss that is a mean over a mass (labeled pixels,
 say) is therefore weighted by R times the share that the process has of the whole mass; the shares take one
@@ -30,7 +30,7 @@ class Process:
     size: int = 1
 
     def of(self, length: int) -> range:
-        """Its places of a batch: consecutive, the parts differ by at most one.
+        """Its consecutive places in a batch; sizes of parts differ by at most one.
 
         Raises `ValueError` if there are not enough places for every process.
         """
@@ -39,7 +39,7 @@ class Process:
         return range(length * self.rank // self.size, length * (self.rank + 1) // self.size)
 
     def among(self, length: int) -> range:
-        """Its places of a whole data set: every `size`-th; may be none."""
+        """Its places in a whole data set: every `size`-th; may be empty."""
         return range(self.rank, length, self.size)
 
 
@@ -47,7 +47,7 @@ ALONE = Process()
 
 
 def current_part() -> Process:
-    """From the process group, if there is one."""
+    """This process in the process group; `ALONE` without one."""
     if distributed.is_available() and distributed.is_initialized():
         return Process(distributed.get_rank(), distributed.get_world_size())
     return ALONE
@@ -57,7 +57,7 @@ def current_part() -> Process:
 def process_group(
     timeout: timedelta = timedelta(minutes=30), *, on_cpu: bool = False
 ) -> Iterator[tuple[Process, torch.device]]:
-    """Joins the processes that `torchrun` started; yields this one's part and device.
+    """Join the processes that `torchrun` started; yields this one's part and device.
 
     Without torchrun it is one process, and nothing is set up. With GPUs it is nccl, one GPU a process (the
     device is `cuda` of the local rank); without, or if `on_cpu`, gloo on the CPU.
@@ -78,7 +78,7 @@ def process_group(
 
 
 def wrap(network: nn.Module, part: Process) -> nn.Module:
-    """The network with averaged gradients; itself if the process is alone.
+    """The network, which then averages gradients over processes; itself if the process is alone.
 
     Batch normalization sees its own slice only: convert it with `torch.nn.SyncBatchNorm` for the same result as one
     process's.
@@ -87,14 +87,14 @@ def wrap(network: nn.Module, part: Process) -> nn.Module:
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """The network itself: for passes that not all processes make alike, and for checkpoints."""
+    """The network without its wrapper: for checkpoints, and for passes whose number differs between processes."""
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
 def combine(terms: Terms, part: Process, observed: Terms = NONE) -> tuple[Tensor, dict[str, float]]:
-    """The loss to backpropagate here, and every term's value for the whole batch, the same in all processes.
+    """The loss to backpropagate here, and every term's value over the whole batch, equal in all processes.
 
-    `observed` terms are not part of the loss. One all-reduce; one wait for the device.
+    `observed` terms are not part of the loss. Cost: one all-reduce, one wait for the device.
     """
     every = {**observed, **terms}
     values = torch.stack([term.value.double() for term in every.values()])
@@ -116,7 +116,7 @@ def add_up(counts: Tensor, part: Process) -> Tensor:
 
 
 def gather(mine: Mapping[str, T], part: Process) -> dict[str, T]:
-    """Everyone's entries, those of later processes last."""
+    """The entries of all processes, in order of rank."""
     if part.size == 1:
         return dict(mine)
     everyone: list[Mapping[str, T]] = [{} for _ in range(part.size)]
@@ -125,7 +125,7 @@ def gather(mine: Mapping[str, T], part: Process) -> dict[str, T]:
 
 
 def share_buffers(network: nn.Module, part: Process) -> None:
-    """Running statistics of the first process for all: each has seen its own slices."""
+    """Give all processes the running statistics of the first: each has seen slices of its own."""
     if part.size > 1:
         for buffer in network.buffers():
             distributed.broadcast(buffer, 0)

@@ -18,10 +18,10 @@ from selflabel.training.distributed import ALONE, Process, add_up
 
 @dataclass(frozen=True)
 class Scores:
-    """One number a class, nan for a class that is nowhere; means over the classes from `first` on.
+    """One number per class, nan for a class that no map has; means over the classes from `first` on.
 
-    dice, iou: of the counts of all images together. hd95: the mean over the images in which both maps have the
-    class, in pixels; None if it was not asked for.
+    dice, iou: of the pixel counts of all images together. hd95: in pixels, the mean over the images in which both
+    maps have the class; None if it was not asked for.
     """
 
     dice: tuple[float, ...]
@@ -31,17 +31,17 @@ class Scores:
 
     @property
     def mean_dice(self) -> float:
-        """Over the defined classes from `first` on."""
+        """Mean Dice of the defined classes from `first` on."""
         return mean_of_defined(np.array(self.dice[self.first :]))
 
     @property
     def mean_iou(self) -> float:
-        """Over the defined classes from `first` on."""
+        """Mean IoU of the defined classes from `first` on."""
         return mean_of_defined(np.array(self.iou[self.first :]))
 
     @property
     def mean_hd95(self) -> float | None:
-        """Over the defined classes from `first` on."""
+        """Mean HD95 of the defined classes from `first` on."""
         return None if self.hd95 is None else mean_of_defined(np.array(self.hd95[self.first :]))
 
 
@@ -57,8 +57,8 @@ def evaluate(
 ) -> Scores | None:
     """Score a network, in evaluation mode; None if there are no batches.
 
-    first: means start at this class (1 leaves the background out). distances: also HD95, two-dimensional images
-    only. part: several processes with batches of their own get the scores of all. Raises `ValueError` for a batch
+    first: means start at this class (1 leaves the background out). distances: also HD95, for two-dimensional images
+    only. part: processes with batches of their own get the scores of all. Raises `ValueError` for a batch
     without masks, and for masks with other classes.
     """
     rules = Rules(classes, first, distances)
@@ -96,7 +96,7 @@ def evaluate(
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode within; after it each module is in the mode that it was in, frozen ones too."""
+    """A context in evaluation mode; each module, frozen or not, gets its own mode back after it."""
     before = {module: module.training for module in network.modules()}
     network.eval()
     try:

@@ -1,4 +1,4 @@
-"""The history of a run: one row a step, in memory and in two files that survive any end of the process."""
+"""The history of a run: one row per step, in memory and in two files that survive any end of the process."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from selflabel.files.ledger import Ledger
 
 Value = int | float | None
 Row = Mapping[str, Value]
-"""One step: a number a column, None where nothing was measured."""
+"""One step: the number of each column, None where nothing was measured."""
 
 CSV = "history.csv"
 LINES = "history.jsonl"
@@ -65,7 +65,7 @@ class History:
                 file.write(_csv_line(_cells(self.columns, whole)).encode())
 
     def column(self, name: str) -> tuple[list[float], list[float]]:
-        """Steps and values of a column, where it was measured."""
+        """The steps at which a column was measured, and its values."""
         measured = [(row["step"], row[name]) for row in self.rows if row[name] is not None]
         steps = [float(step) for step, _ in measured if step is not None]
         return steps, [float(value) for _, value in measured if value is not None]

@@ -1,4 +1,4 @@
-"""Both objectives on any network: the direct loss (4) and the joint loss (8), whatever it is trained with."""
+"""The direct loss (4) and the joint loss (8) of any network, whatever it is trained with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,43 +14,43 @@ from selflabel.losses.cross_entropy import entropy_loss
 from selflabel.losses.modules import build
 from selflabel.losses.potts import potts_loss
 from selflabel.training.objectives import Logits, Terms, WeightedMean, pixels
-from selflabel.training.pseudo_labels import Labeling
+from selflabel.training.pseudo_labels import PseudoLabels
 from selflabel.training.self_labeling import SelfLabeling, unary_values
 
 NAMES = ("joint", "direct", "direct_entropy", "direct_pairwise")
-"""The columns of the history that it fills."""
+"""The columns of the history that a monitor fills."""
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """One measure for runs of different methods, on the batches they are trained with.
+    """One measure for runs of different methods, on their training batches.
 
-    With the energy and the weights of `objective`: the direct loss (Zhang & Boykov 2025, eq. 4)
+    With the energy and the weights of `objective`, the direct loss is (Zhang & Boykov 2025, eq. 4)
 
         pCE(σ) + weight / N · [(η - τ) Σ_{i∉Ω} S(σ_i) + λ Σ_ij w_ij P(σ_i, σ_j)]
 
-    with Shannon's entropy S, which is (8) at y = σ for the standard coupling; and the joint loss (8), at the labels
-    that the network is being trained with if these are of the same energy and affinity. Else, with `solve`, at labels
-    that the objective's solver makes for this measurement only; without, it is left out. The warm-up plays no part.
+    with Shannon's entropy S: (8) at y = σ for the standard coupling. The joint loss (8) is taken at the pseudo-labels
+    of the training step if they have the same energy and affinity; else at labels that the objective's solver makes
+    for this measurement, or, without `solve`, not at all. The warm-up plays no part.
 
-    Cost: an affinity (unless such labels bring theirs) and one pass over its pairs, and the solve.
+    Cost: an affinity (unless the pseudo-labels bring theirs), one pass over its pairs, and the solve.
     """
 
     objective: SelfLabeling
     solve: bool = True
 
     @torch.no_grad()
-    def measure(self, logits: Logits, batch: Batch, labeling: Labeling | None = None) -> Terms:
-        """Terms to be added up by `sums`, once they are of all processes."""
+    def measure(self, logits: Logits, batch: Batch, pseudo_labels: PseudoLabels | None = None) -> Terms:
+        """Terms that `sums` adds up once `combine` has their values over all processes."""
         logits, objective, mass = logits.detach(), self.objective, pixels(logits)
-        if labeling is not None and (labeling.energy, labeling.builder) != (
+        if pseudo_labels is not None and (pseudo_labels.energy, pseudo_labels.builder) != (
             objective.energy,
             objective.affinity,
         ):
-            labeling = None
-        if labeling is None and self.solve:
-            labeling = objective.label(logits, batch, None)
-        affinity = None if labeling is None else labeling.affinity
+            pseudo_labels = None
+        if pseudo_labels is None and self.solve:
+            pseudo_labels = objective.label(logits, batch, None)
+        affinity = None if pseudo_labels is None else pseudo_labels.affinity
         affinity = build(objective.affinity, batch.images) if affinity is None else affinity
         energy = objective.energy
         decisive = (energy.coupling_weight - energy.entropy_weight) * entropy_loss(logits, batch.seeds)
@@ -60,16 +60,18 @@ class Monitor:
             "direct_entropy": WeightedMean(objective.weight * decisive, mass),
             "direct_pairwise": WeightedMean(objective.weight * pairwise, mass),
         }
-        if labeling is not None:
-            value = mean_per_pixel(self._energies(logits, batch, labeling, affinity), logits)
+        if pseudo_labels is not None:
+            value = mean_per_pixel(self._energies(logits, batch, pseudo_labels, affinity), logits)
             terms["labels"] = WeightedMean(objective.weight * value, mass)
         return terms
 
     def _energies(
-        self, logits: Logits, batch: Batch, labeling: Labeling, affinity: Affinity
+        self, logits: Logits, batch: Batch, pseudo_labels: PseudoLabels, affinity: Affinity
     ) -> Float[Tensor, " b"]:
-        coupling, entropy = unary_values(self.objective.problem(logits, batch, affinity), labeling.labels)
-        return coupling + entropy + labeling.pairwise
+        coupling, entropy = unary_values(
+            self.objective.problem(logits, batch, affinity), pseudo_labels.labels
+        )
+        return coupling + entropy + pseudo_labels.pairwise
 
 
 def sums(values: Mapping[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the network is trained for: seeds alone, full masks, or seeds and direct losses on the prediction."""
+"""Objectives of the network: seeds alone, full masks, or seeds and direct losses on the prediction."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,17 +14,16 @@ from selflabel.labels import UNLABELED, unlabeled
 from selflabel.losses.cross_entropy import partial_cross_entropy
 from selflabel.losses.gated_crf import GatedCRFLoss
 from selflabel.losses.modules import Loss
-from selflabel.training.pseudo_labels import Labeling
+from selflabel.training.pseudo_labels import PseudoLabels
 
 Logits = Float[Tensor, "b k *s"]
 
 
 @dataclass(frozen=True, eq=False)
 class WeightedMean:
-    """One summand of a loss: a mean, its weight included, and the mass that it is the mean over.
+    """One summand of a loss: a mean times its weight, and the mass (pixels, or labeled pixels) under the mean.
 
-    The mass (pixels, or labeled pixels) is what several processes weigh their means by, so that together they
-    have the mean of the whole batch.
+    Several processes weigh their means by their masses: the sum is the mean of the whole batch.
     """
 
     value: Float[Tensor, ""]
@@ -37,17 +36,17 @@ Terms = Mapping[str, WeightedMean]
 
 @runtime_checkable
 class Objective(Protocol):
-    """A frozen dataclass that says what to lower; it holds no state."""
+    """A loss for the network to lower, with the pseudo-labels that it needs: a frozen dataclass without state."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of its terms."""
 
-    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> Labeling | None:
-        """Pseudo-labels for the network to fit, or None if it needs none; `start`: labels to solve from."""
+    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> PseudoLabels | None:
+        """Pseudo-labels for the network to fit, None if it needs none; a solve begins at `start`."""
 
-    def terms(self, logits: Logits, batch: Batch, labeling: Labeling | None, ramp: float) -> Terms:
-        """The summands of the loss, whose sum the network lowers; `ramp` in [0, 1]: the warm-up's factor."""
+    def terms(self, logits: Logits, batch: Batch, pseudo_labels: PseudoLabels | None, ramp: float) -> Terms:
+        """The summands of the loss; `ramp` in [0, 1] is the factor of the warm-up."""
 
 
 def pixels(logits: Logits) -> Float64[Tensor, ""]:
@@ -61,7 +60,7 @@ def pixels(logits: Logits) -> Float64[Tensor, ""]:
 class SeedsOnly:
     """The partial cross entropy of the seeds alone (pCE); also the first term of the others.
 
-    class_weights: one a class, for `partial_cross_entropy`; see `selflabel.losses.click_weights`.
+    class_weights: one per class, for `partial_cross_entropy`; see `selflabel.losses.click_weights`.
     """
 
     class_weights: tuple[float, ...] | None = None
@@ -71,12 +70,12 @@ class SeedsOnly:
         """One term."""
         return ("seeds",)
 
-    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> Labeling | None:
-        """None: seeds are all it needs."""
+    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> PseudoLabels | None:
+        """None: the network fits the seeds."""
         return None
 
-    def terms(self, logits: Logits, batch: Batch, labeling: Labeling | None, ramp: float) -> Terms:
-        """A mean over the labeled pixels; the warm-up does not touch it."""
+    def terms(self, logits: Logits, batch: Batch, pseudo_labels: PseudoLabels | None, ramp: float) -> Terms:
+        """A mean over the labeled pixels, without the warm-up."""
         return {"seeds": self._term(logits, batch.seeds)}
 
     def _term(self, logits: Logits, index: Tensor) -> WeightedMean:
@@ -89,7 +88,7 @@ class SeedsOnly:
 
 @dataclass(frozen=True)
 class FullMasks:
-    """The cross entropy of the full masks; pixels of 255 do not count. Raises `ValueError` for batches without."""
+    """The cross entropy of the full masks but for pixels of 255. Raises `ValueError` for a batch without masks."""
 
     class_weights: tuple[float, ...] | None = None
 
@@ -98,11 +97,11 @@ class FullMasks:
         """One term."""
         return ("masks",)
 
-    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> Labeling | None:
-        """None: the masks say it all."""
+    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> PseudoLabels | None:
+        """None: the network fits the masks."""
         return None
 
-    def terms(self, logits: Logits, batch: Batch, labeling: Labeling | None, ramp: float) -> Terms:
+    def terms(self, logits: Logits, batch: Batch, pseudo_labels: PseudoLabels | None, ramp: float) -> Terms:
         """A mean over the pixels whose class is known."""
         if batch.masks is None:
             raise ValueError(
@@ -125,7 +124,7 @@ class Regularizer:
             raise ValueError(f"expected a finite weight >= 0 of {self.name!r}, got {self.weight}")
 
     def mass(self, logits: Logits, batch: Batch) -> Float64[Tensor, ""]:
-        """What the loss is a mean over: the pixels, or the unlabeled ones."""
+        """The number of pixels under the mean of the loss: all, or the unlabeled ones."""
         if isinstance(self.loss, GatedCRFLoss) and self.loss.unlabeled_only:
             return unlabeled(batch.seeds).sum().double()
         return pixels(logits)
@@ -135,7 +134,7 @@ class Regularizer:
 class Regularized:
     """Gradient descent on the network: ``pCE + Σ_r weight_r · loss_r(σ)`` (Zhang & Boykov 2025, eq. 4).
 
-    Every loss is a mean over the pixels of the batch, so are their weights relative to a mean over seeds.
+    Every loss is a mean over the pixels of the batch: weights are relative to a mean over the seeds.
     """
 
     parts: tuple[Regularizer, ...]
@@ -150,11 +149,11 @@ class Regularized:
         """The seeds, and each part by its name."""
         return ("seeds", *(part.name for part in self.parts))
 
-    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> Labeling | None:
-        """None: the losses are on the prediction itself."""
+    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> PseudoLabels | None:
+        """None: the losses are on the prediction."""
         return None
 
-    def terms(self, logits: Logits, batch: Batch, labeling: Labeling | None, ramp: float) -> Terms:
+    def terms(self, logits: Logits, batch: Batch, pseudo_labels: PseudoLabels | None, ramp: float) -> Terms:
         """The warm-up scales all parts but the seeds."""
         terms = dict(self.seeds.terms(logits, batch, None, ramp))
         for part in self.parts:

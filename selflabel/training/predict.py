@@ -23,7 +23,7 @@ MANIFEST = "predictions.jsonl"
 
 
 class Precision(enum.Enum):
-    """How probabilities are stored; all of these are read by `selflabel label --probs`."""
+    """The number type of stored probabilities; `selflabel label --probs` reads all of them."""
 
     UINT8 = "uint8"
     FLOAT16 = "float16"
@@ -32,7 +32,7 @@ class Precision(enum.Enum):
 
 @dataclass(frozen=True)
 class Storage:
-    """What a file of probabilities is: `labels` [k h w] and `classes` [k] as compressed npz, or a plain npy."""
+    """The format of probability files: `labels` [k h w] and `classes` [k] as compressed npz, or a plain npy."""
 
     compressed: bool = True
     precision: Precision = Precision.FLOAT16
@@ -56,7 +56,7 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A network, and how the images it learned from were prepared (`selflabel.datasets.samples.Folder`)."""
+    """A network, and the channels and size that its training images had (`selflabel.datasets.samples.Folder`)."""
 
     network: nn.Module
     channels: int
@@ -65,7 +65,7 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "c h w"]) -> Float32[Tensor, "k h w"]:
-        """The class probabilities of an image's own pixels: softmax in the square, then `Letterbox.undo`.
+        """The class probabilities of the image's own pixels: softmax in the letterbox, then `Letterbox.undo`.
 
         Raises `ValueError` if the network gives anything but finite numbers.
         """
@@ -83,7 +83,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of an image: predicted, `skipped` as done before, or failed for a `reason`."""
+    """The outcome of an image: predicted, `skipped` as done before, or failed for a `reason`."""
 
     stem: str
     skipped: bool = False
@@ -99,7 +99,7 @@ def predict_folder(
     *,
     overwrite: bool = False,
 ) -> Generator[Prediction, None, None]:
-    """Predict images (by stem) into the folder `out`; yields one outcome an image, as they come.
+    """Predict images (by stem) into the folder `out`; yields the outcome of each image as it is done.
 
     `identity`: the JSON values that decide the predictions. They are the first line of ``out/predictions.jsonl`` (a
     `Ledger`), followed by a line for each image that is done. An image is skipped if it has a line with the same

@@ -11,11 +11,11 @@ from selflabel.problem import Energy
 
 
 @dataclass(frozen=True, eq=False)
-class Labeling:
-    """Pseudo-labels y, and the parts of their energy that do not depend on the network, as sums per image.
+class PseudoLabels:
+    """Pseudo-labels y, with the parts of their energy that do not depend on the network, as sums per image.
 
-    energy, builder: what was minimized. The affinity that the builder made of the batch is kept for measurements
-    on the same batch (None for labels from a store).
+    energy, builder: of the minimized problem. affinity: made of the batch by the builder, for measurements on the
+    same batch; None for labels from a store.
     """
 
     labels: Float[Tensor, "b k *s"]
@@ -26,5 +26,5 @@ class Labeling:
     entropy: Float[Tensor, " b"]
     """``-τ Σ_{i∉Ω} S(y_i)``."""
     gain: Float[Tensor, " b"]
-    """By how much the solve lowered the energy of each image, from the labels it started at; 0 from a store."""
+    """The fall of each image's energy in the solve, from its start; 0 for labels from a store."""
     affinity: Affinity | None = None

@@ -13,11 +13,11 @@ FILES = (LAST, BEST, LINES, CSV)
 """What a run writes into its folder."""
 
 ANY_TIME = ("checkpoint_every",)
-"""Settings that may differ when a run is resumed: they change no number."""
+"""Settings that may differ in a resumed run: they change no number."""
 
 
 def files_of_run(out: Path) -> list[str]:
-    """Which of `FILES` are in a folder."""
+    """Those of `FILES` that are in a folder."""
     return [name for name in FILES if (out / name).exists()]
 
 

@@ -122,7 +122,7 @@ class TrainingRun:
             "ramp": factor,
             "loss": report.loss,
             **{f"term_{name}": value for name, value in report.terms.items()},
-            **({} if report.labeling is None else {"gain": report.gain}),
+            **({} if report.pseudo_labels is None else {"gain": report.gain}),
             **(report.measured or {}),
         }
         improved = self._due(settings.validate_every) and self._validate(row)

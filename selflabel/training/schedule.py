@@ -1,4 +1,4 @@
-"""Learning rate and warm-up as pure functions of the step, and optimizers still to be built."""
+"""Learning rate and warm-up as pure functions of the step, and settings of optimizers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,26 +9,26 @@ from torch import nn
 
 
 def polynomial(step: int, steps: int, power: float) -> float:
-    """``(1 - step/steps)^power``, the factor on the learning rate of steps 0 .. steps-1; 0.9 in the papers."""
+    """``(1 - step/steps)^power``, the factor on the learning rate in step 0 .. steps-1; power 0.9 in the papers."""
     return float((1 - step / steps) ** power)
 
 
 def ramp(step: int, start: int, length: int) -> float:
-    """The warm-up's factor: 0 before `start`, then up to 1 in `length` equal steps; at once if `length` is 0."""
+    """The warm-up's factor: 0 before the step `start`, then rising to 1 in `length` equal steps."""
     if step < start:
         return 0.0
     return 1.0 if length == 0 else min(1.0, (step - start + 1) / length)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """For all groups of parameters."""
+    """Set the learning rate of all groups of parameters."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 @runtime_checkable
 class OptimizerFactory(Protocol):
-    """Settings that, given parameters, make their optimizer."""
+    """Settings of an optimizer; called with parameters, they make it."""
 
     def __call__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
         """The optimizer of the parameters."""

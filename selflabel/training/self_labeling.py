@@ -18,15 +18,16 @@ from selflabel.losses.self_labeling import self_labeling_loss
 from selflabel.problem import Energy, Problem
 from selflabel.solvers.random_walker import RandomWalker
 from selflabel.training.objectives import Logits, SeedsOnly, Terms, WeightedMean, pixels
-from selflabel.training.pseudo_labels import Labeling
+from selflabel.training.pseudo_labels import PseudoLabels
 
 
 def with_errors(logits: Logits, probability: float) -> Logits:
-    """``ln σ'`` with ``σ'^k = (1 - ε) σ^k + ε/(K-1) (1 - σ^k)``: the class that an erring annotator would name.
+    """``ln σ'`` with ``σ'^k = (1 - ε) σ^k + ε/(K-1) (1 - σ^k)``: the classes that an erring annotator would name.
 
-    If labels y name the true class with probability 1 - ε, and each other class with ε/(K-1), then σ' is what
-    the prediction σ says of y. The cross entropy ``-ln σ'^y`` is bounded by ``-ln ε/(K-1)``: outliers among the
-    labels pull with a bounded, vanishing force (Marin & Boykov, ICCV 2021). ε = 0 returns the logits as they are.
+    If labels y name the true class with probability 1 - ε, and each other class with ε/(K-1), then σ' is the
+    distribution of y under the prediction σ. The cross entropy ``-ln σ'^y`` is bounded by ``-ln ε/(K-1)``: outliers
+    among the labels pull with a bounded, vanishing force (Marin & Boykov, ICCV 2021). ε = 0 returns the logits as
+    they are.
     """
     if probability == 0:
         return logits
@@ -37,7 +38,7 @@ def with_errors(logits: Logits, probability: float) -> Logits:
 
 @dataclass(frozen=True)
 class InitialLabels:
-    """Labels of the seeds alone, for solves to start from: those of a solver with its own default pairwise energy."""
+    """Labels of the seeds alone, as the start of solves: a solver minimizes its own default pairwise energy."""
 
     solver: Solver = RandomWalker()
     affinity: AffinityBuilder = Contrast()
@@ -48,7 +49,7 @@ class InitialLabels:
         return replace(self.solver.default_energy, coupling_weight=0.0)
 
     def __call__(self, problem: Problem, batch: Batch) -> Logits:
-        """The labels; of images without seeds the prediction."""
+        """The labels; the prediction for images without seeds."""
         seeded = (batch.seeds != UNLABELED).flatten(1).any(1)
         if not bool(seeded.any()):
             return problem.probs
@@ -75,14 +76,13 @@ class SelfLabeling:
       then see σ' of `with_errors` in the coupling: the trust region's distance between labels and prediction is
       ``-ln((1-ε) σ^y + ε/(K-1) (1-σ^y))``, its weight η.
 
-    starter: where a solve starts if no stored labels say better: at the labels of the seeds alone, which is far
-    better while the prediction is poor: the energies of hard and of scale-free relaxations have many local
-    minima. None: at the prediction, as published.
+    starter: makes the start of a solve without stored labels, from the seeds alone. This is far better while the
+    prediction is poor: hard labels and scale-free relaxations have energies with many local minima. None: solves start
+    at the prediction, as published.
 
-    weight: in the published sums over pixels the seeds, a percent of them, count that much less than in means;
-    hence the 10. max_steps: of each solve. present_only: an image may only have the classes it has seeds of (any,
-    if it has no seeds). Raises `ValueError` for a weight below 0 and an ε outside [0, 1 - 1/K), where labels would
-    say nothing.
+    weight: 10, as seeds are about a percent of the pixels, and count that much less in the published sums than in
+    means. max_steps: of each solve. present_only: an image has only the classes of its seeds (any class without
+    seeds). Raises `ValueError` for a weight below 0 and for ε outside [0, 1 - 1/K), where labels carry no information.
     """
 
     energy: Energy
@@ -127,18 +127,18 @@ class SelfLabeling:
         )
 
     def default_start(self, logits: Logits, batch: Batch) -> Logits:
-        """Where a solve starts without stored labels: at the starter's, or at the prediction."""
+        """The start of a solve without stored labels: the starter's labels, or the prediction."""
         problem = self.problem(logits, batch, build(self.affinity, batch.images))
         return self._default_start(problem, batch)
 
-    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> Labeling:
-        """Solve for the pseudo-labels, from `start` or the default one."""
+    def label(self, logits: Logits, batch: Batch, start: Logits | None) -> PseudoLabels:
+        """Solve for the pseudo-labels, from `start` or the default start."""
         affinity = build(self.affinity, batch.images)
         problem = self.problem(logits, batch, affinity)
         start = self._default_start(problem, batch) if start is None else start
         solution = solve(problem, self.solver, start=start, max_steps=self.max_steps)
         coupling, entropy = unary_values(problem, solution.labels)
-        return Labeling(
+        return PseudoLabels(
             solution.labels,
             self.energy,
             self.affinity,
@@ -148,19 +148,21 @@ class SelfLabeling:
             affinity=affinity,
         )
 
-    def terms(self, logits: Logits, batch: Batch, labeling: Labeling | None, ramp: float) -> Terms:
+    def terms(self, logits: Logits, batch: Batch, pseudo_labels: PseudoLabels | None, ramp: float) -> Terms:
         """The network's half, and the constants that complete (8). Raises `ValueError` without labels."""
-        if labeling is None:
+        if pseudo_labels is None:
             raise ValueError(
                 "expected pseudo-labels to fit, got none: call `label` first, or take a stored one"
             )
         scale, mass = ramp * self.weight, pixels(logits)
-        coupling = self_labeling_loss(self._view(logits), labeling.labels, batch.seeds, self.energy.coupling)
+        coupling = self_labeling_loss(
+            self._view(logits), pseudo_labels.labels, batch.seeds, self.energy.coupling
+        )
         terms = dict(self.seeds.terms(logits, batch, None, ramp))
         terms["coupling"] = WeightedMean(scale * self.energy.coupling_weight * coupling, mass)
-        terms["pairwise"] = WeightedMean(scale * mean_per_pixel(labeling.pairwise, logits), mass)
+        terms["pairwise"] = WeightedMean(scale * mean_per_pixel(pseudo_labels.pairwise, logits), mass)
         if self.energy.entropy_weight:
-            terms["entropy"] = WeightedMean(scale * mean_per_pixel(labeling.entropy, logits), mass)
+            terms["entropy"] = WeightedMean(scale * mean_per_pixel(pseudo_labels.entropy, logits), mass)
         return terms
 
     def _default_start(self, problem: Problem, batch: Batch) -> Logits:
@@ -183,7 +185,7 @@ class SelfLabeling:
 
 
 def unary_values(problem: Problem, labels: Logits) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """The coupling's and the entropy's part of the energy of each image."""
+    """The parts of coupling and entropy in the energy of each image."""
     none = replace(problem.energy, pairwise_weight=0.0)
     coupling = replace(problem, energy=replace(none, entropy_weight=0.0)).value(labels)
     if not none.entropy_weight:

@@ -8,15 +8,15 @@ from selflabel.training.schedule import AdamW, OptimizerFactory
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What a run does, step by step; a step is one batch: a solve (if any) and its network steps.
+    """The schedule of a run. A step is one batch: a solve (if any) and its network steps.
 
     steps: of the whole run; the first `pretrain_steps` are on the seeds alone, and over the next `warmup_steps`
     the weight of labels or regularizers rises evenly to its full value. learning_rate: of the first step, decays
     as ``(1 - step/steps)^power``. network_steps: for each batch.
 
-    relabel_every: None for new labels at every batch; else labels of all images are made every so many steps (an
-    epoch, say), stored, and fitted until then. warm_start: solves start from the last labels of an image. Both
-    need data whose images always come in the same geometry.
+    relabel_every: the steps (an epoch, say) between two labelings of all images, whose stored labels are fitted in
+    between; None: new labels for every batch. warm_start: solves start from the last labels of an image. Both need
+    data whose images always come in the same geometry.
 
     validate_every, measure_every (the monitor), checkpoint_every: in steps, 0 for never; the last step is
     validated, measured and saved in any case. first_scored: means over classes start here (1 leaves the background
@@ -66,5 +66,5 @@ class TrainingSettings:
             raise ValueError(f"expected the decay of the average in (0, 1), or None, got {self.average}")
 
     def plain(self) -> dict[str, str]:
-        """Every setting as text: what a checkpoint remembers."""
+        """Every setting as text, for checkpoints."""
         return {field.name: repr(getattr(self, field.name)) for field in fields(self)}

@@ -1,4 +1,4 @@
-"""One round on one batch: labels for the network to fit, then network steps, with everything measured."""
+"""One step on one batch: pseudo-labels, then steps of the network on them, with everything measured."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,21 +16,21 @@ from selflabel.losses.base import mean_per_pixel, widened
 from selflabel.training.distributed import ALONE, Process, combine, gather
 from selflabel.training.monitor import Monitor, sums
 from selflabel.training.objectives import Objective, Terms, WeightedMean, pixels
-from selflabel.training.pseudo_labels import Labeling
+from selflabel.training.pseudo_labels import PseudoLabels
 from selflabel.training.self_labeling import SelfLabeling
-from selflabel.training.store import LabelStore, packed, starts, stored_labeling
+from selflabel.training.store import LabelStore, packed, starts, stored_pseudo_labels
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says where, with which images, and what to try."""
+    """Training cannot go on; the message names the images and what to try."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelSource:
-    """Where the labels of a round come from.
+    """The labels of a step: from a solve, or from a store.
 
-    start: labels for the solve to start from, whatever there is else. store: the solve starts from the labels that
-    it has of an image, and it keeps the new ones. fit_stored: no solve, the network fits those in the store.
+    start: the solve starts here, whatever is stored. store: the solve starts from the stored labels of an image, and
+    its new ones are stored. fit_stored: no solve, the network fits the stored labels.
     """
 
     start: Float[Tensor, "b k *s"] | None = None
@@ -43,18 +43,18 @@ PREDICTED = LabelSource()
 
 @dataclass(frozen=True, eq=False)
 class StepReport:
-    """What one round did. Numbers are of the whole batch, over all processes.
+    """The numbers of one step, of the whole batch over all processes.
 
-    terms: the loss by its summands, at the prediction before the network moved and with the labels that it then
-    fits; for self-labeling their sum is the joint loss (8). losses: that sum before each of the network's steps.
-    gain: by how much the solve lowered the loss, from the labels it started at. measured: the monitor's columns.
-    Seconds of the network and of the solver; measuring is in neither.
+    terms: the summands of the loss, at the new labels and the prediction before the network moved; for self-labeling
+    their sum is the joint loss (8). losses: that sum before each of the network's steps. gain: the fall of the loss
+    in the solve, from its start. measured: the monitor's columns. The seconds of network and solver do not include
+    measuring.
     """
 
     terms: Mapping[str, float]
     losses: tuple[float, ...]
     gain: float
-    labeling: Labeling | None = field(repr=False)
+    pseudo_labels: PseudoLabels | None = field(repr=False)
     measured: Mapping[str, float] | None
     network_seconds: float
     solver_seconds: float
@@ -85,9 +85,9 @@ def advance(
 ) -> StepReport:
     """Label the batch from the network's prediction, then take network steps with these labels.
 
-    One forward pass, in the network's present mode, serves the solve, the loss and the monitor; `network_steps`
-    beyond the first take one each. ramp: the warm-up's factor. bfloat16: automatic mixed precision in the network;
-    losses and solver are in float32. part: the batch is this process's slice of a larger one.
+    One forward pass, in the network's present mode, serves the solve, the loss and the monitor; each of the
+    `network_steps` beyond the first takes another. ramp: the warm-up's factor. bfloat16: automatic mixed precision in
+    the network; losses and solver are in float32. part: the batch is this process's slice of a larger one.
 
     Raises `TrainingError` if the prediction or a term of the loss is nan or inf, before the network has moved.
     """
@@ -97,18 +97,18 @@ def advance(
     with clock.network():
         logits = predicted(network, batch, bfloat16)
     with clock.solver():
-        labeling = _label(objective, logits.detach(), batch, labels, part)
-    observed = {} if labeling is None else _gain(objective, labeling, logits, ramp)
+        pseudo_labels = _label(objective, logits.detach(), batch, labels, part)
+    observed = {} if pseudo_labels is None else _gain(objective, pseudo_labels, logits, ramp)
     measured = None
     if monitor is not None:
-        measured = sums(combine({}, part, monitor.measure(logits, batch, labeling))[1])
+        measured = sums(combine({}, part, monitor.measure(logits, batch, pseudo_labels))[1])
     values: dict[str, float] = {}
     losses = []
     for number in range(network_steps):
         with clock.network():
             if number > 0:
                 logits = predicted(network, batch, bfloat16)
-            terms = objective.terms(logits, batch, labeling, ramp)
+            terms = objective.terms(logits, batch, pseudo_labels, ramp)
             loss, found = combine(terms, part, observed)
             _check(terms, found, batch)
             optimizer.zero_grad()
@@ -118,7 +118,7 @@ def advance(
         values = values or found
     terms_found = {name: value for name, value in values.items() if name not in observed}
     gain = values.get("gain", 0.0)
-    return StepReport(terms_found, tuple(losses), gain, labeling, measured, *clock.seconds())
+    return StepReport(terms_found, tuple(losses), gain, pseudo_labels, measured, *clock.seconds())
 
 
 def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tensor:
@@ -147,7 +147,7 @@ def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tenso
 
 def _label(
     objective: Objective, logits: Tensor, batch: Batch, labels: LabelSource, part: Process
-) -> Labeling | None:
+) -> PseudoLabels | None:
     store = labels.store
     if store is None:
         return objective.label(logits, batch, labels.start)
@@ -157,19 +157,19 @@ def _label(
         return objective.label(logits, batch, None)
     like = widened(logits)
     if labels.fit_stored:
-        return stored_labeling(store, batch.stems, like, objective.energy, objective.affinity)
+        return stored_pseudo_labels(store, batch.stems, like, objective.energy, objective.affinity)
     start = labels.start
     if start is None:
         start = starts(store, batch.stems, like, partial(objective.default_start, logits, batch))
-    labeling = objective.label(logits, batch, start)
-    for stem, stored in gather(packed(batch.stems, labeling), part).items():
+    pseudo_labels = objective.label(logits, batch, start)
+    for stem, stored in gather(packed(batch.stems, pseudo_labels), part).items():
         store.put(stem, stored)
-    return labeling
+    return pseudo_labels
 
 
-def _gain(objective: Objective, labeling: Labeling, logits: Tensor, ramp: float) -> Terms:
+def _gain(objective: Objective, pseudo_labels: PseudoLabels, logits: Tensor, ramp: float) -> Terms:
     weight = objective.weight if isinstance(objective, SelfLabeling) else 1.0
-    return {"gain": WeightedMean(ramp * weight * mean_per_pixel(labeling.gain, logits), pixels(logits))}
+    return {"gain": WeightedMean(ramp * weight * mean_per_pixel(pseudo_labels.gain, logits), pixels(logits))}
 
 
 def _check(terms: Terms, found: Mapping[str, float], batch: Batch) -> None:
@@ -188,7 +188,7 @@ def _listed(stems: tuple[str, ...] | list[str]) -> str:
 
 @dataclass(eq=False)
 class _Clock:
-    """Seconds spent on two things; waits for the device, which computes behind our back."""
+    """Seconds of the network and of the solver. Waits for the device, which computes asynchronously."""
 
     device: torch.device
     spent: list[float] = field(default_factory=lambda: [0.0, 0.0])

@@ -1,4 +1,4 @@
-"""Labels kept an image, small: to fit for an epoch, or to start the next solve from."""
+"""Stored labels of each image, in few bytes: to fit for an epoch, or to start the next solve from."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,19 +14,19 @@ from selflabel.affinity.builders import AffinityBuilder
 from selflabel.files.atomic import write_atomic
 from selflabel.labels import one_hot, to_index
 from selflabel.problem import Energy
-from selflabel.training.pseudo_labels import Labeling
+from selflabel.training.pseudo_labels import PseudoLabels
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """The labels of one image: hard ones as their index (exact), soft ones in half precision (1e-3)."""
+    """The labels of one image: hard ones as an index (exact), soft ones in half precision (1e-3)."""
 
     labels: UInt8[Tensor, "*s"] | Float16[Tensor, "k *s"]
     pairwise: float
     entropy: float
 
     def plain(self) -> dict[str, Any]:
-        """As tensors and numbers, for files."""
+        """The fields as tensors and numbers, for files."""
         return {"labels": self.labels, "pairwise": self.pairwise, "entropy": self.entropy}
 
 
@@ -41,7 +41,7 @@ class LabelStore(Protocol):
         """The labels of an image, None if there are none yet."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold."""
+        """The content of a checkpoint."""
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Return to the state of a checkpoint."""
@@ -52,16 +52,16 @@ class LabelStore(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class MemoryStore:
-    """Labels in memory, and in every checkpoint: a byte a pixel if hard, 2 K bytes if soft."""
+    """Labels in memory and in every checkpoint: one byte per pixel if hard, 2 K bytes if soft."""
 
     kept: dict[str, Stored] = field(default_factory=dict)
 
     def put(self, stem: str, stored: Stored) -> None:
-        """Keep."""
+        """Keep the labels."""
         self.kept[stem] = stored
 
     def get(self, stem: str) -> Stored | None:
-        """Look up."""
+        """The kept labels."""
         return self.kept.get(stem)
 
     def state(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class MemoryStore:
         return {stem: stored.plain() for stem, stored in self.kept.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """All labels of the checkpoint, and no others. Raises `ValueError` for the state of another kind of store."""
+        """Hold the labels of the checkpoint alone. Raises `ValueError` for the state of another kind of store."""
         if not all(isinstance(plain, Mapping) for plain in state.values()):
             raise ValueError(
                 "expected labels in the checkpoint, got versions of files: resume with a DiskStore"
@@ -83,7 +83,7 @@ class MemoryStore:
 
 @dataclass(frozen=True, eq=False)
 class DiskStore:
-    """Labels in a folder, a file an image; a checkpoint holds only which version of each file is valid.
+    """Labels in a folder, one file per image; a checkpoint holds the number of each file's valid version.
 
     Files are complete or absent. Replaced versions are removed when the next checkpoint is on disk, so that a run
     that was killed finds the labels of its last checkpoint.
@@ -139,17 +139,17 @@ class DiskStore:
         return self.folder / f"{quote(stem, safe='')}.{version}.labels"
 
 
-def packed(stems: Sequence[str], labeling: Labeling) -> dict[str, Stored]:
+def packed(stems: Sequence[str], pseudo_labels: PseudoLabels) -> dict[str, Stored]:
     """The labels of a batch by stem, on the CPU."""
-    return {stem: _packed(labeling, number) for number, stem in enumerate(stems)}
+    return {stem: _packed(pseudo_labels, number) for number, stem in enumerate(stems)}
 
 
-def _packed(labeling: Labeling, number: int) -> Stored:
-    labels = labeling.labels[number]
+def _packed(pseudo_labels: PseudoLabels, number: int) -> Stored:
+    labels = pseudo_labels.labels[number]
     index = to_index(labels[None])[0]
     hard = bool(torch.equal(labels, one_hot(index[None], len(labels), labels.dtype)[0]))
     small = index.to(torch.uint8) if hard else labels.half()
-    return Stored(small.cpu(), float(labeling.pairwise[number]), float(labeling.entropy[number]))
+    return Stored(small.cpu(), float(pseudo_labels.pairwise[number]), float(pseudo_labels.entropy[number]))
 
 
 def unpacked(stored: Stored, like: Float[Tensor, "k *s"], stem: str) -> Float[Tensor, "k *s"]:
@@ -176,7 +176,7 @@ def starts(
     like: Float[Tensor, "b k *s"],
     default: Callable[[], Float[Tensor, "b k *s"]],
 ) -> Float[Tensor, "b k *s"] | None:
-    """Labels to start a solve from: the stored ones, the default for images without; None if none has any."""
+    """Starts of a solve: stored labels, or the default for images without; None if no image has stored labels."""
     found = [store.get(stem) for stem in stems]
     missing = sum(stored is None for stored in found)
     if missing == len(found):
@@ -187,14 +187,14 @@ def starts(
     )
 
 
-def stored_labeling(
+def stored_pseudo_labels(
     store: LabelStore,
     stems: Sequence[str],
     like: Float[Tensor, "b k *s"],
     energy: Energy,
     builder: AffinityBuilder,
-) -> Labeling:
-    """The stored labels of a batch, to fit: those that minimize this energy with affinities of this builder.
+) -> PseudoLabels:
+    """The stored labels of a batch, to fit; they minimize this energy with affinities of this builder.
 
     Raises `ValueError` for an image that has none.
     """
@@ -212,4 +212,4 @@ def stored_labeling(
     labels = [unpacked(x, one, stem) for x, one, stem in zip(stored, like, stems, strict=True)]
     pairwise = torch.tensor([x.pairwise for x in stored], dtype=torch.float64, device=like.device)
     entropy = torch.tensor([x.entropy for x in stored], dtype=torch.float64, device=like.device)
-    return Labeling(torch.stack(labels), energy, builder, pairwise, entropy, torch.zeros_like(pairwise))
+    return PseudoLabels(torch.stack(labels), energy, builder, pairwise, entropy, torch.zeros_like(pairwise))

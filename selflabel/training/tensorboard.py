@@ -6,7 +6,7 @@ from selflabel.training.history import Row
 
 
 class TensorBoard:
-    """Writes every number of a row as a scalar at its step: ``train(..., callbacks=(TensorBoard(folder),))``.
+    """Write every number of a row as a scalar at its step: ``train(..., callbacks=(TensorBoard(folder),))``.
 
     Raises `ImportError` if TensorBoard is not installed.
     """

@@ -1,4 +1,4 @@
-"""A whole training run: schedule, labels, history, validation and checkpoints around the rounds of `advance`."""
+"""A whole training run: schedule, labels, history, validation and checkpoints around the steps of `advance`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -39,11 +39,11 @@ def train(
     about: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> History:
-    """Train a network in place and return the history, one row a step.
+    """Train a network in place and return the history, one row per step.
 
     out: a folder for `history.csv`, `history.jsonl`, `last.pt` and `best.pt` (the weights of the best mean Dice);
     without it nothing is written. pretraining: the objective of the first `pretrain_steps`. monitor: measures
-    both objectives every `measure_every` steps (default: for self-labeling, its own). store: for labels that are
+    both losses every `measure_every` steps (default: for self-labeling, its own). store: for labels that are
     kept (default: in memory). callbacks: called with each row once it is written, in the first process. about: JSON
     values to keep in checkpoints, such as the resolved configuration.
 
@@ -53,8 +53,8 @@ def train(
     batch; `dice`, `iou` and theirs by class, on the validation images, after the network moved. Empty where not
     measured.
 
-    resume: go on from `last.pt` if it is there. All that is random follows from the seed and the step, so on the
-    CPU history (but for seconds) and weights are those of a run that was never interrupted. Under `torchrun`
+    resume: go on from `last.pt` if it is there. All random draws follow from the seed and the step: on the CPU,
+    history (but for seconds) and weights are those of a run that was never interrupted. Under `torchrun`
     (within `process_group`) the batch is shared among the processes, with the gradients of one.
 
     Raises `ValueError` if `out` holds a run and `resume` is off, if another process works in it, if a checkpoint is

@@ -103,8 +103,8 @@ def test_neither_half_goes_uphill(energy: Energy, solver: Solver, affinity: Affi
             falls.append(("network", last - before))
             last = before
         report = made.step(data, start=labels)
-        assert report.labeling is not None
-        labels = report.labeling.labels
+        assert report.pseudo_labels is not None
+        labels = report.pseudo_labels.labels
         solved = joint(objective, logits, data, labels)
         slack = 2e-6 if affinity != Grid() else 0.0  # the lattice is an approximation of the matrix
         assert report.loss == pytest.approx(solved, rel=1e-9, abs=slack * 1e3)

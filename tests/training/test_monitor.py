@@ -39,13 +39,13 @@ def test_the_monitor_measures_both_objectives() -> None:
     )
     assert report.measured is not None
     assert report.measured["direct"] == pytest.approx(float(pce + 0.6 * inner / (2 * 256)), rel=1e-9)
-    labeling = objective.label(logits, data, None)
-    own = sum(float(term.value) for term in objective.terms(logits, data, labeling, 1.0).values())
+    pseudo_labels = objective.label(logits, data, None)
+    own = sum(float(term.value) for term in objective.terms(logits, data, pseudo_labels, 1.0).values())
     assert report.measured["joint"] == pytest.approx(own, rel=1e-9)
     cheap = Monitor(objective, solve=False)
     assert "labels" not in cheap.measure(logits, data)
-    assert "labels" in cheap.measure(logits, data, labeling)
-    other = replace(labeling, energy=Energy(COLLISION))
+    assert "labels" in cheap.measure(logits, data, pseudo_labels)
+    other = replace(pseudo_labels, energy=Energy(COLLISION))
     assert "labels" not in cheap.measure(logits, data, other)
     # labels of another affinity, and that affinity, are no measure either
     other = replace(objective, affinity=Grid(sigma=60.0)).label(logits, data, None)

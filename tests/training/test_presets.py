@@ -43,9 +43,9 @@ def test_every_solver_has_a_preset_that_it_can_minimize(solver: Solver) -> None:
     )
     data = batch(2)
     logits = torch.zeros(2, 3, *data.seeds.shape[1:])
-    labeling = objective.label(logits, data, None)
-    assert labeling.labels.shape == logits.shape
-    assert float(labeling.gain.min()) >= -1e-3
+    pseudo_labels = objective.label(logits, data, None)
+    assert pseudo_labels.labels.shape == logits.shape
+    assert float(pseudo_labels.gain.min()) >= -1e-3
 
 
 def test_a_solver_without_a_preset_minimizes_its_default_energy() -> None:

@@ -32,8 +32,8 @@ def test_terms_add_up_and_the_warm_up_scales_all_but_the_seeds() -> None:
     objective = SelfLabeling(MF, MeanField(), Dense(sigma=25.0, sigma_xy=5.0), weight=0.8)
     data = batch(2, double=True)
     logits = network(double=True)(data.images).detach()
-    labeling = objective.label(logits, data, None)
-    whole, half = (objective.terms(logits, data, labeling, ramp) for ramp in (1.0, 0.5))
+    pseudo_labels = objective.label(logits, data, None)
+    whole, half = (objective.terms(logits, data, pseudo_labels, ramp) for ramp in (1.0, 0.5))
     assert tuple(whole) == objective.names == ("seeds", "coupling", "pairwise", "entropy")
     assert float(whole["entropy"].value) < 0 < float(whole["pairwise"].value)
     for name, factor in (("seeds", 1.0), ("coupling", 0.5), ("pairwise", 0.5), ("entropy", 0.5)):
@@ -50,8 +50,8 @@ def test_the_error_probability_is_the_cross_entropy_of_the_paper(error: float) -
     data = Batch(("a", "b"), torch.rand(2, 1, 3, 5).double(), torch.full((2, 3, 5), UNLABELED))
     energy = Energy(STANDARD, BILINEAR, 0.6, 1.5)
     objective = SelfLabeling(energy, GraphCut(), weight=0.7, error_probability=error)
-    labeling = replace(objective.label(logits, data, None), labels=one_hot(index, 4, torch.float64))
-    found = objective.terms(logits, data, labeling, 1.0)["coupling"].value
+    pseudo_labels = replace(objective.label(logits, data, None), labels=one_hot(index, 4, torch.float64))
+    found = objective.terms(logits, data, pseudo_labels, 1.0)["coupling"].value
     z = np.exp(logits.numpy())
     sigma = np.take_along_axis(z / z.sum(1, keepdims=True), index.numpy()[:, None], 1)
     expected = 0.7 * 0.6 * -np.log((1 - error) * sigma + error / 3 * (1 - sigma)).mean()
@@ -70,7 +70,7 @@ def test_the_solver_sees_the_same_distance() -> None:
     data.seeds[0, 0, 0] = 1
     energy = Energy(STANDARD, BILINEAR, 0.9, 0.8)
     objective = SelfLabeling(energy, GraphCut(), Grid(sigma=300.0), error_probability=0.2)
-    labeling = objective.label(logits, data, None)
+    pseudo_labels = objective.label(logits, data, None)
     edges = GridAffinity.from_image(data.images, sigma=300.0).edges()
     sigma = logits.softmax(1)[0].flatten(1)
     cost = -torch.log(0.8 * sigma + 0.2 * (1 - sigma))
@@ -85,9 +85,9 @@ def test_the_solver_sees_the_same_distance() -> None:
         energies.append(float(unary + pairs))
         best = y if energies[-1] == min(energies) else best
     assert best is not None
-    assert torch.equal(labeling.labels.argmax(1).flatten(), best)
+    assert torch.equal(pseudo_labels.labels.argmax(1).flatten(), best)
     plain = replace(objective, error_probability=0.0).label(logits, data, None)
-    assert not torch.equal(plain.labels, labeling.labels)  # the labels that robustness changes here
+    assert not torch.equal(plain.labels, pseudo_labels.labels)  # the labels that robustness changes here
 
 
 def test_errors_leave_distributions_and_gradients() -> None:

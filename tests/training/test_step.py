@@ -59,8 +59,8 @@ def test_half_precision_reaches_the_losses_as_logits_only() -> None:
     net = network()
     report = advance(net, SOFT, torch.optim.SGD(net.parameters(), 0.05), batch(), bfloat16=True)
     exact = advance(network(), SOFT, torch.optim.SGD(net.parameters(), 0.0), batch())
-    assert report.labeling is not None
-    assert report.labeling.labels.dtype == torch.float32
+    assert report.pseudo_labels is not None
+    assert report.pseudo_labels.labels.dtype == torch.float32
     assert report.loss == pytest.approx(exact.loss, rel=0.02)
     assert report.loss != exact.loss
 

@@ -36,8 +36,8 @@ def test_an_epoch_on_stored_labels(make_store: Callable[[], LabelStore]) -> None
     net.train()
     for _ in range(2):
         report = made.fit(data, measure=True)
-        assert report.labeling is not None
-        assert float((report.labeling.labels - labels).abs().max()) < 1e-3
+        assert report.pseudo_labels is not None
+        assert float((report.pseudo_labels.labels - labels).abs().max()) < 1e-3
         assert report.gain == 0
         assert report.measured is not None
         assert report.measured["joint"] == pytest.approx(report.loss, rel=1e-3)
@@ -50,8 +50,8 @@ def test_hard_labels_are_kept_exactly(make_store: Callable[[], LabelStore]) -> N
     made.relabel([data])
     fresh = made.objective.label(net(data.images).detach(), data, None)
     report = made.fit(data)
-    assert report.labeling is not None
-    assert torch.equal(report.labeling.labels, fresh.labels)
+    assert report.pseudo_labels is not None
+    assert torch.equal(report.pseudo_labels.labels, fresh.labels)
     stored = store.get("im0")
     assert stored is not None
     assert stored.labels.dtype == torch.uint8
@@ -61,14 +61,14 @@ def test_a_warm_start_starts_from_the_last_labels(make_store: Callable[[], Label
     net, store, data = network(), make_store(), batch(2)
     made = alternator(net, store)
     first = made.step(data)
-    assert first.labeling is not None
+    assert first.pseudo_labels is not None
     stored = store.get("im1")
     assert stored is not None
     soft = stored.labels.float() / stored.labels.float().sum(0)
-    assert float((soft - first.labeling.labels[1]).abs().max()) < 1e-3
+    assert float((soft - first.pseudo_labels.labels[1]).abs().max()) < 1e-3
     warm, cold = (
         made.objective.label(net(data.images).detach(), data, start)
-        for start in (first.labeling.labels, None)
+        for start in (first.pseudo_labels.labels, None)
     )
     second = made.step(data)
     assert second.gain == pytest.approx(float(warm.gain.sum()) / 512, rel=0.05)
@@ -84,8 +84,8 @@ def test_images_without_stored_labels_start_as_if_alone() -> None:
     logits = net(data.images).detach()
     expected = made.objective.label(logits, data, None).labels[1]
     report = made.step(data)
-    assert report.labeling is not None
-    torch.testing.assert_close(report.labeling.labels[1], expected)
+    assert report.pseudo_labels is not None
+    torch.testing.assert_close(report.pseudo_labels.labels[1], expected)
     from_prediction = replace(made.objective, starter=None).label(logits, data, None).labels[1]
     assert not torch.allclose(expected, from_prediction, atol=1e-3)
 
@@ -97,8 +97,8 @@ def test_labels_made_from_a_start_are_stored() -> None:
     report = made.step(data, start=start)
     assert set(store.kept) == set(data.stems)
     expected = made.objective.label(network()(data.images).detach(), data, start)
-    assert report.labeling is not None
-    torch.testing.assert_close(report.labeling.labels, expected.labels)
+    assert report.pseudo_labels is not None
+    torch.testing.assert_close(report.pseudo_labels.labels, expected.labels)
 
 
 def test_labels_of_another_size_are_an_error() -> None:
