@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.processes import environment
 from support.runs import SMALL, call, make_data, train, weights
 
 from selflabel.cli.config.declarations import parsed
@@ -209,12 +209,7 @@ def test_killed_runs_go_on_as_if_they_had_not_been(root: Path, tmp_path: Path) -
     small = [str(value) for value in SMALL]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-c", PROGRAM, "train", str(root), "--out", str(killed), *small, *options]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
-        "OMP_NUM_THREADS": "1",
-    }
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while len(read_history(killed / "history.jsonl")) < 13 and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[1].decode()

@@ -26,7 +26,7 @@ from support.folders import (
     picture,
     run_of,
 )
-from support.processes import Tells, Told, Work
+from support.processes import Tells, Told, Work, environment
 
 from selflabel.labeling import image as one_image
 from selflabel.labeling.engines.processes import THREADS, Crash, can_fork, forked, run_jobs
@@ -309,11 +309,9 @@ with forked(2) as ready:
 
 @pytest.mark.skipif(not THREADS.is_dir(), reason="about forks")
 def test_processes_end_when_the_one_that_feeds_them_is_killed() -> None:
-    here = Path(__file__).resolve().parents[1]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
     script = [sys.executable, "-c", ORPHANS]
     # ends when all who could write to the output have
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(script, env=environment(), capture_output=True, text=True, timeout=30)
     assert done.returncode == -signal.SIGKILL
     assert len(done.stdout.split()) == 2
 

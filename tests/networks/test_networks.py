@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
+from support.processes import environment
 from torch import Tensor, nn
 
 from selflabel.networks import NETWORKS, AnySize, UNet, huggingface, network
@@ -313,10 +313,9 @@ def test_transformers_do_without_a_broken_torchvision(tmp_path: Path) -> None:
     metadata = tmp_path / "torchvision-0.1.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.99\n")
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=environment(tmp_path),
         capture_output=True,
         text=True,
         check=False,

@@ -4,9 +4,19 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
 
 loaded = 0
 """What a process has loaded, say."""
+
+
+def environment(*folders: Path) -> dict[str, str]:
+    """The environment of a process that imports from these folders first, then from the tests and this checkout."""
+    own = os.environ.get("PYTHONPATH")
+    paths = [*map(str, (*folders, ROOT / "tests", ROOT)), *([own] if own else [])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.cases import CLASSES, batches, network, samples
+from support.processes import environment
 
 from selflabel.affinity.builders import Dense
 from selflabel.files.lock import sole_user
@@ -149,12 +150,9 @@ KILLED = replace(SETTINGS, steps=24, checkpoint_every=3, validate_every=5, warm_
 def test_a_run_killed_at_any_moment_loses_the_steps_since_its_checkpoint(tmp_path: Path) -> None:
     """SIGKILL, while it trains, writes a row or saves; what is left is always good to go on from."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    here = Path(__file__).resolve().parent
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, [here, here.parent, here.parents[1]])),
-    }
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(killed)], env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(killed)], env=environment(Path(__file__).parent)
+    )
     try:
         deadline = time.monotonic() + 60
         while not (killed / "last.pt").exists():
