@@ -171,9 +171,9 @@ def test_classes_that_cannot_win_are_left_out(generator: torch.Generator) -> Non
     one, every = descent(problem), descent(problem, negligible=1e9)
     for _ in range(5):
         sweep_all(one, every)
-    length = (one.spans[:, 1] - one.spans[:, 0]).mean()
+    length = (one.rows.spans[:, 1] - one.rows.spans[:, 0]).mean()
     assert length < 17  # not all 24
-    assert (every.spans == (0, 24)).all()
+    assert (every.rows.spans == (0, 24)).all()
     found, expected = labels_of(one), labels_of(every)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert np.count_nonzero(found == 0) > 6 * found.shape[0]

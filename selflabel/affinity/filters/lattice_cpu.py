@@ -19,23 +19,24 @@ from selflabel.kernels.cpu import lattice as loops
 from selflabel.kernels.cpu.compile import Array
 from selflabel.kernels.cpu.hashing import numbered
 from selflabel.kernels.cpu.layout import channels_last, rows, summed
-from selflabel.kernels.cpu.rows import counted, padded
+from selflabel.kernels.cpu.rows import Incidence, padded
 from selflabel.kernels.memory import scratch
 from selflabel.kernels.threads import num_threads, parallel_for, run_parallel, split_range, split_threads
 
 
 @dataclass(frozen=True, eq=False)
 class ImageLattice:
-    """The lattice of one image.
+    """The lattice of one image, ``P B P'``.
 
-    Tables have a row for every vertex, and one of zeros after these: the blurs' `neighbors` (by row, one a tap) have
-    that number where there is none.
+    Tables have a row for every vertex, then one of zeros: the number of that row stands for a neighbor that is missing.
     """
 
-    vertex: Array  # [n corners]
-    weight: Array  # [n corners]
+    incidence: Incidence
+    """``P``, n pixels by rows: vertices and weights."""
     vertices: int
+    """The number of vertices around pixels."""
     neighbors: tuple[Array, ...]
+    """The blurs in turn: for each row the row before them at each tap."""
     taps: tuple[float, ...]
 
     @classmethod
@@ -46,47 +47,41 @@ class ImageLattice:
         factors = np.array(diagonal_factors(taps, d), dtype)
         middle = sum(loops.ends(features)) / 2
         t = np.empty_like(features)
-        low, high = np.full((threads, d), np.inf), np.full((threads, d), -np.inf)
+        cells = np.tile(np.array([np.inf, -np.inf])[:, None], (threads, 1, d))
         scale, shear = dtype(math.sqrt(variance)), dtype((math.sqrt(1 + d) - 1) / d)
         tasks = [
-            partial(loops.positions, features, middle, scale, shear, t, *ends, *part)
-            for *ends, part in zip(low, high, split_range(n, threads), strict=True)
+            partial(loops.positions, features, middle, scale, shear, t, own, *part)
+            for own, part in zip(cells, split_range(n, threads), strict=True)
         ]
         run_parallel(tasks, threads)
-        strides, least, _ = key_strides(
-            [int(x) for x in low.min(0)], [int(x) for x in high.max(0)], radius, 1
-        )
+        low, high = ([int(x) for x in ends] for ends in (cells[:, 0].min(0), cells[:, 1].max(0)))
+        strides, least, _ = key_strides(low, high, radius, 1)
         vertex, weight = np.empty((n, d + 1), np.int32), np.empty((n, d + 1), dtype)
         with scratch((n, d + 1), np.int64) as keys:
             root = dtype(math.sqrt(gain(variance, d, taps)))
-            parallel_for(
-                n,
-                threads,
-                partial(loops.corners, t, np.array(least), np.array(strides), factors, root, keys, weight),
-            )
+            given = t, np.array([least, strides]), factors, root, keys, weight
+            parallel_for(n, threads, partial(loops.simplices, *given))
             table = _numbered(keys, vertex, threads)
         neighbors = _blurs(table, [*strides, -sum(strides)], radius, threads)
-        return cls(vertex, weight, len(table), neighbors, tuple(taps[:0:-1] + taps))
+        return cls(Incidence.of(vertex, weight), len(table), neighbors, tuple(taps[:0:-1] + taps))
 
     def add(self, x: Array, scale: Array, factor: float, to: Array, splats: int, threads: int) -> None:
-        """``to += factor · diag(scale) K diag(scale) x``, pixels by rows; `splats`: tables to splat into."""
+        """``to += factor · diag(scale) K diag(scale) x``, pixels by rows; `splats` tables are splatted into."""
         shape = self.rows, padded(x.shape[1])
-        given = self.vertex, self.weight, counted(self.vertex)
         with scratch((splats, *shape), x.dtype) as tables, scratch(shape, x.dtype) as blurred:
             pieces = zip(tables, split_range(len(x), splats), strict=True)
-            run_parallel(
-                [partial(loops.splat, x, scale, *given, own, *part) for own, part in pieces], threads
-            )
+            tasks = [partial(loops.splat, x, scale, self.incidence, own, *part) for own, part in pieces]
+            run_parallel(tasks, threads)
             self.blur(_joined(tables), factor, blurred, threads)
-            parallel_for(len(x), threads, partial(loops.slice, blurred, *given, scale, to))
+            parallel_for(len(x), threads, partial(loops.add_sliced, blurred, scale, self.incidence, to))
 
     @property
     def rows(self) -> int:
-        """Of a table."""
+        """Rows of a table."""
         return self.vertices + 1
 
     def blur(self, table: Array, factor: float, to: Array, threads: int) -> None:
-        """Along all lattice vectors, and times the factor; the last row becomes zero again."""
+        """Blur along all lattice vectors, times the factor; the last row becomes zero again."""
         most, dtype = max(map(len, self.neighbors)) + 1, table.dtype.type
         shape = (most, table.shape[1])
         with scratch(shape, table.dtype) as one, scratch(shape, table.dtype) as other:
@@ -94,13 +89,13 @@ class ImageLattice:
                 final = number == len(self.neighbors) - 1
                 following = to if final else (one, other)[number % 2]
                 taps = tuple(dtype(factor * tap if final else tap) for tap in self.taps)
-                parallel_for(len(index), threads, partial(loops.gather, table, index, taps, following))
+                parallel_for(len(index), threads, partial(loops.blur, table, index, taps, following))
                 following[len(index)] = 0
                 table = following
 
 
 def _joined(tables: Array) -> Array:
-    """Their sum, in the first of them."""
+    """The sum of the tables, written to the first."""
     for other in tables[1:]:
         tables[0] += other
     first: Array = tables[0]
@@ -108,7 +103,7 @@ def _joined(tables: Array) -> Array:
 
 
 def _numbered(keys: Array, vertex: Array, threads: int) -> Array:
-    """The distinct keys, sorted; writes the place of each key among them."""
+    """The distinct keys, sorted; writes the place of each key among them to `vertex`."""
     ranges = split_range(len(keys), threads)
     found = run_parallel([partial(numbered, keys, vertex, *part) for part in ranges], threads)
     table = np.unique(np.concatenate(found))
@@ -138,7 +133,7 @@ def _blurs(table: Array, steps: list[int], radius: int, threads: int) -> tuple[A
 
     def join(step: int) -> None:
         given = vertices[step], vertices[step + 1], steps[step], radius
-        result[step], used, reached = loops.neighbors(*given)
+        result[step], used, reached = loops.neighbors_of(*given)
         if step > 0:
             vertices[step] = vertices[step][used]
         vertices[step + 1] = vertices[step + 1][reached]

@@ -1,4 +1,4 @@
-"""Loops of the permutohedral lattice: corners of pixels, merged keys of vertices, splat, blur and slice."""
+"""Loops of the permutohedral lattice: simplices of pixels, merged keys of vertices, splat, blur and slice."""
 
 import math
 
@@ -10,7 +10,7 @@ from selflabel.kernels.cpu.rows import add_row, sum_rows, sum_taps
 
 @kernel
 def ends(features):
-    """The least and the largest of each feature."""
+    """The least and the largest value of each feature."""
     low, high = features[0].copy(), features[0].copy()
     for p in range(len(features)):
         for j in range(low.size):
@@ -20,9 +20,9 @@ def ends(features):
 
 
 @kernel
-def positions(features, middle, scale, shear, t, low, high, first, last):
-    """``t = A f``, and the range of its floors."""
-    d = features.shape[1]
+def positions(features, middle, scale, shear, t, cells, first, last):
+    """``t = A f``, and the least and the largest of its floors, ``cells[0]`` and ``cells[1]``."""
+    low, high, d = cells[0], cells[1], features.shape[1]
     for p in range(first, last):
         total = features.dtype.type(0)
         for j in range(d):
@@ -37,9 +37,12 @@ def positions(features, middle, scale, shear, t, low, high, first, last):
 
 
 @kernel
-def corners(t, low, strides, own, gain, keys, weights, first, last):
-    """Keys and weights of the vertices around each pixel: Kuhn's simplex, barycentric weights times evenness."""
-    d = t.shape[1]
+def simplices(t, numbering, factors, root_gain, keys, weights, first, last):
+    """Keys and weights of the vertices around each pixel: Kuhn's simplex, barycentric weights times evenness.
+
+    `numbering`: the least coordinates of vertices, and the strides of their keys.
+    """
+    low, strides, d = numbering[0], numbering[1], t.shape[1]
     part, step = np.empty(d, t.dtype), np.empty(d, np.int64)
     place = np.empty(d + 1, t.dtype)
     for p in range(first, last):
@@ -56,13 +59,13 @@ def corners(t, low, strides, own, gain, keys, weights, first, last):
         place[0] = 1 - part[0]
         for j in range(d):
             place[j + 1] = part[j] - (part[j + 1] if j + 1 < d else t.dtype.type(0))
-        diagonal = t.dtype.type(0)
+        ratio = t.dtype.type(0)
         for apart in range(d + 1):
             product = t.dtype.type(0)
             for j in range(d + 1 - apart):
                 product += place[j] * place[j + apart]
-            diagonal += own[apart] * product
-        even = gain / math.sqrt(math.sqrt(diagonal))
+            ratio += factors[apart] * product
+        even = root_gain / math.sqrt(math.sqrt(ratio))
         for j in range(d + 1):
             weights[p, j] = place[j] * even
             keys[p, j] = key
@@ -71,7 +74,7 @@ def corners(t, low, strides, own, gain, keys, weights, first, last):
 
 @kernel
 def spread(table, step, radius):
-    """The vertices up to `radius` steps from those of the table; both are sorted. A merge of shifted copies."""
+    """The sorted vertices up to `radius` steps from those of the sorted table: a merge of shifted copies."""
     heads = np.zeros(2 * radius + 1, np.int64)
     merged = np.empty((2 * radius + 1) * table.size, np.int64)
     count = 0
@@ -91,12 +94,12 @@ def spread(table, step, radius):
 
 
 @kernel
-def neighbors(source, target, step, radius):
-    """For each of `target` the numbers of those of `source` up to `radius` steps before and after it.
+def neighbors_of(source, target, step, radius):
+    """The numbers in `source` of the vertices up to `radius` steps before and after each one of `target`, by rows.
 
-    Both are sorted, so that the neighbors at each number of steps lie behind those of the one before. Without vertices
-    that nothing reaches or that reach nothing: also says which ones of both are left. A neighbor that is not there
-    gets the number after the last.
+    Both are sorted, so the neighbors at each number of steps are too, and are found by a merge. Leaves out vertices
+    without a neighbor in the other table; returns masks of those that are kept in `source` and in `target`. A neighbor
+    that is not there gets the number after the last.
     """
     heads = np.zeros(2 * radius + 1, np.int64)
     index = np.empty((target.size, heads.size), np.int32)
@@ -128,13 +131,16 @@ def neighbors(source, target, step, radius):
 
 @kernel
 def renumber(vertex, numbers, first, last):
+    """Replace the numbers of vertices by ``numbers`` of them, for a range of pixels."""
     for p in range(first, last):
         for c in range(vertex.shape[1]):
             vertex[p, c] = numbers[vertex[p, c]]
 
 
 @kernel
-def splat(x, scale, vertex, weight, corners, table, first, last):
+def splat(x, scale, incidence, table, first, last):
+    """``table = P' diag(scale) x`` of a range of pixels."""
+    place, weight, corners = incidence.place, incidence.weight, incidence.corners
     table[:] = 0
     width = table.shape[1]
     row = np.zeros(width, table.dtype)
@@ -142,23 +148,26 @@ def splat(x, scale, vertex, weight, corners, table, first, last):
         own = scale[p % scale.size]
         for j in range(x.shape[1]):
             row[j] = own * x[p, j]
-        add_row(row, 0, width, width, vertex, weight, p * len(corners), corners, table, 0)
+        add_row(row, 0, width, width, place, weight, p * len(corners), corners, table, 0)
 
 
 @kernel
-def gather(x, index, taps, to, first, last):
+def blur(x, neighbors, taps, to, first, last):
+    """``to[row] = Σ_t taps[t] x[neighbors[row, t]]`` for a range of rows."""
     width = to.shape[1]
     for row in range(first, last):
-        sum_taps(x, index, row * index.shape[1], taps, to, row * width, width)
+        sum_taps(x, neighbors, row * neighbors.shape[1], taps, to, row * width, width)
 
 
 @kernel
-def slice(table, vertex, weight, corners, scale, to, first, last):
+def add_sliced(table, scale, incidence, to, first, last):
+    """``to += diag(scale) P table`` for a range of pixels."""
+    place, weight, corners = incidence.place, incidence.weight, incidence.corners
     width = table.shape[1]
     row = np.zeros(width, table.dtype)
     for p in range(first, last):
         row[:] = 0
         own = scale[p % scale.size]
-        sum_rows(table, 0, width, vertex, weight, p * len(corners), corners, own, row, 0, width)
+        sum_rows(table, 0, width, place, weight, p * len(corners), corners, own, row, 0, width)
         for j in range(to.shape[1]):
             to[p, j] += row[j]

@@ -1,29 +1,70 @@
-"""What a sweep of mean field does to a range of pixels.
+"""A sweep of mean field over a range of pixels.
 
 Rows of unaries, labels and of the vertices' tables have a *lane* for every class, in an order in which classes that
-compete for the same pixels are neighbors (``order[lane]`` is the class), padded to whole vectors. So each pixel gets by
-with a *span* of lanes: from the first to before the last. Of its unaries and labels no others are kept: these begin at
-its *start*, counted in vectors. Labels and costs have two *sides*, of which one is valid: the other one has those
-before the last change.
+compete for the same pixels are neighbors, padded to whole vectors. Each pixel stores a *span* of lanes only, from its
+*start*, counted in vectors. Labels and costs are double-buffered: one *side* is current, the other holds the values
+before the last update.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
-from selflabel.kernels.cpu.compile import kernel
+from selflabel.kernels.cpu.compile import Array, kernel
 from selflabel.kernels.cpu.elementary import log_
 from selflabel.kernels.cpu.rows import add_row, sum_rows
 from selflabel.kernels.cpu.vectors import LANES, exp2, full, greater, largest, load, number, store, total
 
 LEAST = np.float32(-1e30)
-"""The unary of lanes without a class, or of one that is not allowed."""
+"""The unary of lanes without an allowed class."""
 
-BLOCK = 32
-"""Pixels at a time: what a stage writes is in the nearest cache for the next one."""
+BLOCK_PIXELS = 32
+"""Pixels of a stage, whose rows stay in the nearest cache for the next stage."""
 
-TINY = np.float32(1e-30)
+LEAST_MASS = np.float32(1e-30)
 """Below any sum of exponentials."""
 
 LOG2_E = np.float32(1.4426950408889634)
+
+
+class LabelRows(NamedTuple):
+    """What is kept of an image: rows are its pixels in some order, lanes its classes."""
+
+    order: Array
+    """``[k]``, the class of each lane."""
+    pixels: Array
+    """``[n]``, the number of each row's pixel in the image."""
+    allowed: Array
+    """``[width]``, 1 in lanes of allowed classes, else 0."""
+    free: Array
+    """``[n]``, true without a seed."""
+    spans: Array
+    """``[n 2]``, the first lane that is stored and the one after the last."""
+    starts: Array
+    """``[n]``, the vector in `unary` and in a side of `labels` at which the stored lanes begin."""
+    sides: Array
+    """``[n]``, the current side of labels and cost."""
+    moved: Array
+    """``[n]``, true if the last sweep that visited the pixel moved its labels by more than `settled`."""
+    unary: Array
+    labels: Array
+    """Two sides, one after the other."""
+    cost: Array
+    """``[n 2]``, ``Σ y·ln y - y·unary`` of the pixel on each side."""
+
+
+class Constants(NamedTuple):
+    """Numbers of a solve, in single precision."""
+
+    coupling: np.float32
+    """Unaries are ``coupling · ln max(probs, least_prob)``."""
+    least_prob: np.float32
+    least_log: np.float32
+    """Labels are at least ``exp(least_log)`` times the largest one of their pixel."""
+    settled: np.float32
+    """Euclidean distance between labels before and after a sweep."""
+    negligible: np.float32
+    """Nats: classes whose label can never exceed ``exp(-negligible)`` are left out."""
 
 
 @kernel
@@ -37,11 +78,13 @@ def _by_lane(labels, order, pixels, to):
 
 
 @kernel
-def read_labels(labels, spans, starts, sides, order, pixels, to, first, last):
-    """Back to ``[k n]``; 0 outside of the spans."""
-    half, block = labels.size // 2, np.empty((BLOCK, -(-order.size // LANES) * LANES), np.float32)
-    for start in range(first, last, BLOCK):
-        here = pixels[start : min(start + BLOCK, last)]
+def read_labels(rows, to, first, last):
+    """Write the current labels as ``[k n]``; 0 outside of the spans."""
+    labels, spans, starts, sides = rows.labels, rows.spans, rows.starts, rows.sides
+    order, pixels = rows.order, rows.pixels
+    half, block = labels.size // 2, np.empty((BLOCK_PIXELS, -(-order.size // LANES) * LANES), np.float32)
+    for start in range(first, last, BLOCK_PIXELS):
+        here = pixels[start : min(start + BLOCK_PIXELS, last)]
         block[:] = 0
         for i in range(here.size):
             p = start + i
@@ -55,19 +98,19 @@ def read_labels(labels, spans, starts, sides, order, pixels, to, first, last):
 
 
 @kernel
-def prepare(
-    probs, given, order, pixels, allowed, weight, floor, place, weights, corners, free, spans, unary, table, first, last
-):  # fmt: skip
-    """Unaries ``weight ln max(probs, floor)`` of a range of `pixels` by lane, all of them; splats the `given` labels.
+def prepare(rows, incidence, constants, probs, given, table, first, last):
+    """Write the unaries of a range of pixels, all lanes, and splat the `given` labels onto the table.
 
-    Both come as ``[k n]``; labels that are the same as `probs` need not be given. Returns the sum of the costs
+    `probs` and `given` are ``[k n]``; `given` is empty for the probabilities themselves. Returns the sum of the costs
     ``Σ y·ln y - y·unary`` of free pixels.
     """
+    order, pixels, allowed, free, unary = rows.order, rows.pixels, rows.allowed, rows.free, rows.unary
+    weight, floor = constants.coupling, constants.least_prob
     width, result = table.shape[1], 0.0
-    labels, logs = np.empty((BLOCK, width), np.float32), np.empty((BLOCK, width), np.float32)
-    here = np.empty(BLOCK, np.int32)
-    for start in range(first, last, BLOCK):
-        stop = min(start + BLOCK, last)
+    labels, logs = np.empty((BLOCK_PIXELS, width), np.float32), np.empty((BLOCK_PIXELS, width), np.float32)
+    here = np.empty(BLOCK_PIXELS, np.int32)
+    for start in range(first, last, BLOCK_PIXELS):
+        stop = min(start + BLOCK_PIXELS, last)
         own, tile = labels[: stop - start], logs[: stop - start]
         fixed = unary[start * width : stop * width].reshape(-1, width)
         _by_lane(probs, order, pixels[start:stop], own)
@@ -86,14 +129,15 @@ def prepare(
                 pixel += own[i, lane] * (tile[i, lane] - fixed[i, lane])
             result += pixel if free[start + i] else np.float32(0)
             here[i] = start + i
-        _splat(own, spans, here[: len(own)], place, weights, corners, table)
+        _splat(own, rows, incidence, here[: len(own)], table)
     return result
 
 
 @kernel
-def _splat(x, spans, pixels, place, weight, corners, table):
-    """Adds rows of a block, times the weights, to rows of the table."""
-    width = x.shape[1]
+def _splat(x, rows, incidence, pixels, table):
+    """Add the rows of a block, times the weights, to rows of the table."""
+    spans, width = rows.spans, x.shape[1]
+    place, weight, corners = incidence.place, incidence.weight, incidence.corners
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         begin, stop = np.int64(number(spans, 2 * p)), np.int64(number(spans, 2 * p + 1))
@@ -101,9 +145,10 @@ def _splat(x, spans, pixels, place, weight, corners, table):
 
 
 @kernel
-def _slice(unary, spans, starts, pixels, place, weight, corners, blurred, logits):
-    """Rows ``unary + sliced`` of a block."""
-    width = logits.shape[1]
+def _slice(rows, incidence, pixels, blurred, logits):
+    """Write the rows ``unary + sliced`` of a block."""
+    unary, spans, starts, width = rows.unary, rows.spans, rows.starts, logits.shape[1]
+    place, weight, corners = incidence.place, incidence.weight, incidence.corners
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         begin, stop = np.int64(number(spans, 2 * p)), np.int64(number(spans, 2 * p + 1))
@@ -117,12 +162,12 @@ def _slice(unary, spans, starts, pixels, place, weight, corners, blurred, logits
 
 
 @kernel
-def _narrow(logits, unary, pixels, negligible, spans):
-    """The spans of the classes whose labels can ever exceed ``exp(-negligible)``, where all lanes are in the span.
+def _narrow(rows, pixels, negligible, logits):
+    """Cut spans of all lanes down to the classes whose labels can ever exceed ``exp(-negligible)``.
 
-    Logits lie between their unary and that plus the sum of what was sliced, which is the same for all labels.
+    Logits lie between their unary and the unary plus the sum of what was sliced, which is the same for all labels.
     """
-    width = logits.shape[1]
+    unary, spans, width = rows.unary, rows.spans, logits.shape[1]
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         sliced, top = full(np.float32(0)), full(LEAST)
@@ -140,27 +185,27 @@ def _narrow(logits, unary, pixels, negligible, spans):
 
 
 @kernel
-def _hold(given, order, pixels, free, start, spans, logits):
-    """Where labels are not free, those that were given as logits, and the span of those that are not zero."""
-    for i in range(pixels.size):
-        if free[start + i]:
+def _hold(rows, given, here, logits):
+    """At seeds, write the given labels in place of the logits, and the span of those that are not zero."""
+    order, pixels, free, spans = rows.order, rows.pixels, rows.free, rows.spans
+    for i in range(here.size):
+        p = here[i]
+        if free[p]:
             continue
         logits[i] = 0
         first, stop = logits.shape[1], LANES
         for lane in range(order.size):
-            logits[i, lane] = given[order[lane], pixels[i]]
+            logits[i, lane] = given[order[lane], pixels[p]]
             if logits[i, lane] != 0:
                 first = min(first, lane // LANES * LANES)
                 stop = (lane // LANES + 1) * LANES
-        spans[start + i, 0], spans[start + i, 1] = min(first, stop - LANES), stop
+        spans[p, 0], spans[p, 1] = min(first, stop - LANES), stop
 
 
 @kernel
-def _pack(unary, spans, starts, pixels, end):
-    """Moves the unaries in the spans of a block, of which all were kept, to the `end` of those before.
-
-    Returns the new end; counts vectors.
-    """
+def _pack(rows, pixels, end):
+    """Compact a block's unaries: keep each pixel's span, written from vector `end` on. Returns the new end."""
+    unary, spans, starts = rows.unary, rows.spans, rows.starts
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         begin, stop = np.int64(spans[p, 0]), np.int64(spans[p, 1])
@@ -173,12 +218,12 @@ def _pack(unary, spans, starts, pixels, end):
 
 
 @kernel
-def _softmax(logits, unary, spans, starts, pixels, allowed, floor, exps, masses, weighted):
-    """Rows of exponentials of the logits below their largest, at least ``exp(floor)``; their sums.
+def _softmax(rows, pixels, least_log, logits, exps, masses, weighted):
+    """Exponentials of the logits below their largest, at least ``exp(least_log)``, and their sums, the masses.
 
-    And ``Σ exps·(logits - unary)``, with those logits. Classes that are not allowed get none.
+    And ``Σ exps·(logits - unary)`` of these logits. Classes that are not allowed get none.
     """
-    width = logits.shape[1]
+    unary, spans, starts, allowed, width = rows.unary, rows.spans, rows.starts, rows.allowed, logits.shape[1]
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         begin, stop = np.int64(number(spans, 2 * p)), np.int64(number(spans, 2 * p + 1))
@@ -186,7 +231,7 @@ def _softmax(logits, unary, spans, starts, pixels, allowed, floor, exps, masses,
         most = full(LEAST)
         for at in range(begin, stop, LANES):
             most = greater(most, load(logits, i * width + at))
-        top, least, scale = full(largest(most)), full(floor), full(LOG2_E)
+        top, least, scale = full(largest(most)), full(least_log), full(LOG2_E)
         mass, part = full(np.float32(0)), full(np.float32(0))
         for at in range(begin, stop, LANES):
             below = load(logits, i * width + at) - top
@@ -198,9 +243,9 @@ def _softmax(logits, unary, spans, starts, pixels, allowed, floor, exps, masses,
 
 
 @kernel
-def _settle(exps, masses, spans, starts, pixels, labels):
-    """Exponentials over their sums, which are the labels: puts them on their first side."""
-    width = exps.shape[1]
+def _settle(rows, pixels, exps, masses):
+    """Write the labels, exponentials over their masses, to the first side and back to `exps`."""
+    labels, spans, starts, width = rows.labels, rows.spans, rows.starts, exps.shape[1]
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         begin, stop = np.int64(number(spans, 2 * p)), np.int64(number(spans, 2 * p + 1))
@@ -212,11 +257,9 @@ def _settle(exps, masses, spans, starts, pixels, labels):
 
 
 @kernel
-def _exchange(exps, masses, spans, starts, sides, pixels, labels, moved, settled):
-    """Puts the exponentials, over their sums, on the other side of the labels, which is valid then.
-
-    Leaves in `exps` by how much they have changed, in `moved` whether by more than `settled`.
-    """
+def _exchange(rows, pixels, settled, exps, masses):
+    """Write the new labels to the other side, which becomes the current one, and their change to `exps`."""
+    labels, spans, starts, sides, moved = rows.labels, rows.spans, rows.starts, rows.sides, rows.moved
     width, half = exps.shape[1], labels.size // 2
     for i in range(pixels.size):
         p = np.int64(pixels[i])
@@ -231,48 +274,44 @@ def _exchange(exps, masses, spans, starts, sides, pixels, labels, moved, settled
             store(exps, i * width + at, change)
             distance = distance + change * change
         sides[p] = 1 - side
-        moved[i] = total(distance) > settled * settled
+        moved[p] = total(distance) > settled * settled
 
 
 @kernel
 def _costs(weighted, masses):
-    """Puts ``Σ y·ln y - y·unary`` in place of the weighted sums of `_softmax`; uses the masses up."""
+    """Turn the weighted sums of `_softmax` into ``Σ y·ln y - y·unary``; overwrites the masses."""
     for i in range(masses.size):
         weighted[i] /= masses[i]
-    log_(masses, TINY)
+    log_(masses, LEAST_MASS)
     for i in range(masses.size):
         weighted[i] -= masses[i]
 
 
 @kernel
-def begin(
-    given, order, pixels, free, allowed, place, weight, corners, blurred, floor, negligible,
-    unary, labels, spans, starts, cost, onto, first, last,
-):  # fmt: skip
-    """The first sweep, over all `pixels` of a range: ``softmax(unary + sliced)`` where they are free, else as `given`.
+def first_sweep(rows, incidence, constants, given, blurred, onto, first, last):
+    """The sweep over all pixels of a range: ``softmax(unary + sliced)`` where they are free, else the given labels.
 
-    Narrows the spans to the classes whose labels can ever exceed ``exp(-negligible)``, leaves unaries and labels of
-    these only, and splats the labels. Returns the sum of the costs.
+    Narrows the spans to the classes that are not negligible, keeps unaries and labels of these only, and splats the
+    labels. Returns the sum of the costs.
     """
-    width = blurred.shape[1]
-    logits, exps = np.empty((BLOCK, width), np.float32), np.empty((BLOCK, width), np.float32)
-    masses, weighted = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    numbers, result, end = np.empty(BLOCK, np.int32), 0.0, np.int64(first) * (width // LANES)
-    for start in range(first, last, BLOCK):
-        stop = min(start + BLOCK, last)
-        here = numbers[: stop - start]
+    free, cost, width = rows.free, rows.cost, blurred.shape[1]
+    logits, exps = np.empty((BLOCK_PIXELS, width), np.float32), np.empty((BLOCK_PIXELS, width), np.float32)
+    masses, weighted = np.empty(BLOCK_PIXELS, np.float32), np.empty(BLOCK_PIXELS, np.float32)
+    numbers, result, end = np.empty(BLOCK_PIXELS, np.int32), 0.0, np.int64(first) * (width // LANES)
+    for start in range(first, last, BLOCK_PIXELS):
+        here = numbers[: min(start + BLOCK_PIXELS, last) - start]
         for i in range(here.size):
             here[i] = start + i
-        _slice(unary, spans, starts, here, place, weight, corners, blurred, logits)
-        _narrow(logits, unary, here, negligible, spans)
-        _hold(given, order, pixels[start:stop], free, start, spans, logits)
-        end = _pack(unary, spans, starts, here, end)
-        _softmax(logits, unary, spans, starts, here, allowed, floor, exps, masses, weighted)
+        _slice(rows, incidence, here, blurred, logits)
+        _narrow(rows, here, constants.negligible, logits)
+        _hold(rows, given, here, logits)
+        end = _pack(rows, here, end)
+        _softmax(rows, here, constants.least_log, logits, exps, masses, weighted)
         for i in range(here.size):
             if not free[start + i]:
                 exps[i], masses[i], weighted[i] = logits[i], 1, 0
-        _settle(exps, masses, spans, starts, here, labels)
-        _splat(exps, spans, here, place, weight, corners, onto)
+        _settle(rows, here, exps, masses)
+        _splat(exps, rows, incidence, here, onto)
         _costs(weighted[: here.size], masses[: here.size])
         for i in range(here.size):
             cost[start + i, 0] = weighted[i]
@@ -281,26 +320,21 @@ def begin(
 
 
 @kernel
-def sweep(
-    labels, unary, allowed, place, weight, corners, blurred, floor, settled, spans, starts, sides,
-    pixels, cost, moved, onto, first, last,
-):  # fmt: skip
-    """At some pixels: slices `blurred`, puts ``softmax(unary + sliced)`` in place of the labels, splats the change.
+def sweep(rows, incidence, constants, pixels, blurred, onto, first, last):
+    """Slice, take ``softmax(unary + sliced)`` for the labels, and splat the change, at some of the given pixels.
 
-    `moved` gets whether a label has changed by more than `settled`. Returns by how much the costs have changed. In
-    stages, for as many pixels as the nearest cache holds: those of a stage do not wait for each other.
+    In stages of `BLOCK_PIXELS`, so that pixels of a stage do not wait for each other. Returns the change of the costs.
     """
-    width = blurred.shape[1]
-    logits, exps = np.empty((BLOCK, width), np.float32), np.empty((BLOCK, width), np.float32)
-    masses, weighted = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    sides, cost, width = rows.sides, rows.cost, blurred.shape[1]
+    logits, exps = np.empty((BLOCK_PIXELS, width), np.float32), np.empty((BLOCK_PIXELS, width), np.float32)
+    masses, weighted = np.empty(BLOCK_PIXELS, np.float32), np.empty(BLOCK_PIXELS, np.float32)
     change = 0.0
-    for start in range(first, last, BLOCK):
-        stop = min(start + BLOCK, last)
-        here = pixels[start:stop]
-        _slice(unary, spans, starts, here, place, weight, corners, blurred, logits)
-        _softmax(logits, unary, spans, starts, here, allowed, floor, exps, masses, weighted)
-        _exchange(exps, masses, spans, starts, sides, here, labels, moved[start:stop], settled)
-        _splat(exps, spans, here, place, weight, corners, onto)
+    for start in range(first, last, BLOCK_PIXELS):
+        here = pixels[start : min(start + BLOCK_PIXELS, last)]
+        _slice(rows, incidence, here, blurred, logits)
+        _softmax(rows, here, constants.least_log, logits, exps, masses, weighted)
+        _exchange(rows, here, constants.settled, exps, masses)
+        _splat(exps, rows, incidence, here, onto)
         _costs(weighted[: here.size], masses[: here.size])
         for i in range(here.size):
             p = here[i]
@@ -311,17 +345,22 @@ def sweep(
 
 
 @kernel
-def join(vertex, weight, scale, pixels, before, width, to_place, to_weight, first, last):
+def join(own, scale, pixels, before, width, to, first, last):
+    """Rows of one lattice's incidence in those `to` of all: places in tables of this `width`, weights times the scale.
+
+    `before`: rows of the tables before those of this lattice.
+    """
+    vertex, weight, place, scaled = own.place, own.weight, to.place, to.weight
     for i in range(first, last):
         p = pixels[i]
         for c in range(vertex.shape[1]):
-            to_place[i, c] = (vertex[p, c] + before) * width
-            to_weight[i, c] = weight[p, c] * scale[p % scale.size]
+            place[i, c] = (vertex[p, c] + before) * width
+            scaled[i, c] = weight[p, c] * scale[p % scale.size]
 
 
 @kernel
 def products(table, blurred, first, last):
-    """``Σ_k t_k·b_k``, and ``(Σ_k t_k)·(Σ_k b_k)``, over some rows of both; rows are added up in double precision."""
+    """``Σ_k t_k·b_k`` and ``(Σ_k t_k)·(Σ_k b_k)`` of two tables, summed over a range of rows in double precision."""
     alike, degree = 0.0, 0.0
     for row in range(first, last):
         product, a, b = np.float32(0), np.float32(0), np.float32(0)
@@ -336,6 +375,7 @@ def products(table, blurred, first, last):
 
 @kernel
 def add(x, to, first, last):
+    """``to += x`` for a range of rows."""
     for row in range(first, last):
         for j in range(x.shape[1]):
             to[row, j] += x[row, j]

@@ -1,9 +1,11 @@
 """Weighted sums of rows, in vectors: what splatting, blurring and slicing a lattice are made of.
 
 LLVM vectorizes long loops, but not those as short as a row of classes, where the checks before the loop cost more
-than the loop. So these are written in its own language: sixteen numbers at a time, then eight. Rows of more
+than the loop. So these are written in LLVM's own language: sixteen numbers at a time, then eight. Rows of more
 than one number are padded to a multiple of eight. Arrays are contiguous, and places in them count numbers, not rows.
 """
+
+from typing import NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -16,13 +18,29 @@ INT = ir.IntType(64)
 FAST = ("reassoc", "contract", "nsz")
 
 
+class Incidence(NamedTuple):
+    """The vertices around each pixel: a sparse matrix with the same number of entries, `corners`, in each row."""
+
+    place: Array
+    """``[n corners]``, numbers of vertices or places in a table of them."""
+    weight: Array
+    """``[n corners]``."""
+    corners: tuple[int, ...]
+    """Zeros, one an entry of a row: the type of the tuple tells kernels how many there are (`counted`)."""
+
+    @classmethod
+    def of(cls, place: Array, weight: Array) -> "Incidence":
+        """From places and weights."""
+        return cls(place, weight, counted(place))
+
+
 def padded(width: int) -> int:
-    """The width of rows that hold so many numbers."""
+    """The width of rows that hold `width` numbers."""
     return 1 if width == 1 else -(-width // 8) * 8
 
 
 def counted(rows: Array) -> tuple[int, ...]:
-    """A tuple of as many numbers as a row has: its type tells kernels how many that are."""
+    """A tuple of zeros, as long as a row: kernels know its length from its type, and unroll loops over it."""
     return (0,) * int(rows.shape[1])
 
 
@@ -55,12 +73,12 @@ def along_row(builder, width, body):
         start = stop
 
 
-# Loops over a few rows that are not known to the compiler cost as much as what they do: how many rows there are is
-# the length of a tuple, of which it knows the type.
+# A loop over a few rows costs as much as its body if the compiler does not know how many rows there are. So their
+# number is the length of a tuple, whose type it knows.
 
 
 def _entries(builder, index_data, weight_data, first, count, place):
-    """The places of so many rows, ``place(index[e])``, and their weights."""
+    """The places ``place(index[e])`` of `count` rows from the first, and their weights."""
     rows, factors = [], []
     for number in range(count):
         at = builder.add(first, ir.Constant(INT, number))

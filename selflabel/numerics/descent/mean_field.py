@@ -16,6 +16,7 @@ from selflabel.affinity.filters.lattice_cpu import CompiledLattice
 from selflabel.affinity.filters.weighted import ScaledFilter
 from selflabel.kernels.cpu import mean_field
 from selflabel.kernels.cpu.compile import Array
+from selflabel.kernels.cpu.rows import Incidence
 from selflabel.kernels.cpu.vectors import LANES
 from selflabel.kernels.memory import empty, scratch
 from selflabel.kernels.threads import num_threads, parallel_for, run_parallel, split_range, split_threads
@@ -29,7 +30,7 @@ FAR = 0.01
 REVISIT_SWEEPS = 4
 """All pixels are visited every so often, at least."""
 
-SETTLED_DISTANCE = np.float32(1e-3)
+SETTLED_DISTANCE = 1e-3
 """Between a pixel's labels before and after a sweep (Euclidean): nearer ones are not visited by the next sweep."""
 
 NEGLIGIBLE_NATS = 13.8
@@ -158,29 +159,36 @@ class MeanFieldSweeps:
         """
         classes, pixels = probs.shape
         width = -(-classes // LANES) * LANES
-        self.threads, self.factor, self.tiled = threads, factor, tiles(free.shape)
-        self.start, self.negligible = probs if start is None else start, np.float32(negligible)
-        self.order = competitors(probs, allowed, coupling)
-        self.joint = JointFilter.of(filters, image, width, self.tiled, threads)
-        self.is_free = free.reshape(-1)[self.tiled]
-        self.free = np.flatnonzero(self.is_free).astype(np.int32)
-        self.allowed = np.zeros(width, np.float32)
-        self.allowed[:classes] = allowed[self.order]
-        self.spans = np.tile(np.array([0, width], np.int16), (pixels, 1))
-        self.starts = np.arange(pixels, dtype=np.int32) * (width // LANES)
-        self.unary = np.empty(pixels * width, np.float32)
+        tiled, order = tiles(free.shape), competitors(probs, allowed, coupling)
+        self.threads, self.factor, self.start = threads, factor, probs if start is None else start
+        self.joint = JointFilter.of(filters, image, width, tiled, threads)
+        numbers = coupling, FLOOR, LOG_FLOOR, SETTLED_DISTANCE, negligible
+        self.constants = mean_field.Constants(*map(np.float32, numbers))
+        is_free = free.reshape(-1)[tiled]
+        self.free = np.flatnonzero(is_free).astype(np.int32)
+        self.rows = mean_field.LabelRows(
+            order=order,
+            pixels=tiled,
+            allowed=np.pad(allowed[order].astype(np.float32), (0, width - classes)),
+            free=is_free,
+            spans=np.tile(np.array([0, width], np.int16), (pixels, 1)),
+            starts=np.arange(pixels, dtype=np.int32) * (width // LANES),
+            sides=np.zeros(pixels, np.uint8),
+            moved=np.zeros(pixels, np.bool_),
+            unary=np.empty(pixels * width, np.float32),
+            labels=np.empty(2 * pixels * width, np.float32),
+            cost=np.empty((pixels, 2), np.float32),
+        )
         self.table = np.zeros((self.joint.rows, width), np.float32)
         self.blurred = np.empty_like(self.table)
-        given = (
-            *(probs, probs[:0] if start is None else start, self.order, self.tiled),
-            *(self.allowed, np.float32(coupling), np.float32(FLOOR), *self.joint.entries),
-            *(self.is_free, self.spans, self.unary),
-        )
-        self.own = self._onto_table(partial(mean_field.prepare, *given), pixels)
-        self.labels, self.cost = np.empty(2 * pixels * width, np.float32), np.empty((pixels, 2), np.float32)
-        self.sides = np.zeros(pixels, np.uint8)
+        given = probs, probs[:0] if start is None else start
+        self.own = self._onto_table(partial(mean_field.prepare, *self._records, *given), pixels)
         self.pixels = self.moved = self.free
         self.age, self.sweeps = 0, 0
+
+    @property
+    def _records(self) -> tuple[mean_field.LabelRows, Incidence, mean_field.Constants]:
+        return self.rows, self.joint.incidence, self.constants
 
     def _onto_table(self, run: Callable[[Array, int, int], float], count: int) -> float:
         """``run(table, first, last)`` over `range(count)`, a table of zeros a thread, all added to `self.table` then.
@@ -206,35 +214,18 @@ class MeanFieldSweeps:
         everywhere = self.age % REVISIT_SWEEPS == 0
         self.age, self.sweeps = self.age + 1, self.sweeps + 1
         if self.sweeps == 1:
-            self._begin()
+            self._sweep_first()
             return True
         pixels = self.pixels = self.free if everywhere else self.moved
-        moved = np.empty(len(pixels), np.bool_)
-        given = (
-            *(self.labels, self.unary, self.allowed, *self.joint.entries, self.blurred),
-            *(
-                np.float32(LOG_FLOOR),
-                SETTLED_DISTANCE,
-                self.spans,
-                self.starts,
-                self.sides,
-                pixels,
-                self.cost,
-                moved,
-            ),
-        )
-        self.own += self._onto_table(partial(mean_field.sweep, *given), len(pixels))
-        self.moved = pixels[moved]
+        run = partial(mean_field.sweep, *self._records, pixels, self.blurred)
+        self.own += self._onto_table(run, len(pixels))
+        self.moved = pixels[self.rows.moved[pixels]]
         return everywhere
 
-    def _begin(self) -> None:
-        given = (
-            *(self.start, self.order, self.tiled, self.is_free, self.allowed, *self.joint.entries),
-            *(self.blurred, np.float32(LOG_FLOOR), self.negligible),
-            *(self.unary, self.labels, self.spans, self.starts, self.cost),
-        )
+    def _sweep_first(self) -> None:
         self.table[:] = 0
-        self.own = self._onto_table(partial(mean_field.begin, *given), len(self.tiled))
+        run = partial(mean_field.first_sweep, *self._records, self.start, self.blurred)
+        self.own = self._onto_table(run, len(self.rows.pixels))
 
     def revisit(self) -> None:
         """Let the next sweep visit all pixels."""
@@ -245,13 +236,13 @@ class MeanFieldSweeps:
         if self.sweeps == 0:
             to[:] = self.start
             return
-        given = self.labels, self.spans, self.starts, self.sides, self.order, self.tiled, to
-        parallel_for(len(self.tiled), self.threads, partial(mean_field.read_labels, *given))
+        run = partial(mean_field.read_labels, self.rows, to)
+        parallel_for(len(self.rows.pixels), self.threads, run)
 
     def undo(self) -> None:
         """Restore the labels from before the last sweep; only one sweep can be undone, and none can follow."""
         self.sweeps -= 1
-        self.sides[self.pixels] ^= 1
+        self.rows.sides[self.pixels] ^= 1
 
 
 def competitors(probs: Array, allowed: Array, coupling: float) -> Array:
