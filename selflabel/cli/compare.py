@@ -1,13 +1,12 @@
 """`selflabel compare`: methods from the same initial weights on the same batches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selflabel.cli.config.declarations import Argument, Option
+from selflabel.cli.config.declarations import Argument, Option, option_group
 from selflabel.cli.config.options import Device, TrainingOptions
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ SEED_STEP = 2
 """Between the seeds of runs: they stay odd."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class CompareOptions:
     """What `selflabel compare` takes."""
 

@@ -1,10 +1,9 @@
 """`selflabel demo`: every solver on the photographs that scikit-image ships."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from selflabel.cli.config.declarations import Option
+from selflabel.cli.config.declarations import Option, option_group
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from selflabel.reports.montage import Tile
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class DemoOptions:
     """What `selflabel demo` takes."""
 
@@ -38,17 +37,17 @@ def demo(options: DemoOptions) -> None:
     out = options.out
     if not out.parent.is_dir():
         raise screen.stop(f"{out} cannot be written: there is no folder {out.parent}")
-    engines = {name: registry.labeler(LabelerOptions(solver=name)) for name in registry.SOLVERS}
+    labelers = {name: registry.labeler(LabelerOptions(solver=name)) for name in registry.SOLVERS}
     shown = photographs()
     rows: list[list[Tile]] = []
     with screen.progress() as bar:
-        task = bar.add_task("labeling", total=len(shown) * len(engines))
+        task = bar.add_task("labeling", total=len(shown) * len(labelers))
         for photograph in shown:
             image = photograph.image(options.size)
             seeds = photograph.seeds((image.shape[0], image.shape[1]))
             row = [_scribbles(photograph.name, image, seeds)]
-            for name, engine in engines.items():
-                row.append(_labels(name, engine, image, seeds, len(photograph.classes)))
+            for name, labeler in labelers.items():
+                row.append(_labels(name, labeler, image, seeds, len(photograph.classes)))
                 bar.advance(task)
             rows.append(row)
     picture = montage(rows)
@@ -56,7 +55,7 @@ def demo(options: DemoOptions) -> None:
         write_atomic(out, lambda file: picture.save(file, format="PNG"))
     except OSError as error:
         raise screen.stop(f"{out} cannot be written: {error}") from error
-    screen.tell(f"{len(shown)} photographs, {len(engines)} solvers: {out}")
+    screen.tell(f"{len(shown)} photographs, {len(labelers)} solvers: {out}")
 
 
 def _scribbles(
@@ -70,7 +69,7 @@ def _scribbles(
 
 def _labels(
     name: str,
-    engine: "Labeler",
+    labeler: "Labeler",
     image: "Float32[np.ndarray, 'h w c']",
     seeds: "UInt8[np.ndarray, 'h w']",
     num_classes: int,
@@ -85,7 +84,7 @@ def _labels(
 
     channels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
     began = time.perf_counter()
-    found = engine.label(channels, torch.from_numpy(seeds.astype(np.int64)), num_classes)
+    found = labeler.label(channels, torch.from_numpy(seeds.astype(np.int64)), num_classes)
     seconds = time.perf_counter() - began
     index = found.labels[0].argmax(0).numpy().astype(np.uint8)
     return Tile(overlay(image, index, opacity=0.6), f"{name}, {seconds:.1f} s")

@@ -62,7 +62,7 @@ def _parameter(one: Declared) -> inspect.Parameter:
         one.name,
         inspect.Parameter.KEYWORD_ONLY,
         annotation=Annotated[kind, info],
-        default=None if several and default == () else default,
+        default=default,
     )
 
 

@@ -1,14 +1,13 @@
 """`selflabel label`: folders of images with seeds to labels."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 import selflabel
-from selflabel.cli.config.declarations import Argument, Option, known
+from selflabel.cli.config.declarations import Argument, Option, known, option_group
 from selflabel.cli.config.options import RUN, LabelerOptions, Stems
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from selflabel.reports.folder import FolderReport
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class FileOptions:
     """What is read and where labels are written."""
 
@@ -45,7 +44,7 @@ class FileOptions:
     stems: Stems = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class OutputOptions:
     """What is written besides labels."""
 
@@ -55,7 +54,7 @@ class OutputOptions:
     min_confidence: Annotated[float, Option("Leave pixels below it unlabeled (255).", min=0, max=1)] = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class RunOptions:
     """Which images are labeled, and by how many processes."""
 
@@ -69,7 +68,7 @@ class RunOptions:
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class LabelOptions(RunOptions, OutputOptions, LabelerOptions, FileOptions):
     """What `selflabel label` takes."""
 

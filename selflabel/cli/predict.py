@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selflabel.cli.config.declarations import Argument, Option, known
+from selflabel.cli.config.declarations import Argument, Option, known, option_group
 from selflabel.cli.config.options import Device, Stems
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from selflabel.training.predict import Predictor, Storage
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class PredictOptions:
     """What `selflabel predict` takes."""
 

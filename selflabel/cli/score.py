@@ -1,19 +1,18 @@
 """`selflabel score`: label files against true ones."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selflabel.cli.config.declarations import Argument, Option
+from selflabel.cli.config.declarations import Argument, Option, option_group
 
 if TYPE_CHECKING:
     from selflabel.metrics.folders import FolderScore
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class ScoreOptions:
     """What `selflabel score` takes."""
 

@@ -15,7 +15,7 @@ def solvers() -> None:
     from selflabel.terms import COUPLINGS, RELAXATIONS
 
     screen.show(_classes("--solver", registry.SOLVERS, "--set"))
-    screen.show(_engines())
+    screen.show(_labelers())
     screen.show(_classes("--annotator", registry.ANNOTATORS, "--set annotator."))
     screen.show(_classes("--affinity", registry.AFFINITIES, "--set affinity."))
     screen.show(_classes("--loss", LOSSES, "--set loss."))
@@ -47,7 +47,7 @@ def _classes(title: str, table: Mapping[str, type], options: str) -> "Table":
     return shown
 
 
-def _engines() -> "Table":
+def _labelers() -> "Table":
     from rich.table import Table
     from rich.text import Text
 
@@ -57,11 +57,11 @@ def _engines() -> "Table":
     for title in ("--solver", "--coupling", "--relaxation", "η", "λ", "--affinity", "--annotator"):
         shown.add_column(title)
     for name, kind in registry.SOLVERS.items():
-        engine = registry.default_labeler(kind())
-        energy = engine.energy
-        annotator = registry.NO_ANNOTATOR if engine.annotator is None else registry.name_of(engine.annotator)
+        labeler = registry.default_labeler(kind())
+        energy = labeler.energy
+        annotator = registry.NO_ANNOTATOR if labeler.annotator is None else registry.name_of(labeler.annotator)
         settings = [
-            f"{key}={registry.spelled(getattr(engine.affinity, key))}" for key in _fields(engine.affinity)
+            f"{key}={registry.spelled(getattr(labeler.affinity, key))}" for key in _fields(labeler.affinity)
         ]
         shown.add_row(
             name,
@@ -69,7 +69,7 @@ def _engines() -> "Table":
             energy.relaxation.name,
             f"{energy.coupling_weight:g}",
             f"{energy.pairwise_weight:g}",
-            Text("\n".join([registry.name_of(engine.affinity), *settings])),
+            Text("\n".join([registry.name_of(labeler.affinity), *settings])),
             annotator,
         )
     return shown

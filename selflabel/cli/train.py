@@ -1,12 +1,11 @@
 """`selflabel train`: a network from images and scribbles."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from selflabel.cli.config.declarations import Argument, Option, declared
+from selflabel.cli.config.declarations import Argument, Option, declared, option_group
 from selflabel.cli.config.options import RUN, Device, Layered, TrainingOptions, merged
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from selflabel.training import History
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class FolderOptions:
     """Where a run reads and writes."""
 
@@ -26,7 +25,7 @@ class FolderOptions:
     config: Annotated[Path | None, Option("TOML file of the options below; those given here win.")] = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class TrainOptions(TrainingOptions, FolderOptions, Layered):
     """What `selflabel train` takes."""
 

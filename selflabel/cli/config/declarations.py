@@ -3,15 +3,13 @@
 Flags (`selflabel.cli.flags`), files of options (`toml`) and the checks of both are made from these declarations.
 """
 
-import difflib
 import inspect
-import json
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, TypeVar, Union
+from typing import Any, TypeVar, Union, dataclass_transform
 
 T = TypeVar("T")
 
@@ -48,6 +46,15 @@ class Declared:
     panel: str | None
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def option_group(kind: type[T]) -> type[T]:
+    """Make a class of options a frozen dataclass, given by keywords.
+
+    It is neither compared nor shown: to make that for each group is what the help would wait for.
+    """
+    return dataclass(frozen=True, kw_only=True, eq=False, repr=False)(kind)
+
+
 @cache
 def declared(kind: type) -> Mapping[str, Declared]:
     """The options of a dataclass by name, in order. Each is in the ``PANEL`` of the class that declares it."""
@@ -71,6 +78,8 @@ def known(what: str, name: str, table: Mapping[str, T]) -> T:
     """The entry of a table. Raises `ValueError` with the names that there are, and the nearest."""
     if name in table:
         return table[name]
+    import difflib  # not for the help
+
     near = difflib.get_close_matches(name, table, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise ValueError(f"there is no {what} {name!r}{hint}: there are {', '.join(table)}")
@@ -94,6 +103,8 @@ def parsed(name: str, text: str, kind: type) -> object:
 
     Raises `ValueError` as `checked` does.
     """
+    import json  # not for the help
+
     one = known("option", name, declared(kind))
     kinds = _kinds(one.kind)
     if text.lower() == "none" and type(None) in kinds:

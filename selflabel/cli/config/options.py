@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from selflabel.cli.config.declarations import Option
+from selflabel.cli.config.declarations import Option, option_group
 
 METHODS = ("pce", "full", "gd", "adm", "trust-region")
 PARTS = ("solver", "loss", "affinity", "augment", "optimizer")
@@ -22,7 +22,7 @@ Device = Annotated[str, Option("auto, cpu, cuda, ...")]
 Stems = Annotated[Path | None, Option("Text file of stems, such as val.txt: only these.")]
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class EnergyOptions:
     """The energy; None leaves a part as it is."""
 
@@ -34,7 +34,7 @@ class EnergyOptions:
     entropy_weight: Annotated[float | None, Option("τ (mean-field: 1).", min=0)] = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class AffinityOptions:
     """The affinity by name, and fields of affinities, each of which some have."""
 
@@ -46,7 +46,7 @@ class AffinityOptions:
     radius: Annotated[int | None, Option("In pixels (window).")] = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class SolveOptions(AffinityOptions, EnergyOptions):
     """What a solver minimizes, and for how long."""
 
@@ -54,7 +54,7 @@ class SolveOptions(AffinityOptions, EnergyOptions):
     max_steps: Annotated[int | None, Option("Limit of steps of a solve.", min=1)] = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class SolverOptions:
     """The solver and the prediction that it starts from."""
 
@@ -67,19 +67,19 @@ class SolverOptions:
     annotator: Annotated[str | None, Option("Appearance model that predicts from the seeds, or none.")] = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class LabelerOptions(SolveOptions, SolverOptions):
     """How an image is labeled."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class Layered:
     """Options that a file gives, too. given: the names of those on the command line, which win."""
 
     given: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class MethodOptions:
     """What the network is trained for."""
 
@@ -140,7 +140,7 @@ class MethodOptions:
     ] = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class DataOptions:
     """The images and how they are fed to the network."""
 
@@ -162,7 +162,7 @@ class DataOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class NetworkOptions:
     """The network and its optimization."""
 
@@ -194,7 +194,7 @@ class NetworkOptions:
     seed: Annotated[int, Option("Of weights, order, augmentation.")] = 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_group
 class ReadingOptions:
     """How often the run is looked at and kept."""
 
