@@ -105,7 +105,7 @@ def run(job: TrainingJob, out: Path, device: torch.device, bar: Progress, title:
     history = train(
         job.network(),
         job.objective,
-        job.feed,
+        job.batches,
         job.settings,
         out,
         monitor=job.monitor,
@@ -157,8 +157,8 @@ def final_scores(job: TrainingJob, out: Path, device: torch.device) -> Final | N
     network = job.network().to(device)
     step = load_weights(out / LAST, network, device).step
     first = job.settings.first_scored
-    classes = job.feed.classes
-    scores = evaluate(network, job.feed.validation(), classes, first=first, distances=True, device=device)
+    classes = job.batches.classes
+    scores = evaluate(network, job.batches.validation(), classes, first=first, distances=True, device=device)
     if scores is None:
         return None
     distance = scores.mean_hd95

@@ -162,7 +162,7 @@ def test_a_run_that_fails_is_named(root: Path, tmp_path: Path) -> None:
     assert "run 'wild, seed 1': step 2" in result.output
 
 
-def test_the_yardstick_is_that_of_the_run_named(root: Path, tmp_path: Path) -> None:
+def test_all_runs_are_measured_with_the_run_named(root: Path, tmp_path: Path) -> None:
     """The direct loss is linear in λ: two monitors tell."""
     values = []
     for weight in (2, 4):
@@ -191,13 +191,13 @@ def test_jobs_share_images_and_weights(root: Path) -> None:
     one = prepare(root, specs.spec("pce", common).options)
     two = prepare(root, specs.spec("adm:graph-cut", common).options, others=[one])
     other = prepare(root, specs.spec("full", common).options, others=[one, two])
-    assert two.feed.samples is one.feed.samples
-    assert two.feed.held_out is one.feed.held_out
-    assert other.feed.samples is not one.feed.samples  # with masks
+    assert two.batches.samples is one.batches.samples
+    assert two.batches.held_out is one.batches.held_out
+    assert other.batches.samples is not one.batches.samples  # with masks
     for tensor, same in zip(one.network().parameters(), two.network().parameters(), strict=True):
         assert torch.equal(tensor, same)
     for step in range(5):
-        assert torch.equal(one.feed.training(step).images, other.feed.training(step).images)
+        assert torch.equal(one.batches.training(step).images, other.batches.training(step).images)
 
 
 # --- curves and tables ---

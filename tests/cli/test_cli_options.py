@@ -102,7 +102,7 @@ def test_weights_of_the_entropy() -> None:
 
 
 @pytest.mark.parametrize("solver", list(registry.SOLVERS))
-def test_every_default_engine_passes_its_check(solver: str) -> None:
+def test_every_default_labeler_passes_its_check(solver: str) -> None:
     registry.labeler(LabelerOptions(solver=solver)).check()
 
 

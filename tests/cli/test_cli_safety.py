@@ -133,7 +133,7 @@ def test_255_classes_are_the_most_in_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no image"])
-def test_files_that_are_no_images_are_said_to_be(data: bytes) -> None:
+def test_files_that_are_no_images_are_refused(data: bytes) -> None:
     for decode in (decode_image, decode_index):
         with pytest.raises(OSError, match="empty or not an image"):
             decode(data, ".png")

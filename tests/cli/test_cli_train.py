@@ -232,7 +232,7 @@ def test_weights_of_losses_follow_the_energy() -> None:
         TrainingOptions(method="gd", loss="dense-crf", affinity="grid", sigma=30.0),
     ],
 )
-def test_the_yardstick_of_gradient_descent_is_the_loss_that_it_lowers(options: TrainingOptions) -> None:
+def test_the_monitor_of_gradient_descent_is_the_loss_that_it_lowers(options: TrainingOptions) -> None:
     found, measure, data, net = (
         recipes.objective(options),
         recipes.monitor(options),

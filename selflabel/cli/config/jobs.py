@@ -37,7 +37,7 @@ class TrainingJob:
     """
 
     options: TrainingOptions
-    feed: Batches
+    batches: Batches
     objective: Objective
     settings: TrainingSettings
     monitor: Monitor | None
@@ -50,7 +50,7 @@ class TrainingJob:
     @property
     def folders(self) -> tuple[Folder, ...]:
         """The training images, and those to validate with, if any."""
-        return tuple(x for x in (self.feed.samples, self.feed.held_out) if isinstance(x, Folder))
+        return tuple(x for x in (self.batches.samples, self.batches.held_out) if isinstance(x, Folder))
 
     @property
     def data(self) -> dict[str, object]:
@@ -80,7 +80,7 @@ def prepare(
     held_out = _validation_folder(root, options, train)
     there = [folder for job in others for folder in job.folders]
     options = replace(options, num_classes=len(class_names), channels=channels)
-    feed = Batches(
+    batches = Batches(
         samples=_same(train, there),
         classes=len(class_names),
         batch=options.batch,
@@ -91,7 +91,7 @@ def prepare(
     )
     if isinstance(objective, SelfLabeling):
         objective.check(len(class_names))
-    return TrainingJob(options, feed, objective, _settings(options), monitor, class_names)
+    return TrainingJob(options, batches, objective, _settings(options), monitor, class_names)
 
 
 def new_network(options: TrainingOptions) -> nn.Module:
