@@ -59,7 +59,9 @@ def _labelers() -> "Table":
     for name, kind in registry.SOLVERS.items():
         labeler = registry.default_labeler(kind())
         energy = labeler.energy
-        annotator = registry.NO_ANNOTATOR if labeler.annotator is None else registry.name_of(labeler.annotator)
+        annotator = (
+            registry.NO_ANNOTATOR if labeler.annotator is None else registry.name_of(labeler.annotator)
+        )
         settings = [
             f"{key}={registry.spelled(getattr(labeler.affinity, key))}" for key in _fields(labeler.affinity)
         ]
