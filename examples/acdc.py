@@ -51,14 +51,14 @@ CLASSES, SIZE, BATCH = 4, 128, 12
 WIDE = Dense(sigma=15.0, sigma_xy=30.0, symmetric=True)
 NARROW = Dense(sigma=15.0, sigma_xy=8.0, symmetric=True)
 
-# started at good labels, of the seeds or of the last time: coarse levels would find nothing better
+# solves start at good labels, of the seeds or the last solve, which coarse levels would not improve
 SOFT = SelfLabeling(
     Energy(COLLISION, COLLISION_DIVERGENCE, 0.1, 6.0), GradientDescent(coarse_levels=0), max_steps=8
 )
 WALK = SelfLabeling(
     Energy(QUADRATIC, QUADRATIC_POTTS, 1e-3, 1.0), RandomWalker(), Contrast(), 200, weight=1e4, starter=None
 )
-"""The walker's labels of the seeds: the prediction has next to no weight in them."""
+"""The walker's labels of the seeds: the prediction has next to no weight."""
 
 HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 2.0), GraphCut())
 TRUST = replace(HARD, error_probability=0.1)
@@ -99,7 +99,7 @@ METHODS: Mapping[str, Objective] = {
 
 @dataclass(frozen=True)
 class Score:
-    """What one run ended with."""
+    """The scores at the end of a run."""
 
     method: str
     seed: int
@@ -127,7 +127,7 @@ def run(method: str, seed: int, root: Path, out: Path, steps: int, size: int) ->
         pretrain_steps=0 if isinstance(objective, FullMasks) or objective is WALK else pretrain_steps,
         warmup_steps=0 if objective is WALK else steps // 10,
         learning_rate=3e-3,
-        # solves go on from the last labels of an image: those of the seeds alone come but once
+        # solves go on from the last labels of an image; labels of the seeds alone are made only once
         warm_start=isinstance(objective, SelfLabeling) and objective.starter is not None,
         relabel_every=steps if objective is WALK else None,
         validate_every=steps // 5,

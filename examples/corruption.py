@@ -1,4 +1,4 @@
-"""Which cross-entropy bears wrong labels? (Zhang & Boykov 2025, Fig. 3d, on the digits of scikit-learn; a minute)
+"""Which cross-entropy withstands wrong labels? (Zhang & Boykov 2025, Fig. 3d, on the digits of scikit-learn; a minute)
 
     python examples/corruption.py --out runs/corruption
 
@@ -7,9 +7,9 @@ A share η of the training labels is replaced by random ones, and a small networ
 prediction (`self_labeling_loss`, every image one pixel without a seed). Prints the accuracy on clean test images, mean
 over the draws, and writes it to OUT as CSV and Markdown.
 
-All three are trained alike (AdamW at its usual rate). What comes out depends on how long: the reverse cross-entropy
-learns slowest and wears out last, so that three times the rate puts it ahead of the collision cross-entropy for shares
-up to 80 %.
+All three are trained alike (AdamW at its usual rate). The result depends on the length of training: the reverse
+cross-entropy learns slowest and overfits last, and three times the rate puts it ahead of the collision cross-entropy
+for shares up to 80 %.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def corrupted(classes: torch.Tensor, share: float, generator: torch.Generator) -
 
 
 def accuracy(coupling: Coupling, share: float, seed: int, epochs: int, rate: float) -> float:
-    """Of a network that was trained on corrupted labels, on clean test images."""
+    """Accuracy on clean test images after training on corrupted labels."""
     images, classes, test_images, test_classes = digits(seed)
     generator = torch.Generator().manual_seed(2 * seed + 1)
     observed = corrupted(classes, share, generator)

@@ -30,9 +30,9 @@ CONNECTED = np.ones((3, 3))
 
 
 def shortened(seeds: torch.Tensor, length: float) -> torch.Tensor:
-    """Every connected stroke cut to this share of its pixels, those nearest to its middle along the stroke.
+    """Every connected stroke cut to this share of its pixels, the nearest to its middle; 0 leaves one pixel.
 
-    Nearness is by steps from pixel to pixel within the stroke; 0 leaves one pixel a stroke.
+    Distances are numbers of steps from pixel to pixel within the stroke.
     """
     found = seeds.numpy()
     kept = np.full_like(found, UNLABELED)
@@ -137,7 +137,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     scores: list[tuple[str, float, float]] = []
     for length in sorted(options.lengths, reverse=True):
-        known: dict[SelfLabeling, float] = {}  # what is varied twice starts from the same objective
+        known: dict[SelfLabeling, float] = {}  # the base objective is in both rows: one run
         for name, objective in objectives().items():
             if objective not in known:
                 folder = options.out / name.replace(" ", "-") / f"{length:g}"

@@ -1,4 +1,4 @@
-"""What all losses share: full precision, checks of shapes, analytic gradients, means per pixel."""
+"""The common parts of all losses: full precision, checks of shapes, analytic gradients, means per pixel."""
 
 from collections.abc import Callable
 from math import prod
@@ -16,12 +16,12 @@ ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def widened(logits: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
-    """Half precision as float32, the others as they are: sums over an image need the digits."""
+    """Logits in float32 at least: sums over an image need its digits."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def full_precision(like: Tensor) -> torch.autocast:
-    """A context in which automatic mixed precision leaves operations on this tensor's device alone."""
+    """A context without automatic mixed precision on this tensor's device."""
     return torch.autocast(like.device.type, enabled=False)
 
 
@@ -40,18 +40,18 @@ class _KnownGradient(torch.autograd.Function):
 
 
 def refuse_second_derivatives() -> None:
-    """Raise `RuntimeError` in a backward pass that is itself recorded.
+    """Raise `RuntimeError` in a backward pass that is recorded itself.
 
-    torch's `once_differentiable` lets a constant incoming gradient pass, and wrong second derivatives come out.
+    torch's `once_differentiable` accepts a constant incoming gradient and then gives wrong second derivatives.
     """
     if torch.is_grad_enabled():
         raise RuntimeError("expected backward without create_graph=True: the loss has no second derivative")
 
 
 def differentiable(labels: Float[Tensor, "b k *s"], term: ValueAndGradient) -> Float[Tensor, " b"]:
-    """The value of a term that knows its own gradient, to be backpropagated once.
+    """The value of a term with an analytic gradient, to be backpropagated once.
 
-    Both are computed here, and nothing inside the term is recorded; backward is one product with the gradient.
+    Value and gradient are computed here without a graph; backward is one product with the gradient.
     Raises `RuntimeError` in a backward pass with ``create_graph=True``.
     """
     value: Tensor = _KnownGradient.apply(labels, term)  # type: ignore[no-untyped-call]
@@ -59,7 +59,7 @@ def differentiable(labels: Float[Tensor, "b k *s"], term: ValueAndGradient) -> F
 
 
 def mean_per_pixel(sums: Float[Tensor, " b"], logits: Float[Tensor, "b k *s"]) -> Float[Tensor, ""]:
-    """Sums over the pixels of each image, divided by all pixels of the batch, in full precision of the logits."""
+    """Sums over the pixels of each image, divided by all pixels of the batch, in float32 at least."""
     mean = sums.sum() / (len(sums) * prod(logits.shape[2:]))
     return mean.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -78,7 +78,7 @@ def check_logits(logits: Tensor) -> None:
 
 
 def check_affinity(logits: Tensor, affinity: Affinity) -> None:
-    """Raise `ValueError` unless the affinity is over the pixels of the logits; checks them, too."""
+    """Check the logits; raise `ValueError` unless the affinity is over their pixels."""
     check_logits(logits)
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(affinity.shape) != expected:
@@ -89,7 +89,7 @@ def check_affinity(logits: Tensor, affinity: Affinity) -> None:
 
 
 def checked_seeds(logits: Tensor, seeds: Tensor, ignore_index: int = UNLABELED) -> Integer[Tensor, "b *s"]:
-    """The seeds as int64, `ignore_index` as `UNLABELED`; `ValueError` unless they fit the logits."""
+    """The seeds as int64, `ignore_index` replaced by `UNLABELED`. Raises `ValueError` unless they fit the logits."""
     check_logits(logits)
     check_index_type(seeds)
     expected = (logits.shape[0], *logits.shape[2:])

@@ -19,9 +19,9 @@ def partial_cross_entropy(
 ) -> Float[Tensor, ""]:
     """``-Σ_{i∈Ω} v_i ln σ_i^{ȳ_i} / Σ_{i∈Ω} v_i`` over the seeds Ω (Tang et al., CVPR 2018, Sec. 4.1).
 
-    ``v_i`` is the weight of the pixel's class, 1 by default: the mean over the *labeled* pixels of the batch. Zero,
-    still attached to the logits, if there are none. Pixels of `ignore_index` do not count. Raises `ValueError`
-    for seeds or weights that do not fit the classes.
+    ``v_i`` is the weight of the pixel's class, 1 by default: the mean over the *labeled* pixels of the batch. Without
+    labeled pixels it is zero, and still attached to the logits. Pixels of `ignore_index` do not count. Raises
+    `ValueError` for seeds or weights that do not fit the classes.
     """
     seeds = checked_seeds(logits, seeds, ignore_index)
     with full_precision(logits):
@@ -29,7 +29,7 @@ def partial_cross_entropy(
         ones = logits.new_ones(logits.shape[1])
         weights = ones if class_weights is None else _checked_weights(class_weights, logits)
         losses = F.cross_entropy(logits, seeds, weights, ignore_index=UNLABELED, reduction="sum")
-        # the unlabeled weigh nothing; to pick out the others, a GPU would have to be asked how many they are
+        # unlabeled pixels have weight 0; to select the others, a GPU would have to wait for their number
         mass = F.pad(weights, (0, UNLABELED + 1 - len(weights)))[seeds].sum()
         return losses / mass.clamp_min(torch.finfo(logits.dtype).tiny)
 
@@ -53,7 +53,7 @@ def class_frequencies(seeds: Integer[Tensor, "b *s"], num_classes: int) -> Float
 def click_weights(frequencies: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """``1 / ln(1.1 + p)`` for classes with the shares p of the clicks (Obukhov et al. 2019, Sec. 6.4).
 
-    From 10.5 for a class without clicks to 1.35 for the only one. Raises `ValueError` outside [0, 1].
+    From 10.5 for a class without clicks to 1.35 for the only class. Raises `ValueError` for shares outside [0, 1].
     """
     if not bool(((frequencies >= 0) & (frequencies <= 1)).all()):
         raise ValueError(

@@ -1,7 +1,7 @@
 """Losses of all pairs of pixels: dense CRF, normalized cut, and both together.
 
-One filtering each gives value and gradient; backward costs none, and nothing is recorded inside the filter. For a cut
-the degree of the affinity costs one more, of one channel, the first time that it is asked for.
+Cost: one filtering for value and gradient, none backward; no graph is recorded inside the filter. A cut also filters
+one channel, the degree of the affinity, once per affinity.
 """
 
 from functools import partial
@@ -19,12 +19,12 @@ from selflabel.terms import BILINEAR, normalized_cut_and_grad
 def dense_crf_loss(logits: Float[Tensor, "b k *s"], affinity: Affinity) -> Float[Tensor, ""]:
     """``1/N Σ_k S_k' W (1 - S_k)`` with ``S = softmax(logits)`` (Tang et al., ECCV 2018, eq. 4).
 
-    The published loss divided by N, the pixels of the batch; every pair of pixels counts twice, in both orders,
-    also if W is sparse: `potts_loss` of a grid or window is half of this. With the plain kernel it is of the size of
-    the degree, thousands for wide bandwidths, and wants a small weight; a symmetrically normalized affinity
+    The published loss divided by N, the pixels of the batch. Every pair of pixels counts twice, in both orders,
+    also if W is sparse: `potts_loss` of a grid or window is half of this. With the plain kernel the loss is of the
+    size of the degree, thousands for wide bandwidths, and needs a small weight; a symmetrically normalized affinity
     keeps it below one.
 
-    The gradient by S_k is ``-2 W S_k`` (eq. 11), which the softmax takes for the true one, ``d - 2 W S_k``.
+    The gradient by ``S_k`` is ``-2 W S_k`` (eq. 11). The true one, ``d - 2 W S_k``, is the same after the softmax.
     """
     orders = 2 if isinstance(affinity, SparseAffinity) else 1
     return orders * potts_loss(logits, affinity, BILINEAR)
@@ -35,9 +35,9 @@ def normalized_cut_loss(
 ) -> Float[Tensor, ""]:
     """``Σ_k S_k' W (1 - S_k) / (d' S_k)`` with ``d = W 1``, mean over the images (Tang et al., CVPR 2018, eq. 6).
 
-    S is softmax(logits), and on the seeds their labels: seeds get no gradient and pull on the others. From 0 to k,
-    a ratio of sums over pixels: *not* divided by their number, and its gradient has the size of that of a mean per
-    pixel as it is. It does not depend on the scale of W. Gradient: eq. 8.
+    S is softmax(logits), on the seeds their labels: seeds get no gradient and pull on the other pixels. The loss is in
+    [0, k], a ratio of sums over pixels, *not* divided by their number: its gradient has the size of a mean's already.
+    It does not depend on the scale of W. Gradient: eq. 8.
     """
     check_affinity(logits, affinity)
     seeds = checked_seeds(logits, seeds)
@@ -56,6 +56,6 @@ def kernel_cut_loss(
     """`dense_crf_loss` + gamma · `normalized_cut_loss` (Tang et al., ECCV 2018, eq. 6).
 
     The published loss divided by the pixels of an image, with γ = gamma times that number. Both parts have the same
-    W here; add the two losses for different ones. Two filterings.
+    W; for different ones add the two losses. Cost: two filterings.
     """
     return dense_crf_loss(logits, affinity) + gamma * normalized_cut_loss(logits, affinity, seeds)

@@ -67,8 +67,8 @@ def gated_crf_loss(
 class GatedCRFLoss(nn.Module):
     """`gated_crf_loss` of images in [0, 1]; seeds matter only with `unlabeled_only`.
 
-    unlabeled_only: pixels with a seed are no destinations, as cross-entropy takes care of them. Published: better
-    for clicks by a percent, no better for scribbles (Table 1).
+    unlabeled_only: pixels with a seed are no destinations, as cross-entropy trains them. Published: better by a
+    percent for clicks, no better for scribbles (Table 1).
     """
 
     def __init__(

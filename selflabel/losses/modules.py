@@ -40,7 +40,7 @@ class Loss(Protocol):
 
 
 class PartialCrossEntropy(nn.Module):
-    """`partial_cross_entropy`, with fixed class weights, or with `click_weights` of the batch's own seeds."""
+    """`partial_cross_entropy` with fixed class weights, or `by_frequency`, with `click_weights` of the batch's seeds."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class KernelCutLoss(nn.Module):
 
 
 class NonExistLoss(nn.Module):
-    """`non_exist_loss`: an image has the classes that it has seeds of, or any class if it has no seeds at all."""
+    """`non_exist_loss`, the classes of an image being those of its seeds; any class if it has no seeds."""
 
     def forward(self, logits: Logits, images: Images, seeds: Seeds) -> Scalar:
         """The images do not matter."""

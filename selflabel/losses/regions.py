@@ -1,4 +1,4 @@
-"""Losses of whole classes: those that an image does not have, and how far colors are from their class's mean."""
+"""Losses of whole classes: classes absent from an image, and distances of colors to the mean of their class."""
 
 from functools import partial
 
@@ -46,7 +46,7 @@ def kmeans_loss(logits: Float[Tensor, "b k *s"], features: Float[Tensor, "b c *s
 
 def _scatter(labels: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     """The sum per image, and the squared distances, which are its gradient."""
-    least = FLOOR * features[0, 0].numel()  # of an empty class: its distances have no weight
+    least = FLOOR * features[0, 0].numel()  # the mass of an empty class, whose distances have no weight
     masses = labels.flatten(2).sum(2, keepdim=True).clamp_min(least)
     means = torch.einsum("bkn,bcn->bkc", labels.flatten(2), features.flatten(2)) / masses
     distances = torch.zeros_like(labels)

@@ -9,7 +9,7 @@ name                           network
 ``segformer``                  SegFormer B0, of transformers
 ``vit-linear``                 a vision transformer with a linear decoder, of transformers
 ``smp:ARCH:ENCODER``           of segmentation_models_pytorch, where it is installed: ``smp:Unet:resnet34``
-``package.module:factory``     whatever your ``factory(channels, classes)`` returns
+``package.module:factory``     the module that your ``factory(channels, classes)`` returns
 =============================  ==========================================================================
 
 Weights are random, drawn from torch's global generator; no name needs a connection.
@@ -34,7 +34,7 @@ DEFAULT_WIDTH = 12
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a network is made for. options: what follows the name after a colon, if anything."""
+    """A request for a network. options: the part of the name after the colon, None without one."""
 
     name: str
     options: str | None
@@ -59,12 +59,12 @@ def network(
 ) -> nn.Module:
     """The network of that name, from images ``[b c *s]`` to logits ``[b k *s]``.
 
-    size: of the images that it will see most, one number if they are square; others work, too. Three axes make a
-    3-D network (`unet` and `basic-unet`). pretrained: a checkpoint, for those of transformers a folder or a name
-    at huggingface.co, for `smp` the name of its encoder's weights.
+    size: the usual size of the images, one number if they are square; other sizes work, too. Three axes make a 3-D
+    network (`unet` and `basic-unet`). pretrained: a checkpoint, for networks of transformers a folder or a name at
+    huggingface.co, for `smp` the name of its encoder's weights.
 
-    Raises `ValueError` for a name or options that are not known, and for axes or a checkpoint that the network
-    does not take; `ImportError` with what to install where a package is missing.
+    Raises `ValueError` for an unknown name or option, and for axes or a checkpoint that the network does not take;
+    `ImportError`, with the command that installs it, for a missing package.
     """
     if channels < 1 or classes < 1:
         raise ValueError(f"expected at least one channel and one class, got {channels} and {classes}")
@@ -131,7 +131,7 @@ NETWORKS: Mapping[str, Callable[[Wanted], nn.Module]] = {
     "vit-linear": _of_transformers(VIT),
     "smp": _smp,
 }
-"""What makes the networks, by the part of the name before a colon."""
+"""Makers of networks, by the part of the name before the colon."""
 
 
 def _factory(wanted: Wanted) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Any network as one from images ``[b c *s]`` to logits ``[b k *s]``, whatever sizes it can take itself."""
+"""Networks for images of any size: padding to the stride, logits at the size of the images."""
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +9,11 @@ LINEAR = {4: "bilinear", 5: "trilinear"}
 
 
 class AnySize(nn.Module):
-    """`network` with images padded to multiples of its stride, and logits resized and cropped to the images.
+    """A network from images ``[b c *s]`` of any size to logits ``[b k *s]``, by padding, resizing and cropping.
 
-    Padding repeats the border, on one axis to two strides at least. Checked at each call: the numbers of
-    channels, axes and classes (`ValueError`).
+    Images are padded to multiples of `stride`, on one axis to two strides at least; padding repeats the border. Logits
+    are resized to the padded images and cropped. Each call raises `ValueError` for other numbers of channels, axes or
+    classes.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class AnySize(nn.Module):
         size = images.shape[2:]
         missing = [-n % self.stride for n in size]
         if self.stride > 1 and all(n <= self.stride for n in size):
-            missing[-1] += self.stride  # a single place in the deepest level could not be normalized
+            missing[-1] += self.stride  # batch normalization fails on one pixel in the deepest level
         if any(missing):
             images = F.pad(images, [p for n in reversed(missing) for p in (0, n)], mode="replicate")
         logits = self.network(images)
@@ -58,7 +59,7 @@ class AnySize(nn.Module):
 
 
 class Standardized(nn.Module):
-    """`network` of images in the colors that its weights were trained with: ``(x - mean) / std``."""
+    """A network on standardized images, ``(x - mean) / std`` per channel, as its weights were trained."""
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class Standardized(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Tensor:
-        """What the network says; gray images in each of its channels."""
+        """The network's logits; gray images are repeated over its channels."""
         images = images.repeat(1, self.repeats, 1, 1)
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits

@@ -1,4 +1,4 @@
-"""Networks of the package transformers, made from their settings or from a checkpoint."""
+"""Networks of the package transformers, with random weights or from a checkpoint."""
 
 import importlib
 import json
@@ -20,16 +20,16 @@ PATCH = 16
 
 
 def transformers() -> ModuleType:
-    """The package; `ImportError` with what to install where it is missing.
+    """The package. Raises `ImportError`, with the command that installs it, if it is missing.
 
-    transformers asks whether torchvision is installed, not whether it works, and then fails to import its models
-    where torchvision was built for another torch (on machines with CPU-only torch, often). It does without one,
-    so a torchvision that does not import is hidden: this must come before the first import of transformers.
+    transformers looks for an installed torchvision and then fails to import its models if that was built for another
+    torch, as is common with CPU-only torch. It works without torchvision. A torchvision that does not import is
+    therefore hidden, before the first import of transformers.
     """
     try:
         importlib.import_module("torchvision")
-    except Exception:  # whatever a broken package raises: RuntimeError, OSError, AttributeError, ...
-        sys.modules["torchvision"] = None  # type: ignore[assignment]  # the import system's word for "none there"
+    except Exception:  # a broken package raises RuntimeError, OSError, AttributeError, ...
+        sys.modules["torchvision"] = None  # type: ignore[assignment]  # the import system's word for a missing module
     try:
         return importlib.import_module("transformers")
     except ModuleNotFoundError as error:
@@ -37,7 +37,7 @@ def transformers() -> ModuleType:
 
 
 class Segmenter(nn.Module):
-    """The logits of a model that answers with a record of them, at a resolution of its own."""
+    """The logits of a model of transformers, at the model's own resolution."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Segmenter(nn.Module):
 
 
 class LinearDecoder(nn.Module):
-    """A vision transformer whose every patch is classified by one linear map (Strudel et al. 2021, "Linear")."""
+    """A vision transformer and one linear map that classifies each patch (Strudel et al. 2021, "Linear")."""
 
     def __init__(self, encoder: nn.Module, width: int, patch: int, classes: int) -> None:
         super().__init__()
@@ -67,19 +67,22 @@ class LinearDecoder(nn.Module):
 
 @dataclass(frozen=True)
 class Family:
-    """A model of transformers by the names of its classes, with settings for weights at random."""
+    """A model of transformers by the names of its classes.
+
+    settings: of the configuration, for random weights. arguments: of the model.
+    """
 
     config: str
     model: str
-    settings: Mapping[str, Any]  # of the configuration, for weights at random
+    settings: Mapping[str, Any]
     stride: int = 32
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the model
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self, channels: int, classes: int, side: int | None, pretrained: str | None) -> AnySize:
-        """The network; from the folder or the name of a checkpoint, if one is given.
+        """The network, with random weights or from the folder or name of a checkpoint.
 
-        A checkpoint's classes are replaced if there are others in number. Images of one channel are repeated for
-        one of three, and standardized if it says how (`preprocessor_config.json`).
+        The last layer of a checkpoint is replaced if it has another number of classes. For a checkpoint of three
+        channels gray images are repeated. Images are standardized by its `preprocessor_config.json`, if there is one.
         Raises `ImportError` without transformers, `ValueError` for channels that the checkpoint does not take.
         """
         package = transformers()
@@ -128,18 +131,18 @@ class DeepLab(Family):
 
 
 def standardization(pretrained: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation that a checkpoint's colors in [0, 1] were standardized with; (0, 1) if it is silent."""
+    """Mean and deviation of a checkpoint's colors in [0, 1], per channel; 0 and 1 if it has none."""
     cached_file = importlib.import_module("transformers.utils").cached_file
     try:
         settings = json.loads(Path(cached_file(pretrained, COLORS)).read_text())
-    except OSError:  # the weights are there, this file is not
+    except OSError:  # a checkpoint without this file
         settings = {}
     if not settings.get("do_normalize", True) or "image_mean" not in settings:
         return (0.0,) * channels, (1.0,) * channels
     return tuple(settings["image_mean"]), tuple(settings["image_std"])
 
 
-# Chen et al. 2018 with the encoder of Sandler et al. 2018; as in transformers, which has its pooled decoder
+# Chen et al. 2018 with the encoder of Sandler et al. 2018; as in transformers, with its pooled decoder
 DEEPLAB = DeepLab("MobileNetV2Config", "MobileNetV2ForSemanticSegmentation", {"output_stride": 8})
 # Xie et al. 2021, size B0
 SEGFORMER = Family("SegformerConfig", "SegformerForSemanticSegmentation", {})

@@ -13,10 +13,10 @@ STRIDE = 16
 class UNet(nn.Module):
     """Four halvings, two convolutions a level, in two or three dimensions.
 
-    `width` channels at full resolution, twice as many with each halving: 1.1 million weights for 12 channels in 2-D.
-    Batch normalization, which learned faster than normalizing each image in the few hundred steps that a CPU affords;
-    on several GPUs convert it (`torch.nn.SyncBatchNorm`). Sizes: multiples of 16, and more than 16 pixels on one
-    axis (`AnySize` sees to both).
+    `width` channels at full resolution, doubled with each halving: 1.1 million weights for width 12 in 2-D. Batch
+    normalization learned faster than instance normalization in the few hundred steps that a CPU affords; convert it on
+    several GPUs (`torch.nn.SyncBatchNorm`). Takes multiples of 16 pixels, more than 16 on one axis; `AnySize` pads to
+    them.
     """
 
     def __init__(self, channels: int, classes: int, width: int = 12, axes: int = 2) -> None:
@@ -47,7 +47,7 @@ class UNet(nn.Module):
 
 
 def _standardized(images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
-    """Each channel of each image with mean 0 and deviation 1; a constant one is 0."""
+    """Each channel of each image with mean 0 and deviation 1, a constant channel with 0."""
     axes = tuple(range(2, images.ndim))
     centered = images - images.mean(axes, keepdim=True)
     return centered / centered.square().mean(axes, keepdim=True).sqrt().clamp_min(1e-3)
@@ -58,7 +58,7 @@ def _convolution(axes: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
 
 
 def _doubled(channels: int, width: int, axes: int) -> nn.Module:
-    """Twice the resolution."""
+    """A convolution that doubles the resolution."""
     kind = nn.ConvTranspose2d if axes == 2 else nn.ConvTranspose3d
     return kind(channels, width, 2, stride=2)
 
@@ -67,7 +67,7 @@ def _level(channels: int, width: int, axes: int) -> nn.Sequential:
     norm = nn.BatchNorm2d if axes == 2 else nn.BatchNorm3d
     layers: list[nn.Module] = []
     for before in (channels, width):
-        # without a bias: the normalization has its own
+        # no bias: normalization has one
         convolution = _convolution(axes)(before, width, 3, padding=1, bias=False)
         layers += [convolution, norm(width), nn.LeakyReLU(0.01, inplace=True)]
     return nn.Sequential(*layers)

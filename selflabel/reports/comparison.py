@@ -1,4 +1,4 @@
-"""Runs side by side: curves with their spread over seeds, a table of final values, one CSV of all readings."""
+"""Methods compared: curves with their spread over seeds, a table of final values, a CSV of all readings."""
 
 import csv
 import io
@@ -18,12 +18,12 @@ CSV_COLUMNS = (
     *("direct", "direct_entropy", "direct_pairwise", "joint", "dice", "iou"),
 )
 FINAL_SHARE = 0.1
-"""Losses are of batches, and noisy: the final loss is the mean over this share of the last readings."""
+"""Share of the last readings whose mean is the final loss: losses of single batches are noisy."""
 
 
 @dataclass(frozen=True)
 class Final:
-    """Mean scores on the validation images at the end of a run; hd95 in pixels, None if it is nowhere defined."""
+    """Mean scores on the validation images at the end of a run; hd95 in pixels, None if undefined for all images."""
 
     dice: float
     iou: float
@@ -32,7 +32,7 @@ class Final:
 
 @dataclass(frozen=True, eq=False)
 class RunHistory:
-    """One run of a comparison. `final`: of the last weights, None without validation images."""
+    """One run of a comparison. final: scores of the last weights, None without validation images."""
 
     label: str
     seed: int
@@ -42,7 +42,10 @@ class RunHistory:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A column of the history over the seeds of one label; `seconds` is their mean at each step."""
+    """A column of the history over the seeds of one label: mean, least and greatest value at each step.
+
+    seconds: the mean over the seeds.
+    """
 
     label: str
     steps: Float64[np.ndarray, " n"]
@@ -53,10 +56,10 @@ class Curve:
 
 
 def curve(runs: Sequence[RunHistory], column: str, window: int = 1) -> Curve | None:
-    """The mean, least and greatest value over runs of one label, at the steps that all of them have read.
+    """The curve of a column over runs of one label, at the steps that all runs have read; None without readings.
 
-    window: each run is first averaged over this many neighboring readings, fewer at the ends. None if nothing
-    was read. Raises `ValueError` for runs of several labels.
+    window: the number of neighboring readings of a run that are averaged first, fewer at the ends. Raises
+    `ValueError` for runs of several labels.
     """
     labels = {run.label for run in runs}
     if len(labels) != 1:
@@ -78,7 +81,7 @@ def curve(runs: Sequence[RunHistory], column: str, window: int = 1) -> Curve | N
 
 
 def smoothed(values: Float64[np.ndarray, " n"], window: int) -> Float64[np.ndarray, " n"]:
-    """Means over `window` readings around each (an even window looks one further back), fewer at the ends.
+    """Means over `window` readings around each, fewer at the ends; an even window has one more before than after.
 
     Raises `ValueError` for a window below 1.
     """
@@ -101,7 +104,7 @@ def by_label(runs: Sequence[RunHistory]) -> dict[str, list[RunHistory]]:
 
 
 def write_csv(path: Path, runs: Sequence[RunHistory]) -> None:
-    """One line a step on which an objective or a score was read, complete or not at all."""
+    """Write one line per step with a reading of a loss or a score; the file is complete or absent."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("run", "seed", *CSV_COLUMNS))

@@ -1,4 +1,4 @@
-"""The curves of a comparison as a picture: both objectives and the scores, against steps and against seconds."""
+"""The loss curves of a comparison: direct loss, joint loss and Dice, against steps and against seconds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from selflabel.reports.comparison import Curve, RunHistory, by_label, curve
 PANELS = (("direct", "direct loss (4)"), ("joint", "joint loss (8)"), ("dice", "validation Dice"))
 LOSSES = ("direct", "joint")
 START = 0.05
-"""The first share of the steps, in which losses fall from anywhere, does not decide the range of the axes."""
+"""Share of the first steps that do not count for the range of the axes: losses fall steeply there."""
 SALT = "selflabel"
 
 
@@ -23,11 +23,11 @@ def check_installed() -> None:
 
 
 def draw(runs: Sequence[RunHistory], files: Sequence[Path], *, window: int = 1, title: str = "") -> None:
-    """Draw the figure into files, by their suffix (.png, .svg, .pdf), each complete or not at all.
+    """Draw the figure into files, each complete or absent; their suffixes (.png, .svg, .pdf) choose the format.
 
-    A row for each objective or score that was read, against steps on the left and seconds of training on the
-    right: the mean over seeds, and between the least and the greatest a band. window: readings of losses that
-    are averaged. The same runs give the same bytes.
+    One row per loss or score with readings, against steps on the left and seconds of training on the right: a line for
+    the mean over seeds, a band from the least to the greatest value. window: the number of readings of a loss that are
+    averaged. The same runs give the same bytes.
 
     Raises `ImportError` if matplotlib is not installed, `ValueError` if there is nothing to draw.
     """
@@ -73,7 +73,7 @@ def _curves(runs: Sequence[RunHistory], name: str, window: int) -> list[Curve]:
 
 
 def _place(runs: Sequence[RunHistory], label: str) -> int:
-    """The same color in every panel, whichever runs have readings there."""
+    """The number of a label's color, the same in every panel."""
     return list(by_label(runs)).index(label)
 
 
