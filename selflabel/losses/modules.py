@@ -40,7 +40,7 @@ class Loss(Protocol):
 
 
 class PartialCrossEntropy(nn.Module):
-    """`partial_cross_entropy` with fixed class weights, or `by_frequency`, with `click_weights` of the batch's seeds."""
+    """`partial_cross_entropy` with fixed class weights, or with `click_weights` of the batch's own seeds."""
 
     def __init__(
         self,

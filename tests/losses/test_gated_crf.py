@@ -50,7 +50,7 @@ def test_the_published_sums(size: tuple[int, ...], gated: str, costs: bool, spac
 
 @pytest.mark.parametrize("radius", [1, 3, 9])
 def test_any_radius(radius: int) -> None:
-    """Also one that reaches beyond the image on all sides."""
+    """One radius reaches beyond the image on all sides."""
     logits, images = case((4, 6))
     loss = gated_crf_loss(logits, images, radius=radius, kernels=KERNELS)
     assert loss.item() == pytest.approx(expected(logits, images, radius), rel=1e-12)
@@ -146,7 +146,7 @@ def test_streamed_products_are_those_of_the_stored_affinity(size: tuple[int, ...
 
 
 def test_neighbors_outside_of_the_image_never_count() -> None:
-    """Constant everywhere: each pair inside costs one number, however near the border it is."""
+    """On a constant image every pair costs the same, near the border or not."""
     images = torch.zeros(1, 1, 6, 5)
     logits = torch.zeros(1, 2, 6, 5)
     loss = gated_crf_loss(logits, images, radius=2, kernels=(GaussianKernel(1.0, None, None),))
@@ -155,7 +155,7 @@ def test_neighbors_outside_of_the_image_never_count() -> None:
         for y, x in product(range(6), range(5))
     )
     assert loss.item() == pytest.approx(0.5 * pairs / 30)
-    larger = torch.full((1, 2, 8, 7), 3.0)  # anything around, gated away, changes nothing
+    larger = torch.full((1, 2, 8, 7), 3.0)  # gated pixels around it change nothing
     larger[..., 1:-1, 1:-1] = logits
     inside = torch.zeros(1, 1, 8, 7)
     inside[..., 1:-1, 1:-1] = 1
@@ -171,7 +171,7 @@ def test_neighbors_outside_of_the_image_never_count() -> None:
 
 
 def test_gates_are_not_interchangeable() -> None:
-    """With a class compatibility that is not symmetric, who has the influence matters."""
+    """With an asymmetric compatibility, source and destination differ."""
     logits, images = case((4, 5))
     source, destination = gates_of((4, 5))
     one = gated_crf_loss(logits, images, source=source, destination=destination, compatibility=asymmetric())
@@ -223,7 +223,7 @@ def test_half_precision_is_computed_in_full(dtype: torch.dtype) -> None:
 
 
 def test_half_precision_does_not_lose_small_gradients() -> None:
-    """Of a mean over many pixels, each has a share below the smallest half: a scaled loss brings it back."""
+    """The share of one pixel in a mean over many is below the smallest half; a scaled loss keeps it."""
     logits = torch.randn(1, 2, 300, 301, generator=torch.Generator().manual_seed(77), dtype=torch.float32)
     images = torch.zeros(1, 1, 300, 301)
     half, full = logits.half().requires_grad_(), logits.half().float().requires_grad_()
@@ -248,7 +248,7 @@ def test_automatic_mixed_precision_changes_nothing() -> None:
 
 
 def test_certain_predictions() -> None:
-    """Logits of ±100: nothing that is not finite, and no loss where all agree."""
+    """With logits of ±100 all is finite, and agreement costs nothing."""
     _, images = case((5, 7))
     logits = torch.full((2, 3, 5, 7), -100.0)
     logits[:, 1] = 100
@@ -266,7 +266,7 @@ def test_one_class() -> None:
 
 
 def test_the_resolution_of_the_logits() -> None:
-    """Images and gates count with the mean of the pixels under each pixel of the logits."""
+    """Images and gates are averaged over each pixel of the logits."""
     logits, _ = case((4, 5))
     generator = torch.Generator().manual_seed(917)
     images = torch.rand(2, 3, 8, 10, generator=generator, dtype=torch.float64)
@@ -312,7 +312,7 @@ def test_the_module() -> None:
     assert module(logits, larger, seeds).item() == pytest.approx(reference, rel=1e-6)
     assert module.double().compatibility is not None
     assert list(module.parameters()) == []
-    assert module.state_dict() == {}  # settings, not weights: checkpoints of a network do not hold them
+    assert module.state_dict() == {}  # settings are not in the checkpoints of a network
 
 
 def test_only_one_derivative() -> None:
@@ -361,10 +361,10 @@ def test_memory_does_not_grow_with_the_window(batch: int) -> None:
         logits.grad = None
         gated_crf_loss(logits, images, radius=radius).backward()  # type: ignore[no-untyped-call]
 
-    work(1)  # what is made once
+    work(1)  # made once
     small, large = peak_bytes(lambda: work(2)), peak_bytes(lambda: work(5))
     assert large <= 3 * inputs
-    if batch > 1:  # even with the inputs themselves
+    if batch > 1:  # inputs included
         assert large + inputs <= 3 * inputs
     assert large - small <= 600_000  # the weights of one row of the window and one block of pixels
 

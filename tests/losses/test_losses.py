@@ -1,4 +1,4 @@
-"""Every loss against its formula, finite differences, and what mixed precision and extreme logits do to it."""
+"""Every loss against its formula and finite differences, in mixed precision and for extreme logits."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def test_losses_are_their_formulas(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", PIXELWISE)
 def test_gradients_are_finite_differences(name: str) -> None:
     case = case_of(size=(3, 2))
-    if name == "k-means":  # 255² units: scaled to what finite differences resolve
+    if name == "k-means":  # in 255² units, scaled to the resolution of finite differences
         case = replace(case, image=case.image / 255)
     logits = draw_logits(case).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: LOSSES[name].loss(x, case), logits)
@@ -91,7 +91,7 @@ def test_batches_are_means_of_their_images(name: str) -> None:
 @pytest.mark.parametrize("kind", ["grid4", "lattice"])
 @EVERY
 def test_mixed_precision_changes_nothing(name: str, kind: str) -> None:
-    """Autocast leaves the losses alone; half-precision logits are worth what they are in float32."""
+    """Under autocast, half-precision logits have the loss of the same logits in float32."""
     case = case_of(kind, torch.float32)
     logits = draw_logits(case).float()
     loss = LOSSES[name].loss
@@ -179,7 +179,7 @@ def test_gradients_of_self_labeling_are_as_documented(coupling: Coupling) -> Non
 
 @EVERY_COUPLING
 def test_surely_wrong_networks_still_learn(coupling: Coupling) -> None:
-    """Where probabilities are zero in float32, couplings with a log of σ still pull, with full force."""
+    """Where probabilities are zero in float32, couplings with a log of σ keep their full gradient."""
     logits = torch.tensor([100.0, -100.0, 0.0]).view(1, 3, 1, 1)
     y = one_hot(torch.tensor([[[1]]]), 3)
     seeds = torch.full((1, 1, 1), UNLABELED)

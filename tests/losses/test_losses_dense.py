@@ -118,7 +118,7 @@ def plain_normalized_cut(matrix: np.ndarray, labels: np.ndarray) -> float:
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("size", [(4, 5), (2, 3, 3)])
 def test_losses_are_the_papers(size: tuple[int, ...], channels: int, rng: np.random.Generator) -> None:
-    """The constants: the dense CRF loss is divided by all pixels, the normalized cut by the images."""
+    """The dense CRF loss is divided by the number of pixels, the normalized cut by the number of images."""
     batch, n = 2, int(np.prod(size))
     image, logits = rng.random((batch, channels, *size)), 2 * rng.normal(size=(batch, 3, *size))
     seeds = np.where(rng.random((batch, *size)) < 0.2, rng.integers(0, 3, (batch, *size)), UNLABELED)
@@ -152,7 +152,7 @@ def test_sparse_pairs_count_twice_in_the_dense_crf_loss() -> None:
 
 @dataclass
 class Counter:
-    """How many channels each filtering had."""
+    """The number of channels of each filtering."""
 
     channels: list[int] = field(default_factory=list)
 
@@ -189,7 +189,7 @@ class CountedLattice:
     ("name", "most"), [("dense-crf", [3]), ("normalized-cut", [3]), ("kernel-cut", [3, 3])]
 )
 def test_filterings_forward_and_backward(name: str, most: list[int], symmetric: bool) -> None:
-    """One of all classes for each term, none of them backward; the degree is one of one channel, once."""
+    """One filtering of all classes per term, none backward; once per affinity one channel for the degree."""
     case = make_case(Energy(), "lattice", size=(8, 9))
     counter = Counter()
     kernel = (GaussianKernel(1.0, 5.0, 50.0),)
@@ -288,7 +288,7 @@ def test_normalized_cut_of_hard_labels() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_empty_classes_count_one(dtype: torch.dtype) -> None:
-    """0 / 0 in the formula; one is the limit of a class that fades evenly."""
+    """The formula is 0 / 0; the limit of a class that fades evenly is one."""
     case = make_case(Energy(), "exact").to(dtype)
     logits = draw_logits(case).to(dtype)
     logits[:, 2] = -30  # faint, but above the floor

@@ -82,7 +82,7 @@ EVERY = pytest.mark.parametrize("name", MODULES)
 
 
 def case_of(kind: str = "grid4") -> Case:
-    """With one class that the first image has no seeds of."""
+    """A case whose first image has no seeds of one class."""
     case = make_case(Energy(), kind, seeded=0.3)
     case.seeds[0][case.seeds[0] == 1] = UNLABELED
     return case
@@ -109,7 +109,7 @@ def test_modules_are_their_functions(name: str, kind: str) -> None:
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 @EVERY
 def test_half_precision_images(name: str, half: torch.dtype) -> None:
-    """Affinities are built in float32 from whatever the images are, under autocast, too."""
+    """Affinities are built in float32 from images of any type, under autocast, too."""
     case = case_of("lattice")
     module = MODULES[name][0]()
     images, logits = case.image.to(half), draw_logits(case).to(half)

@@ -53,7 +53,7 @@ def test_logits_at_the_resolution_of_the_images(
     assert logits.shape == (2, 5, *shape)
     assert logits.dtype == torch.float32
     logits.square().sum().backward()
-    # one without would stop training over several processes
+    # DistributedDataParallel stops at one without
     assert [key for key, weight in made.named_parameters() if weight.grad is None] == []
     assert all(bool(weight.grad.isfinite().all()) for weight in made.parameters() if weight.grad is not None)
 
@@ -115,7 +115,7 @@ def test_padding_changes_nothing_for_whole_strides() -> None:
 
 
 def test_it_learns() -> None:
-    """Some steps, and it tells disks from their ground by heart."""
+    """After some steps it separates the disks from their ground."""
     generator = torch.Generator().manual_seed(3_329)
     made = seeded("unet:4", 1, 2, 64)
     optimizer = torch.optim.AdamW(made.parameters(), lr=1e-2)
@@ -239,7 +239,7 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_segmentation_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What we ask the package for; the package itself is not needed."""
+    """The call of the package, which need not be installed."""
     asked: dict[str, object] = {}
 
     def create_model(arch: str, **settings: object) -> nn.Module:
@@ -296,7 +296,7 @@ def test_a_torchvision_that_does_not_import_is_hidden(
 ) -> None:
     (tmp_path / "torchvision.py").write_text(BROKEN if broken else "")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(sys.modules, "torchvision", None)  # undone at the end, whatever comes between
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # undone at the end of the test
     del sys.modules["torchvision"]
     monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
     huggingface.transformers()
@@ -305,7 +305,7 @@ def test_a_torchvision_that_does_not_import_is_hidden(
 
 
 def test_transformers_do_without_a_broken_torchvision(tmp_path: Path) -> None:
-    """In a process of its own: what has been imported stays."""
+    """In a process of its own, as imports stay."""
     pytest.importorskip("transformers")
     package = tmp_path / "torchvision"
     package.mkdir()
@@ -325,7 +325,7 @@ def test_transformers_do_without_a_broken_torchvision(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_checkpoints(name: str, tmp_path: Path) -> None:
-    """Weights come back; other classes are new; gray images are repeated, and standardized as the checkpoint says."""
+    """Weights are loaded, another number of classes gets a new layer, gray images are repeated and standardized."""
     available(name)
     first = seeded(name, 3, 5, 32).eval()
     core = first.network
@@ -363,7 +363,7 @@ def test_checkpoints(name: str, tmp_path: Path) -> None:
 
 def test_a_linear_decoder_keeps_the_places_of_the_patches() -> None:
     class Means(nn.Module):
-        """Patches' means as tokens, after one for the image."""
+        """Means of patches as tokens, after the token of the image."""
 
         def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> object:
             class Record:

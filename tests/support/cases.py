@@ -46,19 +46,19 @@ def sample(number: int, *, size: int = 16, mask: bool = True) -> Sample:
     noise = 0.05 * torch.randn(size, size, generator=generator)
     image = (torch.tensor([0.2, 0.6, 0.9])[true] + noise).clamp(0, 1)[None]
     seeds = torch.full((size, size), 255)
-    seeds[top + 2, 3 : 4 + number % 4] = 1  # how many depends on the number: shares of processes differ
+    seeds[top + 2, 3 : 4 + number % 4] = 1  # strokes differ in length, so that shares of processes differ
     seeds[2, 12:14] = 2
     seeds[size - 1, :] = 0
     return Sample(f"im{number}", image, seeds, true if mask else None)
 
 
 def samples(count: int, *, mask: bool = True) -> list[Sample]:
-    """Numbers 0 .. count-1."""
+    """The first `count` samples."""
     return [sample(number, mask=mask) for number in range(count)]
 
 
 def batch(count: int = 3, *, double: bool = False) -> Batch:
-    """The first samples."""
+    """The first `count` samples as a batch."""
     found = collate(samples(count))
     return Batch(found.stems, found.images.double(), found.seeds, found.masks) if double else found
 
@@ -66,7 +66,7 @@ def batch(count: int = 3, *, double: bool = False) -> Batch:
 def network(
     seed: int = 3, *, norm: bool = False, dropout: float = 0.0, double: bool = False
 ) -> nn.Sequential:
-    """Two convolutions; without `norm`, images of a batch do not know of each other."""
+    """Two convolutions; without `norm`, images of a batch are independent."""
     torch.manual_seed(seed)
     net = nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1),

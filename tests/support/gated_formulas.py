@@ -23,7 +23,7 @@ def case(size: tuple[int, ...], classes: int = 3, batch: int = 2) -> tuple[Tenso
 
 
 def gates_of(size: tuple[int, ...], batch: int = 2) -> tuple[Tensor, Tensor]:
-    """Different ones: some pixels have no influence, others do not feel it."""
+    """Source and destination gates that differ."""
     generator = torch.Generator().manual_seed(8_431)
     return (
         torch.rand(batch, 1, *size, generator=generator) > 0.3,

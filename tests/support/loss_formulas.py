@@ -31,7 +31,7 @@ GAMMA = 0.37
 
 @dataclass(frozen=True)
 class Pair:
-    """A loss, and what it should be (in float64, by autograd)."""
+    """A loss, and its formula in float64, differentiated by autograd."""
 
     loss: Formula
     formula: Formula
@@ -147,7 +147,7 @@ LOSSES = PIXELWISE | PAIRWISE
 
 
 def value_and_gradient(loss: Formula, logits: Tensor, case: Case) -> tuple[Tensor, Tensor]:
-    """At a copy of the logits."""
+    """The loss and its gradient, at a copy of the logits."""
     logits = logits.detach().clone().requires_grad_()
     value = loss(logits, case)
     assert value.shape == ()

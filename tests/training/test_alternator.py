@@ -56,7 +56,7 @@ def test_a_step_is_the_loop_of_the_docstring() -> None:
 
 
 def joint(objective: SelfLabeling, logits: Tensor, data: Batch, labels: Tensor) -> float:
-    """Equation (8) from the explicit matrix and pair by pair, in the paper's order."""
+    """Equation (8) with the explicit matrix, pair by pair, in the order of the paper."""
     energy, pixels = objective.energy, logits[0, 0].numel()
     affinity = objective.affinity(data.images)
     matrix, log_probs = affinity.as_matrix().double(), logits.double().log_softmax(1)
@@ -91,7 +91,7 @@ METHODS: list[tuple[str, Energy, Solver, AffinityBuilder]] = [
     ("energy", "solver", "affinity"), [m[1:] for m in METHODS], ids=[m[0] for m in METHODS]
 )
 def test_neither_half_goes_uphill(energy: Energy, solver: Solver, affinity: AffinityBuilder) -> None:
-    """A full batch and small steps: (8), recomputed from its definition, after every half-step."""
+    """(8) recomputed from its definition after every half-step, on a full batch with small steps."""
     net, data = network(double=True), batch(2, double=True)
     objective = SelfLabeling(energy, solver, affinity, weight=0.8)
     made = Alternator(net, objective, torch.optim.SGD(net.parameters(), 0.02), network_steps=2)

@@ -14,7 +14,7 @@ from selflabel.training import (
 
 
 def test_parts_of_processes_are_the_batch() -> None:
-    """Augmented, too: what a sample draws does not depend on the process that loads it."""
+    """The draws of an augmented sample do not depend on the process that loads it."""
     data = Batches(samples(7), CLASSES, 4, seed=9, augmentation=Augmentation(rotate90=True, brightness=0.1))
     for step in (0, 5):
         whole = data.training(step)

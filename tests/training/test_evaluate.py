@@ -14,10 +14,10 @@ from selflabel.training.evaluate import evaluating
 
 
 class Threshold(nn.Module):
-    """Class 1 above 0.4, class 2 nowhere."""
+    """Predicts class 1 above 0.4, else class 0."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """In evaluation mode only."""
+        """Must be in evaluation mode."""
         assert not self.training
         return torch.cat([0.4 - images, images - 0.4, images - 2], 1)
 

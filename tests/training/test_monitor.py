@@ -19,7 +19,7 @@ from selflabel.training.monitor import sums
 
 
 def test_the_monitor_measures_both_objectives() -> None:
-    """The direct loss from the explicit matrix; the joint loss as the method itself counts it."""
+    """The direct loss is that of the explicit matrix, the joint loss that of the objective."""
     data = batch(2, double=True)
     logits = network(double=True)(data.images).detach()
     objective = replace(SOFT, weight=0.6, affinity=Window(sigma=40.0, sigma_xy=3.0, radius=2), max_steps=200)
@@ -47,7 +47,7 @@ def test_the_monitor_measures_both_objectives() -> None:
     assert "labels" in cheap.measure(logits, data, pseudo_labels)
     other = replace(pseudo_labels, energy=Energy(COLLISION))
     assert "labels" not in cheap.measure(logits, data, other)
-    # labels of another affinity, and that affinity, are no measure either
+    # neither do labels of another affinity count, nor that affinity
     other = replace(objective, affinity=Grid(sigma=60.0)).label(logits, data, None)
     assert "labels" not in cheap.measure(logits, data, other)
     measured = sums(
@@ -58,12 +58,12 @@ def test_the_monitor_measures_both_objectives() -> None:
 
 
 class Fixed(nn.Module):
-    """Always the same prediction."""
+    """A network with a constant prediction."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.logits = nn.Parameter(logits)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Whatever the images."""
+        """The prediction, for any images."""
         return self.logits + 0

@@ -27,7 +27,7 @@ class Still:
     needs_edges: ClassVar[bool] = False
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
-        """Anything fits."""
+        """Every problem fits."""
 
     def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
         """One step to the same place."""

@@ -59,10 +59,10 @@ def test_the_error_probability_is_the_cross_entropy_of_the_paper(error: float) -
 
 
 def test_the_solver_sees_the_same_distance() -> None:
-    """The cut is the best of all labelings, priced pixel by pixel with the robust cross-entropy."""
+    """The cut is the best of all labelings by the robust cross-entropy, pixel by pixel."""
     generator = torch.Generator().manual_seed(17)
     logits = 0.5 * torch.randn(1, 2, 2, 4, generator=generator, dtype=torch.float64)
-    logits[0, 0, 0, 2] += 12  # very sure, against its neighbors
+    logits[0, 0, 0, 2] += 12  # certain, and unlike its neighbors
     logits[0, 1] += 0.8
     data = Batch(
         ("a",), torch.rand(1, 1, 2, 4, generator=generator).double(), torch.full((1, 2, 4), UNLABELED)
@@ -87,7 +87,7 @@ def test_the_solver_sees_the_same_distance() -> None:
     assert best is not None
     assert torch.equal(pseudo_labels.labels.argmax(1).flatten(), best)
     plain = replace(objective, error_probability=0.0).label(logits, data, None)
-    assert not torch.equal(plain.labels, pseudo_labels.labels)  # the labels that robustness changes here
+    assert not torch.equal(plain.labels, pseudo_labels.labels)  # robustness changes labels here
 
 
 def test_errors_leave_distributions_and_gradients() -> None:
@@ -124,7 +124,7 @@ def test_present_only_allows_the_classes_of_the_seeds() -> None:
         objective = SelfLabeling(SOFT, GradientDescent(), present_only=present_only)
         labels = objective.label(logits, data, None).labels
         assert (float(labels[0, 2].sum()) == 0) is missing
-        assert float(labels[1, 2].sum()) > 0  # no seeds: nothing is known
+        assert float(labels[1, 2].sum()) > 0  # without seeds any class is possible
 
 
 def test_a_starter_makes_the_labels_that_a_solve_starts_from() -> None:
@@ -137,7 +137,7 @@ def test_a_starter_makes_the_labels_that_a_solve_starts_from() -> None:
     expected = solve(problem, GradientDescent(), start=start).labels
     torch.testing.assert_close(objective.label(logits, data, None).labels, expected)
     assert not torch.allclose(replace(objective, starter=None).label(logits, data, None).labels, expected)
-    stored = one_hot(torch.ones(3, 16, 16, dtype=torch.int64), 3)  # labels that there are already go first
+    stored = one_hot(torch.ones(3, 16, 16, dtype=torch.int64), 3)  # a given start goes first
     without = replace(objective, starter=None).label(logits, data, stored).labels
     torch.testing.assert_close(objective.label(logits, data, stored).labels, without)
 

@@ -1,4 +1,4 @@
-"""A round on a batch: one pass of the network, a step of descent; schedules and settings."""
+"""A step on a batch: one pass of the network, a step of descent; schedules and settings."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ class Counting(nn.Module):
         self.inner, self.passes = inner, 0
 
     def forward(self, images: Tensor) -> Tensor:
-        """One more."""
+        """Count, and pass on."""
         self.passes += 1
         logits: Tensor = self.inner(images)
         return logits

@@ -76,7 +76,7 @@ def test_a_warm_start_starts_from_the_last_labels(make_store: Callable[[], Label
 
 
 def test_images_without_stored_labels_start_as_if_alone() -> None:
-    """The starter's labels are theirs, though others of the batch have stored ones."""
+    """They start at the starter's labels, even if other images of the batch have stored ones."""
     net, store, data = network(), MemoryStore(), batch(2)
     made = alternator(net, store)
     seen = replace(data, stems=data.stems[:1], images=data.images[:1], seeds=data.seeds[:1], masks=None)

@@ -100,7 +100,7 @@ def work(rank: int, folder: Path) -> None:
     try:
         assert current_part() == Process(rank, PROCESSES)
         train_all(folder / "together")
-        distributed.barrier()  # neither leaves while the other still talks to it
+        distributed.barrier()  # wait for the other process
     finally:
         distributed.destroy_process_group()
 
@@ -140,7 +140,7 @@ def test_without_torchrun_nothing_is_set_up(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("cuda", [False, True])
 def test_torchrun_variables_make_a_group(monkeypatch: pytest.MonkeyPatch, cuda: bool) -> None:
-    """What `torchrun` sets is passed on to the process group, which is left in the end."""
+    """The variables of `torchrun` reach the process group, which is destroyed at the end."""
     seen: list[str] = []
 
     def init(backend: str, **options: object) -> None:

@@ -18,7 +18,7 @@ SIZES = {"a": (10, 14), "b": (21, 9), "c": (16, 16)}
 
 
 class Bright(nn.Module):
-    """Logits that are the brightness, and how often it was asked."""
+    """Logits that follow the brightness; counts its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,10 +31,10 @@ class Bright(nn.Module):
 
 
 class Nan(nn.Module):
-    """A network that has gone astray."""
+    """A network with nan for a prediction."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Not numbers."""
+        """All nan."""
         return torch.full((1, 2, *images.shape[2:]), float("nan"))
 
 
@@ -68,7 +68,7 @@ def run(images: Path, out: Path, network: nn.Module | None = None, **more: objec
 def test_files_are_as_label_reads_them(
     images: Path, tmp_path: Path, precision: Precision, compressed: bool
 ) -> None:
-    """A smooth ramp comes back at its own resolution, away from the border."""
+    """A smooth ramp is predicted at its own resolution, away from the border."""
     storage = Storage(compressed, precision)
     assert run(images, tmp_path / "out", storage=storage) == [Prediction(stem) for stem in SIZES]
     for stem, size in SIZES.items():

@@ -49,7 +49,7 @@ SETTINGS = TrainingSettings(
 
 
 class Stopped(Exception):
-    """As a power cut would, between two steps."""
+    """Stands for a power cut between two steps."""
 
 
 def stop_after(step: int) -> Callable[[Row], None]:
@@ -76,7 +76,7 @@ def run(
 ) -> History:
     store = DiskStore(out / "labels") if disk else MemoryStore()
     callbacks = [] if stop is None else [stop_after(stop)]
-    net = network(11 if resume else 3, norm=True, dropout=0.3)  # resumed: other weights must be overwritten
+    net = network(11 if resume else 3, norm=True, dropout=0.3)  # other weights, which resuming must replace
     return train(
         net, objective, data or batches(), settings, out, store=store, callbacks=callbacks, resume=resume
     )
@@ -148,7 +148,7 @@ KILLED = replace(SETTINGS, steps=24, checkpoint_every=3, validate_every=5, warm_
 
 
 def test_a_run_killed_at_any_moment_loses_the_steps_since_its_checkpoint(tmp_path: Path) -> None:
-    """SIGKILL, while it trains, writes a row or saves; what is left is always good to go on from."""
+    """SIGKILL while a run trains, writes a row or saves: it always goes on from its files."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(killed)], env=environment(Path(__file__).parent)

@@ -168,7 +168,7 @@ class Sabotaged(nn.Module):
         self.calls = calls
 
     def forward(self, logits: Tensor, images: Tensor, seeds: Tensor) -> Tensor:
-        """The mean of the logits, for a while."""
+        """The mean of the logits before that call."""
         self.calls -= 1
         return logits.mean() * (1 if self.calls >= 0 else float("nan"))
 
@@ -185,7 +185,7 @@ def test_a_nan_loss_stops_the_run_with_its_last_good_checkpoint(tmp_path: Path) 
         train(net, objective, data, replace(QUICK, checkpoint_every=5), tmp_path, callbacks=copy)
     checkpoint = load_checkpoint(tmp_path / "last.pt")
     assert checkpoint.step == 5
-    for name, value in net.state_dict().items():  # the network has not moved by nan
+    for name, value in net.state_dict().items():  # no step was taken
         assert torch.equal(value, kept[name])
         assert torch.equal(value, checkpoint.network[name])
     with pytest.raises(TrainingError, match=r"^step 3: .*No checkpoint was saved before$"):
@@ -209,7 +209,7 @@ def test_a_nan_prediction_while_relabeling_is_named() -> None:
 
 
 def test_weights_that_are_nan_are_not_saved(tmp_path: Path) -> None:
-    """A finite loss with an infinite gradient: only the checkpoint would tell."""
+    """A finite loss with an infinite gradient, which no loss of this step shows."""
 
     class Steep(nn.Module):
         def forward(self, logits: Tensor, images: Tensor, seeds: Tensor) -> Tensor:
