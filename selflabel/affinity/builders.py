@@ -1,4 +1,4 @@
-"""Affinities still to be built: frozen settings that, given an image, make its affinity."""
+"""Builders of affinities: frozen settings that make the affinity of an image."""
 
 from dataclasses import dataclass
 from math import inf
@@ -26,8 +26,8 @@ class AffinityBuilder(Protocol):
 class Grid:
     """Nearest neighbors weighted by contrast (`GridAffinity`).
 
-    sigma: color bandwidth in 0..255 units. neighbors: 4 or 8, of volumes 6 or 26 (for which 4 and 8 stand, too); None
-    for the fewer.
+    sigma: color bandwidth in 0..255 units. neighbors: 4 or 8, in volumes 6 or 26 (which 4 and 8 mean there, too); None:
+    4 or 6.
     """
 
     sigma: float = 9.0
@@ -130,7 +130,7 @@ def _check_weight(name: str, value: float) -> None:
 
 
 def _in_space(neighbors: int | None, axes: int) -> int | None:
-    """In 3-D the 6 neighbors across faces for the 4 across edges, and all 26 for all 8."""
+    """In 3-D, 4 (across edges) means 6 (across faces), and 8 (all) means 26."""
     return {4: 6, 8: 26}.get(neighbors, neighbors) if axes == 3 and neighbors is not None else neighbors
 
 

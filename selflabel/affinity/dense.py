@@ -1,4 +1,4 @@
-"""Every pixel with every other: the dense affinity of the dense CRF."""
+"""The dense affinity of the dense CRF: every pixel with every other."""
 
 from dataclasses import dataclass
 from functools import cached_property, partial

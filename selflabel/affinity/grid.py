@@ -18,6 +18,7 @@ from selflabel.affinity.stencil import (
 )
 
 CONTRAST_FLOOR = 1e-6
+"""Added to weights of contrast, so that no pixel is cut off."""
 
 
 def grid_offsets(neighbors: int, axes: int) -> tuple[Offset, ...]:
@@ -85,9 +86,9 @@ class GridAffinity(Stencil):
     ) -> "GridAffinity":
         """``w_ij = (exp(-strength ‖f_i - f_j‖ / r) + 1e-6) [/ ‖i - j‖]``, r the image's rms difference.
 
-        Relative to the contrast that the image has, so one strength serves low and high contrast images alike;
-        and linear in the difference, which is the kinder to weak boundaries. The floor keeps every pixel
-        connected, which the random walker needs. An image without contrast has weights 1.
+        Relative to the contrast of the image, so one strength serves images of low and high contrast; and linear in
+        the difference, which keeps weak boundaries. The floor keeps every pixel connected, as the random walker needs.
+        An image without contrast has weights 1.
         """
         check_positive("strength", strength)
         offsets, squared = _squared_differences(features, neighbors)

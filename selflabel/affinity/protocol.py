@@ -1,4 +1,4 @@
-"""What an affinity is: the operator W of the pairwise term."""
+"""Protocols of affinities, the operators W of the pairwise term."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from torch import Tensor
 
 @runtime_checkable
 class Affinity(Protocol):
-    """A symmetric, non-negative matrix W over the pixels of each image, known by what it does."""
+    """A symmetric, non-negative matrix W over the pixels of each image, as an operator."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The batch and the spatial axes, ``(b, *s)``."""
 
     def apply(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
-        """``W x`` for every class; both orders of a pair take part."""
+        """``W x`` for every class; both orders of a pair count."""
 
     def degree(self) -> Float[Tensor, "b 1 *s"]:
         """``W 1``."""
@@ -37,7 +37,7 @@ class Edges:
 
 @runtime_checkable
 class Pairs(Protocol):
-    """Some unordered pairs, as two aligned looks at a tensor ``[b k *s]``."""
+    """Some unordered pairs, as two aligned views of a tensor ``[b k *s]``."""
 
     @property
     def weight(self) -> Tensor:
@@ -58,7 +58,7 @@ class Pairs(Protocol):
 
 @runtime_checkable
 class SparseAffinity(Affinity, Protocol):
-    """An affinity that lists its pairs: any relaxation fits, and graph cut and random walker can use it."""
+    """An affinity that lists its pairs: for any relaxation, and for graph cut and random walker."""
 
     def pairs(self) -> Iterator[Pairs]:
         """All unordered pairs, in a few blocks."""

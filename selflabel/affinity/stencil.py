@@ -1,7 +1,7 @@
-"""Affinities between pixels a fixed offset apart: what grid and window share.
+"""Affinities between pixels at fixed offsets: the base of grid and window.
 
-Each offset is kept once (its negative is the same pairs), with one weight a pair and none outside the image:
-offset o pairs the pixels of a box with those of the same box moved by o, so looking up neighbors is slicing.
+Each offset is kept once (its negative has the same pairs), with one weight a pair and none outside the image. An
+offset pairs the pixels of a box with those of the same box moved by the offset, so looking up neighbors is slicing.
 """
 
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ class Stencil:
 
     @property
     def reach(self) -> int:
-        """How many pixels two of a pair are apart at most, along an axis."""
+        """The largest distance along an axis between the pixels of a pair."""
         return max((abs(step) for offset in self.offsets for step in offset), default=0)
 
     def pairs(self) -> Iterator[OffsetPairs]:
@@ -110,10 +110,10 @@ class Stencil:
         return matrix + matrix.transpose(1, 2)
 
     def window(self, box: tuple[slice, ...]) -> "Stencil":
-        """The affinity of some images among the pixels of a box ``[b *s]``, whose weights are views."""
+        """The affinity among the pixels of a box ``[b *s]``; its weights are views."""
         weights, (images, *axes) = [], box
         for offset, weight in zip(self.offsets, self.weights, strict=True):
-            # there is a weight for each pixel that has such a neighbor: those at one end do not
+            # weights are those of pixels with such a neighbor, of which there is none at one end
             cut = [slice(s.start, max(s.stop - abs(o), s.start)) for s, o in zip(axes, offset, strict=True)]
             weights.append(weight[(images, slice(None), *cut)])
         return Stencil(tuple(s.stop - s.start for s in axes), self.offsets, tuple(weights))
@@ -142,7 +142,7 @@ class Stencil:
         return Stencil(size, tuple(coarse), tuple(coarse.values()))
 
     def to(self, dtype: torch.dtype) -> "Stencil":
-        """The same affinity with weights of another type."""
+        """The same affinity with weights of this type."""
         return Stencil(self.size, self.offsets, tuple(weight.to(dtype) for weight in self.weights))
 
 

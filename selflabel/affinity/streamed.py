@@ -13,14 +13,16 @@ from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.affinity.stencil import Box, Offset, check_spacing
 from selflabel.affinity.window import GATED_CRF_KERNELS, check_window, mixture
 
-PIXELS = {"cpu": 8192}
-"""How many pixels are worked on at once: on a CPU what fits into its cache."""
-PIXELS_ELSEWHERE = 1 << 17
+BLOCK_PIXELS = {"cpu": 8192}
+"""Pixels of a block, by device: on a CPU as many as fit its cache."""
+
+BLOCK_PIXELS_ELSEWHERE = 1 << 17
+"""The same on other devices."""
 
 
 @dataclass(frozen=True, eq=False)
 class StreamedWindow:
-    """`WindowAffinity.from_features`, with the same arguments, for one use: nothing is stored for a pair.
+    """`WindowAffinity.from_features`, with the same arguments, for one use: no weights are stored.
 
     `WindowAffinity` keeps half a window of weights for every pixel, which a solver reads hundreds of times. A
     loss needs them once for each image, where making them costs less than keeping them.
@@ -38,10 +40,10 @@ class StreamedWindow:
         check_spacing(self.spacing, tuple(self.features.shape[2:]))
 
     def parts(self) -> Iterator[tuple[slice, "WindowPart"]]:
-        """Images that are worked on together, as many as `PIXELS` holds but one at least."""
+        """Groups of images that are filtered together: a block of pixels at most, but one image at least."""
         batch, size = self.features.shape[0], tuple(self.features.shape[2:])
         layout = Layout(size, tuple(min(self.radius, n - 1) for n in size))
-        pixels = PIXELS.get(self.features.device.type, PIXELS_ELSEWHERE)
+        pixels = BLOCK_PIXELS.get(self.features.device.type, BLOCK_PIXELS_ELSEWHERE)
         images = max(1, pixels // layout.length)
         for start in range(0, batch, images):
             part = slice(start, min(start + images, batch))
@@ -58,7 +60,7 @@ class StreamedWindow:
             )
 
     def _gates(self, part: slice, layout: "Layout") -> tuple[Tensor, Tensor] | None:
-        """Source and destination; None if neither is given: then all weights are symmetric without them."""
+        """Source and destination; None if neither is given, as all weights are symmetric then."""
         if self.source is None and self.destination is None:
             return None
         ones = torch.ones_like(self.features[part, :1])
@@ -71,10 +73,10 @@ class StreamedWindow:
 
 @dataclass(frozen=True)
 class Layout:
-    """Images as lines of numbers, in which a neighbor at any offset is a fixed number of places away.
+    """Images as lines of numbers, in which the neighbor at an offset is a fixed number of places away.
 
-    Every axis but the first ends in as many zeros as the window reaches: a neighbor out of the image finds
-    zeros, from either side, and no pair needs a test of its own.
+    Every axis but the first is padded with zeros as far as the window reaches: neighbors out of the image are zeros
+    on either side, and no pair needs a test.
     """
 
     size: tuple[int, ...]
@@ -101,7 +103,7 @@ class Layout:
         return sum(o * stride for o, stride in zip(offset, self.strides, strict=True))
 
     def rows(self) -> Iterator[tuple[Offset, int]]:
-        """Half of the window by rows: the first offset of each, and how many follow it along the last axis."""
+        """Half of the window by rows: the first offset of each, and the number of offsets along the last axis."""
         last = self.reaches[-1]
         for lead in product(*(range(-r, r + 1) for r in self.reaches[:-1])):
             if not any(lead):
@@ -110,7 +112,7 @@ class Layout:
                 yield (*lead, -last), 2 * last + 1
 
     def flat(self, values: Float[Tensor, "b k *s"], tail: int = 0) -> Float[Tensor, "b k n"]:
-        """A copy as lines, with so many more zeros at the end."""
+        """A copy as lines, with `tail` zeros at the end."""
         lines = values.new_zeros(*values.shape[:2], self.length + tail)
         self.image(lines[..., : self.length]).copy_(values)
         return lines
@@ -133,12 +135,12 @@ class WindowPart:
     gates: tuple[Tensor, Tensor] | None
 
     def blocks(self) -> Iterator[slice]:
-        """The pixels, so many at a time that what is made of them stays in the cache."""
+        """The pixels block by block, so that intermediate arrays stay in the cache."""
         for start in range(0, self.layout.length, self.pixels):
             yield slice(start, min(start + self.pixels, self.layout.length))
 
     def apply(self, labels: Float[Tensor, "b k n"], *, skew: bool = False) -> Float[Tensor, "b k n"]:
-        """``W x`` for labels that are zero outside of the images; what it says outside means nothing.
+        """``W x`` for labels that are zero outside of the images; entries of the result outside are undefined.
 
         With `skew` the antisymmetric ``½ (m_i^dst m_j^src - m_j^dst m_i^src) K_ij`` takes the place of W.
         """
@@ -160,13 +162,13 @@ class WindowPart:
         return result
 
     def _weights(self, block: slice, first: Offset, count: int, skew: bool) -> Float[Tensor, "b m n"]:
-        """Of the pixels of a block with their neighbors in one row of the window."""
+        """Weights between the pixels of a block and their neighbors in one row of the window."""
         start, length = block.start + self.layout.shift(first), block.stop - block.start
         # a window of views that overlap: nothing is copied
         there = self.features[..., start : start + length + count - 1].unfold(-1, length, 1)
         here = self.features[..., None, block]
         squared = (there[:, 0] - here[:, 0]).square_()
-        for channel in range(1, here.shape[1]):  # one by one: memory should not grow with the channels
+        for channel in range(1, here.shape[1]):  # one by one: memory does not grow with the channels
             squared += (there[:, channel] - here[:, channel]).square_()
         columns = torch.arange(first[-1], first[-1] + count, device=squared.device, dtype=squared.dtype)
         across = sum((o * s) ** 2 for o, s in zip(first[:-1], self.spacing[:-1], strict=True))

@@ -24,7 +24,7 @@ GATED_CRF_KERNELS = (GaussianKernel(1.0, 6.0, 15.0),)
 def mixture(
     kernels: tuple[GaussianKernel, ...], distance: Tensor | float, squared: Float[Tensor, "*any"]
 ) -> Float[Tensor, "*any"]:
-    """``Σ_p K_p``: of squared distances in place and in features, aligned or broadcast to the latter."""
+    """``Σ_p K_p`` from squared distances in place and in features; the former broadcast to the latter."""
     weight: Tensor | None = None
     for kernel in kernels:
         one = (
@@ -49,7 +49,7 @@ class WindowAffinity(Stencil):
     """``w_ij = ½ (m_i^dst m_j^src + m_j^dst m_i^src) Σ_p K_p(i, j)`` in a window (Obukhov et al. 2019, eq. 3 and 4).
 
     The gates m are 1 where not given, and then ``w = Σ_p K_p``. A pair counts once; the published sum counts
-    both orders, which is twice this one, for any gates. Memory: half the window's pixels numbers a pixel.
+    both orders, which is twice this one, for any gates. Memory: half as many numbers a pixel as the window has pixels.
     """
 
     @classmethod
@@ -106,7 +106,7 @@ def check_window(
     source: Tensor | None,
     destination: Tensor | None,
 ) -> None:
-    """Raise `ValueError` for features, a radius, kernels or gates that make no window."""
+    """Raise `ValueError` unless features, radius, kernels and gates make a window."""
     check_feature_map(features)
     check_positive("radius", radius)
     if not kernels:

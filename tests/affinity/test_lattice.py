@@ -30,13 +30,13 @@ def generator(seed: int) -> torch.Generator:
 
 
 def explicit(features: Tensor) -> Tensor:
-    """K [b n n] in double precision, element by element."""
+    """K ``[b n n]`` in double precision, element by element."""
     f = features.double()
     return torch.exp(-0.5 * (f[:, :, None] - f[:, None]).square().sum(3))
 
 
 def scene(size: tuple[int, ...], seed: int, colors: int = 3) -> Tensor:
-    """Features [1 n d] of an image with three flat regions, shading and noise; bandwidths (15, 10)."""
+    """Features ``[1 n d]`` of an image with three flat regions, shading and noise; bandwidths (15, 10)."""
     draw = generator(seed)
     axes = torch.meshgrid(*(torch.arange(s, dtype=DOUBLE) for s in size), indexing="ij")
     place = torch.stack(axes, -1).reshape(-1, len(size))
@@ -122,8 +122,7 @@ def test_finer_lattice_is_more_accurate() -> None:
 
 
 def test_lattice_of_pixels_apart_is_the_identity_nearly() -> None:
-    """Far apart, nothing is left but the diagonal: between the values at a vertex and in the middle of a
-    simplex."""
+    """Only the diagonal is left: between its values at a vertex and in the middle of a simplex."""
     features = torch.rand(1, 400, 3, generator=generator(77), dtype=DOUBLE) * 4000
     degree = Lattice().build(features).degree()
     assert float(degree.min()) > 0.85
@@ -141,7 +140,7 @@ def test_taps_and_interpolation_have_the_variance_asked_for() -> None:
 
 
 def test_gain_makes_up_for_cut_blur_taps() -> None:
-    """Of a constant on a full lattice: for a twelfth of what they carry; with all taps it is the cell's volume."""
+    """For a twelfth of what they carry, of a constant on a full lattice; with all taps it is the cell's volume."""
     cell = (2 * math.pi * 1.3) ** 2.5 * math.sqrt(6)
     assert gain(1.3, 5, blur_taps(1.3, 9)) == pytest.approx(cell, rel=1e-4)
     weights = blur_taps(1.3, 2)
@@ -361,8 +360,7 @@ def test_filters_are_frozen_and_known_by_their_protocol() -> None:
 
 
 def test_mean_field_on_the_lattice_gives_the_exact_labels() -> None:
-    """Ten steps with an appearance and a smoothness kernel: 99 % of the labels are those of the exact
-    filter."""
+    """For 99 % of the pixels, after ten steps with an appearance and a smoothness kernel."""
     size = (64, 64)
     features = scene(size, 5521)
     smooth = SeparableFilter.build(size, 3.0, dtype=DOUBLE)

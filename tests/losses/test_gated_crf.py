@@ -130,7 +130,7 @@ def test_the_size_of_the_blocks_does_not_matter(pixels: int, monkeypatch: pytest
         return loss.detach(), point.grad
 
     as_it_is = both()
-    monkeypatch.setitem(streamed_module.PIXELS, "cpu", pixels)
+    monkeypatch.setitem(streamed_module.BLOCK_PIXELS, "cpu", pixels)
     torch.testing.assert_close(both(), as_it_is)
 
 

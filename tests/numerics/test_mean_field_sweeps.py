@@ -154,14 +154,14 @@ def descent(
 
 
 def labels_of(descent: sweeps.MeanFieldSweeps) -> np.ndarray:
-    """By pixel and class."""
+    """Labels ``[n k]``."""
     found = np.empty_like(descent.start)
     descent.read(found)
     return found.T
 
 
 def test_classes_that_cannot_win_are_left_out(generator: torch.Generator) -> None:
-    """Of 21, each half of the image has its own: what is left out stays below the bound in sweeps of all classes."""
+    """Each half of the image has its own classes: those left out stay below the bound in sweeps of all classes."""
     problem = case(generator, classes=21)
     probs = problem.probs.clone()
     order = torch.randperm(21, generator=generator)
@@ -245,7 +245,7 @@ def test_competing_classes_are_neighbors(rng: np.random.Generator) -> None:
 
 @THREADS
 def test_tables_follow_the_labels(several: int, generator: torch.Generator) -> None:
-    """What is kept between sweeps gives the energy of the labels, at seeds and elsewhere."""
+    """The tables kept between sweeps give the energy of the labels, at seeds and elsewhere."""
     problem = case(generator, classes=21)
     assert isinstance(problem.affinity, DenseAffinity)
     start, probs = (x[0].flatten(1).contiguous() for x in (problem.feasible(problem.probs), problem.probs))
@@ -261,7 +261,7 @@ def test_tables_follow_the_labels(several: int, generator: torch.Generator) -> N
 
 
 def test_energies_stay_those_of_the_labels(generator: torch.Generator) -> None:
-    """On a flat image, where a vertex has thousands of pixels: small changes would be lost next to their sum."""
+    """On a flat image, where a vertex sums thousands of pixels, next to which small changes would be lost."""
     affinity = DenseAffinity.from_image(torch.full((1, 3, 150, 200), 0.5), symmetric=True)
     logits = torch.randn(1, 3, 150, 200, generator=generator)
     logits[:, 0] += 2

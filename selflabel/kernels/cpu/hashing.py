@@ -1,4 +1,4 @@
-"""Distinct 64-bit keys, numbered as they come: open addressing with linear probing, at most half full."""
+"""Distinct 64-bit keys, numbered in order of first occurrence: open addressing, linear probing, at most half full."""
 
 import numpy as np
 
@@ -7,13 +7,13 @@ from selflabel.kernels.cpu.compile import kernel
 
 @kernel
 def _slot(key, shift):
-    """Where to look first: the high bits of the key times 2^64 / golden ratio."""
+    """The first slot to probe: the high bits of the key times ``2^64 / golden ratio``."""
     return np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> shift)
 
 
 @kernel
 def _slots(keys, count, bits):
-    """The numbers 0, 1, ... of distinct keys in a table of 2^bits slots, -1 where it is empty."""
+    """A table of ``2^bits`` slots with the numbers 0, 1, ... of distinct keys, -1 in empty slots."""
     slots = np.full(1 << bits, np.int32(-1), np.int32)
     shift, mask = np.uint64(64 - bits), (1 << bits) - 1
     for number in range(count):
@@ -24,12 +24,12 @@ def _slots(keys, count, bits):
     return slots
 
 
-# A loop with breaks inside, not with a condition at its head: it takes a third of the time.
+# A loop with breaks inside takes a third of the time of one with a condition at its head.
 
 
 @kernel
 def numbered(keys, numbers, first, last):
-    """Writes the number of each key in a range of rows; returns the distinct keys."""
+    """Write the number of each key in a range of rows; returns the distinct keys."""
     distinct = np.empty(1 << 14, np.int64)
     bits, count = 15, 0
     slots = _slots(distinct, 0, bits)

@@ -1,7 +1,7 @@
-"""Products of small matrices, in registers: what an elimination is made of.
+"""Products of small matrices in registers, for eliminations.
 
-BLAS is made for large ones, and brings threads of its own; most of ours have ten to a hundred rows. As with `rows`,
-LLVM does not vectorize loops so short, so that this one is written in its own language.
+BLAS is made for large matrices and brings threads of its own; most of these have ten to a hundred rows. As in `rows`,
+LLVM does not vectorize such short loops, so they are written in its own language.
 """
 
 from llvmlite import ir
@@ -12,15 +12,14 @@ from selflabel.kernels.cpu.compile import emits
 from selflabel.kernels.cpu.rows import FAST, INT, along_row, data_of, everywhere, vector_at
 
 HEIGHTS = (4, 1)
-"""Rows at a time: four by sixteen numbers, the longest vectors of `rows`, fit the registers of any processor."""
+"""Rows of a tile: four rows of sixteen numbers, the longest vectors of `rows`, fit the registers of any processor."""
 
 
 @emits
 def add_product(typing, to, to_at, to_row, a, a_at, a_row, a_column, b, b_at, b_row, rows, columns, inner):
     """``to[i, j] += Σ_q a[i, q] b[q, j]`` for ``i < rows``, ``j < columns``, ``q < inner``.
 
-    Each is a flat array with the place of its first number and the distances of neighbors in memory: a row further
-    and, for `a`, a column further. The sums are in registers.
+    Each is a flat array with the place of its first number and the strides of a row and, for `a`, of a column.
     """
 
     def generate(context, builder, signature, args):
@@ -30,7 +29,7 @@ def add_product(typing, to, to_at, to_row, a, a_at, a_row, a_column, b, b_at, b_
         align = context.get_abi_sizeof(to_data.type.pointee)
 
         def tile(i, height, j, lanes):
-            """So many rows by so many columns."""
+            """`height` rows by `lanes` columns."""
             vector = ir.VectorType(to_data.type.pointee, lanes)
             starts = [builder.add(i, ir.Constant(INT, r)) for r in range(height)]
             places = [builder.add(to_at, builder.add(builder.mul(row, to_row), j)) for row in starts]

@@ -1,6 +1,6 @@
-"""Weighted sums of rows, in vectors: what splatting, blurring and slicing a lattice are made of.
+"""Weighted sums of rows in vectors, for splatting, blurring and slicing a lattice.
 
-LLVM vectorizes long loops, but not those as short as a row of classes, where the checks before the loop cost more
+LLVM vectorizes long loops, but not loops as short as a row of classes, where the checks before the loop cost more
 than the loop. So these are written in LLVM's own language: sixteen numbers at a time, then eight. Rows of more
 than one number are padded to a multiple of eight. Arrays are contiguous, and places in them count numbers, not rows.
 """

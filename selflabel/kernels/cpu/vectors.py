@@ -1,7 +1,7 @@
-"""Eight numbers at a time, as values of kernels: ``load(x, at)``, ``+ - *``, ``store(x, at, value)``.
+"""Vectors of eight numbers as values of kernels: ``load(x, at)``, ``+ - *``, ``store(x, at, value)``.
 
-LLVM compiles long loops to vectors by itself, but not those as short as a row of classes. Vectors have the type of
-the array that they were loaded from, float32 or float64; places in arrays (contiguous ones) count numbers.
+LLVM vectorizes long loops by itself, but not loops as short as a row of classes. Vectors have the type of the array
+that they were loaded from, float32 or float64; arrays are contiguous, and places in them count numbers.
 """
 
 import operator
@@ -16,6 +16,7 @@ from selflabel.kernels.cpu.compile import emits
 from selflabel.kernels.cpu.rows import FAST, data_of, everywhere, vector_at
 
 LANES = 8
+"""Numbers of a vector."""
 INT32 = ir.IntType(32)
 
 
@@ -63,7 +64,7 @@ def store(typing, x, at, value):
 
 @emits
 def number(typing, x, at):
-    """``x[at]`` of the flattened array; unlike that, without looking whether it counts from the end."""
+    """``x[at]`` of the flattened array, for ``at >= 0``: saves the test for negative numbers."""
 
     def generate(context, builder, signature, args):
         return builder.load(builder.gep(data_of(context, builder, x, args[0]), [args[1]]))
@@ -73,7 +74,7 @@ def number(typing, x, at):
 
 @emits
 def full(typing, x):
-    """The same number everywhere."""
+    """The same number in all lanes."""
 
     def generate(context, builder, signature, args):
         return everywhere(builder, args[0], LANES)
@@ -153,7 +154,7 @@ def _folded(builder, vector, join):
 
 @emits
 def exp2(typing, a):
-    """``2^a`` of float32 for -126 <= a <= 126, to 1e-6: ``2^i 2^r``, |r| <= 1/2, a polynomial in r."""
+    """``2^a`` of float32 for ``-126 <= a <= 126``, to 1e-6: ``2^i 2^r``, ``|r| <= ½``, a polynomial in r."""
 
     def generate(context, builder, signature, args):
         kind = args[0].type
