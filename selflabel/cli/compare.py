@@ -74,7 +74,7 @@ def compare(options: CompareOptions) -> None:
         check_installed()  # before hours of training
         common = _common(options)
         plan = [specs.spec(text, common) for text in (*options.runs, *options.more)]
-        specs.unlike(plan)
+        specs.check_labels(plan)
         measure = _monitor(options.monitor, plan, common)
         jobs: list[list[TrainingJob]] = []
         for one in plan:

@@ -122,7 +122,7 @@ def label(options: LabelOptions) -> None:
 
 
 def _settings(options: LabelOptions) -> "LabelingSettings":
-    """What decides what is written. Raises `ValueError` for options that do not exist or do not fit together."""
+    """Everything that decides the labels. Raises `ValueError` for unknown names and parts that do not fit together."""
     from selflabel.cli.config import registry
     from selflabel.files.label_files import LabelFormat
     from selflabel.files.probabilities import ProbabilityFormat

@@ -1,4 +1,4 @@
-"""Starting a training run in a folder, going on with it, and showing how far it is."""
+"""Training runs in folders: started, resumed, and their progress shown."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -36,17 +36,17 @@ SCORES = "scores.json"
 
 
 def open_run(out: Path, job: TrainingJob, root: Path) -> None:
-    """Store the resolved options in ``out/config.toml``, or check that those there are the same.
+    """Store the resolved options in ``out/config.toml``, or compare them with those that are there.
 
-    Raises `ValueError` if `out` holds a run with other options or on other data, saying which; `OSError` if it
-    cannot be written.
+    Raises `ValueError` if `out` holds a run with other options (named) or on other data; `OSError` if it cannot be
+    written.
     """
     path = out / CONFIG
     about = described(job, root)
     there = files_of_run(out)
     if there and not path.is_file():
         raise ValueError(f"{out / there[0]} exists and is not of a training run here: give another --out")
-    # options of a run that failed before its first step are no promise to keep
+    # a run without a checkpoint holds nothing to resume: its options may change
     if path.is_file() and LAST in there:
         changed = [c for c in changes(stored_options(out), job.options) if c.name not in ANY_TIME]
         if changed:
@@ -61,11 +61,11 @@ def open_run(out: Path, job: TrainingJob, root: Path) -> None:
                 f"were to go on with it, or another --out"
             )
     else:
-        for stale in (SCORES, BEST):  # of a run whose last checkpoint is gone
+        for stale in (SCORES, BEST):  # the checkpoint that they belong to is gone
             (out / stale).unlink(missing_ok=True)
         try:
             out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # of the argument, not of a run
+        except OSError as error:  # the argument is wrong, not a run
             raise ValueError(f"{out} cannot be made: {error.strerror}") from error
         tables = {DATA_TABLE: about, OBJECTIVE_TABLE: flat(recipes.described(job.objective))}
         write_config(path, job.options, f"selflabel {selflabel.__version__}", tables)
@@ -80,9 +80,9 @@ def stored_options(out: Path) -> TrainingOptions:
 
 
 def load_all(job: TrainingJob, bar: Progress) -> None:
-    """Read every file once, so that what is wrong with one is said before the run.
+    """Read every file into memory, so that a broken one is reported before the run.
 
-    Only where images are kept in memory. Raises `ValueError`, naming the file.
+    Data sets that are not kept in memory are skipped. Raises `ValueError`, naming the file.
     """
     cached = [folder for folder in job.folders if folder.cache and not folder.read]
     if not cached:
@@ -96,12 +96,12 @@ def load_all(job: TrainingJob, bar: Progress) -> None:
 
 
 def run(job: TrainingJob, out: Path, device: torch.device, bar: Progress, title: str) -> History:
-    """Train in a folder, or go on from its last checkpoint, and show each step.
+    """Train in a folder, from its last checkpoint if there is one, and show each step.
 
     Raises what `train` raises.
     """
     task = bar.add_task(title, total=job.settings.steps, loss="-", score="")
-    shown = _Shown(bar, task, title, job)
+    shown = _ProgressBar(bar, task, title, job)
     history = train(
         job.network(),
         job.objective,
@@ -133,7 +133,7 @@ def device(name: str, found: torch.device) -> torch.device:
 
 
 def about(job: TrainingJob) -> Mapping[str, object]:
-    """What checkpoints remember of a run beside its settings: what it minimizes, from what, and its measure."""
+    """What checkpoints store of a run beside its settings: options, data, objective and monitor."""
     measure = None if job.monitor is None else describe(job.monitor)
     options = {name: value for name, value in asdict(job.options).items() if name not in ANY_TIME}
     return {
@@ -171,7 +171,7 @@ def final_scores(job: TrainingJob, out: Path, device: torch.device) -> Final | N
 
 @contextmanager
 def reported(out: Path) -> Iterator[None]:
-    """Interruptions and errors of a run as messages and exit codes."""
+    """Turn interruptions and errors of a run into messages and exit codes."""
     from selflabel.driver import SolveError
     from selflabel.training import TrainingError
 
@@ -189,8 +189,8 @@ def reported(out: Path) -> Iterator[None]:
 
 
 @dataclass(eq=False)
-class _Shown:
-    """Shows each row of the history."""
+class _ProgressBar:
+    """The callback that shows each row of the history."""
 
     bar: Progress
     task: TaskID
@@ -199,7 +199,7 @@ class _Shown:
     best: float = -1.0
 
     def __call__(self, row: Row) -> None:
-        """The last step."""
+        """Show a step."""
         step = int(row["step"] or 0)
         self.score(row)
         phase = " (seeds only)" if step <= self.job.settings.pretrain_steps else ""
@@ -211,7 +211,7 @@ class _Shown:
         )
 
     def score(self, row: Row) -> None:
-        """Scores, where the row has some."""
+        """Show the scores of a row that has some."""
         dice = row.get("dice")
         if dice is not None and not isnan(dice):
             self.best = max(self.best, dice)

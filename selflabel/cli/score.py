@@ -50,7 +50,7 @@ def score(options: ScoreOptions) -> None:
     Pixels that are unlabeled in TRUTH do not count; pixels that are 255 in PRED count as wrong. IoU and Dice
     of a class are those of all images together; a class that occurs in neither folder is left out of the
     means. HD95 is in pixels, a mean over the images in which both maps have the class; how many have it in
-    one only is said.
+    one only is shown, too.
     """
     from selflabel.cli import screen
     from selflabel.files.folders import read_lines

@@ -35,7 +35,7 @@ def leave(code: int) -> typer.Exit:
 
 
 def tell(message: str, style: str = "") -> None:
-    """A line on standard error, whole, whatever the terminal's width."""
+    """A line on standard error, not wrapped to the width of the terminal."""
     Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
 
 
@@ -53,7 +53,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def failures(lines: Sequence[tuple[str, str]]) -> None:
-    """List what went wrong, one line each."""
+    """List the failures, a line each: name and reason."""
     if not lines:
         return
     tell(f"{len(lines)} failed:", "bold red")

@@ -1,4 +1,4 @@
-"""`selflabel solvers`: what is registered."""
+"""`selflabel solvers`: the tables of names."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -28,7 +28,7 @@ from selflabel.solvers import SOLVERS
 RUN = (
     sys.executable,
     "-c",
-    # a job in the background of a script, nohup's for one, ignores Ctrl-C, and so would what it starts
+    # background jobs of a script ignore Ctrl-C, and their children inherit that
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "from selflabel.cli import main; main()",
 )

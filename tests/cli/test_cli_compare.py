@@ -1,4 +1,4 @@
-"""`selflabel compare`: the same start and the same batches, curves, tables, and what is done is not done again."""
+"""`selflabel compare`: runs start alike and see the same batches; curves, tables; finished runs are kept."""
 
 import csv
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def test_methods_start_alike_and_see_the_same_batches(root: Path, tmp_path: Path
         rows = {
             name: read_history(folder / f"seed-{seed}" / "history.jsonl") for name, folder in folders.items()
         }
-        # one measure: all runs have the same losses before their first step, and as long as they train on seeds alone
+        # one monitor: all runs have the same losses while they train on seeds alone, as they start alike
         for name in ("direct", "joint"):
             first = [[row[name] for row in own[:3]] for own in rows.values()]
             assert first[0] == first[1] == first[2]
@@ -163,7 +163,7 @@ def test_a_run_that_fails_is_named(root: Path, tmp_path: Path) -> None:
 
 
 def test_all_runs_are_measured_with_the_run_named(root: Path, tmp_path: Path) -> None:
-    """The direct loss is linear in λ: two monitors tell."""
+    """The direct loss is linear in λ, which is the monitor's."""
     values = []
     for weight in (2, 4):
         out = tmp_path / f"out{weight}"
@@ -301,7 +301,7 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_histories_are_rows() -> None:
-    """What `train` returns is what curves read."""
+    """Curves read the rows that `train` returns."""
     history = History(("step", "seconds", "direct"))
     history.append({"step": 1.0, "seconds": 0.5, "direct": 3.0})
     found = curve([RunHistory("a", 1, history.rows)], "direct")

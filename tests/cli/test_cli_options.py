@@ -1,4 +1,4 @@
-"""Options of the command line: names and numbers to objects, and what is wrong with them said before the run."""
+"""Options of `selflabel label`: names become objects, and wrong ones are explained before the run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The command line keeps the user's files, takes any file name, and goes on after data has moved."""
+"""The command line keeps the user's files, takes any file name, and resumes after data has moved."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`selflabel train`: what is trained, and how it is told, end to end on small folders."""
+"""`selflabel train`: methods and options, end to end on small folders."""
 
 import csv
 import json
@@ -61,7 +61,7 @@ def test_help_comes_without_torch(command: str) -> None:
 
 @pytest.mark.quick
 def test_train_predict_label(root: Path, tmp_path: Path) -> None:
-    """Scribbles to a network, its probabilities at the images' own size, and these to labels."""
+    """Scribbles train a network, which predicts at the images' own size; `label` takes the predictions."""
     out, probs = tmp_path / "run", tmp_path / "probs"
     options = ("--solver", "graph-cut", "--learning-rate", 0.03, "--validate-every", 20)
     result = train(root, out, *options, steps=60)

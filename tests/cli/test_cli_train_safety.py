@@ -88,7 +88,7 @@ def test_a_missing_mask_stops_full_supervision(root: Path, tmp_path: Path) -> No
     result = train(root, tmp_path / "run", "--method", "full")
     assert result.exit_code == 2
     assert "masks: there is no mask of t0" in result.output
-    assert train(root, tmp_path / "run", "--method", "pce").exit_code == 0  # does not look at it
+    assert train(root, tmp_path / "run", "--method", "pce").exit_code == 0  # needs no masks
 
 
 def test_nan_ends_the_run_with_a_message(root: Path, tmp_path: Path) -> None:
@@ -129,14 +129,14 @@ def test_a_start_that_failed_does_not_hold_the_folder(root: Path, tmp_path: Path
     assert train(root, out).exit_code == 0
 
 
-# --- going on ---
+# --- resuming ---
 
 
 def test_a_run_is_resumed_with_its_own_options_only(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert train(root, out).exit_code == 0
     before = (out / "last.pt").read_bytes()
-    assert train(root, out, "--checkpoint-every", 2).exit_code == 0  # changes no number
+    assert train(root, out, "--checkpoint-every", 2).exit_code == 0  # has no effect on the weights
     assert (out / "last.pt").read_bytes() == before
     other = train(root, out, "--sigma", 5.0, steps=7)
     assert other.exit_code == 2

@@ -1,4 +1,4 @@
-"""From options and a data folder to everything that a training run needs."""
+"""Training jobs: all that a run needs, from its options and its data folder."""
 
 import os
 import sys
@@ -54,7 +54,7 @@ class TrainingJob:
 
     @property
     def data(self) -> dict[str, object]:
-        """What tells one data set from another: how many images, and a digest of their files."""
+        """Identity of the data set: numbers of images, and digests of their files."""
         counts = [*map(len, self.folders), 0][:2]
         return {"train": counts[0], "val": counts[1], "files": [folder.digest for folder in self.folders]}
 
@@ -65,8 +65,8 @@ def prepare(
     """Find the data, fill in what the options leave to it, and check that everything fits.
 
     `monitor` takes the place of the method's own. `others`: jobs to share images in memory with.
-    Raises `ValueError` for what does not fit: unknown names, options without effect, missing files, solvers that
-    cannot minimize the energy.
+    Raises `ValueError` for unknown names, options without effect, missing files, and solvers that cannot minimize
+    the energy.
     """
     objective = recipes.objective(options)
     monitor = recipes.monitor(options) if monitor is None else monitor
@@ -157,7 +157,7 @@ def _validation_folder(root: Path, options: TrainingOptions, train: Folder) -> F
 
 
 def _same(folder: Folder, there: Sequence[Folder]) -> Folder:
-    """A folder that reads the same files in the same way, or this one."""
+    """The folder of `there` that reads the same files in the same way, else this one."""
 
     def settings(one: Folder) -> list[object]:
         return [getattr(one, entry.name) for entry in fields(one) if entry.init]
@@ -205,5 +205,5 @@ def _settings(options: TrainingOptions) -> TrainingSettings:
 
 
 def described(job: TrainingJob, root: Path) -> Mapping[str, object]:
-    """What is stored beside the options: for people, and to refuse another data set."""
+    """The data of a run, stored beside its options: for people, and to refuse another data set."""
     return {"folder": str(root.resolve()), **job.data, "classes": list(job.class_names)}

@@ -1,4 +1,4 @@
-"""From the options of a training run to what it minimizes: the other place where names become objects."""
+"""What a training run minimizes, made from its options."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ NO_STARTER = "none"
 def objective(options: TrainingOptions) -> Objective:
     """What the network is trained for.
 
-    Raises `ValueError` for unknown names and options, and for options that the method does not look at.
+    Raises `ValueError` for unknown names and options, and for options without effect on the method.
     """
     method = options.method
     known("method", method, dict.fromkeys(METHODS))
@@ -40,7 +40,7 @@ def self_labeling(options: TrainingOptions) -> SelfLabeling:
     method = TRUST_REGION if options.method == "trust-region" else ADM
     name = options.solver or method.solver.name
     given = by_part(options.set, PARTS, "solver")
-    _none(given["loss"], "self-labeling has no loss to set options of")
+    _check_none(given["loss"], "self-labeling has no loss to set options of")
     solver = registry.configured(known("solver", name, registry.SOLVERS)(), given["solver"])
     base = preset(solver)
     error = options.error_probability
@@ -67,9 +67,9 @@ def _starter(options: TrainingOptions, base: Preset) -> InitialLabels | None:
 
 
 def monitor(options: TrainingOptions) -> Monitor | None:
-    """Both objectives of self-labeling; the direct one of gradient descent, which is the loss that it lowers.
+    """The objectives of self-labeling, direct and joint; of gradient descent the direct one, the loss that it lowers.
 
-    None for methods and losses without an energy: those but Potts or dense CRF, alone or with the entropy.
+    None without an energy: losses other than Potts or dense CRF, alone or with the entropy, and other methods.
     """
     if options.method in ("adm", "trust-region"):
         return Monitor(self_labeling(options))
@@ -122,11 +122,11 @@ def direct(options: TrainingOptions) -> Regularized:
     `ValueError` as `objective` does.
     """
     given = by_part(options.set, PARTS, "loss")
-    _none(given["solver"], "gradient descent has no solver to set options of")
+    _check_none(given["solver"], "gradient descent has no solver to set options of")
     entries = _entries(options.loss)
     if len(entries) > 1:
         there = [name for entry in entries for name in registry.option_defaults(type(entry.kind))]
-        _none([o for o in given["loss"] if _key(o) not in there], "none of the losses has this option")
+        _check_none([o for o in given["loss"] if _key(o) not in there], "none of the losses has this option")
     return Regularized(tuple(_regularizer(entry, options, given, len(entries) == 1) for entry in entries))
 
 
@@ -143,8 +143,8 @@ def _regularizer(
     energy = registry.energy_with(Energy(STANDARD, BILINEAR), options)
     affinity = kind.affinity
     if affinity is None:
-        _none(given["affinity"] if alone else [], f"{entry.name} has no affinity to set options of")
-        affinity = Grid()  # nothing looks at it
+        _check_none(given["affinity"] if alone else [], f"{entry.name} has no affinity to set options of")
+        affinity = Grid()  # a placeholder: the loss has none
     else:
         affinity = _affinity(affinity, options, given["affinity"])
         if not kind.any_affinity and type(affinity) is not type(kind.affinity):
@@ -183,7 +183,7 @@ _NO_PARTS = {
 
 
 def _unused(method: str, loss: str | None) -> tuple[str, ...]:
-    """The options that a method, with these losses, does not look at."""
+    """The options without effect on a method with these losses."""
     if method != "gd":
         return _UNUSED[method]
     kinds = [entry.kind for entry in _entries(loss)]
@@ -197,9 +197,9 @@ def _unused(method: str, loss: str | None) -> tuple[str, ...]:
 
 
 def fitting(given: Mapping[str, object], method: str, loss: str | None) -> dict[str, object]:
-    """Options given for several methods, without those that this one, with these losses, does not look at.
+    """Options common to several methods, without those that have no effect on this one with these losses.
 
-    Raises `ValueError` for losses that are not there.
+    Raises `ValueError` for unknown losses.
     """
     unused = _unused(method, loss)
     found = {name: value for name, value in given.items() if name not in unused}
@@ -210,7 +210,7 @@ def fitting(given: Mapping[str, object], method: str, loss: str | None) -> dict[
 
 
 def described(objective: Objective) -> dict[str, object]:
-    """What an objective is made of, in plain values."""
+    """The parts of an objective in plain values."""
     if isinstance(objective, Regularized):
         return {
             part.name: {
@@ -226,7 +226,7 @@ def described(objective: Objective) -> dict[str, object]:
 
 
 def _check_used(options: TrainingOptions) -> None:
-    """An option that has no effect is a misunderstanding."""
+    """Raise `ValueError` for options without effect: they are a misunderstanding."""
     for name in _unused(options.method, options.loss):
         if getattr(options, name) != getattr(DEFAULTS, name):
             flag = "--" + name.replace("_", "-")
@@ -237,9 +237,9 @@ def _check_used(options: TrainingOptions) -> None:
     if options.method in ("pce", "full"):
         given = by_part(options.set, PARTS, "solver")
         for part in _NO_PARTS[options.method]:
-            _none(given[part], f"the method {options.method} has no {part} to set options of")
+            _check_none(given[part], f"the method {options.method} has no {part} to set options of")
 
 
-def _none(given: Sequence[str], message: str) -> None:
+def _check_none(given: Sequence[str], message: str) -> None:
     if given:
         raise ValueError(f"{message}: {given[0]}")

@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 def labeler(options: LabelerOptions, *, predicted: bool = False) -> Labeler:
-    """The solver's default labeler with the given options put in their places. predicted: there are predictions.
+    """The solver's default labeler, changed by the options. predicted: predictions are given, no annotator is needed.
 
     Raises `ValueError` for unknown names and options, with the known ones.
     """
@@ -131,7 +131,7 @@ def spelled(value: object) -> str:
 
 
 def name_of(value: object) -> str:
-    """What the command line calls an annotator, an affinity, a solver or a linear solver."""
+    """The name of an annotator, an affinity, a solver or a linear solver; of others, of the class."""
     tables: tuple[Mapping[str, type], ...] = (SOLVERS, ANNOTATORS, AFFINITIES, LINEAR_SOLVERS)
     for table in tables:
         for name, kind in table.items():
@@ -141,7 +141,7 @@ def name_of(value: object) -> str:
 
 
 def energy_with(base: Energy, options: EnergyOptions) -> Energy:
-    """The energy with the given options put in their places."""
+    """The energy, changed by the options."""
     given: dict[str, object] = {}
     if options.coupling is not None:
         given["coupling"] = known("coupling", options.coupling, {one.name: one for one in COUPLINGS})
@@ -164,7 +164,7 @@ def _annotator(base: Annotator | None, name: str | None) -> Annotator | None:
 
 
 def affinity_with(base: AffinityBuilder, options: AffinityOptions) -> AffinityBuilder:
-    """The affinity with the given options put in their places; one of another kind with that kind's defaults."""
+    """The affinity, changed by the options; one of another kind starts from that kind's defaults."""
     builder = base
     if options.affinity is not None:
         chosen = known("affinity", options.affinity, AFFINITIES)

@@ -1,4 +1,4 @@
-"""Runs to compare, from their texts: METHOD[:LOSS-or-SOLVER][,key=value...]."""
+"""Runs to compare, each given as METHOD[:LOSS-or-SOLVER][,key=value...]."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ SHARED = (
     "masks",
     "background",
 )
-"""What runs must have in common, or they would not start from the same weights and see the same batches."""
+"""Options that all runs share: else they would not start from the same weights and see the same batches."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A run: what to call it, its options for the first seed, and its folder's name."""
+    """A run: its label, its options for the first seed, and the name of its folder."""
 
     label: str
     options: TrainingOptions
@@ -33,9 +33,9 @@ class Spec:
 
 
 def spec(text: str, common: Mapping[str, object]) -> Spec:
-    """The run of a text; its own options over those in common, of which it takes those its method looks at.
+    """The run of a text: its own options over the common ones that its method takes; ``name=...`` is its label.
 
-    ``name=...`` is what it is called. Raises `ValueError`, naming the run, for what is wrong with it.
+    Raises `ValueError`, naming the run, for unknown names and options, and for options that all runs share.
     """
     try:
         return _spec(text, common)
@@ -65,8 +65,8 @@ def key_values(entries: Sequence[str]) -> dict[str, object]:
     return {**found, "set": tuple(settings)} if settings else found
 
 
-def unlike(specs: Sequence[Spec]) -> None:
-    """Raise `ValueError` if two runs have one name."""
+def check_labels(specs: Sequence[Spec]) -> None:
+    """Raise `ValueError` if two runs have the same label or folder."""
     seen: dict[str, Spec] = {}
     for one in specs:
         for key in (one.label, one.folder):

@@ -1,4 +1,4 @@
-"""Options in TOML files: read, checked against a frozen dataclass of plain values, and written back."""
+"""Options in TOML files: read, checked by their declarations, and written."""
 
 import json
 import tomllib
@@ -13,14 +13,14 @@ from selflabel.files.atomic import write_atomic
 T = TypeVar("T")
 
 DATA_TABLE, OBJECTIVE_TABLE = TABLES = ("run", "objective")
-"""What a run keeps below its options."""
+"""Tables that a run writes below its options."""
 
 
 def read_config(path: Path, kind: type) -> dict[str, object]:
     """The options in a TOML file: keys are fields of the dataclass `kind`, `-` and `_` alike.
 
-    The tables of `write_config` are left out: they tell of a run. Raises `ValueError`, naming the file, if it is not
-    there or no TOML, for keys that are no options (with the nearest that is one), and for values of another type.
+    The tables of `write_config` describe a run and are skipped. Raises `ValueError`, naming the file, if it cannot be
+    read, for keys that are no options (with the nearest that is one), and for values of another type or out of bounds.
     """
     content = _load(path)
     tables = [key for key, value in content.items() if isinstance(value, dict) and key not in TABLES]
@@ -51,7 +51,7 @@ def _load(path: Path) -> dict[str, Any]:
 def write_config(path: Path, values: object, head: str, tables: Mapping[str, Mapping[str, object]]) -> None:
     """Write a dataclass of plain values as TOML, complete or not at all; None is left out.
 
-    head: comments above. tables: more values below, which `read_config` does not look at.
+    head: comments above. tables: more values below, which `read_config` skips.
     """
     lines = [f"# {line}" for line in head.splitlines()]
     lines += _entries({entry.name: getattr(values, entry.name) for entry in fields(values)})  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ def changes(before: T, after: T) -> tuple[Change, ...]:
 
 
 def _key(name: str) -> str:
-    """A dash is part of a name in TOML, a dot is not but may be written: ``affinity.sigma``."""
+    """Dashes are part of a bare key; a dot, as in ``affinity.sigma``, names a table within."""
     return name if all(c.isalnum() or c in "_-." for c in name) else json.dumps(name)
 
 
