@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         WindowAffinity,
     )
     from selflabel.driver import Result, Solution, SolveError, Solver, Step, solve
+    from selflabel.labeling.one import Labeled, label
     from selflabel.problem import Energy, Problem
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ _HOME = {
     "Energy": "selflabel.problem",
     "Grid": "selflabel.affinity",
     "GridAffinity": "selflabel.affinity",
+    "Labeled": "selflabel.labeling.one",
     "Problem": "selflabel.problem",
     "Result": "selflabel.driver",
     "Solution": "selflabel.driver",
@@ -38,6 +40,7 @@ _HOME = {
     "Step": "selflabel.driver",
     "Window": "selflabel.affinity",
     "WindowAffinity": "selflabel.affinity",
+    "label": "selflabel.labeling.one",
     "solve": "selflabel.driver",
 }
 
@@ -49,6 +52,7 @@ __all__ = [
     "GaussianKernel",
     "Grid",
     "GridAffinity",
+    "Labeled",
     "Problem",
     "Result",
     "Solution",
@@ -57,6 +61,7 @@ __all__ = [
     "Step",
     "Window",
     "WindowAffinity",
+    "label",
     "solve",
 ]
 

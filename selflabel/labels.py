@@ -18,15 +18,17 @@ index with `UNLABELED` where nothing was drawn.
 
 from collections.abc import Sequence
 from math import inf
+from typing import Final
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
+from selflabel import files
 from selflabel.kernels.backend import Backend, Routine, backend
 
-UNLABELED = 255
-"""The value of a pixel without a label, in every index and every file."""
+UNLABELED: Final = files.UNLABELED
+"""The value of a pixel without a label, in every index and every file: 255."""
 
 LOG_FLOOR = -30.0
 """Natural logarithm: the least probability of a label or prediction, 1e-13.

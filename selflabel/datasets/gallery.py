@@ -10,8 +10,8 @@ import skimage.data
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw
 
+from selflabel.files import UNLABELED
 from selflabel.files.images import to_unit
-from selflabel.files.label_files import UNLABELED
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import tifffile
 from jaxtyping import Integer, Shaped, UInt8
 from PIL import Image
 
+from selflabel.files import UNLABELED
 from selflabel.files.atomic import write_atomic
 from selflabel.files.images import TIFF_SUFFIXES, open_pillow
 from selflabel.files.palette import voc_palette
 
-UNLABELED: Final = 255  # in files; the same number as selflabel.labels.UNLABELED
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 
 _INDEX_MODES = ("P", "L", "1", "I;16", "I;16L", "I;16B", "I")

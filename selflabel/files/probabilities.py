@@ -9,8 +9,8 @@ from typing import BinaryIO, Final
 import numpy as np
 from jaxtyping import Float, Integer, Num, Shaped, UInt8
 
+from selflabel.files import UNLABELED
 from selflabel.files.atomic import write_atomic
-from selflabel.files.label_files import UNLABELED
 
 SUFFIXES = (".npz", ".npy")
 
@@ -65,6 +65,19 @@ def decode_probabilities(
     classes outside 0 .. 254, and unknown or ambiguous npz keys; `OSError` for damaged files.
     """
     array, classes = _load(data, suffix, form)
+    return as_probabilities(array, size, form, classes)
+
+
+def as_probabilities(
+    array: Num[np.ndarray, "..."],
+    size: tuple[int, int],
+    form: ProbabilityFormat = PLAIN_FORMAT,
+    classes: Integer[np.ndarray, " k"] | None = None,
+) -> Probabilities:
+    """An array for an image of `size` (h, w) as probabilities; `classes` names its rows.
+
+    Raises `ValueError` as `decode_probabilities` does.
+    """
     if array.ndim != 3:
         raise ValueError(f"expected probabilities of three axes, got shape {array.shape}")
     array = np.moveaxis(array, -1, 0) if form.channels_last else array

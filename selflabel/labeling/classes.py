@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from selflabel.files.label_files import UNLABELED
+from selflabel.files import UNLABELED
 from selflabel.files.probabilities import Probabilities
 from selflabel.labels import restrict_classes
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
+from selflabel.files import UNLABELED
 from selflabel.files.digest import digest
 from selflabel.files.images import decode_image
-from selflabel.files.label_files import UNLABELED, decode_index
+from selflabel.files.label_files import decode_index
 from selflabel.files.probabilities import Probabilities, decode_probabilities
 from selflabel.labeling.classes import check_seeds
 from selflabel.labeling.manifest import Record

@@ -1,16 +1,24 @@
-"""One image in arrays: which classes can win, the solve, and the labels in the image's own classes."""
+"""One image in arrays: what its classes are, the solve, and its labels. `label` is the door for users."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Num, Shaped, UInt8
+from torch import Tensor
 
-from selflabel.driver import Result
-from selflabel.files.label_files import UNLABELED
-from selflabel.files.probabilities import Probabilities
-from selflabel.labeling.classes import candidates, numbered, probabilities_of
+from selflabel.driver import Result, Solver
+from selflabel.files import UNLABELED
+from selflabel.files.images import to_unit
+from selflabel.files.label_files import VOC_FORMAT
+from selflabel.files.probabilities import Probabilities, as_probabilities
+from selflabel.labeling.classes import candidates, check_seeds, numbered, probabilities_of
+from selflabel.labeling.labeler import Labeler
+from selflabel.labeling.presets import default_labeler
 from selflabel.labeling.settings import LabelingSettings
+from selflabel.solvers import GraphCut
+
+GRAPH_CUT = GraphCut()
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +49,47 @@ class Labeled:
         return strongest
 
 
+def label(
+    image: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."],
+    seeds: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."],
+    solver: Solver | Labeler = GRAPH_CUT,
+    *,
+    num_classes: int | None = None,
+    probs: Num[np.ndarray, "..."] | Num[Tensor, "..."] | None = None,
+    all_classes: bool = False,
+    min_confidence: float = 0.0,
+) -> Labeled:
+    """Label every pixel of one image from scribbles or clicks: the labels that `selflabel label` writes.
+
+    >>> found = selflabel.label(image, seeds)  # numpy [h w 3] in 0..255, and [h w] with 255 = unlabeled
+    >>> found = selflabel.label(image, seeds, RandomWalker())
+    >>> found.index, found.confidence, found.energy
+
+    image: numpy [h w] or [h w c], torch [h w] or [c h w]; 8 or 16 bit, or floats in [0, 1]; alpha is dropped.
+    seeds: integers [h w], 255 where there is none; they keep their class.
+    solver: a solver, with the settings that label images best with it (`presets`), or a `Labeler` of your own.
+    num_classes: seeds of this class or above are an error.
+    probs: a prediction [k h w] in place of the annotator's.
+    all_classes: classes without seeds in the image can win, too; needs `probs`.
+    min_confidence: pixels below it become 255.
+
+    Works on the CPU. The command line uses one thread: with more in torch, labels can differ by rounding.
+
+    Raises `ValueError` for values that do not fit each other, `SolveError` if the solver fails, `ImportError`
+    without a package that it needs.
+    """
+    labeler = solver if isinstance(solver, Labeler) else default_labeler(solver)
+    settings = LabelingSettings(
+        labeler, num_classes=num_classes, all_classes=all_classes, min_confidence=min_confidence
+    )
+    pixels = to_unit(_channels_last(image) if isinstance(image, Tensor) else image)
+    size = (pixels.shape[0], pixels.shape[1])
+    scribbles = _as_index(_as_array(seeds))
+    check_seeds(scribbles, size, num_classes)
+    given = None if probs is None else as_probabilities(_as_array(probs), size)
+    return label_arrays(pixels, scribbles, given, settings)
+
+
 def label_arrays(
     image: Float32[np.ndarray, "h w c"],
     seeds: UInt8[np.ndarray, "h w"],
@@ -69,3 +118,29 @@ def label_arrays(
         steps=int(solution.steps[0]),
         result=solution.results[0],
     )
+
+
+def _channels_last(image: Shaped[Tensor, "..."]) -> Shaped[np.ndarray, "..."]:
+    """A torch image [c h w] as [h w c]."""
+    if image.ndim == 3 and not 1 <= image.shape[0] <= 4:
+        raise ValueError(
+            f"expected a torch image [c h w] of 1 to 4 channels, got shape {tuple(image.shape)}: permute its axes"
+        )
+    array = _as_array(image)
+    return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+
+
+def _as_array(values: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]) -> Shaped[np.ndarray, "..."]:
+    if not isinstance(values, Tensor):
+        return values
+    held = values.detach().cpu()
+    array: np.ndarray = (held.float() if held.is_floating_point() else held).numpy()
+    return array
+
+
+def _as_index(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "h w"]:
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(
+            f"expected seeds [h w] of integers, 255 where unlabeled, got shape {values.shape} of {values.dtype}"
+        )
+    return VOC_FORMAT.decode(values)

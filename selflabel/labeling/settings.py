@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 
+from selflabel.files import UNLABELED
 from selflabel.files.label_files import VOC_FORMAT, LabelFormat
 from selflabel.files.probabilities import PLAIN_FORMAT, ProbabilityFormat
 from selflabel.labeling.labeler import Labeler
@@ -29,6 +30,8 @@ class LabelingSettings:
     all_classes: classes without seeds may win, too (needs probabilities); else only classes with seeds can.
     soft: also write soft labels. overlay: also write overlays.
     min_confidence: pixels below it become unlabeled (255).
+
+    Raises `ValueError` for numbers of classes outside 1..255 and confidences outside [0, 1].
     """
 
     labeler: Labeler
@@ -39,6 +42,12 @@ class LabelingSettings:
     soft: Soft | None = None
     overlay: bool = False
     min_confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_classes is not None and not 1 <= self.num_classes <= UNLABELED:
+            raise ValueError(f"expected 1 to {UNLABELED} classes, got {self.num_classes}: or None for any")
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"expected min_confidence in [0, 1], got {self.min_confidence}")
 
 
 def describe(value: object) -> object:

@@ -8,8 +8,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from selflabel.files import UNLABELED
 from selflabel.files.images import decode_image, image_size, read_image, to_unit
-from selflabel.files.label_files import UNLABELED, LabelFormat, decode_index, read_index, write_index
+from selflabel.files.label_files import LabelFormat, decode_index, read_index, write_index
 from selflabel.files.palette import colorize, overlay, voc_palette
 from selflabel.labels import UNLABELED as CORE_UNLABELED
 

@@ -1,0 +1,118 @@
+"""`selflabel.label`: one image from Python, as the command line labels it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.folders import LABELER, SETTINGS, make_folders, picture
+from typer.testing import CliRunner
+
+import selflabel
+from selflabel.cli import app
+from selflabel.files.images import read_image
+from selflabel.files.label_files import read_index
+from selflabel.solvers import SOLVERS, RandomWalker
+
+IMAGE, SEEDS, TRUTH = picture(5_172)
+
+
+def written(root: Path, *options: object) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Index, soft labels and classes as the command writes them for one image."""
+    images, seeds, _ = make_folders(root, 1)
+    given = map(str, (images, "--seeds", seeds, "--out", root / "out", "--soft", "float16", *options))
+    result = CliRunner().invoke(app, ["label", *given])
+    assert result.exit_code == 0, result.output
+    with np.load(root / "out" / "soft" / "a0.npz") as file:
+        return read_index(root / "out" / "labels" / "a0.png"), file["labels"], file["classes"].tolist()
+
+
+@pytest.mark.parametrize("solver", list(SOLVERS))
+def test_labels_are_those_of_the_command_line(tmp_path: Path, solver: str) -> None:
+    index, soft, classes = written(tmp_path, "--solver", solver)
+    image, seeds = read_image(tmp_path / "images" / "a0.png"), read_index(tmp_path / "seeds" / "a0.png")
+    found = selflabel.label(image, seeds, SOLVERS[solver]())
+    np.testing.assert_array_equal(found.index, index)
+    np.testing.assert_array_equal(found.labels.astype(np.float16), soft)
+    assert found.classes.tolist() == classes
+    assert found.energy <= found.start_energy
+
+
+def test_a_prediction_stands_in_for_the_annotator(tmp_path: Path) -> None:
+    probs = np.random.default_rng(7_811).dirichlet(np.ones(4), TRUTH.shape).transpose(2, 0, 1)
+    np.save(tmp_path / "a0.npy", probs)
+    options = ("--probs", tmp_path / "a0.npy", "--all-classes", "--min-confidence", 0.7)
+    index, soft, classes = written(tmp_path, "--solver", "random-walker", *options)
+    assert classes == [0, 1, 2, 3]
+    assert (index == 255).any()
+    image, seeds = read_image(tmp_path / "images" / "a0.png"), read_index(tmp_path / "seeds" / "a0.png")
+    for given in (probs, torch.from_numpy(probs)):
+        found = selflabel.label(
+            image, seeds, RandomWalker(), probs=given, all_classes=True, min_confidence=0.7
+        )
+        np.testing.assert_array_equal(found.index, index)
+        np.testing.assert_array_equal(found.labels.astype(np.float16), soft)
+
+
+def test_images_of_numpy_and_torch_are_the_same() -> None:
+    expected = selflabel.label(IMAGE, SEEDS, LABELER).labels
+    alpha = np.concatenate([IMAGE, IMAGE[..., :1]], axis=2)
+    channels = torch.from_numpy(IMAGE).movedim(-1, 0)
+    seeds = torch.from_numpy(SEEDS.astype(np.int64))
+    kinds = (IMAGE.astype(np.uint16) * 257, alpha, channels, (channels / 255).requires_grad_())
+    for image in kinds:
+        np.testing.assert_allclose(selflabel.label(image, seeds, LABELER).labels, expected, atol=1e-6)
+    gray = IMAGE[..., 0].copy()
+    one = selflabel.label(gray, SEEDS, LABELER).labels
+    for image in (gray[..., None], torch.from_numpy(gray), torch.from_numpy(gray)[None]):
+        np.testing.assert_array_equal(selflabel.label(image, SEEDS, LABELER).labels, one)
+
+
+def test_graph_cut_labels_and_inputs_stay_as_they_are() -> None:
+    image, seeds = IMAGE.copy(), SEEDS.copy()
+    found = selflabel.label(image, seeds)
+    assert isinstance(found, selflabel.Labeled)
+    assert (found.index == TRUTH).mean() > 0.97
+    assert found.index.dtype == np.uint8
+    assert found.confidence.shape == TRUTH.shape
+    assert found.confidence.min() == 1  # hard
+    assert found.result is selflabel.Result.CONVERGED
+    np.testing.assert_array_equal(image, IMAGE)
+    np.testing.assert_array_equal(seeds, SEEDS)
+
+
+def test_what_does_not_fit_is_named() -> None:
+    image, seeds = torch.from_numpy(IMAGE).movedim(-1, 0), torch.from_numpy(SEEDS)
+    with pytest.raises(
+        ValueError, match=r"torch image \[c h w\] of 1 to 4 channels, got shape \(12, 16, 3\)"
+    ):
+        selflabel.label(image.movedim(0, -1), seeds)
+    with pytest.raises(ValueError, match=r"expected 8 or 16 bit or floats in \[0, 1\], got int64"):
+        selflabel.label(image.long(), seeds)
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got 4"):
+        selflabel.label(image.double() + 4, seeds)
+    for wrong in (seeds.float(), seeds[None]):
+        with pytest.raises(ValueError, match=r"seeds \[h w\] of integers, 255 where unlabeled, got shape"):
+            selflabel.label(image, wrong)
+    with pytest.raises(ValueError, match="value -1 is no class"):
+        selflabel.label(image, seeds.long().where(seeds != 255, torch.tensor(-1)))
+    with pytest.raises(ValueError, match="seeds of 11 x 16 pixels for an image of 12 x 16"):
+        selflabel.label(image, seeds[1:])
+    with pytest.raises(ValueError, match="class 2, but there are 2 classes"):
+        selflabel.label(image, seeds, num_classes=2)
+    with pytest.raises(ValueError, match=r"expected probabilities \[k h w\] for 12 x 16 pixels"):
+        selflabel.label(image, seeds, probs=torch.ones(2, 16, 12) / 2)
+    with pytest.raises(ValueError, match="only where probabilities are given"):
+        selflabel.label(image, seeds, all_classes=True)
+    with pytest.raises(ValueError, match="no pixel of the seeds is labeled"):
+        selflabel.label(image, torch.full_like(seeds, 255))
+
+
+def test_settings_out_of_range_are_named() -> None:
+    for number in (0, 256):
+        with pytest.raises(ValueError, match=f"expected 1 to 255 classes, got {number}"):
+            replace(SETTINGS, num_classes=number)
+    for share in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"expected min_confidence in \[0, 1\], got"):
+            replace(SETTINGS, min_confidence=share)
