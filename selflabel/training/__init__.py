@@ -3,7 +3,7 @@
 from selflabel.training.alternator import Alternator, relabel
 from selflabel.training.batches import Batches, DataSource
 from selflabel.training.checkpoint import Checkpoint, load_checkpoint, load_weights
-from selflabel.training.distributed import Process, current_part, process_group
+from selflabel.training.distributed import Process, current_process, process_group
 from selflabel.training.evaluate import Scores, evaluate
 from selflabel.training.history import History, Row, read_history
 from selflabel.training.monitor import Monitor
@@ -57,7 +57,7 @@ __all__ = [
     "TrainingSettings",
     "WeightedMean",
     "advance",
-    "current_part",
+    "current_process",
     "evaluate",
     "load_checkpoint",
     "load_weights",

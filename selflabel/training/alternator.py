@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from selflabel.datasets.samples import Batch
 from selflabel.losses.base import widened
-from selflabel.training.distributed import current_part, gather, share_buffers, unwrapped
+from selflabel.training.distributed import current_process, gather, share_buffers, unwrapped
 from selflabel.training.evaluate import evaluating
 from selflabel.training.monitor import Monitor
 from selflabel.training.self_labeling import SelfLabeling
@@ -79,7 +79,7 @@ class Alternator:
 
     def pretrain(self, batch: Batch) -> StepReport:
         """Train on the seeds of a batch alone."""
-        return advance(self.network, self.objective.seeds, self.optimizer, batch, part=current_part())
+        return advance(self.network, self.objective.seeds, self.optimizer, batch, process=current_process())
 
     def relabel(self, batches: Iterable[Batch]) -> None:
         """Solve for the labels of all images and store them; the network in evaluation mode."""
@@ -102,7 +102,7 @@ class Alternator:
             ramp=ramp,
             network_steps=self.network_steps,
             monitor=Monitor(self.objective) if measure else None,
-            part=current_part(),
+            process=current_process(),
         )
 
 
@@ -120,13 +120,13 @@ def relabel(
     warm: solves start from stored labels where there are some. Each of several processes solves for images of its own
     and stores the labels of all. Raises `TrainingError` if a prediction is nan or inf.
     """
-    part, network, mine = current_part(), unwrapped(network), dict[str, Stored]()
-    share_buffers(network, part)
+    process, network, mine = current_process(), unwrapped(network), dict[str, Stored]()
+    share_buffers(network, process)
     with evaluating(network):
         for batch in batches:
             logits = predicted(network, batch)
             default = partial(objective.default_start, logits, batch)
             start = starts(store, batch.stems, widened(logits), default) if warm else None
             mine |= packed(batch.stems, objective.label(logits, batch, start))
-    for stem, stored in gather(mine, part).items():
+    for stem, stored in gather(mine, process).items():
         store.put(stem, stored)

@@ -25,13 +25,13 @@ class DataSource(Protocol):
     def fixed(self) -> bool:
         """True if an image always comes in the same size and place: its labels can then be stored."""
 
-    def training(self, step: int, part: Process) -> Batch:
+    def training(self, step: int, process: Process) -> Batch:
         """This process's part of the batch of a step: a pure function of the step."""
 
-    def images(self, part: Process) -> Iterator[Batch]:
+    def images(self, process: Process) -> Iterator[Batch]:
         """All training images, once each and not augmented, to be labeled."""
 
-    def validation(self, part: Process) -> Iterator[Batch]:
+    def validation(self, process: Process) -> Iterator[Batch]:
         """The validation images with their masks; may be empty."""
 
 
@@ -80,20 +80,23 @@ class Batches:
         """The steps of an epoch, rounded up."""
         return -(-len(self.samples) // self.batch)
 
-    def training(self, step: int, part: Process = ALONE) -> Batch:
+    def training(self, step: int, process: Process = ALONE) -> Batch:
         """This process's part of the batch of a step; each sample draws from a generator of its own."""
         indices, drawn = next(batch_indices(len(self.samples), self.batch, self.seed, step))
         return collate(
-            [self._augmented(self.samples[indices[place]], drawn, place) for place in part.of(len(indices))]
+            [
+                self._augmented(self.samples[indices[place]], drawn, place)
+                for place in process.of(len(indices))
+            ]
         )
 
-    def images(self, part: Process = ALONE) -> Iterator[Batch]:
+    def images(self, process: Process = ALONE) -> Iterator[Batch]:
         """All training images, in batches of the size of a step."""
-        return _in_order(self.samples, self.batch, part)
+        return _in_order(self.samples, self.batch, process)
 
-    def validation(self, part: Process = ALONE) -> Iterator[Batch]:
+    def validation(self, process: Process = ALONE) -> Iterator[Batch]:
         """The held-out samples."""
-        return iter(()) if self.held_out is None else _in_order(self.held_out, self.held_out_batch, part)
+        return iter(()) if self.held_out is None else _in_order(self.held_out, self.held_out_batch, process)
 
     def _augmented(self, sample: Sample, drawn: int, place: int) -> Sample:
         if self.augmentation is None:
@@ -102,7 +105,7 @@ class Batches:
         return self.augmentation(sample, torch.Generator().manual_seed(seed | 1))
 
 
-def _in_order(samples: Samples, batch: int, part: Process) -> Iterator[Batch]:
-    mine: Sequence[int] = part.among(len(samples))
+def _in_order(samples: Samples, batch: int, process: Process) -> Iterator[Batch]:
+    mine: Sequence[int] = process.among(len(samples))
     for start in range(0, len(mine), batch):
         yield collate([samples[number] for number in mine[start : start + batch]])

@@ -46,7 +46,7 @@ class Process:
 ALONE = Process()
 
 
-def current_part() -> Process:
+def current_process() -> Process:
     """This process in the process group; `ALONE` without one."""
     if distributed.is_available() and distributed.is_initialized():
         return Process(distributed.get_rank(), distributed.get_world_size())
@@ -57,7 +57,7 @@ def current_part() -> Process:
 def process_group(
     timeout: timedelta = timedelta(minutes=30), *, on_cpu: bool = False
 ) -> Iterator[tuple[Process, torch.device]]:
-    """Join the processes that `torchrun` started; yields this one's part and device.
+    """Join the processes that `torchrun` started; yields this process and its device.
 
     Without torchrun it is one process, and nothing is set up. With GPUs it is nccl, one GPU a process (the
     device is `cuda` of the local rank); without, or if `on_cpu`, gloo on the CPU.
@@ -71,19 +71,19 @@ def process_group(
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if cuda else "gloo", timeout=timeout)
     try:
-        yield current_part(), device
+        yield current_process(), device
         distributed.barrier()  # none leaves while another still talks to it
     finally:
         distributed.destroy_process_group()
 
 
-def wrap(network: nn.Module, part: Process) -> nn.Module:
+def wrap(network: nn.Module, process: Process) -> nn.Module:
     """The network, which then averages gradients over processes; itself if the process is alone.
 
     Batch normalization sees its own slice only: convert it with `torch.nn.SyncBatchNorm` for the same result as one
     process's.
     """
-    return network if part.size == 1 else DistributedDataParallel(network)
+    return network if process.size == 1 else DistributedDataParallel(network)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -91,41 +91,41 @@ def unwrapped(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
-def combine(terms: Terms, part: Process, observed: Terms = NONE) -> tuple[Tensor, dict[str, float]]:
+def combine(terms: Terms, process: Process, observed: Terms = NONE) -> tuple[Tensor, dict[str, float]]:
     """The loss to backpropagate here, and every term's value over the whole batch, equal in all processes.
 
     `observed` terms are not part of the loss. Cost: one all-reduce, one wait for the device.
     """
     every = {**observed, **terms}
     values = torch.stack([term.value.double() for term in every.values()])
-    if part.size == 1:
+    if process.size == 1:
         return values[len(observed) :].sum(), dict(zip(every, values.tolist(), strict=True))
     masses = torch.stack([term.mass for term in every.values()])
     whole = torch.stack([masses, masses * values.detach()])
     distributed.all_reduce(whole)
     total = whole[0].clamp_min(torch.finfo(torch.float64).tiny)
-    loss = (values * (part.size * masses / total))[len(observed) :].sum()
+    loss = (values * (process.size * masses / total))[len(observed) :].sum()
     return loss, dict(zip(every, (whole[1] / total).tolist(), strict=True))
 
 
-def add_up(counts: Tensor, part: Process) -> Tensor:
+def add_up(counts: Tensor, process: Process) -> Tensor:
     """The sum over all processes."""
-    if part.size > 1:
+    if process.size > 1:
         distributed.all_reduce(counts)
     return counts
 
 
-def gather(mine: Mapping[str, T], part: Process) -> dict[str, T]:
+def gather(mine: Mapping[str, T], process: Process) -> dict[str, T]:
     """The entries of all processes, in order of rank."""
-    if part.size == 1:
+    if process.size == 1:
         return dict(mine)
-    everyone: list[Mapping[str, T]] = [{} for _ in range(part.size)]
+    everyone: list[Mapping[str, T]] = [{} for _ in range(process.size)]
     distributed.all_gather_object(everyone, mine)
     return {name: value for entries in everyone for name, value in entries.items()}
 
 
-def share_buffers(network: nn.Module, part: Process) -> None:
+def share_buffers(network: nn.Module, process: Process) -> None:
     """Give all processes the running statistics of the first: each has seen slices of its own."""
-    if part.size > 1:
+    if process.size > 1:
         for buffer in network.buffers():
             distributed.broadcast(buffer, 0)

@@ -53,12 +53,12 @@ def evaluate(
     first: int = 0,
     distances: bool = False,
     device: torch.device | str = "cpu",
-    part: Process = ALONE,
+    process: Process = ALONE,
 ) -> Scores | None:
     """Score a network, in evaluation mode; None if there are no batches.
 
     first: means start at this class (1 leaves the background out). distances: also HD95, for two-dimensional images
-    only. part: processes with batches of their own get the scores of all. Raises `ValueError` for a batch
+    only. process: each of several has batches of its own and gets the scores of all. Raises `ValueError` for a batch
     without masks, and for masks with other classes.
     """
     rules = Rules(classes, first, distances)
@@ -80,9 +80,9 @@ def evaluate(
                 if score.hd95 is not None:
                     values = score.hd95[:classes]
                     apart += np.stack([np.nan_to_num(values), ~np.isnan(values)])
-    summed = add_up(torch.from_numpy(counts[:classes, :]).to(device), part)
-    apart = add_up(torch.from_numpy(apart).to(device), part).cpu().numpy()
-    images = int(add_up(torch.tensor(images, device=device), part))
+    summed = add_up(torch.from_numpy(counts[:classes, :]).to(device), process)
+    apart = add_up(torch.from_numpy(apart).to(device), process).cpu().numpy()
+    images = int(add_up(torch.tensor(images, device=device), process))
     if images == 0:
         return None
     counts[:classes, :] = summed.cpu().numpy()

@@ -54,7 +54,7 @@ class TrainingRun:
     store: LabelStore | None
     about: Mapping[str, Any]
     device: torch.device
-    part: Process
+    process: Process
     done: int = 0
     seconds: float = 0.0
     best: float | None = None
@@ -69,7 +69,7 @@ class TrainingRun:
 
     @property
     def writes(self) -> bool:
-        return self.out is not None and self.part.rank == 0
+        return self.out is not None and self.process.rank == 0
 
     def prepare(self, network: nn.Module, checkpoint: Checkpoint | None) -> None:
         """Everything on its device, and as it was at the checkpoint."""
@@ -88,7 +88,9 @@ class TrainingRun:
                 self.store.load(checkpoint.labels)
             self.done, self.seconds, self.best = checkpoint.step, checkpoint.seconds, checkpoint.best
             rows = checkpoint.rows
-        self.network = wrap(network, self.part)  # waits for all processes: they have looked into the folder
+        self.network = wrap(
+            network, self.process
+        )  # waits for all processes: they have looked into the folder
         if out is None or not self.writes:
             self.history = History(self.columns)
             return
@@ -105,7 +107,7 @@ class TrainingRun:
         factor = ramp(step, settings.pretrain_steps, settings.warmup_steps)
         set_learning_rate(self.optimizer, rate)
         # a pure function of seed and step: nothing to keep for a resumed run
-        words = np.random.SeedSequence((settings.seed, step, self.part.rank)).generate_state(1, np.uint64)
+        words = np.random.SeedSequence((settings.seed, step, self.process.rank)).generate_state(1, np.uint64)
         torch.manual_seed(int(words[0]) >> 1)
         try:
             report, solver_seconds, elapsed = self._advance(step, factor)
@@ -136,7 +138,7 @@ class TrainingRun:
     def _advance(self, step: int, factor: float) -> tuple[StepReport, float, float]:
         """Train on a batch; also the seconds of the solver, and of all but measurements."""
         settings, started = self.settings, perf_counter()
-        batch = self.data.training(step, self.part).to(self.device)
+        batch = self.data.training(step, self.process).to(self.device)
         loaded = perf_counter() - started
         pretraining = step < settings.pretrain_steps
         labels, relabeled = (LabelSource(), 0.0) if pretraining else self._labels(step)
@@ -150,7 +152,7 @@ class TrainingRun:
             network_steps=settings.network_steps,
             monitor=self.monitor if self._measures(step + 1) else None,
             bfloat16=settings.bfloat16,
-            part=self.part,
+            process=self.process,
         )
         if self.average is not None and settings.average is not None:
             # less memory at first, or the average would hold on to the initial weights
@@ -166,7 +168,7 @@ class TrainingRun:
         started = perf_counter()
         if (step - settings.pretrain_steps) % settings.relabel_every == 0:
             assert isinstance(self.objective, SelfLabeling)  # it has a store
-            images = (batch.to(self.device) for batch in self.data.images(self.part))
+            images = (batch.to(self.device) for batch in self.data.images(self.process))
             relabel(self.network, self.objective, images, self.store, warm=settings.warm_start)
         return LabelSource(store=self.store, fit_stored=True), perf_counter() - started
 
@@ -180,14 +182,14 @@ class TrainingRun:
     def _validate(self, row: dict[str, Value]) -> bool:
         """Add the scores to the row; True if they are the best so far."""
         network = unwrapped(self.network) if self.average is None else self.average
-        share_buffers(network, self.part)
+        share_buffers(network, self.process)
         scores = evaluate(
             network,
-            self.data.validation(self.part),
+            self.data.validation(self.process),
             self.data.classes,
             first=self.settings.first_scored,
             device=self.device,
-            part=self.part,
+            process=self.process,
         )
         if scores is None:
             return False

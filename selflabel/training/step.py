@@ -81,13 +81,13 @@ def advance(
     network_steps: int = 1,
     monitor: Monitor | None = None,
     bfloat16: bool = False,
-    part: Process = ALONE,
+    process: Process = ALONE,
 ) -> StepReport:
     """Label the batch from the network's prediction, then take network steps with these labels.
 
     One forward pass, in the network's present mode, serves the solve, the loss and the monitor; each of the
     `network_steps` beyond the first takes another. ramp: the warm-up's factor. bfloat16: automatic mixed precision in
-    the network; losses and solver are in float32. part: the batch is this process's slice of a larger one.
+    the network; losses and solver are in float32. process: the batch is its slice of a larger one.
 
     Raises `TrainingError` if the prediction or a term of the loss is nan or inf, before the network has moved.
     """
@@ -97,11 +97,11 @@ def advance(
     with clock.network():
         logits = predicted(network, batch, bfloat16)
     with clock.solver():
-        pseudo_labels = _label(objective, logits.detach(), batch, labels, part)
+        pseudo_labels = _label(objective, logits.detach(), batch, labels, process)
     observed = {} if pseudo_labels is None else _gain(objective, pseudo_labels, logits, ramp)
     measured = None
     if monitor is not None:
-        measured = sums(combine({}, part, monitor.measure(logits, batch, pseudo_labels))[1])
+        measured = sums(combine({}, process, monitor.measure(logits, batch, pseudo_labels))[1])
     values: dict[str, float] = {}
     losses = []
     for number in range(network_steps):
@@ -109,7 +109,7 @@ def advance(
             if number > 0:
                 logits = predicted(network, batch, bfloat16)
             terms = objective.terms(logits, batch, pseudo_labels, ramp)
-            loss, found = combine(terms, part, observed)
+            loss, found = combine(terms, process, observed)
             _check(terms, found, batch)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
@@ -146,7 +146,7 @@ def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tenso
 
 
 def _label(
-    objective: Objective, logits: Tensor, batch: Batch, labels: LabelSource, part: Process
+    objective: Objective, logits: Tensor, batch: Batch, labels: LabelSource, process: Process
 ) -> PseudoLabels | None:
     store = labels.store
     if store is None:
@@ -162,7 +162,7 @@ def _label(
     if start is None:
         start = starts(store, batch.stems, like, partial(objective.default_start, logits, batch))
     pseudo_labels = objective.label(logits, batch, start)
-    for stem, stored in gather(packed(batch.stems, pseudo_labels), part).items():
+    for stem, stored in gather(packed(batch.stems, pseudo_labels), process).items():
         store.put(stem, stored)
     return pseudo_labels
 

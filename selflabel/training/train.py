@@ -11,7 +11,7 @@ from torch import nn
 from selflabel.files.lock import sole_user
 from selflabel.training.batches import DataSource
 from selflabel.training.checkpoint import Checkpoint
-from selflabel.training.distributed import current_part
+from selflabel.training.distributed import current_process
 from selflabel.training.history import History, Row
 from selflabel.training.monitor import Monitor
 from selflabel.training.objectives import Objective, SeedsOnly
@@ -62,11 +62,11 @@ def train(
     them into `about`), if labels are to be kept while images move; `TrainingError` when a loss is nan: the last
     checkpoint is the last good one.
     """
-    part, device, about = current_part(), torch.device(device), plain(about or {})
+    process, device, about = current_process(), torch.device(device), plain(about or {})
     store = _store(objective, data, settings, store)
     if monitor is None and isinstance(objective, SelfLabeling):
         monitor = Monitor(objective)
-    run = TrainingRun(objective, pretraining, data, settings, out, monitor, store, about, device, part)
+    run = TrainingRun(objective, pretraining, data, settings, out, monitor, store, about, device, process)
     listeners = tuple(callbacks)
     with ExitStack() as held:
         held.enter_context(torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []))
@@ -76,7 +76,7 @@ def train(
         run.prepare(network, _found(run, resume))
         for step in range(run.done, settings.steps):
             row = run.step(step)
-            if part.rank == 0:
+            if process.rank == 0:
                 for callback in listeners:
                     callback(row)
     return run.history

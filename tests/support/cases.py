@@ -91,15 +91,15 @@ class Constant:
     classes: int = CLASSES
     fixed: bool = True
 
-    def training(self, step: int, part: Process) -> Batch:
+    def training(self, step: int, process: Process) -> Batch:
         """The batch."""
         return self.batch
 
-    def images(self, part: Process) -> Iterator[Batch]:
+    def images(self, process: Process) -> Iterator[Batch]:
         """The batch."""
         yield self.batch
 
-    def validation(self, part: Process) -> Iterator[Batch]:
+    def validation(self, process: Process) -> Iterator[Batch]:
         """Nothing."""
         return iter(())
 

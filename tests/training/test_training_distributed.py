@@ -25,7 +25,7 @@ from selflabel.training import (
     SeedsOnly,
     SelfLabeling,
     TrainingSettings,
-    current_part,
+    current_process,
     load_checkpoint,
     process_group,
     read_history,
@@ -69,17 +69,17 @@ class Uneven:
     classes: int = CLASSES
     fixed: bool = True
 
-    def training(self, step: int, part: Process) -> Batch:
+    def training(self, step: int, process: Process) -> Batch:
         """As `whole`, in double precision."""
-        return doubled(self.whole.training(step, part))
+        return doubled(self.whole.training(step, process))
 
-    def images(self, part: Process) -> Iterator[Batch]:
+    def images(self, process: Process) -> Iterator[Batch]:
         """As `whole`, in double precision."""
-        return map(doubled, self.whole.images(part))
+        return map(doubled, self.whole.images(process))
 
-    def validation(self, part: Process) -> Iterator[Batch]:
+    def validation(self, process: Process) -> Iterator[Batch]:
         """As `whole`, in double precision."""
-        return map(doubled, self.whole.validation(part))
+        return map(doubled, self.whole.validation(process))
 
 
 def doubled(batch: Batch) -> Batch:
@@ -98,7 +98,7 @@ def work(rank: int, folder: Path) -> None:
     init = f"file://{folder / 'meeting'}"
     distributed.init_process_group("gloo", init_method=init, rank=rank, world_size=PROCESSES)
     try:
-        assert current_part() == Process(rank, PROCESSES)
+        assert current_process() == Process(rank, PROCESSES)
         train_all(folder / "together")
         distributed.barrier()  # wait for the other process
     finally:
@@ -132,8 +132,8 @@ def test_two_processes_are_as_one(runs: Path, name: str) -> None:
 
 def test_without_torchrun_nothing_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with process_group() as (part, device):
-        assert part == current_part() == Process(0, 1)
+    with process_group() as (process, device):
+        assert process == current_process() == Process(0, 1)
         assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert not distributed.is_initialized()
 
