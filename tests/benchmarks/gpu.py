@@ -59,7 +59,7 @@ SMALL = Sizes((2, 3, 40, 48), (2, 3, 40, 48), (1, 3, 32, 40), (1, 3, 40, 48), 64
 
 @dataclass(frozen=True)
 class Job:
-    """A step to be timed, the bytes that it must move, and how these are counted."""
+    """A timed step, the bytes that it must move, and how these are counted."""
 
     name: str
     work: Callable[[], object]
@@ -115,7 +115,7 @@ class Clock:
         return 2 * size / (1e-3 * self.median(lambda: target.copy_(source)))
 
     def syncs(self, work: Callable[[], object]) -> int | None:
-        """How often the call waits for the device; None on the CPU, where it always does."""
+        """The number of times that the call waits for the device; None on the CPU."""
         if self.device.type != "cuda":
             return None
         with warnings.catch_warnings(record=True) as caught:
@@ -129,7 +129,7 @@ class Clock:
 
 
 def draw(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images and logits: smooth, so that lattices have vertices as on photographs."""
+    """Images and logits, smooth: lattices then have vertices as on photographs."""
     generator = torch.Generator().manual_seed(7_351)
     batch, classes, *size = shape
     parts = [
@@ -145,7 +145,7 @@ def draw(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def bytes_of_lattice(lattice: TorchLattice, channels: int) -> float:
-    """Of one filtering: all matrices once, the values in and out, and every table between two products both ways."""
+    """Bytes of one filtering: all matrices once, the values in and out, each table between two products twice."""
     matrices = (lattice.splat, *lattice.blurs, lattice.slice)
     sparse = sum(NUMBER * (m.index.numel() + m.weight.numel() + m.offsets.numel()) for m in matrices)
     tables = sum(m.offsets.numel() for m in matrices[:-1])

@@ -49,7 +49,7 @@ CLASSES = 4
 
 
 class LatticeInTorch(Exact):
-    """The lattice as a GPU has it, on any device: kernels of place are exact."""
+    """The lattice that a GPU uses, on any device: spatial kernels are exact."""
 
     def build(self, features: Tensor) -> Filter:
         return TorchLattice.build(features, FINE.variance, FINE.radius)
@@ -65,7 +65,7 @@ class Scene:
 
     @classmethod
     def draw(cls, side: int, device: torch.device, dtype: torch.dtype) -> "Scene":
-        """The same wherever it is."""
+        """The same scene on every device."""
         draw = torch.Generator().manual_seed(6_121)
         size = (side, side + 6)
         image = torch.nn.functional.avg_pool2d(torch.rand(2, 3, *size, generator=draw), 5, 1, 2)
@@ -107,7 +107,7 @@ Outputs = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Check:
-    """What is computed from a scene, and how far it may be off, in the norm of each output."""
+    """A computation on a scene, and the relative error allowed in the norm of each output."""
 
     name: str
     run: Callable[[Scene], Outputs]

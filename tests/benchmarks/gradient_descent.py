@@ -55,7 +55,7 @@ def counted() -> Iterator[Work]:
 
 
 def long_run(problem: Problem) -> float:
-    """The lowest energy that patience finds."""
+    """The lowest energy of a long run."""
     best = float("inf")
     for levels in (0, 1, 3):
         solver = GradientDescent(rtol=0.0, coarse_levels=levels)
@@ -79,7 +79,7 @@ class Row:
 
 
 def evaluations_of(problem: Problem, steps: int) -> tuple[float, float]:
-    """Gradient evaluations that a run takes, less the driver's own energies of start and end; its last energy."""
+    """The gradient evaluations of a run, without the driver's energies of start and end, and its last energy."""
     with counted() as work:
         solution = solve(problem, GradientDescent(), max_steps=steps)
     return work.pixels / problem.seeds.numel() - 1, float(solution.energy)

@@ -49,7 +49,7 @@ CLASSES = (2, 5, 10, 30, 100)
 FEW_CLASSES = 5
 FEW_MEGAPIXELS = 0.1
 LINEAR = 1.2
-"""So many times as fast as what is labeled may the seconds grow."""
+"""The most that seconds may grow over what is labeled, from one size to the next."""
 
 IMAGES = 8
 BATCH_CLASSES = 21
@@ -58,10 +58,10 @@ SLACK = 16e6
 """Bytes that an allocator may keep for itself."""
 
 REPEATS, LONG = 5, 15.0
-"""Each time is the least of so many, or of as many as begin within so many seconds, but of two at least."""
+"""Runs of a measurement, whose least time counts, and seconds after which none begins; two are made always."""
 
 ROUNDS = 4
-"""Of a batch and its images one by one, in turn; the first does not count, as it takes memory from the system."""
+"""Runs of a batch and of its images one by one, in turn; the first takes memory from the system: not counted."""
 
 SMOOTH = (GaussianKernel(1.0, 80.0, 13.0),)
 Measured = dict[str, float]
@@ -71,10 +71,9 @@ ABOUT = f"""# Growth of time and memory
     SELFLABEL_DATA=… python tests/benchmarks/growth.py --out docs/growth
 
 One photograph resized, seconds of one thread, each measurement in a process of its own (`tests/benchmarks/growth.py`).
-"Growth": from each size to the next, by how much seconds grow over by how much what is labeled does; {LINEAR} is the
-most that is fine. "Bytes": what the process grows by beyond the inputs, affinity included, for K classes; so many
-megabytes per megapixel, {SLACK / 1e6:g} MB more are granted to the allocator. Batch: {IMAGES} photographs of 481x321,
-{BATCH_CLASSES} classes.
+"Growth": the growth of the seconds over the growth of what is labeled, from each size to the next; target: {LINEAR}.
+"Bytes": the growth of the process beyond its inputs, affinity included, for K classes, in bytes a pixel
+({SLACK / 1e6:g} MB more are granted to the allocator). Batch: {IMAGES} photographs of 481x321, {BATCH_CLASSES} classes.
 """
 
 
@@ -131,19 +130,19 @@ def inputs(photographs: list[Tensor], size: tuple[int, ...], classes: int) -> tu
 
 
 def warm_up(case: Case, images: Tensor, probs: Tensor, seeds: Tensor) -> None:
-    """Compiles and imports."""
+    """Compile and import."""
     case.run(images[:1, :, :40, :40], probs[:1, :, :40, :40], seeds[:1, :40, :40])
 
 
 def timed(work: Callable[[], None]) -> float:
-    """Seconds of the processor: those of others on the machine do not count."""
+    """Seconds of the processor: other work on the machine does not count."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def measure(name: str, megapixels: float, classes: int) -> Measured:
-    """Seconds and bytes of one photograph of so many megapixels."""
+    """Seconds and bytes for one photograph."""
     case = CASES[name]
     photograph = next(spaced("bsds", 1)).image
     scale = (megapixels * 1e6 / photograph[0, 0].numel()) ** 0.5
@@ -157,7 +156,7 @@ def measure(name: str, megapixels: float, classes: int) -> Measured:
 
 
 def measure_batch(name: str) -> Measured:
-    """How many times the mean time of one image a batch takes: the median of some rounds, each of both."""
+    """The time of a batch over the mean time of its images one by one: the median over the rounds."""
     case = CASES[name]
     lying = (321, 481)
     photographs = [picture.image for picture in spaced("bsds", IMAGES)]
@@ -175,7 +174,7 @@ def measure_batch(name: str) -> Measured:
 
 
 class Bench:
-    """Measurements, each made in a process of its own unless the file has it."""
+    """Measurements: read from a file, or made in a process of their own."""
 
     def __init__(self, kept: Path | None) -> None:
         self.kept = kept
@@ -210,12 +209,12 @@ class Curve:
         return [row["seconds"] for row in self.measured]
 
     def growth(self) -> list[float]:
-        """From each amount to the next: by how much the seconds grow, over by how much the amount does."""
+        """From each amount to the next, the growth of the seconds over the growth of the amount."""
         pairs = itertools.pairwise(zip(self.seconds, self.amounts, strict=True))
         return [(t / s) / (b / a) for (s, a), (t, b) in pairs]
 
     def shares(self, case: Case) -> list[float]:
-        """Of the memory that the case may take."""
+        """The memory taken over the memory that the case may take."""
         return [
             row["bytes"] / case.bound(row["pixels"], k)
             for row, k in zip(self.measured, self.classes, strict=True)
@@ -224,7 +223,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Findings:
-    """All about one solver."""
+    """The measurements of one solver."""
 
     name: str
     along_pixels: Curve
@@ -244,7 +243,7 @@ class Findings:
         )
 
     def complaints(self) -> Iterator[str]:
-        """What is not as it must be."""
+        """A line for each measurement above its target."""
         case = CASES[self.name]
         for unit, curve in (("megapixels", self.along_pixels), ("classes", self.along_classes)):
             for (a, b), growth in zip(itertools.pairwise(curve.amounts), curve.growth(), strict=True):
@@ -332,7 +331,7 @@ def main() -> None:
     complaints = [line for found in findings for line in found.complaints()]
     if options.out:
         picture = options.out.with_suffix(".png")
-        text = [ABOUT, *lines, *["", "Not as it must be:", ""] * bool(complaints)]
+        text = [ABOUT, *lines, *["", "Above target:", ""] * bool(complaints)]
         text += [*(f"- {line}" for line in complaints), "", f"![Seconds and memory]({picture.name})"]
         options.out.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
         figure(findings, picture)

@@ -20,7 +20,7 @@ STEPS = 10
 
 
 def mean_field(image: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """uint8 [h w 3] and [k h w] to soft labels."""
+    """Soft labels from an image, uint8 ``[h w 3]``, and probabilities ``[k h w]``."""
     crf = peer.DenseCRF2D(image.shape[1], image.shape[0], len(probs))
     crf.setUnaryEnergy(unary_from_softmax(probs))
     crf.addPairwiseGaussian(sxy=3, compat=3)
@@ -29,7 +29,7 @@ def mean_field(image: np.ndarray, probs: np.ndarray) -> np.ndarray:
 
 
 def label(images: Path, probs: Path, out: Path, stem: str) -> None:
-    """Image and probabilities from files, labels to a file."""
+    """Read an image and its probabilities, write its labels."""
     image = np.array(Image.open(images / f"{stem}.png"))
     given = np.load(probs / f"{stem}.npy").astype(np.float32)
     Image.fromarray(mean_field(image, given).argmax(0).astype(np.uint8)).save(out / f"{stem}.png")

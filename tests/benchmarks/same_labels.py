@@ -23,7 +23,7 @@ TOLERANCE = 1e-6
 
 
 def stems(pack: Path) -> list[str]:
-    """Evenly spaced ones of the pack."""
+    """`COUNT` stems, evenly spaced in the pack."""
     every = (pack / "train.txt").read_text().split()
     return every[:: len(every) // COUNT][:COUNT]
 

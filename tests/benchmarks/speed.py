@@ -62,7 +62,7 @@ def main() -> None:
         )
         options.out.write_text(about + "\n".join([Row.head(), *map(str, rows)]) + "\n", encoding="utf-8")
     if not all(row.fine for row in rows):
-        sys.exit("some answers are not as they must be")
+        sys.exit("some answers are wrong")
 
 
 if __name__ == "__main__":

@@ -38,13 +38,13 @@ Array = np.ndarray
 
 
 def pixels_of(picture: Picture) -> Array:
-    """uint8 [h w 3], lying (some photographs stand)."""
+    """The photograph in landscape format, uint8 ``[h w 3]``."""
     image = picture.pixels()
     return np.ascontiguousarray(image if image.shape[0] < image.shape[1] else image.transpose(1, 0, 2))
 
 
 def ours(images: Array, probs: Array, filtering: FilterBuilder = COARSE) -> Tensor:
-    """uint8 [b h w 3] and [b k h w] to labels."""
+    """Labels from images, uint8 ``[b h w 3]``, and probabilities ``[b k h w]``."""
     pixels = torch.from_numpy(images).movedim(-1, 1)
     affinity = DenseAffinity.from_image(pixels, KERNELS, symmetric=True, filtering=filtering)
     seeds = torch.full((len(probs), *probs.shape[2:]), UNLABELED)
@@ -126,7 +126,7 @@ def mean_field(pictures: list[Picture], repeats: int) -> list[Row]:
 
 
 def loss_and_gradient(image: Array, probs: Array) -> tuple[Tensor, Tensor]:
-    """From uint8 pixels and probabilities, affinity included."""
+    """The loss and its gradient from uint8 pixels and probabilities; the affinity is built here."""
     logits = torch.from_numpy(probs).clamp_min(1e-4).log()[None].requires_grad_()
     pixels = torch.from_numpy(image).movedim(-1, 0)[None]
     value = dense_crf_loss(logits, DenseAffinity.from_image(pixels, (LOSS,)))

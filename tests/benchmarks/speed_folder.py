@@ -23,7 +23,7 @@ OPTIONS = (
 
 
 def photographs(pictures: list[Picture]) -> list[np.ndarray]:
-    """`IMAGES` of them, uint8: if there are fewer, some a second time, mirrored."""
+    """The first `IMAGES`, uint8; where there are fewer, mirrored ones follow."""
     images = [pixels_of(picture) for picture in pictures]
     mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in images]
     return (images + mirrored)[:IMAGES]

@@ -52,7 +52,7 @@ def one_filtering(image: Array, probs: Array) -> Tensor:
 
 
 def filter_errors(image: Array, probs: Array, some: Tensor) -> tuple[float, float]:
-    """Of ``W y / W 1`` at some pixels, relative: ours and theirs."""
+    """Relative errors of ``W y / W 1`` at some pixels: ours and theirs."""
     labels = torch.from_numpy(probs)[None]
     with_ones = torch.cat([labels, torch.ones_like(labels[:, :1])], 1)
     features = features_of(torch.from_numpy(image).float(), LOSS.sigma_rgb, LOSS.sigma_xy)

@@ -97,7 +97,7 @@ def recipe(probs: Tensor, affinity: GridAffinity, energy: Energy) -> Tensor:
 
 
 def soft(pictures: list[Picture], repeats: int) -> list[Row]:
-    """As many steps as it takes to be below the recipe's energy, and the default number."""
+    """With the steps that reach the recipe's energy, and with the default number."""
     rng = np.random.default_rng(20_304)
     energy = Energy(COLLISION, COLLISION_DIVERGENCE, 0.3, 6.0)
     duels = {steps: (Duel(repeats), []) for steps in (5, 200)}

@@ -1,4 +1,4 @@
-"""Two ways to do the same, timed in turn in one process; and rows of the report."""
+"""Timing of this project and a peer, in turn in one process, and rows of the report."""
 
 import statistics
 import time
@@ -17,8 +17,8 @@ class Row:
     theirs: float
     ratio: float
     target: float
-    check: str  # error or energy of both, looked at before the times
-    fine: bool  # whether that is as it must be
+    check: str  # errors or energies of both
+    fine: bool  # the check is passed
 
     @staticmethod
     def head() -> str:
@@ -43,7 +43,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 class Duel:
-    """Seconds of both, collected input by input."""
+    """Seconds of this project and of a peer, input by input."""
 
     def __init__(self, repeats: int) -> None:
         self.repeats = repeats
@@ -51,7 +51,7 @@ class Duel:
         self.theirs: list[float] = []
 
     def run(self, ours: Callable[[], Any], theirs: Callable[[], Any]) -> tuple[Any, Any]:
-        """Both in turn, so often, after a first time that does not count; returns what they return."""
+        """Run both once, which does not count, then `repeats` times in turn; return their first results."""
         results = ours(), theirs()
         for _ in range(self.repeats):
             self.theirs.append(timed(theirs)[0])
@@ -65,5 +65,5 @@ class Duel:
 
 
 def spread(values: Sequence[float], form: str = ".3g") -> str:
-    """Median and the worst (largest)."""
+    """The median and the largest, which is the worst."""
     return f"{statistics.median(values):{form}} (worst {max(values):{form}})"

@@ -36,7 +36,7 @@ def test_every_job_runs_and_moves_something() -> None:
 
 
 def test_the_count_of_a_lattice_is_that_of_its_arrays() -> None:
-    """Of two points far apart, for three values: every matrix has weights, places and row beginnings."""
+    """Two points far apart, three values: every matrix has weights, places and row beginnings."""
     lattice = gpu_checks.LatticeInTorch().build(torch.tensor([[[0.0, 0.0], [50.0, 50.0]]]))
     matrices = (lattice.splat, *lattice.blurs, lattice.slice)
     arrays = sum(x.nbytes for m in matrices for x in (m.index, m.offsets, m.weight))

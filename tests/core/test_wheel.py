@@ -36,7 +36,7 @@ except ImportError:
 
 
 def copy(to: Path, *, link: bool) -> Path:
-    """What a build needs, so that it writes nothing into the checkout."""
+    """Copy what a build needs, so that it writes nothing into the checkout."""
     to.mkdir()
     skip = shutil.ignore_patterns("__pycache__", *([] if link else ["solvers"]))
     for name in BUILT_FROM:

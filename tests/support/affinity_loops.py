@@ -7,7 +7,7 @@ from math import exp, hypot
 import numpy as np
 from numpy.typing import NDArray
 
-from selflabel.affinity import Affinity
+from selflabel.affinity import Affinity, GaussianKernel
 from selflabel.problem import Energy
 from support.problems import make_case
 
@@ -20,7 +20,7 @@ IMAGES = {2: FLAT, 3: SOLID}
 
 
 def loop(features: Array, weight: Weight) -> Array:
-    """W of one image ``[c *s]``, pair by pair; `weight` takes offset, both features, both pixel numbers."""
+    """W of one image ``[c *s]``, pair by pair; `weight` takes the offset, both features and both pixel numbers."""
     size = features.shape[1:]
     pixels = list(np.ndindex(*size))
     flat = features.reshape(len(features), -1).T
@@ -42,14 +42,15 @@ def grid_weight(neighbors: int, sigma: float, by_distance: bool, spacing: tuple[
     return weight
 
 
-def kernel(offset: tuple[int, ...], a: Array, b: Array, spacing: tuple[float, ...], one: object) -> float:
-    weight, sigma_xy, sigma_rgb = (getattr(one, name) for name in ("weight", "sigma_xy", "sigma_rgb"))
+def kernel(
+    offset: tuple[int, ...], a: Array, b: Array, spacing: tuple[float, ...], one: GaussianKernel
+) -> float:
     exponent = 0.0
-    if sigma_xy is not None:
-        exponent -= sum((o * s) ** 2 for o, s in zip(offset, spacing, strict=True)) / (2 * sigma_xy**2)
-    if sigma_rgb is not None:
-        exponent -= ((a - b) ** 2).sum() / (2 * sigma_rgb**2)
-    return float(weight * exp(exponent))
+    if one.sigma_xy is not None:
+        exponent -= sum((o * s) ** 2 for o, s in zip(offset, spacing, strict=True)) / (2 * one.sigma_xy**2)
+    if one.sigma_rgb is not None:
+        exponent -= ((a - b) ** 2).sum() / (2 * one.sigma_rgb**2)
+    return float(one.weight * exp(exponent))
 
 
 def assert_matrix(affinity: Affinity, expected: list[Array], tolerance: float = 1e-5) -> None:

@@ -28,7 +28,7 @@ def assert_distributions(labels: Tensor, like: Tensor) -> None:
 
 
 def scale(solution: Solution) -> Tensor:
-    """What energies are compared with: their own size, or the start's."""
+    """The scale of an energy's tolerance: its own size, or the start's if larger."""
     return torch.maximum(solution.energy.abs(), solution.start_energy.abs()) + 1e-3
 
 

@@ -52,7 +52,7 @@ class MeanColor:
     sharpness: float = 4.0
 
     def predict(self, image: ImageLike, seeds: Tensor, num_classes: int) -> Tensor:
-        """For one image in which every class has seeds."""
+        """The probabilities of one image; every class must have seeds in it."""
         colors = as_image(image).unit[0]
         means = torch.stack([colors[:, seeds[0] == k].mean(1) for k in range(num_classes)])
         distance = (colors[None] - means[:, :, None, None]).square().sum(1)
@@ -64,7 +64,7 @@ class KillsItself(MeanColor):
     """Kills its process at images of 9 rows: as a crash in a library does."""
 
     def predict(self, image: ImageLike, seeds: Tensor, num_classes: int) -> Tensor:
-        """Not for images of 9 rows."""
+        """Die at images of 9 rows."""
         if image.shape[2] == 9:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().predict(image, seeds, num_classes)

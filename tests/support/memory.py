@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at once."""
+"""The peak memory of a piece of work: of torch's tensors, or of the whole process."""
 
 import json
 import tempfile
@@ -10,7 +10,7 @@ import torch
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most that tensors take on the CPU at one moment, beyond what was there, from the profiler's log."""
+    """The peak of the tensors on the CPU in bytes, beyond those that were there before, from the profiler's log."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         work()
@@ -23,12 +23,12 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 def resident_growth(work: Callable[[], object]) -> int:
-    """By how many bytes the memory of this process grows at most while it works, with all that no tensor holds.
+    """The peak of this process's resident memory in bytes, beyond what was there before: tensors and all else.
 
-    From the kernel's books, on Linux alone. What was freed before and not given back does not count again: work in a
-    process that has done little else.
+    Linux only. Memory that was freed before and is kept by the process does not count: measure in a process that has
+    done little else.
     """
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is that from now on
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _from_status("VmRSS")
     work()
     return _from_status("VmHWM") - before

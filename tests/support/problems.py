@@ -80,7 +80,7 @@ SIZES = {2: (5, 6), 3: (3, 4, 3)}
 
 @dataclass(frozen=True)
 class Case:
-    """All that a problem is made from, so that a test can change one thing and make it again."""
+    """The parts of a problem: a test replaces one and makes the problem anew."""
 
     energy: Energy
     kind: str

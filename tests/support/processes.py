@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 loaded = 0
-"""What a process has loaded, say."""
+"""Stands for what a process has loaded."""
 
 
 def environment(*folders: Path) -> dict[str, str]:
@@ -39,7 +39,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Told:
-    """By a process: what it has loaded, and which one it is."""
+    """The report of a process: its `loaded` and its number."""
 
     loaded: int
     process: int
@@ -47,9 +47,9 @@ class Told:
 
 @dataclass(frozen=True)
 class Tells:
-    """Asks the process."""
+    """Reports on the process that runs it."""
 
     def __call__(self, number: int) -> Told:
-        """Takes a while: no process is to get all jobs."""
+        """Sleep first, so that no process gets all jobs."""
         time.sleep(0.05)
         return Told(loaded, os.getpid())
