@@ -10,10 +10,7 @@ from support.folders import contents, make_folders
 from typer.testing import CliRunner, Result
 
 from selflabel.cli import app
-from selflabel.files.atomic import write_atomic
-from selflabel.files.images import decode_image
-from selflabel.files.label_files import decode_index
-from selflabel.files.probabilities import Probabilities, decode_probabilities, write_soft
+from selflabel.files.probabilities import write_soft
 
 
 def label(images: Path, seeds: Path, out: Path, *more: object) -> Result:
@@ -111,37 +108,3 @@ def test_data_may_move(tmp_path: Path) -> None:
     other = label(there[0], there[1], out)
     assert other.exit_code == 2
     assert "probs: true -> false" in other.output
-
-
-def test_255_classes_are_the_most() -> None:
-    row = np.full((300, 1, 1), 1 / 300)
-    with pytest.raises(ValueError, match="expected at most 255 classes, got 300: 255 means unlabeled"):
-        Probabilities(row)
-    assert len(Probabilities(row[:255]).probs) == 255
-    for wrong in (255, -1):
-        with pytest.raises(ValueError, match=rf"expected classes in 0..254, got {wrong}"):
-            Probabilities(row[:2], np.array([0, wrong]))
-
-
-def test_255_classes_are_the_most_in_files(tmp_path: Path) -> None:
-    np.save(tmp_path / "p.npy", np.full((300, 1, 1), 1 / 300))
-    with pytest.raises(ValueError, match="expected at most 255 classes, got 300"):
-        decode_probabilities((tmp_path / "p.npy").read_bytes(), ".npy", (1, 1))
-    write_soft(tmp_path / "p.npz", np.full((2, 1, 1), 0.5), np.array([0, 255]))
-    with pytest.raises(ValueError, match=r"expected classes in 0\.\.254, got 255"):
-        decode_probabilities((tmp_path / "p.npz").read_bytes(), ".npz", (1, 1))
-
-
-@pytest.mark.parametrize("data", [b"", b"no image"])
-def test_files_that_are_no_images_are_refused(data: bytes) -> None:
-    for decode in (decode_image, decode_index):
-        with pytest.raises(OSError, match="empty or not an image"):
-            decode(data, ".png")
-
-
-def test_errors_of_writing_are_about_the_file_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "none" / "x.json"
-    with pytest.raises(OSError, match="No such file") as caught:
-        write_atomic(path, lambda file: file.write(b""))
-    assert caught.value.filename == str(path)
-    assert "selflabel-part" not in str(caught.value)

@@ -14,6 +14,8 @@ from selflabel.datasets.gallery import Stroke, draw, photographs
 from selflabel.files.atomic import remove_leftovers, temporary_name, write_atomic
 from selflabel.files.digest import digest
 from selflabel.files.folders import by_stem, read_lines
+from selflabel.files.images import decode_image
+from selflabel.files.label_files import decode_index
 from selflabel.files.probabilities import (
     ProbabilityFormat,
     decode_probabilities,
@@ -269,3 +271,18 @@ def test_digests_tell_where_contents_end() -> None:
     some = [[b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"c", b"ab"], [b"ab", b"c", b""]]
     assert len({digest(contents) for contents in some}) == len(some)
     assert all(len(digest(contents)) == 16 for contents in some)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image"])
+def test_files_that_are_no_images_are_refused(data: bytes) -> None:
+    for decode in (decode_image, decode_index):
+        with pytest.raises(OSError, match="empty or not an image"):
+            decode(data, ".png")
+
+
+def test_errors_of_writing_are_about_the_file_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "x.json"
+    with pytest.raises(OSError, match="No such file") as caught:
+        write_atomic(path, lambda file: file.write(b""))
+    assert caught.value.filename == str(path)
+    assert "selflabel-part" not in str(caught.value)
