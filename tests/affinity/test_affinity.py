@@ -25,7 +25,6 @@ from selflabel.terms import BILINEAR, potts
 # --- every affinity -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_apply_and_degree_are_those_of_the_matrix(kind: str, dtype: torch.dtype) -> None:
@@ -110,6 +109,7 @@ def test_pairs_add_where_they_look(kind: str) -> None:
 # --- grid ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("by_distance", [False, True])
 @pytest.mark.parametrize(
     ("neighbors", "spacing"),
@@ -197,6 +197,7 @@ def test_grid_errors() -> None:
 # --- window -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize(
     ("axes", "radius", "spacing"), [(2, 1, None), (2, 3, (1.7, 0.6)), (3, 2, (2.0, 1.1, 0.7)), (2, 9, None)]
