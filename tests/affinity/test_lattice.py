@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from selflabel.affinity.filters.exact import Exact, SeparableFilter
-from selflabel.affinity.filters.lattice import Lattice
+from selflabel.affinity.filters.lattice import COARSE, FINE, Lattice
 from selflabel.affinity.filters.lattice_torch import blurs
 from selflabel.affinity.filters.permutohedral import blur_taps, evenness, gain, self_weights
 from selflabel.affinity.filters.protocol import (
@@ -99,6 +99,28 @@ def test_lattice_is_within_four_percent(name: str, kind: str) -> None:
     got = Lattice().build(features.float()).apply(x)
     assert relative(got, wanted) < 0.04
     assert abs(float(got.sum()) / float(wanted.sum()) - 1) < 0.03
+
+
+def test_settings_build_filters_of_the_grid() -> None:
+    """Exact without a compiled lattice, and for bandwidths below a pixel."""
+    size, x = (40, 50), soft(2, 3, 2000, 7032)
+    for sigmas in ((3.0, 2.0), (0.9, 2.0)):
+        exact, fine, coarse = (
+            settings.build_grid(size, sigmas, torch.float32, torch.device("cpu"))
+            for settings in (Exact(), FINE, COARSE)
+        )
+        wanted = exact.apply(x).double()
+        lost = [relative(linear.apply(x), wanted) for linear in (fine, coarse)]
+        if isinstance(fine, SeparableFilter):
+            assert lost == [0, 0]
+        else:
+            assert sigmas[0] > 1
+            assert 0 < lost[0] < 0.04 < lost[1] < 0.2
+
+
+def test_settings_are_values() -> None:
+    assert (Lattice(1.3, 2), Lattice(0.8, 1)) == (FINE, COARSE)
+    assert all(isinstance(settings, FilterBuilder) for settings in (FINE, Exact()))
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 6])

@@ -304,6 +304,20 @@ def test_a_start_may_lie_across_the_prediction(generator: torch.Generator) -> No
     torch.testing.assert_close(found.labels, expected.labels)
 
 
+@pytest.mark.parametrize("changed", [0, 1, 24 * 31])
+def test_a_start_near_the_prediction_is_not_taken_for_it(generator: torch.Generator, changed: int) -> None:
+    """Starts with other labels at no pixel, at the last one, at all."""
+    problem = case(generator)
+    problem = replace(problem, seeds=torch.full_like(problem.seeds, UNLABELED))
+    start = problem.probs.clone()
+    pixels = start.flatten(2)[:, :, 24 * 31 - changed :]
+    pixels.copy_(torch.nn.functional.one_hot(pixels.argmin(1), 5).movedim(-1, 1))
+    found = solve(problem, MeanField(), start=start, max_steps=2)
+    torch.testing.assert_close(found.start_energy, problem.value(start), rtol=1e-5, atol=1e-3)
+    same = torch.equal(found.start_energy, solve(problem, MeanField(), max_steps=2).start_energy)
+    assert same == (changed == 0)
+
+
 def test_a_sweep_is_undone(generator: torch.Generator) -> None:
     one = descent(case(generator))
     for _ in range(3):
