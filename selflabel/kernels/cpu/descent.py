@@ -4,8 +4,8 @@ Square roots of labels lie class by class, as torch has labels, and an image is 
 number of pixels away, and where that leads across the border, the weight is zero. So all loops run along pixels, in
 vectors, for any number of classes, axes and offsets.
 
-A range of pixels takes three kernels: `products` of its pairs; `add_pairs` and `add_couplings`, the formulas of the
-energy and their derivatives; `gradients`, made of these. `move` takes the step before.
+`move` takes a step, `measure` evaluates energy and gradients there: products of the pairs of a range of pixels, the
+formulas of the energy and their derivatives, then the gradients.
 """
 
 import math
@@ -30,16 +30,12 @@ ONE, TWO, FOUR = np.float32(1), np.float32(2), np.float32(4)
 
 
 class ImageData(NamedTuple):
-    """What no step changes."""
+    """The energy of an image."""
 
     target: Array
     """``[k n]``: t of the coupling (`selflabel.terms.Product`)."""
     free: Array
     """``[n]``: 1, and 0 at seeds."""
-    floor: Array
-    """``[n]``: the least root; 0 at seeds."""
-    allowed: Array
-    """``[k]``: 1, and 0 for excluded classes."""
     weights: Array
     """``[m halo+n]``: of the pairs, by the position of their first pixel, from `halo` before the image on."""
     offsets: Array
@@ -48,9 +44,18 @@ class ImageData(NamedTuple):
     """The largest offset."""
     coupling_weight: Any
     least_curvature: Any
-    root_left: Any
+
+
+class Bounds(NamedTuple):
+    """Limits of roots and of their steps."""
+
+    floor: Array
+    """``[n]``: the least root; 0 at seeds."""
+    allowed: Array
+    """``[k]``: 1, and 0 for excluded classes."""
+    left: Any
     """Least share of each root that a step leaves."""
-    root_reach: Any
+    reach: Any
     """Most that a step adds to a root."""
 
 
@@ -117,7 +122,7 @@ def _add_scaled(to, scale, x):
 
 
 @kernel
-def products(image, roots, work, first, last):
+def _products(image, roots, work, first, last):
     """``y_i·y_j`` of the pairs of a range of pixels, ``‖y_i‖²`` there and in the halos, and ``y_i·t_i``."""
     halo, offsets, target = image.halo, image.offsets, image.target
     dots, norms, target_dots = work.dots, work.norms, work.target_dots
@@ -253,11 +258,8 @@ def _inner_products(gradient, natural, direction, old):
 
 
 @kernel
-def gradients(image, point, direction, trial, work, first, last):
-    """Gradients of a range of pixels at the trial, after `add_pairs` and `add_couplings`.
-
-    Returns ``d·g'``, ``d·g``, ``n·g`` and ``n·g'`` (`line_search.Trial`).
-    """
+def _gradients(image, point, direction, trial, work, first, last):
+    """Gradients of a range of pixels at the trial; returns ``d·g'``, ``d·g``, ``n·g`` and ``n·g'``."""
     slope_start, slope_end, norm, overlap = 0.0, 0.0, 0.0, 0.0
     halo, roots = image.halo, trial.roots
     # separate arrays: LLVM cannot prove that rows of one array do not overlap, and would not vectorize
@@ -284,6 +286,23 @@ def gradients(image, point, direction, trial, work, first, last):
     return slope_start, slope_end, norm, overlap
 
 
+def measure(image, point, direction, trial, first, last):
+    """Energy of a range of pixels at the trial, and ``d·g'``, ``d·g``, ``n·g`` and ``n·g'`` (`line_search.Trial`).
+
+    Writes gradient and curvature of the trial. A template for `add_pairs` and `add_couplings`.
+    """
+    halo, count = image.halo, last - first
+    dots, target_dots = np.empty((image.offsets.size, halo + count), np.float32), np.empty(count, np.float32)
+    norms = np.empty(halo + count + halo, np.float32)
+    by_norm, curvatures = np.empty_like(norms), np.empty_like(norms)
+    work = Work(dots, norms, by_norm, curvatures, target_dots)
+    _products(image, trial.roots, work, first, last)
+    energy = add_pairs(image, work, first)
+    energy += add_couplings(image, work, first)
+    trial.curvature[first:last] = curvatures[halo : halo + count]
+    return energy, _gradients(image, point, direction, trial, work, first, last)
+
+
 @kernel
 def _turn(direction, natural, beta, root, least, most):
     """``d ← -n + beta d``, at least ``least`` times the root and at most ``most``."""
@@ -304,15 +323,15 @@ def _root_step(root, direction, rate, floor, allowed, to, mass):
 
 
 @kernel
-def move(image, point, direction, turn, rate, to, first, last):
+def move(point, direction, turn, rate, bounds, to, first, last):
     """Roots a step along the direction, of norm one again; if the turn is due, the direction turns first, in place."""
-    halo = image.halo
-    least, most = (image.root_left - ONE) / turn.rate, image.root_reach / turn.rate
+    halo = (to.shape[1] - direction.shape[1]) // 2
+    least, most = (bounds.left - ONE) / turn.rate, bounds.reach / turn.rate
     masses, naturals = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for start in range(first, last, BLOCK):
         stop = min(start + BLOCK, last)
         mass, natural = masses[: stop - start], naturals[: stop - start]
-        floor, curvature = image.floor[start:stop], point.curvature[start:stop]
+        floor, curvature = bounds.floor[start:stop], point.curvature[start:stop]
         mass[:] = 0
         for k in range(len(to)):
             ahead = direction[k, start:stop]
@@ -320,7 +339,7 @@ def move(image, point, direction, turn, rate, to, first, last):
             if turn.is_due:
                 _natural_gradient(root, point.gradient[k, start:stop], curvature, natural)
                 _turn(ahead, natural, turn.beta, root, least, most)
-            _root_step(root, ahead, rate, floor, image.allowed[k], moved, mass)
+            _root_step(root, ahead, rate, floor, bounds.allowed[k], moved, mass)
         for i in range(mass.size):
             mass[i] = ONE / np.float32(math.sqrt(mass[i]))
         for k in range(len(to)):

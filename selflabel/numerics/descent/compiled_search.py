@@ -74,15 +74,11 @@ def supports(problem: Problem) -> bool:
 
 
 @cache
-def pairs_of(relaxation: Relaxation) -> Any:
-    """The kernel `descent.add_pairs` for a relaxation."""
-    return formulas.specialized(descent.add_pairs, RELAXATIONS[relaxation])
-
-
-@cache
-def couplings_of(coupling: Coupling) -> Any:
-    """The kernel `descent.add_couplings` for a coupling."""
-    return formulas.specialized(descent.add_couplings, COUPLINGS[coupling])
+def measure_of(relaxation: Relaxation, coupling: Coupling) -> Any:
+    """The kernel `descent.measure` for an energy."""
+    pairs = formulas.specialized(descent.add_pairs, RELAXATIONS[relaxation]._asdict())
+    couplings = formulas.specialized(descent.add_couplings, COUPLINGS[coupling]._asdict())
+    return formulas.specialized(descent.measure, {"add_pairs": pairs, "add_couplings": couplings})
 
 
 def _flat_weights(affinity: Stencil, number: int, scale: float) -> tuple[Array, Array]:
@@ -110,9 +106,8 @@ class _ImageSearch:
     """One image of a problem: where it is, where the last trial led, and the direction between them."""
 
     def __init__(self, problem: Problem, number: int, labels: Float[Tensor, "k *s"], grain: int) -> None:
-        energy = problem.energy
-        self.add_pairs, self.add_couplings = pairs_of(energy.relaxation), couplings_of(energy.coupling)
-        self.image = _image_data(problem, number)
+        self._measure = measure_of(problem.energy.relaxation, problem.energy.coupling)
+        self.image, self.bounds = _image_data(problem, number), _bounds(problem, number)
         classes, self.pixels = self.image.target.shape
         self.halo = self.image.halo
         self.range_pixels = max(grain // classes, 2 * self.halo, LEAST_PIXELS)
@@ -167,18 +162,13 @@ class _ImageSearch:
 
     def move(self, rate: float, first: int, last: int) -> None:
         """Roots of the trial in a range of pixels; the direction turns first where that is due."""
-        step = self.direction, self.turning, np.float32(rate)
-        descent.move(self.image, self.point, *step, self.trial.roots, first, last)
+        step = self.direction, self.turning, np.float32(rate), self.bounds
+        descent.move(self.point, *step, self.trial.roots, first, last)
 
     def measure(self, first: int, last: int) -> tuple[float, ...]:
         """The numbers of `Trial` of a range of pixels; writes gradient and curvature of the trial."""
-        work = _work(last - first, len(self.image.offsets), self.halo)
-        descent.products(self.image, self.trial.roots, work, first, last)
-        value = self.add_pairs(self.image, work, first)
-        value += self.add_couplings(self.image, work, first)
-        self.trial.curvature[first:last] = work.curvature[self.halo : self.halo + last - first]
-        between = self.point, self.direction, self.trial
-        return value, *descent.gradients(self.image, *between, work, first, last)
+        energy, slopes = self._measure(self.image, self.point, self.direction, self.trial, first, last)
+        return energy, *slopes
 
     def accept(self) -> None:
         self.point, self.trial = self.trial, self.point
@@ -196,27 +186,28 @@ def _image_data(problem: Problem, number: int) -> descent.ImageData:
     assert product is not None
     offsets, weights = _flat_weights(problem.affinity, number, energy.pairwise_weight)
     target = _normal(product.target(problem.probs[number])).flatten(1).contiguous().numpy()
-    free = problem.free[number].flatten().float().numpy()
-    allowed = np.ones(len(target), np.bool_) if problem.classes is None else problem.classes[number].numpy()
     return descent.ImageData(
         target,
-        free,
-        floor=np.float32(ROOT_FLOOR) * free,
-        allowed=allowed.astype(np.float32),
-        weights=weights,
-        offsets=offsets,
+        _free(problem, number),
+        weights,
+        offsets,
         halo=weights.shape[1] - target.shape[1],
         coupling_weight=np.float32(energy.coupling_weight),
         least_curvature=np.float32(LEAST_CURVATURE),
-        root_left=np.float32(ROOT_LEFT),
-        root_reach=np.float32(ROOT_REACH),
     )
 
 
-def _work(count: int, offsets: int, halo: int) -> descent.Work:
-    dots = np.empty((offsets, halo + count), np.float32)
-    norms, by_norm, curvature = (np.empty(halo + count + halo, np.float32) for _ in range(3))
-    return descent.Work(dots, norms, by_norm, curvature, np.empty(count, np.float32))
+def _bounds(problem: Problem, number: int) -> descent.Bounds:
+    allowed = np.ones(problem.probs.shape[1], np.float32)
+    if problem.classes is not None:
+        allowed = problem.classes[number].float().numpy()
+    floor = np.float32(ROOT_FLOOR) * _free(problem, number)
+    return descent.Bounds(floor, allowed, np.float32(ROOT_LEFT), np.float32(ROOT_REACH))
+
+
+def _free(problem: Problem, number: int) -> Array:
+    """``[n]``: 1, and 0 at seeds."""
+    return problem.free[number].flatten().float().numpy()
 
 
 class CompiledSearch:
