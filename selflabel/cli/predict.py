@@ -144,9 +144,9 @@ def _identity(
 def _images(folder: Path, stems: Path | None) -> Mapping[str, Path]:
     """Files by stem: those of the folder or, in their order, of a text file of stems."""
     from selflabel.files.folders import by_stem, read_lines
-    from selflabel.files.images import SUFFIXES
+    from selflabel.files.images import IMAGE_SUFFIXES
 
-    found = by_stem(folder, SUFFIXES)
+    found = by_stem(folder, IMAGE_SUFFIXES)
     if stems is None:
         return found
     wanted = read_lines(stems)

@@ -15,15 +15,15 @@ from selflabel.labels import UNLABELED
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn at random for a sample, each independently and evenly.
+    """Random changes of a sample, each drawn independently and uniformly from its range.
 
     flip: left and right. flip_rows: up and down. rotate90: quarter turns (half turns if not a square).
-    degrees: a rotation of up to so many. scale: a zoom between 1/scale and scale, evenly in its logarithm.
-    brightness: an offset of up to so much, for values in [0, 1]. contrast: a factor between 1/(1+contrast) and
-    1+contrast on the distance from the image's mean, evenly in its logarithm.
+    degrees: rotation in [-degrees, degrees]. scale: zoom in [1/scale, scale], uniform in its logarithm.
+    brightness: offset in [-brightness, brightness], for values in [0, 1]. contrast: factor on the distance from
+    the image's mean, in [1/(1+contrast), 1+contrast], uniform in its logarithm.
 
-    Rotation and zoom go through one bilinear interpolation, nearest for labels; what comes into sight is zero
-    and unlabeled. The values stay in [0, 1]. Raises `ValueError` for negative ranges and a scale below 1.
+    Rotation and zoom are one interpolation, bilinear for images and nearest for labels; beyond the border there
+    is zero, unlabeled. Values stay in [0, 1]. Raises `ValueError` for negative ranges and a scale below 1.
     """
 
     flip: bool = True
@@ -40,7 +40,7 @@ class Augmentation:
                 raise ValueError(f"expected a finite {name} >= {least}, got {getattr(self, name)}")
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
-        """The sample as the generator draws it; the same draws are made whatever is switched on."""
+        """A changed sample; the generator draws the same numbers whatever is switched on."""
         draws = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
         flip, flip_rows, turn, angle, zoom, light, spread = draws
         if self.flip and flip < 0.5:

@@ -31,9 +31,7 @@ class Photograph:
     strokes: tuple[Stroke, ...]
 
     def image(self, longest: int) -> Float32[np.ndarray, "h w c"]:
-        """The picture in [0, 1], made smaller until its longer side has `longest` pixels. Nothing is
-        downloaded.
-        """
+        """The picture in [0, 1], its longer side `longest` pixels at most. Nothing is downloaded."""
         picture = Image.fromarray(getattr(skimage.data, self.name)())
         picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
         return to_unit(np.array(picture))
@@ -44,7 +42,7 @@ class Photograph:
 
 
 def photographs() -> tuple[Photograph, ...]:
-    """The photographs that have scribbles, as kept in `demo_scribbles.json`."""
+    """All photographs with their scribbles, from `demo_scribbles.json`."""
     kept = json.loads(files("selflabel.datasets").joinpath("demo_scribbles.json").read_text(encoding="utf-8"))
     return tuple(
         Photograph(

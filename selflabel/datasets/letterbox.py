@@ -14,8 +14,8 @@ from selflabel.labels import UNLABELED
 class Letterbox:
     """An image of ``height x width`` pixels, padded on both sides to a square and resized to ``size x size``.
 
-    The whole image stays in sight and keeps its proportions. With an odd number of pixels to pad, the second
-    side gets the extra one. Raises `ValueError` for anything below one pixel.
+    The whole image stays in sight and keeps its proportions. An odd pixel of padding goes to the bottom or right.
+    Raises `ValueError` for anything below one pixel.
     """
 
     height: int
@@ -29,7 +29,7 @@ class Letterbox:
 
     @property
     def side(self) -> int:
-        """Of the padded square, in the image's pixels."""
+        """Side of the padded square, in the image's pixels."""
         return max(self.height, self.width)
 
     @property
@@ -57,8 +57,8 @@ class Letterbox:
     def seeds(self, index: Int64[Tensor, "h w"]) -> Int64[Tensor, "size size"]:
         """Sparse labels in the square; none is lost where the image shrinks.
 
-        A pixel takes the most frequent class of the labeled pixels whose centers it covers, of equals the
-        lowest; so a connected line stays connected and is not widened. Where the image grows, as `mask`.
+        A pixel takes the most frequent class of the labeled pixels whose centers it covers; ties go to the lowest
+        class. A connected line stays connected and is not widened. Where the image grows, as `mask`.
         """
         if self.size > self.side:
             return self.mask(index)
@@ -86,7 +86,7 @@ class Letterbox:
         return letterbox
 
     def _target(self, places: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-        """The row (or column) of the resized square that covers the centers of these of the padded one."""
+        """Rows (or columns) of the resized square that cover the centers of these rows of the padded one."""
         return (2 * places + 1) * self.size // (2 * self.side)
 
 

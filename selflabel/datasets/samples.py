@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from selflabel.datasets.letterbox import Letterbox
-from selflabel.files import images
-from selflabel.files import label_files as labelfiles
 from selflabel.files.digest import digest
 from selflabel.files.folders import by_stem, read_lines
+from selflabel.files.images import IMAGE_SUFFIXES, image_size, read_image
+from selflabel.files.label_files import LABEL_SUFFIXES, read_index
 from selflabel.labels import UNLABELED
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image in [0, 1] with its seeds (255 = unlabeled) and, if it is known, its mask."""
+    """One image in [0, 1] with its seeds (255 = unlabeled) and, if one is known, its mask."""
 
     stem: str
     image: Float[Tensor, "c h w"]
@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples of one size; made by hand, volumes too."""
+    """Samples of one size; volumes, too, where they are made by hand."""
 
     stems: tuple[str, ...]
     images: Float[Tensor, "b c *s"]
@@ -51,7 +51,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """One batch of samples.
+    """The samples as one batch.
 
     Raises `ValueError` if there is none, if sizes or channels differ, or if some have a mask and some not.
     """
@@ -84,14 +84,15 @@ def collate(samples: Sequence[Sample]) -> Batch:
 class Folder(Dataset[Sample]):
     """The images ``root/images`` of some stems, with ``root/scribbles`` and ``root/masks`` of the same stems.
 
-    classes: labels are 0 .. classes-1 or 255 (unlabeled). size: images become squares of this size, the whole
-    image kept (`Letterbox`); None leaves them as they are. channels: 1 (color becomes gray) or 3 (gray is
-    repeated); None leaves them. scribbles: the folder of the seeds; None reads none, all pixels are unlabeled
-    then. masks: the folder of the masks; None reads none. cache: keep what was read, 6 bytes a pixel (gray).
+    classes: labels are 0 .. classes-1 or 255 (unlabeled).
+    size: images become squares of this size in pixels (`Letterbox`); None leaves them as they are.
+    channels: 1 (color becomes gray) or 3 (gray is repeated); None leaves them.
+    scribbles, masks: folders of seeds and masks; None reads none, and seeds are all unlabeled then.
+    cache: keep what was read, 6 bytes a pixel (gray).
 
-    Files are found at once and read when their turn comes. Raises `ValueError` at once for missing files, with
-    their names; when it is read, for a file that is damaged or of another size than its image, and for labels
-    that are no classes, with the file and the values.
+    Raises `ValueError` at once for missing files, with their names. Files are read when their turn comes: then
+    `ValueError`, with the file, if it is damaged or of another size than its image, or has labels that are no
+    classes.
     """
 
     root: Path
@@ -114,7 +115,7 @@ class Folder(Dataset[Sample]):
             raise ValueError(f"expected size >= 1 pixel or None, got {self.size}")
         if not self.stems:
             raise ValueError(f"expected at least one stem of {self.root}, got none")
-        pictures = _found(self.root / "images", images.SUFFIXES, self.stems, "image")
+        pictures = _found(self.root / "images", IMAGE_SUFFIXES, self.stems, "image")
         seeds = self._labels(self.scribbles, "scribbles")
         masks = self._labels(self.masks, "mask")
         files = {stem: (pictures[stem], seeds.get(stem), masks.get(stem)) for stem in self.stems}
@@ -122,12 +123,12 @@ class Folder(Dataset[Sample]):
 
     @property
     def read(self) -> bool:
-        """Whether all samples are kept in memory already."""
+        """True if all samples are kept in memory already."""
         return len(self._kept) == len(self)
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of the stems and of the bytes of their files, all of which are read once."""
+        """Digest of the stems and of the bytes of all their files, which are read once."""
         return digest(self._contents())
 
     def _contents(self) -> Iterator[bytes]:
@@ -139,9 +140,9 @@ class Folder(Dataset[Sample]):
         """Raise `ValueError`, naming two images, unless all come in one size."""
         if self.size is not None:
             return
-        first, shape = self.stems[0], _checked(self._files[self.stems[0]][0], images.image_size)
+        first, shape = self.stems[0], _checked(self._files[self.stems[0]][0], image_size)
         for stem in self.stems:
-            other = _checked(self._files[stem][0], images.image_size)
+            other = _checked(self._files[stem][0], image_size)
             if other != shape:
                 raise ValueError(
                     f"expected images of one size for batches, got {shape[0]} x {shape[1]} ({first}) and "
@@ -164,7 +165,7 @@ class Folder(Dataset[Sample]):
     def _labels(self, folder: str | None, what: str) -> Mapping[str, Path]:
         if folder is None:
             return {}
-        return _found(self.root / folder, labelfiles.SUFFIXES, self.stems, what)
+        return _found(self.root / folder, LABEL_SUFFIXES, self.stems, what)
 
     def _read(self, stem: str) -> "_Arrays":
         picture, seeds_file, mask_file = self._files[stem]
@@ -180,10 +181,10 @@ class Folder(Dataset[Sample]):
         return _Arrays(image, seeds.to(torch.uint8), small)
 
     def _image(self, path: Path) -> Float32[Tensor, "c h w"]:
-        return with_channels(_checked(path, images.read_image), self.channels)
+        return with_channels(_checked(path, read_image), self.channels)
 
     def _index(self, path: Path, shape: tuple[int, int]) -> Int64[Tensor, "h w"]:
-        index = _checked(path, labelfiles.read_index)
+        index = _checked(path, read_index)
         if index.shape != shape:
             raise ValueError(
                 f"{path} has {index.shape[0]} x {index.shape[1]} pixels, its image {shape[0]} x {shape[1]}"
@@ -227,7 +228,7 @@ def read_split(root: Path, name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _Arrays:
-    """What is kept of a sample: labels in one byte a pixel."""
+    """A sample as it is kept: labels in one byte a pixel."""
 
     image: Float32[Tensor, "c h w"]
     seeds: UInt8[Tensor, "h w"]

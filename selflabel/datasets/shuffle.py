@@ -9,12 +9,12 @@ import numpy as np
 def batch_indices(
     length: int, batch: int, seed: int, start: int = 0
 ) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Endless batches of a data set: the `batch` indices, and a seed for what is drawn at random for them.
+    """Endless batches of a data set: the indices of each, and a seed for its augmentation.
 
-    Batch number t (the first is `start`) holds the places ``t batch .. (t + 1) batch - 1`` of one permutation
-    of ``0 .. length-1`` after another, each epoch its own: every sample comes once an epoch, every batch is
-    full, and a batch may reach over the end of an epoch. Batch t depends on seed and t only. Seeds drawn are
-    odd, below 2^32. Cost: one permutation an epoch.
+    The epochs' permutations of ``0 .. length-1`` form one sequence; batch t, from `start` on, is its places
+    ``t batch .. (t + 1) batch - 1``. So every sample comes once an epoch, every batch is full, and a batch may
+    reach into the next epoch. Batch t depends on `seed` and t only. Its own seed is odd, below ``2³²``. Cost: one
+    permutation an epoch.
 
     Raises `ValueError` for lengths or batches below one, and for a negative seed or start.
     """

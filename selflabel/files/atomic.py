@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-SUFFIX = ".selflabel-part"
+TEMPORARY_SUFFIX = ".selflabel-part"
 
 
 def temporary_name(path: Path) -> Path:
-    """Where `path` is written before it is complete: a hidden file in the same folder, one a process."""
-    return path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    """The hidden file, in the same folder and of this process alone, that becomes `path` when it is complete."""
+    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
 
 
 def refuse_existing(paths: Iterable[Path]) -> None:
-    """Raise `ValueError` if one of the files is there: someone else's, where no record of ours tells of it."""
+    """Raise `ValueError` if one of the files exists, where no ledger says that we wrote it."""
     for path in paths:
         if path.exists():
             raise ValueError(
@@ -26,9 +26,8 @@ def refuse_existing(paths: Iterable[Path]) -> None:
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, and move it to `path`.
 
-    On any exception, Ctrl-C included, the temporary file is removed and an earlier `path` is left as it was.
-    A
-    process that is killed can leave the temporary file behind: `remove_leftovers` finds it.
+    On any exception, Ctrl-C included, the temporary file is removed and an earlier `path` stays as it was.
+    A killed process can leave the temporary file behind: `remove_leftovers` finds it.
 
     Raises `OSError` as the file system does (disk full, no permission), about `path`.
     """
@@ -49,20 +48,19 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> int:
-    """Remove the temporary files that killed runs left for the files `names` of `folder`; returns their
-    number.
+    """Remove what killed runs left of the files `names` of a folder; returns the number of files removed.
 
-    Only the names given are touched, and no file of another process that is alive on this machine, so that
-    runs that share a folder do not disturb each other. A folder that does not exist has none.
+    Temporary files of other names, and of other processes alive on this machine, stay: runs may share a folder.
+    A folder that does not exist has none.
     """
     if not folder.is_dir():
         return 0
     wanted = frozenset(names)
     removed = 0
     for path in sorted(folder.iterdir()):
-        if not path.name.endswith(SUFFIX) or not path.name.startswith("."):
+        if not path.name.endswith(TEMPORARY_SUFFIX) or not path.name.startswith("."):
             continue
-        target, _, process = path.name[1 : -len(SUFFIX)].rpartition(".")
+        target, _, process = path.name[1 : -len(TEMPORARY_SUFFIX)].rpartition(".")
         if process.isdigit() and target in wanted and not _alive_elsewhere(int(process)):
             path.unlink(missing_ok=True)
             removed += 1
@@ -70,8 +68,8 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> int:
 
 
 def _alive_elsewhere(process: int) -> bool:
-    """Whether another process of this number is alive on this machine."""
-    if process in (0, os.getpid()) or os.name == "nt":  # there, signal 0 is Ctrl-C
+    """True if another process of this number is alive on this machine."""
+    if process in (0, os.getpid()) or os.name == "nt":  # on Windows signal 0 is Ctrl-C
         return False
     try:
         os.kill(process, 0)

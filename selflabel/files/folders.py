@@ -7,8 +7,7 @@ from pathlib import Path
 def by_stem(path: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The files of a folder, or one file alone, by stem (the name without its last suffix), in order of stem.
 
-    Files with other suffixes, hidden files and folders below are left out; case of the suffix does not
-    matter.
+    Files with other suffixes, hidden files and subfolders are left out; the case of a suffix does not matter.
 
     Raises `ValueError` if there is no such path, no such file in it, or two files share a stem.
     """
@@ -31,7 +30,7 @@ def by_stem(path: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def has_all(path: Path, suffixes: Sequence[str], stems: Iterable[str]) -> bool:
-    """Whether there is such a folder, with a file of each stem."""
+    """True if the folder exists and has a file of each stem."""
     if not path.is_dir():
         return False
     there = {file.stem for file in path.iterdir() if file.suffix.lower() in suffixes}
@@ -39,6 +38,6 @@ def has_all(path: Path, suffixes: Sequence[str], stems: Iterable[str]) -> bool:
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
-    """The lines of a text file that are not empty, stripped: stems or class names; a byte order mark is none."""
+    """The lines of a text file, stripped, without empty ones and without a byte order mark: stems or class names."""
     text = path.read_text(encoding="utf-8-sig")
     return tuple(line.strip() for line in text.splitlines() if line.strip())

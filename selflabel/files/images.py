@@ -8,14 +8,28 @@ import tifffile
 from jaxtyping import Float32, Shaped
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2")
+IMAGE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".webp",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".pnm",
+    ".jp2",
+)
 TIFF_SUFFIXES = (".tif", ".tiff")
 
 ORIENTATION = 0x0112
-"""The EXIF tag; from 5 on, rows and columns change places."""
+"""EXIF tag; at values from 5 on, rows and columns change places."""
 
-_DIRECT = ("L", "RGB", "I;16", "I;16L", "I;16B", "F", "1")  # pillow modes whose array is the image itself
-_GRAY = ("LA", "La")
+_DIRECT = ("L", "RGB", "I;16", "I;16L", "I;16B", "F", "1")
+"""Modes of pillow whose array is the image itself."""
+_GRAY_ALPHA = ("LA", "La")
 
 
 def read_image(path: Path) -> Float32[np.ndarray, "h w c"]:
@@ -24,7 +38,7 @@ def read_image(path: Path) -> Float32[np.ndarray, "h w c"]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of the image in a file as `read_image` gives it; without decoding it, but for TIFF files.
+    """Height and width of `read_image`; only TIFF files are decoded for it.
 
     Raises `ValueError` and `OSError` as `read_image` does.
     """
@@ -40,13 +54,11 @@ def image_size(path: Path) -> tuple[int, int]:
 def decode_image(data: bytes, suffix: str) -> Float32[np.ndarray, "h w c"]:
     """The image in the bytes of a file, in [0, 1], with one channel (gray) or three (RGB).
 
-    * 8 bit: divided by 255. 16 bit: divided by 65535, the full range, whatever range the image uses. 1 bit:
-      0, 1.
+    * 8 bit: divided by 255. 16 bit: divided by 65535, whatever range the image uses. 1 bit: 0, 1.
     * Floating point must lie in [0, 1] already: no range is guessed.
     * Palettes become RGB, CMYK and the like too. An alpha channel is dropped, not blended.
-    * Orientation: the EXIF tag is applied, so that rows run as a viewer shows them (seeds are drawn on what a
-      viewer shows). Files without the tag keep their rows.
-    * pillow reads RGB of 16 bit in PNG files as 8 bit; in TIFF files all 16 bits are read.
+    * The EXIF orientation is applied: seeds are drawn on what a viewer shows.
+    * RGB of 16 bit is read as 8 bit from PNG files (by pillow), as 16 bit from TIFF files.
 
     Raises `ValueError` for floats outside [0, 1] or not finite, integers of 32 bit and more (their range is
     not known), stacks of pages, other channel counts, no pixels; `OSError` for damaged files.
@@ -114,7 +126,7 @@ def _decode_pillow(data: bytes) -> Shaped[np.ndarray, "..."]:
         upright = ImageOps.exif_transpose(file)
         if upright.mode in _DIRECT:
             return np.array(upright)
-        if upright.mode in _GRAY:
+        if upright.mode in _GRAY_ALPHA:
             return np.array(upright)[..., 0]
         if upright.mode == "I":
             return np.array(upright)  # 32 bit: `to_unit` says why not

@@ -15,7 +15,7 @@ from selflabel.files.atomic import write_atomic
 from selflabel.files.images import TIFF_SUFFIXES, open_pillow
 from selflabel.files.palette import voc_palette
 
-SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 
 _INDEX_MODES = ("P", "L", "1", "I;16", "I;16L", "I;16B", "I")
 _HOW = (
@@ -26,18 +26,17 @@ _HOW = (
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """What the numbers in a label file mean; nothing is guessed from the file.
+    """The meaning of the numbers in a label file; nothing is guessed from the file.
 
     unlabeled: the value of pixels without a label.
-    offset: the value of class 0. napari and ilastik write 0 for unlabeled and classes from 1: `LabelFormat(0,
-      1)`.
+    offset: the value of class 0. napari and ilastik write 0 for unlabeled, classes from 1: `LabelFormat(0, 1)`.
     """
 
     unlabeled: int = UNLABELED
     offset: int = 0
 
     def decode(self, values: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-        """File values to class indices, 255 where there is no label.
+        """Class indices of file values, 255 where there is no label.
 
         Raises `ValueError` if a value stands for a class below 0 or above 254.
         """

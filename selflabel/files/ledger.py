@@ -22,7 +22,7 @@ Entry = Mapping[str, object]
 class Ledger:
     """A file of JSON lines: headers and records, as its user orders them.
 
-    Each line is one write. A process that dies in it leaves a last line without its end: such a line does not
+    Each line is one write. A process killed meanwhile leaves a last line without its end: this line does not
     count, and the next `append` removes it.
     """
 

@@ -15,9 +15,9 @@ except ImportError:  # pragma: no cover - Windows: no lock there
 
 @contextlib.contextmanager
 def sole_user(folder: Path) -> Iterator[None]:
-    """Hold a folder that exists; the lock ends with the process, however that ends, and leaves no file behind.
+    """Hold an existing folder until the block or the process ends; the lock leaves no file behind.
 
-    Raises `ValueError` if another holds it. File systems without locks, and Windows, let everyone in.
+    Raises `ValueError` if another process holds it. File systems without locks, and Windows, let everyone in.
     """
     if fcntl is None:  # pragma: no cover
         yield

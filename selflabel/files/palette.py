@@ -7,9 +7,8 @@ from jaxtyping import Float32, UInt8
 def voc_palette() -> UInt8[np.ndarray, "256 3"]:
     """The palette of PASCAL VOC: 256 RGB colors, entry 0 black, entry 255 a light cream.
 
-    Bits 3j, 3j+1 and 3j+2 of the index become bit 7-j of red, green and blue (the rule of `VOClabelcolormap`
-    in the VOC development kit). Neighboring indices therefore differ strongly, and a file of small indices
-    does not look black in a viewer, as it does without a palette.
+    Bits 3j, 3j+1 and 3j+2 of the index become bit 7-j of red, green and blue (`VOClabelcolormap` of the VOC
+    development kit). Neighboring indices differ strongly, and small ones do not look black in a viewer.
     """
     index = np.arange(256, dtype=np.int64)
     colors = np.zeros((256, 3), dtype=np.int64)
@@ -31,9 +30,9 @@ def overlay(
     unlabeled: int = 255,
     opacity: float = 0.5,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with the label colors laid over it; unlabeled pixels keep the image alone.
+    """The image in [0, 1] under the label colors; unlabeled pixels show the image alone.
 
-    `image` is in [0, 1] with one or three channels, `opacity` the share of the label color.
+    opacity: the share of the label color.
     """
     gray = np.broadcast_to(image[..., :3], (*image.shape[:2], 3)) * np.float32(255)
     mixed = (1 - opacity) * gray + opacity * colorize(index)

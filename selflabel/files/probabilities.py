@@ -12,7 +12,7 @@ from jaxtyping import Float, Integer, Num, Shaped, UInt8
 from selflabel.files import UNLABELED
 from selflabel.files.atomic import write_atomic
 
-SUFFIXES = (".npz", ".npy")
+PROBABILITY_SUFFIXES = (".npz", ".npy")
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,9 @@ def read_probabilities(
 def decode_probabilities(
     data: bytes, suffix: str, size: tuple[int, int], form: ProbabilityFormat = PLAIN_FORMAT
 ) -> Probabilities:
-    """The probabilities in the bytes of an npy or npz file, float32 and summing to exactly one (up to
-    rounding).
+    """The probabilities in the bytes of an npy or npz file: float32, with sums of one up to rounding.
 
-    uint8 means 0..255 for 0..1. The npz files that `selflabel label --soft` writes are read too: their
-    `classes` name the rows.
+    uint8 means 0..255 for 0..1. Of the npz files that `selflabel label --soft` writes, `classes` names the rows.
 
     Raises `ValueError` for another size (and says so if only the layout differs), nan, values outside [0, 1]
     (logits), sums off one by more than the rounding of the file's type allows, more than 255 classes or
@@ -134,7 +132,7 @@ def quantized(labels: Float[np.ndarray, "k h w"]) -> UInt8[np.ndarray, "k h w"]:
 
 
 def write_soft(path: Path, labels: Shaped[np.ndarray, "k h w"], classes: Integer[np.ndarray, " k"]) -> None:
-    """Write soft labels as compressed npz: `labels` [k h w] as given, `classes` [k] the class of each row.
+    """Write soft labels as compressed npz: `labels` [k h w] as given, `classes` [k] with the class of each row.
 
     The same arrays give the same bytes: numpy dates every member 1980-01-01.
     """

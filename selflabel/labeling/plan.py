@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selflabel.files import images as image_files
-from selflabel.files import label_files as labelfiles
-from selflabel.files import probabilities
 from selflabel.files.folders import by_stem
+from selflabel.files.images import IMAGE_SUFFIXES
+from selflabel.files.label_files import LABEL_SUFFIXES
+from selflabel.files.probabilities import PROBABILITY_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ def make_plan(
     Raises `ValueError` for a path that does not exist or has no files of its kind, for two files of one stem,
     and for `stems` that no image has.
     """
-    found = by_stem(images, image_files.SUFFIXES)
+    found = by_stem(images, IMAGE_SUFFIXES)
     if stems is not None:
         unknown = [stem for stem in stems if stem not in found]
         if unknown:
             raise ValueError(f"{len(unknown)} of {len(stems)} stems have no image in {images}: {unknown[0]}")
         found = {stem: found[stem] for stem in sorted(set(stems))}
-    seeds_of = _partners(images, seeds, labelfiles.SUFFIXES)
-    probs_of = None if probs is None else _partners(images, probs, probabilities.SUFFIXES)
+    seeds_of = _partners(images, seeds, LABEL_SUFFIXES)
+    probs_of = None if probs is None else _partners(images, probs, PROBABILITY_SUFFIXES)
     chosen = list(found)[:limit][part.index :: part.count]
     jobs: list[Job] = []
     failures: list[Failure] = []

@@ -3,15 +3,19 @@
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-IGNORED = 255  # in the truth: the pixel does not count
-LEVELS = 256  # rows and columns: every value that a label file can hold
+from selflabel.files import UNLABELED
+
+IGNORED = UNLABELED
+"""The value of true pixels that do not count."""
+LEVELS = 256
+"""Rows and columns of the counts: the values that a label file can hold."""
 
 
 def confusion(truth: UInt8[np.ndarray, "h w"], index: UInt8[np.ndarray, "_ _"]) -> Int64[np.ndarray, "t p"]:
     """Counts [256 256] of pixels by true class (row) and labeled class (column).
 
-    Pixels that are 255 in the truth are left out. Column 255 holds pixels that were left unlabeled: they
-    count as missed. Counts of several images are added before any ratio is taken.
+    Pixels of 255 in the truth are left out. Column 255 counts pixels that were left unlabeled: they are wrong.
+    Counts of several images are added before any ratio is taken.
 
     Raises `ValueError` if the shapes differ.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from selflabel.files.folders import by_stem
-from selflabel.files.label_files import SUFFIXES, VOC_FORMAT, LabelFormat, read_index
+from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, read_index
 from selflabel.metrics.confusion import IGNORED, LEVELS, accuracy, confusion, dice, iou, mean_of_defined
 from selflabel.metrics.hausdorff import hd95
 
@@ -31,9 +31,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One image. Arrays are indexed by class 0..254, nan where the class is in neither map (HD95: not in
-    both).
-    """
+    """One image. Arrays are indexed by class 0..254; nan where no map has the class (HD95: where not both have it)."""
 
     stem: str
     iou: Float64[np.ndarray, " k"]
@@ -43,9 +41,12 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class. iou, dice: of the counts of all images together. hd95: mean over the `hd95_images` images in
-    which both maps have the class; `hd95_skipped` images have it in one map only, where no distance is
-    defined."""
+    """One class.
+
+    iou, dice: from the counts of all images together.
+    hd95: mean over the `hd95_images` images in which both maps have the class.
+    hd95_skipped: images with the class in one map only, where no distance is defined.
+    """
 
     index: int
     iou: float
@@ -60,12 +61,11 @@ class ClassScore:
 class FolderScore:
     """classes: one entry for each class that occurs (or 0 .. num_classes-1).
 
-    mean_iou, mean_dice, mean_hd95: means of the classes' numbers, from class `first` on, undefined ones left
-    out.
-    image_iou, image_dice, image_hd95: the mean over images of the mean over the classes of that image, for
-    sets whose class numbers mean something within an image only.
-    missing: stems that have a truth but no labels. failures: (stem, reason) of pairs that could not be
-      scored.
+    mean_iou, mean_dice, mean_hd95: means over the classes from `first` on, without undefined ones.
+    image_iou, image_dice, image_hd95: means over images of the mean over an image's classes, for data sets
+      whose class numbers mean something within an image only.
+    missing: stems with a truth and no labels.
+    failures: (stem, reason) of pairs that could not be scored.
     """
 
     images: tuple[ImageScore, ...]
@@ -97,7 +97,7 @@ def score_folder(
 
     Raises `ValueError` if a folder has no label files, or no image can be compared.
     """
-    given, true = by_stem(labels, SUFFIXES), by_stem(truth, SUFFIXES)
+    given, true = by_stem(labels, LABEL_SUFFIXES), by_stem(truth, LABEL_SUFFIXES)
     if labels.is_file() and truth.is_file():
         true = {labels.stem: truth}
     wanted = sorted(given if stems is None else stems)

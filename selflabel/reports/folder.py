@@ -1,4 +1,4 @@
-"""What a run did, in numbers."""
+"""A labeled folder in numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,7 @@ from selflabel.labeling.plan import Failure
 
 @dataclass(frozen=True)
 class FolderReport:
-    """labeled, skipped: records of this run and of earlier ones. Means are over both; energies are per
-    pixel.
-    """
+    """labeled: records of this run. skipped: records of earlier runs. Means are over both."""
 
     labeled: tuple[Record, ...]
     skipped: tuple[Record, ...]
@@ -29,7 +27,7 @@ class FolderReport:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """Of this run and of earlier ones."""
+        """Records of this run and of earlier ones."""
         return self.labeled + self.skipped
 
     def per_pixel(self, before: bool) -> float:
@@ -39,5 +37,5 @@ class FolderReport:
         return total / pixels if pixels else float("nan")
 
     def mean(self, values: Sequence[float | int]) -> float:
-        """A mean, nan of nothing."""
+        """The mean of the values; nan if there is none."""
         return sum(values) / len(values) if values else float("nan")

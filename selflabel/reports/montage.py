@@ -7,8 +7,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-_GAP = 8
-_TITLE = 20
+GAP_PIXELS = 8
+"""Between tiles, and around them."""
+TITLE_PIXELS = 20
+"""Height of the line above a tile."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,19 @@ def montage(rows: Sequence[Sequence[Tile]]) -> Image.Image:
         max((row[j].picture.shape[1] for row in rows if j < len(row)), default=0) for j in range(columns)
     ]
     heights = [max((tile.picture.shape[0] for tile in row), default=0) for row in rows]
-    size = (sum(widths) + _GAP * (columns + 1), sum(heights) + (_TITLE + _GAP) * len(rows) + _GAP)
+    size = (
+        sum(widths) + GAP_PIXELS * (columns + 1),
+        sum(heights) + (TITLE_PIXELS + GAP_PIXELS) * len(rows) + GAP_PIXELS,
+    )
     canvas = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=13)
-    top = _GAP
+    top = GAP_PIXELS
     for row, height in zip(rows, heights, strict=True):
-        left = _GAP
+        left = GAP_PIXELS
         for tile, width in zip(row, widths[: len(row)], strict=True):
             pen.text((left, top), tile.title, fill="black", font=font)
-            canvas.paste(Image.fromarray(tile.picture), (left, top + _TITLE))
-            left += width + _GAP
-        top += _TITLE + height + _GAP
+            canvas.paste(Image.fromarray(tile.picture), (left, top + TITLE_PIXELS))
+            left += width + GAP_PIXELS
+        top += TITLE_PIXELS + height + GAP_PIXELS
     return canvas

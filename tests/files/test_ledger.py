@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from selflabel import files
-from selflabel.files.atomic import SUFFIX
+from selflabel.files.atomic import TEMPORARY_SUFFIX
 from selflabel.files.ledger import Entry, Ledger
 
 
@@ -102,7 +102,7 @@ def test_a_line_that_cannot_be_flushed_is_taken_back(tmp_path: Path, monkeypatch
 def test_rewriting_replaces_the_file_and_what_was_left_of_it(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "done.jsonl")
     ledger.append({"stem": "a"})
-    (tmp_path / f".done.jsonl.0{SUFFIX}").write_text("half")
+    (tmp_path / f".done.jsonl.0{TEMPORARY_SUFFIX}").write_text("half")
     ledger.rewrite([{"head": 1}, {"stem": "b"}])
     assert lines_of(ledger) == [{"head": 1}, {"stem": "b"}]
     assert list(tmp_path.iterdir()) == [ledger.path]

@@ -15,7 +15,7 @@ from selflabel.cli.config.options import PARTS, TrainingOptions, by_part
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.samples import Folder, read_split
 from selflabel.files.folders import has_all, read_lines
-from selflabel.files.label_files import SUFFIXES
+from selflabel.files.label_files import LABEL_SUFFIXES
 from selflabel.networks import network
 from selflabel.training.batches import Batches
 from selflabel.training.monitor import Monitor
@@ -130,7 +130,7 @@ def _training_folder(root: Path, options: TrainingOptions, classes: int) -> Fold
     stems = read_split(root, "train")
     scribbles: str | None = options.scribbles
     # read with full masks, too, if all are there: the seeds' part of the objectives is measured for every method
-    if full and not has_all(root / options.scribbles, SUFFIXES, stems):
+    if full and not has_all(root / options.scribbles, LABEL_SUFFIXES, stems):
         scribbles = None
     return Folder(
         root,
