@@ -145,25 +145,25 @@ class _GatedCRF(torch.autograd.Function):
         ctx: Any, logits: Tensor, window: StreamedWindow, compatibility: Tensor, destinations: float
     ) -> Tensor:
         value = compatibility.new_zeros((), dtype=torch.float64)
-        slope: Tensor | None = None
+        gradient: Tensor | None = None
         for images, part in window.parts():
-            energy, gradient = _energy(logits[images], part, compatibility)
+            energy, own = _energy(logits[images], part, compatibility)
             value += energy
             if ctx.needs_input_grad[0]:
-                slope = torch.empty_like(logits) if slope is None else slope
-                slope[images] = gradient
-            del gradient  # before the next part takes its place: memory is the point
-        if slope is not None:
-            ctx.save_for_backward(slope)
+                gradient = torch.empty_like(logits) if gradient is None else gradient
+                gradient[images] = own
+            del own  # freed before the next part is computed
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
             ctx.destinations = destinations
         return (value / destinations).to(compatibility.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         refuse_second_derivatives()
-        (slope,) = ctx.saved_tensors
+        (gradient,) = ctx.saved_tensors
         # divided here: the share of one pixel of many would vanish in half precision
-        return slope * (grads[0] / ctx.destinations), None, None, None
+        return gradient * (grads[0] / ctx.destinations), None, None, None
 
 
 def _energy(

@@ -374,7 +374,7 @@ def test_memory_does_not_grow_with_the_window(batch: int) -> None:
 def test_on_the_device(size: tuple[int, ...]) -> None:
     logits, images = case(size)
     source, destination = gates_of(size)
-    slopes, losses = [], []
+    gradients, losses = [], []
     for device in ("cpu", "cuda"):
         point = logits.to(device).detach().requires_grad_()
         loss = gated_crf_loss(
@@ -388,7 +388,7 @@ def test_on_the_device(size: tuple[int, ...]) -> None:
         )
         loss.backward()  # type: ignore[no-untyped-call]
         assert point.grad is not None
-        slopes.append(point.grad.cpu())
+        gradients.append(point.grad.cpu())
         losses.append(loss.detach().cpu())
     torch.testing.assert_close(losses[1], losses[0])
-    torch.testing.assert_close(slopes[1], slopes[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
