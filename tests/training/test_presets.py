@@ -1,7 +1,7 @@
 """The presets of self-labeling: every solver can minimize its own."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -15,7 +15,7 @@ from selflabel.problem import Energy, Problem
 from selflabel.solvers import SOLVERS, GradientDescent, MeanField
 from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
 from selflabel.training import SelfLabeling
-from selflabel.training.presets import PRESETS, Preset, preset, starter
+from selflabel.training.presets import PRESETS, SOFT, default_objective, default_starter
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,8 @@ class Still:
 
 @pytest.mark.parametrize("solver", [kind() for kind in SOLVERS.values()], ids=SOLVERS)
 def test_every_solver_can_minimize_its_preset(solver: Solver) -> None:
-    found = preset(solver)
-    objective = SelfLabeling(
-        found.energy, solver, found.affinity, found.max_steps, starter=found.starter or starter(solver)
-    )
+    objective = default_objective(solver)
+    objective = replace(objective, starter=objective.starter or default_starter(solver))
     data = batch(2)
     logits = torch.zeros(2, 3, *data.seeds.shape[1:])
     pseudo_labels = objective.label(logits, data, None)
@@ -47,14 +45,13 @@ def test_every_solver_can_minimize_its_preset(solver: Solver) -> None:
     assert float(pseudo_labels.gain.min()) >= -1e-3
 
 
-def test_presets_are_those_of_the_solvers() -> None:
-    assert set(PRESETS) <= set(SOLVERS.values())
+def test_presets_keep_the_options_of_a_solver() -> None:
+    solver = GradientDescent(coarse_levels=0)
+    assert default_objective(solver) == replace(SOFT, solver=solver)
+    assert default_objective(MeanField()).energy != SOFT.energy
+    for preset in PRESETS:
+        assert default_objective(preset.solver) == preset
 
 
 def test_a_solver_without_a_preset_minimizes_its_default_energy() -> None:
-    assert preset(Still()) == Preset(Still.default_energy)
-
-
-def test_a_solver_with_other_options_has_the_preset_of_its_kind() -> None:
-    assert preset(GradientDescent(coarse_levels=0)) == PRESETS[GradientDescent]
-    assert preset(MeanField()) != preset(GradientDescent())
+    assert default_objective(Still()) == SelfLabeling(Still.default_energy, Still())

@@ -18,9 +18,8 @@ from selflabel.training import (
     Regularized,
     Regularizer,
     SeedsOnly,
-    SelfLabeling,
 )
-from selflabel.training.presets import preset
+from selflabel.training.presets import default_objective
 
 OBJECTIVES: dict[str, Objective] = {
     "seeds": SeedsOnly((0.3, 1.0, 2.0)),
@@ -30,10 +29,7 @@ OBJECTIVES: dict[str, Objective] = {
         (Regularizer("dense-crf", 0.5, DenseCRFLoss()), Regularizer("gated-crf", 0.1, GatedCRFLoss(2)))
     ),
     "robust": replace(SOFT, error_probability=0.1, starter=None),
-    **{
-        name: SelfLabeling(preset(kind()).energy, kind(), preset(kind()).affinity, max_steps=3)
-        for name, kind in SOLVERS.items()
-    },
+    **{name: replace(default_objective(kind()), max_steps=3) for name, kind in SOLVERS.items()},
 }
 
 

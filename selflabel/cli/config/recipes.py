@@ -13,7 +13,7 @@ from selflabel.problem import Energy
 from selflabel.terms import BILINEAR, STANDARD
 from selflabel.training.monitor import Monitor
 from selflabel.training.objectives import FullMasks, Objective, Regularized, Regularizer, SeedsOnly
-from selflabel.training.presets import ADM, TRUST_REGION, Preset, preset, starter
+from selflabel.training.presets import ADM, TRUST_REGION, default_objective, default_starter
 from selflabel.training.self_labeling import InitialLabels, SelfLabeling
 
 DEFAULT_LOSS = "potts"
@@ -42,28 +42,28 @@ def self_labeling(options: TrainingOptions) -> SelfLabeling:
     given = by_part(options.set, PARTS, "solver")
     _check_none(given["loss"], "self-labeling has no loss to set options of")
     solver = registry.configured(known("solver", name, registry.SOLVERS)(), given["solver"])
-    base = preset(solver)
+    base = default_objective(solver)
     error = options.error_probability
-    return SelfLabeling(
+    return replace(
+        base,
         energy=registry.energy_with(base.energy, options),
-        solver=solver,
         affinity=_affinity(base.affinity, options, given["affinity"]),
         max_steps=base.max_steps if options.max_steps is None else options.max_steps,
-        weight=SelfLabeling.weight if options.weight is None else options.weight,
+        weight=base.weight if options.weight is None else options.weight,
         error_probability=method.error_probability if error is None else error,
         present_only=options.present_only,
         starter=_starter(options, base),
     )
 
 
-def _starter(options: TrainingOptions, base: Preset) -> InitialLabels | None:
+def _starter(options: TrainingOptions, base: SelfLabeling) -> InitialLabels | None:
     if options.starter is None:
         return base.starter
     if options.starter == NO_STARTER:
         return None
     kind = known("starter", options.starter, {**registry.SOLVERS, NO_STARTER: None})
     assert kind is not None
-    return starter(kind())
+    return default_starter(kind())
 
 
 def monitor(options: TrainingOptions) -> Monitor | None:
