@@ -62,7 +62,7 @@ def _parameter(one: Declared) -> inspect.Parameter:
         one.name,
         inspect.Parameter.KEYWORD_ONLY,
         annotation=Annotated[kind, info],
-        default=default,
+        default=None if several and default == () else default,  # click before 8.2 takes no () for arguments
     )
 
 

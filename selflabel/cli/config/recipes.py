@@ -163,29 +163,32 @@ def _affinity(base: AffinityBuilder, options: TrainingOptions, given: Sequence[s
     return registry.configured(registry.affinity_with(base, options), given)
 
 
+@dataclass(frozen=True)
+class _Unused:
+    """The options, and the parts of ``--set PART.KEY``, that have no effect on a method."""
+
+    options: tuple[str, ...]
+    parts: tuple[str, ...]
+
+
 _AFFINITY = tuple(declared(AffinityOptions))
 _ENERGY = ("coupling_weight", "pairwise_weight", "relaxation", *_AFFINITY)
 _SOLVE = ("solver", "coupling", "entropy_weight", "max_steps", "error_probability", "starter", "present_only")
+_SUPERVISED = _Unused(("loss", "weight", *_SOLVE, *_ENERGY), ("solver", "loss", "affinity"))
+_SELF_LABELING = _Unused(("loss",), ("loss",))
 _UNUSED = {
-    "pce": ("loss", "weight", *_SOLVE, *_ENERGY),
-    "full": ("loss", "weight", *_SOLVE, *_ENERGY),
-    "gd": _SOLVE,
-    "adm": ("loss",),
-    "trust-region": ("loss",),
-}
-_NO_PARTS = {
-    "pce": ("solver", "loss", "affinity"),
-    "full": ("solver", "loss", "affinity"),
-    "gd": ("solver",),
-    "adm": ("loss",),
-    "trust-region": ("loss",),
+    "pce": _SUPERVISED,
+    "full": _SUPERVISED,
+    "gd": _Unused(_SOLVE, ("solver",)),
+    "adm": _SELF_LABELING,
+    "trust-region": _SELF_LABELING,
 }
 
 
 def _unused(method: str, loss: str | None) -> tuple[str, ...]:
     """The options without effect on a method with these losses."""
     if method != "gd":
-        return _UNUSED[method]
+        return _UNUSED[method].options
     kinds = [entry.kind for entry in _entries(loss)]
     needed = {
         ("relaxation",): any(kind.relaxed for kind in kinds),
@@ -193,7 +196,7 @@ def _unused(method: str, loss: str | None) -> tuple[str, ...]:
         ("coupling_weight",): not all(kind.pairwise for kind in kinds),
         _AFFINITY: any(kind.affinity is not None for kind in kinds),
     }
-    return (*_UNUSED[method], *(name for group, used in needed.items() if not used for name in group))
+    return (*_UNUSED[method].options, *(name for group, used in needed.items() if not used for name in group))
 
 
 def fitting(given: Mapping[str, object], method: str, loss: str | None) -> dict[str, object]:
@@ -205,7 +208,8 @@ def fitting(given: Mapping[str, object], method: str, loss: str | None) -> dict[
     found = {name: value for name, value in given.items() if name not in unused}
     entries = found.get("set")
     if isinstance(entries, tuple):
-        found["set"] = tuple(entry for entry in entries if entry.partition(".")[0] not in _NO_PARTS[method])
+        unused_parts = _UNUSED[method].parts
+        found["set"] = tuple(entry for entry in entries if entry.partition(".")[0] not in unused_parts)
     return found
 
 
@@ -236,7 +240,7 @@ def _check_used(options: TrainingOptions) -> None:
             )
     if options.method in ("pce", "full"):
         given = by_part(options.set, PARTS, "solver")
-        for part in _NO_PARTS[options.method]:
+        for part in _UNUSED[options.method].parts:
             _check_none(given[part], f"the method {options.method} has no {part} to set options of")
 
 

@@ -142,15 +142,20 @@ def name_of(value: object) -> str:
 
 def energy_with(base: Energy, options: EnergyOptions) -> Energy:
     """The energy, changed by the options."""
-    given: dict[str, object] = {}
-    if options.coupling is not None:
-        given["coupling"] = known("coupling", options.coupling, {one.name: one for one in COUPLINGS})
-    if options.relaxation is not None:
-        given["relaxation"] = known("relaxation", options.relaxation, {one.name: one for one in RELAXATIONS})
-    for name in ("coupling_weight", "pairwise_weight", "entropy_weight"):
-        if getattr(options, name) is not None:
-            given[name] = getattr(options, name)
-    return replace(base, **given)  # type: ignore[arg-type]
+    tables: dict[str, Mapping[str, object]] = {
+        "coupling": {one.name: one for one in COUPLINGS},
+        "relaxation": {one.name: one for one in RELAXATIONS},
+    }
+    given = _given(options, EnergyOptions)
+    for name in tables.keys() & given:
+        given[name] = known(name, given[name], tables[name])
+    return replace(base, **given)
+
+
+def _given(options: object, group: type) -> dict[str, Any]:
+    """The options of a group that are not None, by name."""
+    values = {name: getattr(options, name) for name in declared(group)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _annotator(base: Annotator | None, name: str | None) -> Annotator | None:
@@ -169,9 +174,8 @@ def affinity_with(base: AffinityBuilder, options: AffinityOptions) -> AffinityBu
     if options.affinity is not None:
         chosen = known("affinity", options.affinity, AFFINITIES)
         builder = base if isinstance(base, chosen) else chosen()
-    given = {key: getattr(options, key) for key in declared(AffinityOptions) if key != "affinity"}
-    given = {key: value for key, value in given.items() if value is not None}
-    there = option_defaults(type(builder))
+    there, given = option_defaults(type(builder)), _given(options, AffinityOptions)
+    given.pop("affinity", None)
     for key in given:
         if key not in there:
             flag = "--" + key.replace("_", "-")
