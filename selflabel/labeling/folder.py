@@ -1,4 +1,4 @@
-"""Labeling a folder: what is done is skipped, what is bad is reported, what is written is complete."""
+"""Labeling a folder: done images are skipped, bad ones reported, and files are complete."""
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from selflabel.labeling.settings import LabelingSettings
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that an earlier run has labeled with the same arguments from the same bytes."""
+    """An image that an earlier run labeled with the same arguments from the same bytes."""
 
     record: Record
 
@@ -34,19 +34,17 @@ def label_folder(
     ready: Iterable[Worker] = (),
     overwrite: bool = False,
 ) -> Generator[Outcome, None, None]:
-    """Label the images of a plan into the folder `out`; yields one outcome an image, as they come.
+    """Label the images of a plan into the folder `out`; yields one outcome an image, as it is done.
 
-    An image is skipped if the manifest has a record of it with the same arguments and the same bytes of its
-    files, and its outputs exist; `overwrite` skips nothing. Images are read when their turn comes. However
-    the iteration ends (Ctrl-C included), the manifest is in order, and another run goes on where this one
-    stopped; its files are then the same, byte for byte, as those of an undisturbed run, and its manifest the
-    same but for `seconds`. Processes that are `ready` (`processes.forked`) are used first.
+    An image is skipped if a manifest has its record, with the same arguments and the same bytes of its files, and
+    its outputs exist; `overwrite` skips nothing. Images are read when their turn comes. However the iteration
+    ends (Ctrl-C included), the manifest is in order and another run goes on; it then leaves the same bytes as an
+    undisturbed run, but for `seconds` in the manifest. Workers that are `ready` (`processes.forked`) come first.
+    Parts and the whole read each other's manifests, and may run at once.
 
-    Parts and the whole know of each other's records, and may run at once.
-
-    Raises `ArgumentsDiffer` if `out` holds labels made with other arguments, `ValueError` for a damaged
-    manifest, if outputs would go to the folder of an input or replace files that no run of ours wrote (but with
-    `overwrite`), `OSError` if the folder cannot be written.
+    Raises `ArgumentsDiffer` if `out` holds labels made with other arguments. Raises `ValueError` for a damaged
+    manifest, for outputs that would go to the folder of an input, and, without `overwrite`, for files that no run
+    wrote. Raises `OSError` if the folder cannot be written.
     """
     output = OutputFolder(out, settings.soft, settings.overlay)
     output.check_inputs(plan.jobs)
@@ -95,4 +93,4 @@ def _same_bytes(job: Job, record: Record) -> bool:
     try:
         return digest_of(job) == record.inputs
     except OSError:
-        return False  # labeling it will say why
+        return False  # labeling it will say what is wrong

@@ -1,4 +1,4 @@
-"""From one image, its seeds and perhaps a prediction to labels: annotator, affinity, energy, solver."""
+"""From tensors of one image to labels: annotator, affinity, energy, solver."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,10 +16,9 @@ from selflabel.problem import Energy, Problem
 
 @dataclass(frozen=True)
 class Labeler:
-    """How an image is labeled.
+    """How an image is labeled: `solver` minimizes `energy` with the affinity that is built from the image.
 
-    The prediction σ is the given one, or the annotator's from the seeds, or uniform without an annotator; the
-    affinity is built from the image; then `solver` minimizes `energy`.
+    The prediction σ is the given one, else the annotator's from the seeds, else (no annotator) uniform.
     """
 
     solver: Solver
@@ -58,7 +57,7 @@ class Labeler:
         num_classes: int,
         probs: Float[Tensor, "k h w"] | None,
     ) -> Problem:
-        """What the solver is given; of the image, and of what it keeps, nothing is left then."""
+        """The problem of the image. It does not hold the image, whose colors and Lab are freed."""
         affinity = self.affinity(image)
         if probs is not None:
             return Problem(self.energy, probs[None], seeds, affinity)

@@ -13,9 +13,8 @@ from selflabel.labeling.settings import differences, fingerprint
 class Run:
     """The line of a run: the version, the arguments that decide the output, and their fingerprint.
 
-    images, seeds, probs: where the files were. They are recorded and not compared, so that a run on one image
-    of a folder and a run on all of it agree, and data may move: the bytes of the files are compared. Whether
-    there are probabilities belongs to the arguments.
+    images, seeds, probs: where the files were. They are not compared, as data may move and a run may take a part
+    of a folder; the bytes of the files are. That there are probabilities is one of the arguments.
     """
 
     version: str
@@ -26,7 +25,7 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """Differs if the version or any argument does."""
+        """Twelve hexadecimal digits of the version and the arguments."""
         return fingerprint({"version": self.version, "arguments": self.arguments})
 
 
@@ -34,10 +33,11 @@ class Run:
 class Record:
     """The line of an image.
 
-    inputs: digest of the bytes of its files. classes: those that could win. energy_before, energy_after: of
-    the start and of the labels, a sum over the image; bound: a lower bound, if the solver has one. seeded,
-    labeled: shares of the pixels. entropy: mean over pixels in nats. seconds: all of it, reading and writing
-    included; the only field that differs between two runs.
+    inputs: digest of the bytes of its files. classes: those that could win.
+    energy_before, energy_after: energies of the start and of the labels, sums over the image.
+    bound: a lower bound of the energy, if the solver has one.
+    seeded, labeled: shares of the pixels. entropy: mean over pixels, in nats.
+    seconds: reading and writing included; the only field that differs between two runs.
     """
 
     stem: str
@@ -171,6 +171,6 @@ def manifest_path(root: Path, part: Shard) -> Path:
 
 
 def other_manifests(root: Path, part: Shard) -> tuple[Manifest, ...]:
-    """What the runs on the whole or on other parts have recorded in the same folder."""
+    """The manifests of the whole and of other parts in the same folder."""
     own = manifest_path(root, part)
     return tuple(Manifest.read(path) for path in sorted(root.glob("manifest*.jsonl")) if path != own)

@@ -60,11 +60,10 @@ def make_plan(
     limit: int | None = None,
     part: Shard = WHOLE,
 ) -> Plan:
-    """Match files by stem. Each of `images`, `seeds`, `probs` is a folder or a file; two files belong
-    together whatever their names are.
+    """Match files by stem. `images`, `seeds` and `probs` are folders or files; two files always match.
 
-    `stems` takes these images only, `limit` the first ones only, `part` every count-th of what is left then.
-    An image without seeds or predictions is a failure of that image.
+    `stems` selects images, `limit` the first of them, `part` every count-th of the rest. An image without seeds
+    or predictions is a failure of that image.
 
     Raises `ValueError` for a path that does not exist or has no files of its kind, for two files of one stem,
     and for `stems` that no image has.

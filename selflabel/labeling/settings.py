@@ -1,10 +1,8 @@
-"""Everything that decides what is written for an image, and its fingerprint."""
+"""All that decides which labels an image gets, and its fingerprint."""
 
-import copyreg
 import enum
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 
@@ -12,7 +10,7 @@ from selflabel.files import UNLABELED
 from selflabel.files.label_files import VOC_FORMAT, LabelFormat
 from selflabel.files.probabilities import PLAIN_FORMAT, ProbabilityFormat
 from selflabel.labeling.labeler import Labeler
-from selflabel.terms import COUPLINGS, RELAXATIONS, Coupling, Relaxation
+from selflabel.terms import Coupling, Relaxation
 
 
 class Soft(enum.Enum):
@@ -24,11 +22,11 @@ class Soft(enum.Enum):
 
 @dataclass(frozen=True)
 class LabelingSettings:
-    """Everything that decides what is written for an image, given its files.
+    """All that decides what is written for an image, but its files.
 
     num_classes: seeds of this class or above are an error; None takes any class.
-    all_classes: classes without seeds may win, too (needs probabilities); else only classes with seeds can.
-    soft: also write soft labels. overlay: also write overlays.
+    all_classes: classes without seeds can win, too; needs probabilities.
+    soft: the format of soft labels; None writes none. overlay: also write overlays.
     min_confidence: pixels below it become unlabeled (255).
 
     Raises `ValueError` for numbers of classes outside 1..255 and confidences outside [0, 1].
@@ -92,22 +90,3 @@ def differences(old: Mapping[str, object], new: Mapping[str, object], prefix: st
         else:
             found.append(f"{prefix}{name}: {json.dumps(before)} -> {json.dumps(after)}")
     return tuple(found)
-
-
-# Couplings and relaxations hold functions without names, which do not pickle: they travel to other processes
-# by their own name, and arrive as the record of that process.
-
-
-def _term_named(name: str, kind: type[Coupling] | type[Relaxation]) -> Coupling | Relaxation:
-    terms: tuple[Coupling | Relaxation, ...] = (*COUPLINGS, *RELAXATIONS)
-    return next(term for term in terms if isinstance(term, kind) and term.name == name)
-
-
-def _by_name(term: Coupling | Relaxation) -> tuple[object, tuple[str, type]]:
-    if not any(term is known for known in (*COUPLINGS, *RELAXATIONS)):
-        raise pickle.PicklingError(f"{term.name!r} is not one of the known terms: label with one worker")
-    return _term_named, (term.name, type(term))
-
-
-copyreg.pickle(Coupling, _by_name)  # type: ignore[arg-type]
-copyreg.pickle(Relaxation, _by_name)  # type: ignore[arg-type]

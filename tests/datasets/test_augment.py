@@ -13,7 +13,7 @@ from selflabel.labels import UNLABELED
 
 
 def sample(height: int = 5, width: int = 7, *, mask: bool = True, stem: str = "x") -> Sample:
-    """Pixels that tell where they are."""
+    """An image whose values number its pixels."""
     place = torch.arange(height * width).view(height, width)
     index = place % 3
     return Sample(stem, (place / (height * width))[None].float(), index, index.clone() if mask else None)
@@ -33,7 +33,7 @@ def drawn(augmentation: Augmentation, given: Sample, count: int = 24) -> list[Sa
 
 @pytest.mark.parametrize("size", [(6, 6), (5, 8)])
 def test_flips_and_turns_move_everything_alike(size: tuple[int, int]) -> None:
-    """Every pixel keeps its label: an exact permutation, and all of the square's eight symmetries occur."""
+    """Pixels keep their labels: an exact permutation; all eight symmetries of the square occur."""
     height, width = size
     place = torch.arange(height * width).view(height, width)
     given = Sample("x", (place / 255.0)[None], place, place.clone())
@@ -61,8 +61,7 @@ def test_nothing_asked_nothing_changes() -> None:
 
 
 def test_a_warp_moves_image_and_labels_to_the_same_place() -> None:
-    """A bright disk with its mask: both move alike, the disk stays round, and its distance to the middle grows
-    as it does."""
+    """A bright disk and its mask move alike; the disk stays round, and its distance to the middle grows with it."""
     y, x = torch.meshgrid(torch.arange(48), torch.arange(64), indexing="ij")
     mask = (((y - 19.5) ** 2 + (x - 38.5) ** 2) < 49).long()
     given = Sample("x", mask.float()[None], mask, mask.clone())

@@ -1,4 +1,4 @@
-"""Samples for training: squares, folders, batches, augmentation, order."""
+"""Samples for training: squares, folders, batches."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -45,7 +45,7 @@ def whole(folder: Folder) -> Batch:
 
 
 def sample(height: int = 5, width: int = 7, *, mask: bool = True, stem: str = "x") -> Sample:
-    """Pixels that tell where they are."""
+    """An image whose values number its pixels."""
     place = torch.arange(height * width).view(height, width)
     index = place % 3
     return Sample(stem, (place / (height * width))[None].float(), index, index.clone() if mask else None)
@@ -104,7 +104,7 @@ def test_seeds_take_a_class_that_their_area_has(height: int, width: int, size: i
 
 
 def test_a_thin_line_survives_and_stays_connected() -> None:
-    """A line of one pixel, at a sixth of the size: nearest sampling would lose five sixths of it."""
+    """A line one pixel wide, at a sixth of the size: nearest sampling would lose five sixths of it."""
     index = torch.full((60, 48), UNLABELED)
     for x in range(48):
         index[7 + x // 2, x] = 1
@@ -131,7 +131,7 @@ def test_nothing_labeled_stays_so() -> None:
 @pytest.mark.quick
 @pytest.mark.parametrize("size", [24, 60])
 def test_back_undoes_the_square(size: int) -> None:
-    """A map that is linear in place comes back as it was, away from the border; sums of one stay."""
+    """A linear map comes back unchanged away from the border; sums of one stay."""
     letterbox = Letterbox(40, 30, size)
     rows = torch.linspace(0.1, 0.9, 40)[:, None].expand(40, 30)
     probs = letterbox.undo(letterbox.image(torch.stack([rows, 1 - rows])))

@@ -1,4 +1,4 @@
-"""Probabilities, soft labels, folders, atomic writing, strokes."""
+"""Probabilities, soft labels, folders, atomic writing, digests."""
 
 import errno
 import io
@@ -10,7 +10,6 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 
-from selflabel.datasets.gallery import Stroke, draw, photographs
 from selflabel.files.atomic import remove_leftovers, temporary_name, write_atomic
 from selflabel.files.digest import digest
 from selflabel.files.folders import by_stem, read_lines
@@ -23,7 +22,6 @@ from selflabel.files.probabilities import (
     read_probabilities,
     write_soft,
 )
-from selflabel.reports.montage import Tile, montage
 
 pytestmark = pytest.mark.quick
 
@@ -230,41 +228,7 @@ def test_leftovers_of_killed_runs_are_removed_and_nothing_else(
     assert remove_leftovers(tmp_path / "none", ["a.png"]) == 0
 
 
-# --- the demo's strokes and its picture ---
-
-
-def test_strokes_are_lines_in_percent() -> None:
-    seeds = draw(
-        [Stroke(3, ((0.0, 50.0), (100.0, 50.0))), Stroke(1, ((50.0, 0.0), (50.0, 100.0)))], (20, 40), width=2
-    )
-    assert seeds.shape == (20, 40)
-    assert set(np.unique(seeds).tolist()) == {1, 3, 255}
-    assert (seeds[:, 20] == 1).all()  # the later stroke is on top
-    assert (seeds[10, :15] == 3).all()
-    assert (seeds == 3).sum() < 3 * 40
-
-
-def test_every_photograph_has_seeds_of_each_class() -> None:
-    shown = photographs()
-    assert len(shown) >= 5
-    for photograph in shown:
-        image = photograph.image(96)
-        assert max(image.shape[:2]) == 96
-        assert image.shape[2] == 3
-        seeds = photograph.seeds((image.shape[0], image.shape[1]))
-        assert set(np.unique(seeds).tolist()) == {*range(len(photograph.classes)), 255}
-        assert 2 <= len(photograph.classes) <= 5
-        assert (seeds != 255).mean() < 0.35
-
-
-def test_mosaic_shows_every_tile() -> None:
-    red, blue = np.zeros((10, 30, 3), np.uint8), np.zeros((20, 10, 3), np.uint8)
-    red[..., 0], blue[..., 2] = 255, 255
-    picture = np.array(montage([[Tile(red, "a"), Tile(blue, "b")], [Tile(blue, "c")]]))
-    assert ((picture == (255, 0, 0)).all(-1)).sum() == red.size // 3
-    assert ((picture == (0, 0, 255)).all(-1)).sum() == 2 * blue.size // 3
-    with pytest.raises(ValueError, match="at least one tile"):
-        montage([])
+# --- digests ---
 
 
 def test_digests_tell_where_contents_end() -> None:

@@ -1,4 +1,4 @@
-"""Labeling one image, and folders of them."""
+"""Labeling one image of files; plans and settings."""
 
 import json
 import pickle
@@ -18,8 +18,9 @@ from selflabel.labeling.image import LabelImage, label_image
 from selflabel.labeling.manifest import Record
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Job, Shard, make_plan
+from selflabel.labeling.presets import default_labeler
 from selflabel.labeling.settings import LabelingSettings, Soft, describe, differences, fingerprint
-from selflabel.terms import COUPLINGS, RELAXATIONS
+from selflabel.solvers import SOLVERS
 
 # --- the labeler ---
 
@@ -336,8 +337,10 @@ def test_settings_are_described_by_values_that_tell_them_apart() -> None:
         describe(picture)
 
 
-def test_terms_travel_between_processes_by_name() -> None:
-    for term in (*COUPLINGS, *RELAXATIONS):
-        assert pickle.loads(pickle.dumps(term)) is term
-    with pytest.raises(pickle.PicklingError, match="not one of the known terms"):
-        pickle.dumps(replace(COUPLINGS[0], name="other"))
+@pytest.mark.parametrize("solver", list(SOLVERS))
+def test_settings_travel_between_processes(solver: str) -> None:
+    settings = LabelingSettings(default_labeler(SOLVERS[solver]()), soft=Soft.UINT8, num_classes=3)
+    there = pickle.loads(pickle.dumps(settings))
+    assert there == settings
+    assert there.labeler.energy.coupling is settings.labeler.energy.coupling
+    assert there.labeler.energy.relaxation is settings.labeler.energy.relaxation

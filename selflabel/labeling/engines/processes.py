@@ -1,4 +1,4 @@
-"""Processes that work on one job after another. Imports nothing heavy: workers set their threads first."""
+"""Worker processes. Imports nothing heavy: a worker limits its threads before numpy and torch are imported."""
 
 import contextlib
 import gc
@@ -21,9 +21,8 @@ R = TypeVar("R")
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
-
 THREADS = Path("/proc/self/task")
-"""On Linux, a folder for each thread of this process, those that libraries have started included."""
+"""On Linux: one folder for each thread of this process, threads of libraries included."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Crash:
 
 @dataclass(frozen=True)
 class _Finished(Generic[R]):
-    """What a worker sends back: a result, or the exception that the work raised."""
+    """The message of a worker about a job: a result, or the exception that the work raised."""
 
     result: R | None
     error: str | None
@@ -45,9 +44,10 @@ class Worker:
     """One process, its pipe, and the job it has."""
 
     def __init__(self, others: Iterable["Worker"] = ()) -> None:
-        """Forked from this one if that can be, else new: then it has to import what it needs.
+        """A fork of this process where it can be forked, else a new process, which imports what it needs.
 
-        `others` there are. A fork has copies of all our ends of pipes: it would wait for its own one if we died.
+        others: existing workers. A fork inherits our ends of all pipes and closes them, or it would never see that
+        we died.
         """
         forks = can_fork()
         context: Any = multiprocessing.get_context("fork" if forks else "spawn")
@@ -60,12 +60,12 @@ class Worker:
         self.job: object = None
 
     def learn(self, work: bytes) -> None:
-        """What to do with jobs, pickled; comes before the first one."""
-        with contextlib.suppress(BrokenPipeError):  # it is dead: `wait` will tell
+        """Send the pickled work, before the first job."""
+        with contextlib.suppress(BrokenPipeError):  # it is dead: `_collect` finds that
             self.pipe.send_bytes(work)
 
     def give(self, job: object) -> None:
-        """A job to work on."""
+        """Send a job."""
         self.job = job
         with contextlib.suppress(BrokenPipeError):
             self.pipe.send(job)
@@ -78,15 +78,15 @@ class Worker:
 
 
 def can_fork() -> bool:
-    """Whether this process has but one thread: what others have locked would stay locked in a copy of it."""
+    """True if this process has one thread: a lock held by another would stay locked in the fork."""
     return THREADS.is_dir() and len(list(THREADS.iterdir())) == 1
 
 
 @contextlib.contextmanager
 def forked(count: int) -> Iterator[list[Worker]]:
-    """So many processes that wait for work, or none where this one cannot be forked; killed at the end.
+    """`count` workers that wait for work, or none where this process cannot be forked; killed at the end.
 
-    They share with it what it has imported and compiled so far.
+    They share what this process has imported and compiled so far.
     """
     workers: list[Worker] = []
     try:
@@ -101,12 +101,12 @@ def forked(count: int) -> Iterator[list[Worker]]:
 def run_jobs(
     jobs: Iterable[J], work: Callable[[J], R], workers: int, ready: Iterable[Worker] = ()
 ) -> Generator[tuple[J, R | Crash], None, None]:
-    """Run `work` on every job in `workers` processes (one: in this process); yields results as they come.
+    """Run `work` on every job in `workers` processes (1: in this process); yields results as they come.
 
-    Processes that are `ready` (see `forked`) are used first. Jobs are taken from the iterable only when a process is
-    free. A process that dies costs its job, reported as a `Crash`, and is replaced. Closing the iterator, or an
-    exception such as Ctrl-C in it, kills the processes. Processes share no memory with this one, ignore Ctrl-C and
-    use one thread each; `work`, jobs and results must pickle.
+    Workers that are `ready` (`forked`) come first. A job is taken from the iterable when a process is free for it. A
+    process that dies costs its job, reported as a `Crash`, and is replaced. Processes are killed when the iterator is
+    closed or raises, Ctrl-C included. They ignore Ctrl-C and use one thread each; `work`, jobs and results must
+    pickle.
 
     Raises `RuntimeError` if `work` raises.
     """
@@ -157,17 +157,17 @@ def _assign(todo: Iterator[J], ready: list[Worker], team: list[Worker], workers:
 
 
 def _collect(worker: Worker) -> "_Finished[Any] | Crash | None":
-    """What a busy worker has to say; None while it works."""
+    """The message of a busy worker, or its crash; None while it works."""
     dead = not worker.process.is_alive()
     if worker.pipe.poll():
         with contextlib.suppress(EOFError, OSError):
             finished: _Finished[object] = worker.pipe.recv()
             return finished
         dead = True
-    return Crash(_how(worker.process)) if dead else None
+    return Crash(_cause_of_death(worker.process)) if dead else None
 
 
-def _how(process: BaseProcess) -> str:
+def _cause_of_death(process: BaseProcess) -> str:
     process.join(5)
     code = process.exitcode
     if code is not None and code < 0:
@@ -179,9 +179,7 @@ def _how(process: BaseProcess) -> str:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while a process starts: the child inherits that, and so ignores Ctrl-C from its first
-    line.
-    """
+    """Hold Ctrl-C back while a process starts: the child inherits that from its first line on."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -194,7 +192,7 @@ def _interrupts_held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """For processes that start meanwhile: they read these before numpy and torch are imported, which is too late."""
+    """Limit processes that start meanwhile to one thread, by variables that numpy and torch read at import."""
     before = {variable: os.environ.get(variable) for variable in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
@@ -209,7 +207,7 @@ def one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_collections() -> Iterator[None]:
-    """For imports: what they make stays, and to look for garbage in it takes a quarter of their time."""
+    """No garbage collection, for imports: it takes a quarter of their time, and what they make stays."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -220,7 +218,7 @@ def without_collections() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, others: Iterable[Connection]) -> None:
-    """The life of a worker process. It ends when all copies of the other end of its pipe are closed."""
+    """The loop of a worker process; it ends when all copies of the other end of its pipe are closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     for other in others:
@@ -236,5 +234,5 @@ def _serve(pipe: Connection, others: Iterable[Connection]) -> None:
             except Exception as error:
                 finished = _Finished(None, f"{type(error).__name__}: {error}")
             pipe.send(finished)
-    except (EOFError, BrokenPipeError):  # the other end is gone: it will do this job again, if ever
+    except (EOFError, BrokenPipeError):  # nobody waits for the result
         return
