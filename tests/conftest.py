@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The folder of the data packs; the test is skipped if SELFLABEL_DATA is not set."""
+    """The folder of the data packs, from SELFLABEL_DATA; the test is skipped where it is not set."""
     folder = os.environ.get("SELFLABEL_DATA")
     if not folder:
         pytest.skip("SELFLABEL_DATA is not set")
@@ -74,7 +74,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without run-time type checks, as users have it: the library's own errors come to light."""
+    """No run-time type checks, as for users: the library's own errors are raised."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
@@ -87,7 +87,7 @@ def either_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def several(threads: int) -> Iterator[int]:
-    """Some threads for torch and the kernels."""
+    """The number of threads of torch and the kernels, which a test parametrizes as `threads`."""
     torch.set_num_threads(threads)
     yield threads
     torch.set_num_threads(1)
