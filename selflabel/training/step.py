@@ -61,12 +61,12 @@ class StepReport:
 
     @property
     def loss(self) -> float:
-        """After the solve, before the network's first step."""
+        """The loss after the solve, before the network's first step."""
         return self.losses[0]
 
     @property
     def before(self) -> float:
-        """Before the solve."""
+        """The loss before the solve."""
         return self.loss + self.gain
 
 
@@ -93,19 +93,19 @@ def advance(
     """
     if network_steps < 1:
         raise ValueError(f"expected network_steps >= 1, got {network_steps}")
-    clock = _Clock(batch.images.device)
-    with clock.network():
+    device = batch.images.device
+    for_network, for_solver = _Stopwatch(device), _Stopwatch(device)
+    with for_network.running():
         logits = predicted(network, batch, bfloat16)
-    with clock.solver():
+    with for_solver.running():
         pseudo_labels = _label(objective, logits.detach(), batch, labels, process)
     observed = {} if pseudo_labels is None else _gain(objective, pseudo_labels, logits, ramp)
     measured = None
     if monitor is not None:
         measured = sums(combine({}, process, monitor.measure(logits, batch, pseudo_labels))[1])
-    values: dict[str, float] = {}
-    losses = []
+    steps: list[dict[str, float]] = []
     for number in range(network_steps):
-        with clock.network():
+        with for_network.running():
             if number > 0:
                 logits = predicted(network, batch, bfloat16)
             terms = objective.terms(logits, batch, pseudo_labels, ramp)
@@ -114,11 +114,16 @@ def advance(
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-        losses.append(sum(found[name] for name in terms))
-        values = values or found
-    terms_found = {name: value for name, value in values.items() if name not in observed}
-    gain = values.get("gain", 0.0)
-    return StepReport(terms_found, tuple(losses), gain, pseudo_labels, measured, *clock.seconds())
+        steps.append(found)
+    return StepReport(
+        {name: steps[0][name] for name in terms},
+        losses=tuple(sum(found[name] for name in terms) for found in steps),
+        gain=steps[0].get("gain", 0.0),
+        pseudo_labels=pseudo_labels,
+        measured=measured,
+        network_seconds=for_network.seconds,
+        solver_seconds=for_solver.seconds,
+    )
 
 
 def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tensor:
@@ -187,30 +192,17 @@ def _listed(stems: tuple[str, ...] | list[str]) -> str:
 
 
 @dataclass(eq=False)
-class _Clock:
-    """Seconds of the network and of the solver. Waits for the device, which computes asynchronously."""
+class _Stopwatch:
+    """Seconds spent while `running`. Waits for the device, which computes asynchronously."""
 
     device: torch.device
-    spent: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    seconds: float = 0.0
 
     @contextmanager
-    def network(self) -> Iterator[None]:
-        with self._measured(0):
-            yield
-
-    @contextmanager
-    def solver(self) -> Iterator[None]:
-        with self._measured(1):
-            yield
-
-    def seconds(self) -> tuple[float, float]:
-        return self.spent[0], self.spent[1]
-
-    @contextmanager
-    def _measured(self, which: int) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
         start = self._now()
         yield
-        self.spent[which] += self._now() - start
+        self.seconds += self._now() - start
 
     def _now(self) -> float:
         if self.device.type == "cuda":
