@@ -45,13 +45,15 @@ class RandomWalker:
     all minimizers the nearest to the prediction, and the limit for ``η → 0``.
 
     *Energies*: quadratic coupling (any, if its weight is zero), quadratic relaxation, no entropy, sparse
-    affinities; `ValueError` for the rest. `method` solves the system for all pixels. None solves 2-D images beyond
-    `large_pixels` in `windows` (`numerics.linear.windows`; CPU, with Numba, up to 24 neighbors a pixel), to 2e-7
-    on photographs and 1e-5 at worst. For smaller images, and for pixels too far from seeds for windows, it takes
-    `Elimination` on the CPU: up to 16 megapixels of unknown labels (4 with more than 8 neighbors, 2 without
-    Numba), and 8000 pixels of any kind; and `ConjugateGradients` for the rest, and on CUDA.
+    affinities; `ValueError` for the rest.
 
-    *Cost*: time is linear in pixels while one in 300 is a seed, or predictions weigh a hundredth; else that of the
+    *Method*: `method` solves the system for all pixels. If it is None, 2-D images of more than `large_pixels` are
+    first solved in overlapping `windows` (`numerics.linear.windows`; CPU, with Numba, up to 24 neighbors a pixel),
+    to 2e-7 on photographs and 1e-5 at worst. Smaller images, and pixels too far from seeds for windows, take
+    `Elimination` on the CPU: up to 16 megapixels of unknown labels (4 with more than 8 neighbors, 2 without Numba),
+    and 8000 pixels with any neighbors. Larger ones, and CUDA, take `ConjugateGradients`.
+
+    *Cost*: time is linear in pixels if one in 300 is a seed, or predictions weigh a hundredth; else that of the
     method. Memory: at most 1600 + 115 K bytes a pixel (tests/benchmarks/growth.py), a third of it where windows
     suffice.
 

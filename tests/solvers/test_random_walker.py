@@ -230,7 +230,7 @@ def test_no_seeds_at_all(method: LinearSolver | None) -> None:
 def test_regions_that_rounding_cuts_off_are_determined(either_elimination: str) -> None:
     """Weights of 1 inside a region and 1e-30 around it: its matrix is singular in double precision.
 
-    Without subtractions that does not matter; with them, the region stays at the prediction.
+    Elimination without subtractions is exact; with them, the region stays at the prediction.
     """
     features = torch.zeros(1, 1, 8, 8)
     features[..., 2:6, 2:6] = 1.0
