@@ -134,7 +134,7 @@ def _entries(layer: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _monitor(text: str, plan: "list[Spec]", common: dict[str, object]) -> "Monitor | None":
-    """One measure for all runs: that of a run of its own, or of the first that has an energy, ADM before others."""
+    """One monitor for all runs: that of ``--measure-with``, or of the first run with an energy, self-labeling first."""
     from selflabel.cli.config import recipes, specs
 
     if text == "none":

@@ -50,7 +50,7 @@ class Declared:
 def option_group(kind: type[T]) -> type[T]:
     """Make a class of options a frozen dataclass, given by keywords.
 
-    It is neither compared nor shown: to make that for each group is what the help would wait for.
+    Without comparison and text, which take time to generate: the help would wait for them.
     """
     return dataclass(frozen=True, kw_only=True, eq=False, repr=False)(kind)
 

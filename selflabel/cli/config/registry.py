@@ -1,4 +1,4 @@
-"""Names to objects: solvers, annotators, affinities, energies. Losses are in `losses`, which label need not import."""
+"""Turns names into objects: solvers, annotators, affinities, energies. Losses are in `losses`: label does without."""
 
 import enum
 import types
