@@ -32,11 +32,6 @@ class Module:
         name = self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         return f"selflabel.{name}" if name.split(".")[0] == "solvers" else name
 
-    @property
-    def in_library(self) -> bool:
-        """Not tests and examples."""
-        return self.name.split(".")[0] == "selflabel"
-
     @cached_property
     def imports(self) -> tuple[tuple[int, str], ...]:
         """Line and full name of all imports, also those in functions and under TYPE_CHECKING."""
