@@ -16,6 +16,7 @@ from selflabel.training.objectives import (
     Terms,
     WeightedMean,
 )
+from selflabel.training.presets import default_objective
 from selflabel.training.pseudo_labels import PseudoLabels
 from selflabel.training.schedule import SGD, AdamW, OptimizerFactory
 from selflabel.training.self_labeling import InitialLabels, SelfLabeling
@@ -58,6 +59,7 @@ __all__ = [
     "WeightedMean",
     "advance",
     "current_process",
+    "default_objective",
     "evaluate",
     "load_checkpoint",
     "load_weights",

@@ -76,6 +76,8 @@ class SelfLabeling:
       then see σ' of `with_errors` in the coupling: the trust region's distance between labels and prediction is
       ``-ln((1-ε) σ^y + ε/(K-1) (1-σ^y))``, its weight η.
 
+    `selflabel.training.default_objective` has the settings for each solver, as far as the papers say.
+
     starter: makes the start of a solve without stored labels, from the seeds alone. This is far better while the
     prediction is poor: hard labels and scale-free relaxations have energies with many local minima. None: solves start
     at the prediction, as published.
