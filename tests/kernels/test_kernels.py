@@ -19,7 +19,7 @@ from selflabel.kernels.cpu.elementary import log_
 from selflabel.kernels.cpu.hashing import numbered
 from selflabel.kernels.cpu.layout import channels_first, channels_last, empty_channels_last, rows
 from selflabel.kernels.cpu.mean_field import LOG2_E
-from selflabel.kernels.cpu.rows import add_row, counted, padded, sum_rows, sum_taps
+from selflabel.kernels.cpu.rows import Incidence, add_row, counted, padded, sum_rows, sum_taps
 from selflabel.kernels.cpu.vectors import LANES, exp2, full, greater, largest, load, number, store, total
 from selflabel.kernels.memory import FreeBlocks, scratch
 from selflabel.kernels.threads import num_threads, parallel_for, run_parallel, split_range, split_threads
@@ -52,13 +52,13 @@ def test_no_processor_estimates() -> None:
 
 
 @kernel
-def sums(x, column, stride, index, weight, first, count, scale, to, start, width):
-    sum_rows(x, column, stride, index, weight, first, count, scale, to, start, width)
+def sums(x, column, stride, incidence, first, scale, to, start, width):
+    sum_rows(x, column, stride, incidence, first, scale, to, start, width)
 
 
 @kernel
-def add(x, start, width, stride, index, weight, first, count, to, column):
-    add_row(x, start, width, stride, index, weight, first, count, to, column)
+def add(x, start, width, stride, incidence, first, to, column):
+    add_row(x, start, width, stride, incidence, first, to, column)
 
 
 @kernel
@@ -78,12 +78,12 @@ def test_rows(
     part = slice(column, column + width)
     expected = to.copy()
     expected[3, 2 : 2 + width] += dtype(0.7) * (weight[2:6, None] * x[index[2:6], part]).sum(0)
-    sums(x, column, 48, index, weight, 2, (0,) * 4, dtype(0.7), to, 3 * 48 + 2, width)
+    sums(x, column, 48, Incidence(index, weight, (0,) * 4), 2, dtype(0.7), to, 3 * 48 + 2, width)
     np.testing.assert_allclose(to, expected, rtol=1e-5, atol=1e-6)
     expected = to.copy()
     for e in range(1, 7):  # some rows twice
         expected[index[e], part] += weight[e] * x[8, 5 : 5 + width]
-    add(x, 8 * 48 + 5, width, 48, index, weight, 1, (0,) * 6, to, column)
+    add(x, 8 * 48 + 5, width, 48, Incidence(index, weight, (0,) * 6), 1, to, column)
     np.testing.assert_allclose(to, expected, rtol=1e-5, atol=1e-6)
     whole, taps = x.reshape(-1)[: 9 * width].reshape(9, width), tuple(weight[:3])
     expected = to.copy()

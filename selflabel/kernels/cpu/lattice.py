@@ -140,15 +140,14 @@ def renumber(vertex, numbers, first, last):
 @kernel
 def splat(x, scale, incidence, table, first, last):
     """``table = P' diag(scale) x`` of a range of pixels."""
-    place, weight, corners = incidence.place, incidence.weight, incidence.corners
     table[:] = 0
-    width = table.shape[1]
+    width, corners = table.shape[1], len(incidence.corners)
     row = np.zeros(width, table.dtype)
     for p in range(first, last):
         own = scale[p % scale.size]
         for j in range(x.shape[1]):
             row[j] = own * x[p, j]
-        add_row(row, 0, width, width, place, weight, p * len(corners), corners, table, 0)
+        add_row(row, 0, width, width, incidence, p * corners, table, 0)
 
 
 @kernel
@@ -162,12 +161,11 @@ def blur(x, neighbors, taps, to, first, last):
 @kernel
 def add_sliced(table, scale, incidence, to, first, last):
     """``to += diag(scale) P table`` for a range of pixels."""
-    place, weight, corners = incidence.place, incidence.weight, incidence.corners
-    width = table.shape[1]
+    width, corners = table.shape[1], len(incidence.corners)
     row = np.zeros(width, table.dtype)
     for p in range(first, last):
         row[:] = 0
         own = scale[p % scale.size]
-        sum_rows(table, 0, width, place, weight, p * len(corners), corners, own, row, 0, width)
+        sum_rows(table, 0, width, incidence, p * corners, own, row, 0, width)
         for j in range(to.shape[1]):
             to[p, j] += row[j]

@@ -136,29 +136,26 @@ def prepare(rows, incidence, constants, probs, given, table, first, last):
 @kernel
 def _splat(x, rows, incidence, pixels, table):
     """Add the rows of a block, times the weights, to rows of the table."""
-    spans, width = rows.spans, x.shape[1]
-    place, weight, corners = incidence.place, incidence.weight, incidence.corners
+    spans, width, corners = rows.spans, x.shape[1], len(incidence.corners)
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         begin, stop = np.int64(number(spans, 2 * p)), np.int64(number(spans, 2 * p + 1))
-        add_row(x, i * width + begin, stop - begin, 1, place, weight, p * len(corners), corners, table, begin)
+        add_row(x, i * width + begin, stop - begin, 1, incidence, p * corners, table, begin)
 
 
 @kernel
 def _slice(rows, incidence, pixels, blurred, logits):
     """Write the rows ``unary + sliced`` of a block."""
     unary, spans, starts, width = rows.unary, rows.spans, rows.starts, logits.shape[1]
-    place, weight, corners = incidence.place, incidence.weight, incidence.corners
+    corners = len(incidence.corners)
     for i in range(pixels.size):
         p = np.int64(pixels[i])
         begin, stop = np.int64(number(spans, 2 * p)), np.int64(number(spans, 2 * p + 1))
         shift = np.int64(number(starts, p)) * LANES - begin
         for at in range(begin, stop, LANES):
             store(logits, i * width + at, load(unary, shift + at))
-        sum_rows(
-            blurred, begin, 1, place, weight, p * len(corners), corners, np.float32(1),
-            logits, i * width + begin, stop - begin,
-        )  # fmt: skip
+        to = i * width + begin
+        sum_rows(blurred, begin, 1, incidence, p * corners, np.float32(1), logits, to, stop - begin)
 
 
 @kernel

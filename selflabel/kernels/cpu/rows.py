@@ -77,11 +77,13 @@ def along_row(builder, width, body):
 # number is the length of a tuple, whose type it knows.
 
 
-def _entries(builder, index_data, weight_data, first, count, place):
-    """The places ``place(index[e])`` of `count` rows from the first, and their weights."""
+def _entries(context, builder, incidence, value, first, place):
+    """The rows ``place(incidence.place[e])`` from the first on, one a corner, and their weights."""
+    arrays = cgutils.unpack_tuple(builder, value)
+    index_data, weight_data = (data_of(context, builder, incidence.types[i], arrays[i]) for i in (0, 1))
     rows, factors = [], []
-    for number in range(count):
-        at = builder.add(first, ir.Constant(INT, number))
+    for corner in range(len(incidence.types[2])):
+        at = builder.add(first, ir.Constant(INT, corner))
         rows.append(place(builder.sext(builder.load(builder.gep(index_data, [at])), INT)))
         factors.append(builder.load(builder.gep(weight_data, [at])))
     return rows, factors
@@ -97,22 +99,20 @@ def _sum(builder, data, rows, factors, at, lanes, align):
 
 
 @emits
-def add_row(typing, x, start, width, stride, index, weight, first, count, to, column):
-    """``to[stride index[e] + column + j] += weight[e] x[start + j]`` over `len(count)` e from the first.
+def add_row(typing, x, start, width, stride, incidence, first, to, column):
+    """``to[stride place[e] + column + j] += weight[e] x[start + j]`` for ``0 <= j < width``.
 
-    For ``0 <= j < width``.
+    For the entries e of `incidence` from the first on, one a corner.
     """
 
     def generate(context, builder, signature, args):
-        x_data, index_data, weight_data, to_data = (
-            data_of(context, builder, signature.args[i], args[i]) for i in (0, 4, 5, 8)
-        )
+        x_data, to_data = (data_of(context, builder, signature.args[i], args[i]) for i in (0, 6))
         align = context.get_abi_sizeof(to_data.type.pointee)
 
         def place(row):
-            return builder.add(builder.mul(row, args[3]), args[9])
+            return builder.add(builder.mul(row, args[3]), args[7])
 
-        rows, factors = _entries(builder, index_data, weight_data, args[6], len(count), place)
+        rows, factors = _entries(context, builder, incidence, args[4], args[5], place)
 
         def body(at, lanes):
             there = builder.load(vector_at(builder, x_data, builder.add(args[1], at), lanes), align=align)
@@ -127,40 +127,38 @@ def add_row(typing, x, start, width, stride, index, weight, first, count, to, co
         return context.get_dummy_value()
 
     numbers = types.int64, types.int64, types.int64
-    return types.void(x, *numbers, index, weight, types.int64, count, to, types.int64), generate
+    return types.void(x, *numbers, incidence, types.int64, to, types.int64), generate
 
 
 @emits
-def sum_rows(typing, x, column, stride, index, weight, first, count, scale, to, start, width):
-    """``to[start + j] += scale Σ_e weight[e] x[stride index[e] + column + j]`` over `len(count)` e from the first.
+def sum_rows(typing, x, column, stride, incidence, first, scale, to, start, width):
+    """``to[start + j] += scale Σ_e weight[e] x[stride place[e] + column + j]`` for ``0 <= j < width``.
 
-    For ``0 <= j < width``.
+    Over the entries e of `incidence` from the first on, one a corner.
     """
 
     def generate(context, builder, signature, args):
-        x_data, index_data, weight_data, to_data = (
-            data_of(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 8)
-        )
+        x_data, to_data = (data_of(context, builder, signature.args[i], args[i]) for i in (0, 6))
         align = context.get_abi_sizeof(to_data.type.pointee)
 
         def place(row):
             return builder.add(builder.mul(row, args[2]), args[1])
 
-        rows, factors = _entries(builder, index_data, weight_data, args[5], len(count), place)
+        rows, factors = _entries(context, builder, incidence, args[3], args[4], place)
 
         def body(at, lanes):
             total = _sum(builder, x_data, rows, factors, at, lanes, align)
-            here = vector_at(builder, to_data, builder.add(args[9], at), lanes)
-            product = builder.fmul(everywhere(builder, args[7], lanes), total, flags=FAST)
+            here = vector_at(builder, to_data, builder.add(args[7], at), lanes)
+            product = builder.fmul(everywhere(builder, args[5], lanes), total, flags=FAST)
             builder.store(
                 builder.fadd(builder.load(here, align=align), product, flags=FAST), here, align=align
             )
 
-        along_row(builder, args[10], body)
+        along_row(builder, args[8], body)
         return context.get_dummy_value()
 
     where = types.int64, types.int64
-    return types.void(x, *where, index, weight, types.int64, count, scale, to, *where), generate
+    return types.void(x, *where, incidence, types.int64, scale, to, *where), generate
 
 
 @emits
