@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from selflabel.files import UNLABELED
+
 
 def voc_palette() -> UInt8[np.ndarray, "256 3"]:
     """The palette of PASCAL VOC: 256 RGB colors, entry 0 black, entry 255 a light cream.
@@ -27,7 +29,7 @@ def colorize(index: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 def overlay(
     image: Float32[np.ndarray, "h w c"],
     index: UInt8[np.ndarray, "h w"],
-    unlabeled: int = 255,
+    unlabeled: int = UNLABELED,
     opacity: float = 0.5,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The image in [0, 1] under the label colors; unlabeled pixels show the image alone.

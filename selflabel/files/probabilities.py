@@ -125,9 +125,9 @@ def normalized(array: Num[np.ndarray, "k h w"]) -> Float[np.ndarray, "k h w"]:
     return values
 
 
-def quantized(labels: Float[np.ndarray, "k h w"]) -> UInt8[np.ndarray, "k h w"]:
-    """Soft labels in [0, 1] as 0..255, rounded."""
-    bytes_: UInt8[np.ndarray, "k h w"] = np.rint(labels.clip(0, 1) * 255).astype(np.uint8)
+def quantized(probs: Float[np.ndarray, "*axes"]) -> UInt8[np.ndarray, "*axes"]:
+    """Probabilities as 0..255, rounded."""
+    bytes_: UInt8[np.ndarray, "*axes"] = np.rint(probs.clip(0, 1) * 255).astype(np.uint8)
     return bytes_
 
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from PIL import Image
 
-from selflabel.files import palette, probabilities
 from selflabel.files.atomic import remove_leftovers
 from selflabel.files.label_files import write_index, write_png
+from selflabel.files.palette import overlay
+from selflabel.files.probabilities import quantized, write_soft
 from selflabel.labeling.one import Labeled
 from selflabel.labeling.plan import Job
 from selflabel.labeling.settings import Soft
@@ -87,15 +88,15 @@ class OutputFolder:
         """
         paths = self.paths(stem)
         write_index(paths.labels, labeled.index)
-        write_png(paths.confidence, Image.fromarray(_as_gray(labeled.confidence)))
+        write_png(paths.confidence, Image.fromarray(quantized(labeled.confidence)))
         if paths.soft is not None:
-            probabilities.write_soft(paths.soft, self._stored(labeled.labels), labeled.classes)
+            write_soft(paths.soft, self._stored(labeled.labels), labeled.classes)
         if paths.overlay is not None:
-            write_png(paths.overlay, Image.fromarray(palette.overlay(image, labeled.index)))
+            write_png(paths.overlay, Image.fromarray(overlay(image, labeled.index)))
 
     def _stored(self, labels: Float32[np.ndarray, "k h w"]) -> np.ndarray:
         """Soft labels in the type of the file."""
-        return probabilities.quantized(labels) if self.soft is Soft.UINT8 else labels.astype(np.float16)
+        return quantized(labels) if self.soft is Soft.UINT8 else labels.astype(np.float16)
 
 
 def clean(outputs: Iterable[OutputPaths]) -> None:
@@ -106,12 +107,6 @@ def clean(outputs: Iterable[OutputPaths]) -> None:
             names.setdefault(path.parent, []).append(path.name)
     for folder, wanted in names.items():
         remove_leftovers(folder, wanted)
-
-
-def _as_gray(shares: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """Numbers in [0, 1] as 0..255, rounded."""
-    gray: UInt8[np.ndarray, "h w"] = np.rint(shares * 255).astype(np.uint8)
-    return gray
 
 
 def _place(folder: Path) -> tuple[int, int]:

@@ -3,13 +3,18 @@
 import errno
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
 import pytest
 
+from selflabel import files, metrics
 from selflabel.files.atomic import remove_leftovers, temporary_name, write_atomic
 from selflabel.files.digest import digest
 from selflabel.files.folders import by_stem, read_lines
@@ -250,3 +255,15 @@ def test_errors_of_writing_are_about_the_file_asked_for(tmp_path: Path) -> None:
         write_atomic(path, lambda file: file.write(b""))
     assert caught.value.filename == str(path)
     assert "selflabel-part" not in str(caught.value)
+
+
+# --- imports ---
+
+
+@pytest.mark.parametrize("room", [files, metrics], ids=["files", "metrics"])
+def test_files_and_their_scores_do_without_torch(room: ModuleType) -> None:
+    names = sorted(module.name for module in iter_modules(room.__path__))
+    assert len(names) >= 3
+    script = "import sys\n" + "".join(f"import {room.__name__}.{name}\n" for name in names)
+    script += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

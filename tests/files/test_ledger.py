@@ -3,13 +3,10 @@
 import errno
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from selflabel import files
 from selflabel.files.atomic import TEMPORARY_SUFFIX
 from selflabel.files.ledger import Entry, Ledger
 
@@ -110,12 +107,3 @@ def test_rewriting_replaces_the_file_and_what_was_left_of_it(tmp_path: Path) -> 
     ledger.rewrite([{"head": 1}, {"stem": "b"}])
     after = ledger.path.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-
-
-def test_files_do_without_torch() -> None:
-    folder = Path(files.__file__).parent
-    modules = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-    assert "ledger" in modules
-    script = "import sys\n" + "".join(f"import selflabel.files.{name}\n" for name in modules)
-    script += "sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from support.folders import LABELER, SETTINGS, MeanColor, Smooth, contents, make_folders, picture
 
-from selflabel.affinity.builders import Contrast, Dense, Grid, Window
+from selflabel.affinity.builders import Grid, Window
 from selflabel.files.label_files import LabelFormat, read_index, write_index
 from selflabel.files.probabilities import ProbabilityFormat, read_probabilities
 from selflabel.labeling.image import LabelImage, label_image
@@ -50,38 +50,6 @@ def test_labeler_stops_at_max_steps() -> None:
     image, seeds = as_tensors(913)
     assert replace(LABELER, max_steps=2).label(image, seeds, 2).results[0].name == "MAX_STEPS"
     assert replace(LABELER, solver=Smooth(rounds=9)).label(image, seeds, 2).steps == 9
-
-
-@pytest.mark.parametrize(
-    "builder", [Grid(12.0, 8), Window(20.0, 3.0, 2), Dense(20.0, 5.0), Dense(20.0, 5.0, 1.5)]
-)
-def test_affinity_builders_use_their_settings(builder: Grid | Window | Dense) -> None:
-    image, _ = as_tensors(914)
-    degree = builder(image[None]).degree()
-    assert degree.shape == (1, 1, 12, 16)
-    assert not torch.allclose(replace(builder, sigma=builder.sigma * 3)(image[None]).degree(), degree)
-
-
-def test_contrast_and_dense_settings_reach_the_affinity() -> None:
-    image, _ = as_tensors(915)
-    for one, other in (
-        (Contrast(), Contrast(strength=3.0)),
-        (Contrast(), Contrast(blur=2.0)),
-        (Contrast(), Contrast(neighbors=4)),
-        (Contrast(), Contrast(by_distance=False)),
-        (Dense(), Dense(smoothness=2.0)),
-        (Dense(smoothness=2.0), Dense(smoothness=2.0, smoothness_xy=1.0)),
-        (Dense(), Dense(symmetric=True)),
-        (Dense(smoothness=1.0, symmetric=True), Dense(smoothness=1.0, symmetric=True, coarse=True)),
-        (Grid(), Grid(neighbors=8)),
-        (Window(), Window(sigma_xy=2.0)),
-    ):
-        assert not torch.allclose(one(image[None]).degree(), other(image[None]).degree())
-
-
-def test_a_coarse_affinity_is_symmetric() -> None:
-    with pytest.raises(ValueError, match="expected symmetric as well"):
-        Dense(coarse=True)
 
 
 # --- one image ---
