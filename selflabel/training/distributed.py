@@ -24,7 +24,7 @@ NONE: Terms = {}
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those that train together."""
+    """The rank of this process, and the number of processes that train together."""
 
     rank: int = 0
     size: int = 1

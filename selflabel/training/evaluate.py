@@ -21,7 +21,7 @@ class Scores:
     """One number per class, nan for a class that no map has; means over the classes from `first` on.
 
     dice, iou: of the pixel counts of all images together. hd95: in pixels, the mean over the images in which both
-    maps have the class; None if it was not asked for.
+    maps have the class; None without `distances`.
     """
 
     dice: tuple[float, ...]

@@ -20,7 +20,7 @@ class TrainingSettings:
 
     validate_every, measure_every (the monitor), checkpoint_every: in steps, 0 for never; the last step is
     validated, measured and saved in any case. first_scored: means over classes start here (1 leaves the background
-    out). average: the decay of an exponential moving average of the weights, which is then what is validated.
+    out). average: the decay of an exponential moving average of the weights, which is then validated.
     bfloat16: automatic mixed precision. seed: of everything drawn at random in the network.
     """
 
