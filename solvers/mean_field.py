@@ -26,15 +26,14 @@ class MeanField:
 
         y ← softmax((η ln σ + 2 λ W y) / τ)        (λ W y with a sparse affinity, whose pairs count once)
 
-    A grid is not positive semidefinite, and neither, quite, is a filter that approximates: where the energy
-    would rise, the step in the logits is halved instead. The energy never rises. With τ = 1, the default, this
-    is the dense CRF as everyone runs it, in parallel updates; ten steps are usual.
+    A grid is not positive semidefinite, and an approximate filter not quite: where the energy would rise, the step in
+    the logits is halved instead. So the energy never rises. With τ = 1, the default, this is the usual dense CRF, in
+    parallel updates; ten steps are usual.
 
     - `rtol`: an image has converged when a step lowers its energy by less than this fraction.
 
-    A local minimum. Cost: one filtering a step (with its energy), so one more in all than the updates alone. Memory:
-    400 + 90 K bytes a pixel on compiled lattices (tests/benchmarks/growth.py).
-    For any other coupling or relaxation use `GradientDescent`.
+    A local minimum. Cost: one filtering a step, and one for the energy of the start. Memory: 400 + 90 K bytes a pixel
+    on compiled lattices (tests/benchmarks/growth.py). For any other coupling or relaxation use `GradientDescent`.
     """
 
     rtol: float = 1e-5

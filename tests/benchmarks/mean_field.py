@@ -14,7 +14,7 @@ import torch
 from pictures import Picture, spaced
 
 from selflabel import DenseAffinity, Energy, GaussianKernel, Problem, solve
-from selflabel.affinity import Exact, Lattice
+from selflabel.affinity import FINE, Exact
 from selflabel.annotators import ForestAnnotator
 from selflabel.labels import UNLABELED
 from selflabel.solvers import MeanField
@@ -39,12 +39,12 @@ def agreement(
                 energy,
                 probs,
                 seeds,
-                DenseAffinity.from_image(image, kernels, filtering=b, symmetric=symmetric),
+                DenseAffinity.from_image(image, kernels, filtering=each, symmetric=symmetric),
             ),
             MeanField(),
             max_steps=10,
         ).labels
-        for b in (Lattice(), Exact())
+        for each in (FINE, Exact())
     )
     same = (lattice.argmax(1) == exact.argmax(1)).double().mean()
     divergence = (exact * (exact.clamp_min(1e-13).log() - lattice.clamp_min(1e-13).log())).sum(1).mean()
