@@ -192,7 +192,7 @@ def _conjugate(search: LineSearch, rtol: float, start_energy: Float[Tensor, " b"
         yield LazyStep(search.labels, energy, converged=done, start_energy=start_energy)
         limited_away = ~accepted & (trial.slope_start >= 0)  # what was left of the direction is not downhill
         beta = torch.where(accepted, hestenes_stiefel(trial), 0.0)
-        search.turn((accepted | limited_away) & ~done, beta, rate)
+        search.turn(accepted | limited_away, beta, rate)
 
 
 def _linear(

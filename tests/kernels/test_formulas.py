@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selflabel.kernels.cpu.compile import kernel
-from selflabel.kernels.cpu.descent import add_pairs, measure
+from selflabel.kernels.cpu.descent import add_pairs
 from selflabel.kernels.cpu.formulas import PairFormulas, ProductFormulas, specialized
 from selflabel.numerics.descent import compiled_search
-from selflabel.numerics.descent.compiled_search import measure_of
+from selflabel.numerics.descent.compiled_search import couplings_of, pairs_of
 from selflabel.terms import (
     BILINEAR,
     COLLISION,
@@ -70,9 +70,9 @@ def test_formulas_of_products_are_those_of_terms(
 
 def test_machine_code_goes_by_the_formulas() -> None:
     """Or formulas that are changed would run the code of yesterday from Numba's cache."""
-    kernels = {energy: measure_of(*energy) for energy in product(RELAXATIONS, (STANDARD, COLLISION))}
-    assert len({kernel.py_func.__qualname__ for kernel in kernels.values()}) == len(kernels)
-    assert measure_of(*copy.deepcopy((BILINEAR, STANDARD))) is kernels[BILINEAR, STANDARD]
+    kernels = [pairs_of(r) for r in RELAXATIONS] + [couplings_of(c) for c in (STANDARD, COLLISION)]
+    assert len({kernel.py_func.__qualname__ for kernel in kernels}) == len(kernels)
+    assert pairs_of(copy.deepcopy(BILINEAR)) is pairs_of(BILINEAR)
 
 
 FUNCTIONS = """
@@ -93,8 +93,7 @@ def test_names_change_with_all_that_a_formula_uses(tmp_path: Path) -> None:
         path = tmp_path / f"formulas_{scale}_{len(called)}.py"
         path.write_text(FUNCTIONS.format(scale=scale, called=called))
         formula = runpy.run_path(str(path))["formula"]
-        pairs = specialized(add_pairs, PairFormulas(formula, formula, formula)._asdict())
-        return str(specialized(measure, {"add_pairs": pairs}).py_func.__qualname__)
+        return str(specialized(add_pairs, PairFormulas(formula, formula, formula)).py_func.__qualname__)
 
     assert name("2", "x") == name("2.0", "x")
     assert len({name("2", "x"), name("3", "x"), name("2", "x * x")}) == 3
@@ -105,14 +104,14 @@ def test_machine_code_survives_the_process() -> None:
     program = (
         "import torch\n"
         "from selflabel import Energy, GridAffinity, Problem\n"
-        "from selflabel.numerics.descent.compiled_search import CompiledSearch, measure_of\n"
+        "from selflabel.numerics.descent.compiled_search import CompiledSearch, pairs_of\n"
         "from selflabel.terms import BILINEAR, STANDARD\n"
         "affinity = GridAffinity.from_image(torch.rand(1, 3, 9, 8), 30.0)\n"
         "probs = torch.full((1, 2, 9, 8), 0.5)\n"
         "problem = Problem(Energy(STANDARD, BILINEAR), probs, torch.full((1, 9, 8), 255), affinity)\n"
         "zero = torch.zeros(1, dtype=torch.float64)\n"
         "CompiledSearch(problem, probs).evaluate(zero, zero > 0)\n"
-        "print(sum(measure_of(BILINEAR, STANDARD).stats.cache_hits.values()))\n"
+        "print(sum(pairs_of(BILINEAR).stats.cache_hits.values()))\n"
     )
     hits = [
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

@@ -4,8 +4,8 @@ Square roots of labels lie class by class, as torch has labels, and an image is 
 number of pixels away, and where that leads across the border, the weight is zero. So all loops run along pixels, in
 vectors, for any number of classes, axes and offsets.
 
-`move` takes a step, `measure` evaluates energy and gradients there: products of the pairs of a range of pixels, the
-formulas of the energy and their derivatives, then the gradients.
+`move` takes a step. Then a range of pixels takes `products` of its pairs; `add_pairs` and `add_couplings`, which
+evaluate the formulas of the energy and their derivatives; and `gradients`, which are made of these.
 """
 
 import math
@@ -30,20 +30,14 @@ ONE, TWO, FOUR = np.float32(1), np.float32(2), np.float32(4)
 
 
 class ImageData(NamedTuple):
-    """The energy of an image."""
+    """What no step changes."""
 
     target: Array
     """``[k n]``: t of the coupling (`selflabel.terms.Product`)."""
     free: Array
     """``[n]``: 1, and 0 at seeds."""
-    weights: Array
-    """``[m halo+n]``: of the pairs, by the position of their first pixel, from `halo` before the image on."""
     offsets: Array
-    """``[m]`` int64: from the first pixel of a pair to the second one."""
-    halo: int
-    """The largest offset."""
-    coupling_weight: Any
-    least_curvature: Any
+    """``[m]`` int64: from the first pixel of a pair to the second one; `halo` is the largest."""
 
 
 class Bounds(NamedTuple):
@@ -78,19 +72,15 @@ class Turn(NamedTuple):
     rate: Any
 
 
-class Work(NamedTuple):
-    """Of the pixels of a range, from `halo` before it on: its pairs are those whose first pixel is there."""
+class Derivatives(NamedTuple):
+    """Of the energy, for a range of ``c`` pixels and the pairs whose first pixel is in it or in the halo before it."""
 
-    dots: Array
-    """``[m halo+count]``: ``y_i·y_j`` of the pairs, then the weighted derivatives by it."""
-    norms: Array
-    """``[halo+count+halo]``: ``‖y_i‖²``."""
-    by_norm: Array
-    """``[halo+count+halo]``: twice the derivative by ``‖y_i‖²``."""
-    curvature: Array
-    """``[halo+count+halo]``."""
-    target_dots: Array
-    """``[count]``: ``y_i·t_i``, then the weighted derivative by it."""
+    by_dots: Array
+    """``[m halo+c]``: by the ``y_i·y_j`` of the pairs."""
+    by_norms: Array
+    """``[halo+c+halo]``: twice that by ``‖y_i‖²``."""
+    by_targets: Array
+    """``[c]``: by ``y_i·t_i``."""
 
 
 # --- kernels --------------------------------------------------------------------------------------------------
@@ -122,10 +112,9 @@ def _add_scaled(to, scale, x):
 
 
 @kernel
-def _products(image, roots, work, first, last):
+def products(roots, target, offsets, dots, norms, target_dots, first, last):
     """``y_i·y_j`` of the pairs of a range of pixels, ``‖y_i‖²`` there and in the halos, and ``y_i·t_i``."""
-    halo, offsets, target = image.halo, image.offsets, image.target
-    dots, norms, target_dots = work.dots, work.norms, work.target_dots
+    halo = (roots.shape[1] - target.shape[1]) // 2
     count, classes = last - first + halo, len(roots)
     nothing = np.zeros(count + halo, np.float32)
     dots[:], norms[:], target_dots[:] = 0, 0, 0
@@ -158,26 +147,27 @@ def value(*dots):
 derivative = norm_derivative = curvature = value
 
 
-def add_pairs(image, work, first):
+def add_pairs(weights, offsets, dots, norms, by_norms, curvatures, first):
     """Value of the pairs whose first pixel is in the range; derivatives of these and of those from the halo before.
 
-    Dots become ``w ∂P/∂dot``; curvatures, set to ``-Σ w ∂P/∂dot``, and ``by_norm`` are sums by pixel. A template for
+    Weights ``[m halo+n]`` lie by the first pixel of a pair, from `halo` before the image on. Dots become
+    ``w ∂P/∂dot``; curvatures, set to ``-Σ w ∂P/∂dot``, and `by_norms` are sums by pixel. A template for
     `formulas.PairFormulas`.
     """
-    halo, offsets, count = image.halo, image.offsets, work.dots.shape[1]
-    total, by_norm, curvatures = 0.0, work.by_norm, work.curvature
-    by_norm[:], curvatures[:] = 0, 0
+    count = dots.shape[1]
+    total, halo = 0.0, norms.size - count
+    by_norms[:], curvatures[:] = 0, 0
     for m in range(offsets.size):
-        dot, weight = work.dots[m], image.weights[m, first : first + count]
-        pp, qq = work.norms[:count], work.norms[offsets[m] : offsets[m] + count]
+        dot, weight = dots[m], weights[m, first : first + count]
+        pp, qq = norms[:count], norms[offsets[m] : offsets[m] + count]
         part = np.float32(0)
         for i in range(halo, count):
             part += weight[i] * value(dot[i], pp[i], qq[i])
         total += part
-        to = by_norm[:count]
+        to = by_norms[:count]
         for i in range(count):
             to[i] += TWO * weight[i] * norm_derivative(dot[i], pp[i], qq[i])
-        to = by_norm[offsets[m] : offsets[m] + count]
+        to = by_norms[offsets[m] : offsets[m] + count]
         for i in range(count):
             to[i] += TWO * weight[i] * norm_derivative(dot[i], qq[i], pp[i])
         for i in range(count):
@@ -187,14 +177,11 @@ def add_pairs(image, work, first):
     return total
 
 
-def add_couplings(image, work, first):
-    """Value of the couplings of a range of pixels, after `add_pairs`; adds to the curvature, which gets its floor.
+def add_couplings(weight, free, dots, curvatures, least):
+    """Value of the couplings of a range of pixels, after `add_pairs`; adds to curvatures, then not below the least.
 
-    Target dots become ``η dH/d dot``. A template for `formulas.ProductFormulas`.
+    Dots become ``weight · dH/d dot``. A template for `formulas.ProductFormulas`.
     """
-    weight, least, halo = image.coupling_weight, image.least_curvature, image.halo
-    dots = work.target_dots
-    free, curvatures = image.free[first : first + dots.size], work.curvature[halo : halo + dots.size]
     total = np.float32(0)
     for i in range(dots.size):
         total += weight * free[i] * value(dots[i])
@@ -258,10 +245,14 @@ def _inner_products(gradient, natural, direction, old):
 
 
 @kernel
-def _gradients(image, point, direction, trial, work, first, last):
-    """Gradients of a range of pixels at the trial; returns ``d·g'``, ``d·g``, ``n·g`` and ``n·g'``."""
+def gradients(image, old, direction, trial, derivatives, first, last):
+    """Gradients of a range of pixels at the trial, by the roots; `old` is that at the current point.
+
+    Returns ``d·g'``, ``d·g``, ``n·g`` and ``n·g'`` (`line_search.Trial`).
+    """
     slope_start, slope_end, norm, overlap = 0.0, 0.0, 0.0, 0.0
-    halo, roots = image.halo, trial.roots
+    roots, by_dots = trial.roots, derivatives.by_dots
+    halo = by_dots.shape[1] - (last - first)
     # separate arrays: LLVM cannot prove that rows of one array do not overlap, and would not vectorize
     means, naturals = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for start in range(first, last, BLOCK):
@@ -269,38 +260,22 @@ def _gradients(image, point, direction, trial, work, first, last):
         size, here, position = stop - start, start - first + halo, start + halo
         mean, natural = means[:size], naturals[:size]
         free, curvature = image.free[start:stop], trial.curvature[start:stop]
-        by_norm, by_target = work.by_norm[here : here + size], work.target_dots[start - first : stop - first]
+        by_norm = derivatives.by_norms[here : here + size]
+        by_target = derivatives.by_targets[start - first : stop - first]
         mean[:] = 0
         for k in range(len(roots)):
             root, gradient = roots[k, position : position + size], trial.gradient[k, start:stop]
             _own_terms(root, image.target[k, start:stop], by_norm, by_target, gradient)
-            _add_pair_terms(roots[k], work.dots, image.offsets, position, here, gradient)
+            _add_pair_terms(roots[k], by_dots, image.offsets, position, here, gradient)
             _add_square(mean, gradient, root)
         for k in range(len(roots)):
             root, gradient = roots[k, position : position + size], trial.gradient[k, start:stop]
             _by_roots(root, mean, free, gradient)
             _natural_gradient(root, gradient, curvature, natural)
-            old = point.gradient[k, start:stop]
-            a, b, c, d = _inner_products(gradient, natural, direction[k, start:stop], old)
+            along, before = direction[k, start:stop], old[k, start:stop]
+            a, b, c, d = _inner_products(gradient, natural, along, before)
             slope_start, slope_end, norm, overlap = slope_start + a, slope_end + b, norm + c, overlap + d
     return slope_start, slope_end, norm, overlap
-
-
-def measure(image, point, direction, trial, first, last):
-    """Energy of a range of pixels at the trial, and ``d·g'``, ``d·g``, ``n·g`` and ``n·g'`` (`line_search.Trial`).
-
-    Writes gradient and curvature of the trial. A template for `add_pairs` and `add_couplings`.
-    """
-    halo, count = image.halo, last - first
-    dots, target_dots = np.empty((image.offsets.size, halo + count), np.float32), np.empty(count, np.float32)
-    norms = np.empty(halo + count + halo, np.float32)
-    by_norm, curvatures = np.empty_like(norms), np.empty_like(norms)
-    work = Work(dots, norms, by_norm, curvatures, target_dots)
-    _products(image, trial.roots, work, first, last)
-    energy = add_pairs(image, work, first)
-    energy += add_couplings(image, work, first)
-    trial.curvature[first:last] = curvatures[halo : halo + count]
-    return energy, _gradients(image, point, direction, trial, work, first, last)
 
 
 @kernel

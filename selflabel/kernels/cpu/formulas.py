@@ -188,16 +188,16 @@ COLLISION = ProductFormulas(_collision, _collision_derivative, _collision_curvat
 # --- kernels made for formulas --------------------------------------------------------------------------------
 
 
-def specialized(template: Callable[..., Any], kernels: dict[str, Any]) -> Any:
-    """The template compiled with these kernels in place of its globals of these names.
+def specialized(template: Callable[..., Any], formulas: PairFormulas | ProductFormulas) -> Any:
+    """The template compiled with the formulas in place of its globals of these names.
 
     Numba finds machine code on disk by the name of a function and the time of its file. Formulas lie in another
-    file: the name ends with a checksum of the kernels' source.
+    file: the name ends with a checksum of their source.
     """
     function = inspect.unwrap(template)
-    source = "".join(_source(own) for own in kernels.values())
+    source = "".join(_source(formula) for formula in formulas)
     name = f"{function.__name__}_{zlib.crc32(source.encode()):08x}"
-    made = FunctionType(function.__code__, {**function.__globals__, **kernels}, name)
+    made = FunctionType(function.__code__, {**function.__globals__, **formulas._asdict()}, name)
     made.__module__, made.__qualname__ = function.__module__, name
     return kernel(made)
 

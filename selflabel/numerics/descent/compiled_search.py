@@ -74,11 +74,15 @@ def supports(problem: Problem) -> bool:
 
 
 @cache
-def measure_of(relaxation: Relaxation, coupling: Coupling) -> Any:
-    """The kernel `descent.measure` for an energy."""
-    pairs = formulas.specialized(descent.add_pairs, RELAXATIONS[relaxation]._asdict())
-    couplings = formulas.specialized(descent.add_couplings, COUPLINGS[coupling]._asdict())
-    return formulas.specialized(descent.measure, {"add_pairs": pairs, "add_couplings": couplings})
+def pairs_of(relaxation: Relaxation) -> Any:
+    """The kernel `descent.add_pairs` for a relaxation."""
+    return formulas.specialized(descent.add_pairs, RELAXATIONS[relaxation])
+
+
+@cache
+def couplings_of(coupling: Coupling) -> Any:
+    """The kernel `descent.add_couplings` for a coupling."""
+    return formulas.specialized(descent.add_couplings, COUPLINGS[coupling])
 
 
 def _flat_weights(affinity: Stencil, number: int, scale: float) -> tuple[Array, Array]:
@@ -106,10 +110,12 @@ class _ImageSearch:
     """One image of a problem: where it is, where the last trial led, and the direction between them."""
 
     def __init__(self, problem: Problem, number: int, labels: Float[Tensor, "k *s"], grain: int) -> None:
-        self._measure = measure_of(problem.energy.relaxation, problem.energy.coupling)
-        self.image, self.bounds = _image_data(problem, number), _bounds(problem, number)
+        energy = problem.energy
+        self.add_pairs, self.add_couplings = pairs_of(energy.relaxation), couplings_of(energy.coupling)
+        self.image, self.weights = _image_data(problem, number)
+        self.bounds, self.coupling_weight = _bounds(problem, number), np.float32(energy.coupling_weight)
         classes, self.pixels = self.image.target.shape
-        self.halo = self.image.halo
+        self.halo = self.weights.shape[1] - self.pixels
         self.range_pixels = max(grain // classes, 2 * self.halo, LEAST_PIXELS)
         self.point, self.trial = (self._uniform(classes) for _ in range(2))
         np.sqrt(labels.flatten(1).numpy(), out=self._inside(self.point.roots))
@@ -167,8 +173,18 @@ class _ImageSearch:
 
     def measure(self, first: int, last: int) -> tuple[float, ...]:
         """The numbers of `Trial` of a range of pixels; writes gradient and curvature of the trial."""
-        energy, slopes = self._measure(self.image, self.point, self.direction, self.trial, first, last)
-        return energy, *slopes
+        image, trial, halo, count = self.image, self.trial, self.halo, last - first
+        offsets, free = image.offsets, image.free[first:last]
+        dots, target_dots = np.empty((len(offsets), halo + count), np.float32), np.empty(count, np.float32)
+        norms, by_norms, curvatures = (np.empty(halo + count + halo, np.float32) for _ in range(3))
+        descent.products(trial.roots, image.target, offsets, dots, norms, target_dots, first, last)
+        energy = self.add_pairs(self.weights, offsets, dots, norms, by_norms, curvatures, first)
+        inside = curvatures[halo : halo + count]
+        energy += self.add_couplings(self.coupling_weight, free, target_dots, inside, LEAST)
+        trial.curvature[first:last] = inside
+        derivatives = descent.Derivatives(dots, by_norms, target_dots)
+        old, along = self.point.gradient, self.direction
+        return energy, *descent.gradients(image, old, along, trial, derivatives, first, last)
 
     def accept(self) -> None:
         self.point, self.trial = self.trial, self.point
@@ -177,24 +193,18 @@ class _ImageSearch:
         self.turning = descent.Turn(True, np.float32(beta), np.float32(rate))
 
 
+LEAST = np.float32(LEAST_CURVATURE)
 NO_TURN = descent.Turn(False, *np.zeros(2, np.float32))
 
 
-def _image_data(problem: Problem, number: int) -> descent.ImageData:
+def _image_data(problem: Problem, number: int) -> tuple[descent.ImageData, Array]:
+    """With the weights of the pairs (`_flat_weights`)."""
     energy, product = problem.energy, problem.energy.coupling.product
     assert isinstance(problem.affinity, Stencil)
     assert product is not None
     offsets, weights = _flat_weights(problem.affinity, number, energy.pairwise_weight)
     target = _normal(product.target(problem.probs[number])).flatten(1).contiguous().numpy()
-    return descent.ImageData(
-        target,
-        _free(problem, number),
-        weights,
-        offsets,
-        halo=weights.shape[1] - target.shape[1],
-        coupling_weight=np.float32(energy.coupling_weight),
-        least_curvature=np.float32(LEAST_CURVATURE),
-    )
+    return descent.ImageData(target, _free(problem, number), offsets), weights
 
 
 def _bounds(problem: Problem, number: int) -> descent.Bounds:
