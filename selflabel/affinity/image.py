@@ -72,6 +72,7 @@ class Image:
 
 
 ImageLike = Image | Shaped[Tensor, "b c *s"]
+"""An `Image`, or a tensor that becomes one: uint8 in 0..255 or floats in [0, 1]."""
 
 
 def as_image(image: ImageLike) -> Image:

@@ -20,7 +20,7 @@ class Annotator(Protocol):
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
     ) -> Float[Tensor, "b k *s"]:
-        """Probabilities; a class without a seed in an image gets zero there.
+        """Probabilities; a class without a seed in an image gets zero there. `as_image` gives its units and Lab.
 
         Raises `ValueError` for an image without seeds, or with seeds out of range.
         """

@@ -1,4 +1,4 @@
-"""Which classes can win in an image, and what is known of them: its seeds and its predictions."""
+"""The classes that can win in an image; its seeds and predictions in their numbers."""
 
 import numpy as np
 import torch

@@ -37,7 +37,7 @@ class LabelImage:
             return label_image(job, self.settings, self.output)
         except (ValueError, OSError) as error:
             return Failure(job.stem, str(error) or type(error).__name__)
-        except Exception as error:  # a defect of ours, or of a library: must not stop the other images either
+        except Exception as error:  # a defect here or in a library: the other images go on
             return Failure(job.stem, f"{type(error).__name__}: {error}")
 
 

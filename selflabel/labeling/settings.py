@@ -22,7 +22,7 @@ class Soft(enum.Enum):
 
 @dataclass(frozen=True)
 class LabelingSettings:
-    """All that decides what is written for an image, but its files.
+    """All that decides what is written for given files of an image.
 
     num_classes: seeds of this class or above are an error; None takes any class.
     all_classes: classes without seeds can win, too; needs probabilities.

@@ -101,7 +101,7 @@ def forked(count: int) -> Iterator[list[Worker]]:
 def run_jobs(
     jobs: Iterable[J], work: Callable[[J], R], workers: int, ready: Iterable[Worker] = ()
 ) -> Generator[tuple[J, R | Crash], None, None]:
-    """Run `work` on every job in `workers` processes (1: in this process); yields results as they come.
+    """Run `work` on every job in `workers` processes (1: in this process); yields results as they are done.
 
     Workers that are `ready` (`forked`) come first. A job is taken from the iterable when a process is free for it. A
     process that dies costs its job, reported as a `Crash`, and is replaced. Processes are killed when the iterator is
