@@ -41,13 +41,13 @@ from selflabel.terms import (
 )
 
 QUIET_STEPS = 3
-"""So many steps in a row must gain next to nothing before an image has converged: descents rest on plateaus."""
+"""Steps in a row that gain less than the tolerance before an image has converged: descents rest on plateaus."""
 
 LEAST_RATE = 1e-4
 """Rate below which an image whose step was refused is finished."""
 
 LABEL_TOLERANCE = 0.01
-"""Of a quadratic's tolerance: near its minimum an energy tells little, its excess is the square of the error."""
+"""Factor of the tolerance for convex quadratics: near the minimum the excess energy is the square of the error."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +56,29 @@ class GradientDescent:
 
     The published rule (`PAPER`) is plain descent on logits, ``l ← l - rate · y (g - y·g)`` with
     ``y = softmax(l)`` and ``g = ∂E/∂y``. The default follows conjugate natural gradients (Hestenes-Stiefel,
-    restarted when not downhill), ``(g - y·g) / h`` with h the stiffness of each pixel (`selflabel.terms.Gradient`).
-    The step length follows the secant along the direction and shrinks when the energy would rise. It moves
+    `line_search.hestenes_stiefel`), ``(g - y·g) / h`` with the curvature h of each pixel (`selflabel.terms.Gradient`).
+    The rate follows the secant along the direction and shrinks when the energy would rise. The descent moves
 
-    - roots, ``y = u² / ‖u‖²``, which reach and leave certainty in few steps, each limited for itself
+    - square roots, ``y = u² / ‖u‖²``, which reach and leave certainty in few steps; each has its own limit
       (`coordinates.ROOT_REACH`), so that a few that overshoot do not shorten the steps of all;
     - logits, where the energy has logarithms of small probabilities (reverse coupling, collision cross-entropy);
-    - labels themselves, by linear conjugate gradients, where the energy is a convex quadratic (quadratic
-      coupling and relaxation, as the random walker's): then every step is of the exact length.
+    - the labels themselves, by linear conjugate gradients with exact steps, where the energy is a convex quadratic
+      (quadratic coupling and relaxation, as the random walker's).
 
-    The energy never rises, but for the floor that every probability gets at the start, 1e-6. It starts on blocks
-    of 2x2 pixels (sparse grids and windows only) and goes on from there if that is better than the given start.
+    The energy never rises, but for the floor that every probability gets at the start, 1e-6. On grids and windows the
+    descent begins on blocks of 2x2 pixels and goes on from there if that is better than the given start.
 
     - `rate`: None, or the fixed rate of plain gradient descent as published (see `PAPER`).
     - `rtol`: an image has converged when three steps in a row lower its energy by less than this fraction.
-    - `coarse_levels`, `coarse_steps`: how often at most the image is halved, and the steps on each such level.
-      Energies whose relaxation makes soft labels costly even among equals (bi-linear, collision cross-entropy)
-      have many local minima: they use all levels, and on each the better of what the coarser one and the given
-      start lead to. The others use one, where they gain nothing from more.
+    - `coarse_levels`, `coarse_steps`: halvings of the image at most, and steps on each level. Relaxations with
+      ``P(p, p) > 0`` at soft labels (bi-linear, collision cross-entropy) have many local minima and use all levels;
+      the others gain nothing from more than one.
 
-    A local minimum, the global one for convex energies (quadratic coupling and relaxation). Takes every
+    Finds a local minimum, the global one of convex energies (quadratic coupling and relaxation). Takes every
     coupling and relaxation on sparse affinities; bi-linear and quadratic on dense ones. Cost: one pass over the
-    pairs a step (one filtering if dense); memory: 100 + 95 K bytes a pixel. With Numba, steps on roots with standard or
-    collision coupling on grids and windows are compiled (float32, CPU): a third of the time, 100 + 60 K bytes.
+    pairs a step (one filtering if dense); memory: 100 + 95 K bytes a pixel. With Numba, steps on square roots with
+    standard or collision coupling on grids and windows are compiled (float32, CPU): a third of the time, 100 + 60 K
+    bytes.
     For hard labels use `GraphCut`.
     """
 
@@ -180,7 +180,7 @@ def _conjugate(search: LineSearch, rtol: float, start_energy: Float[Tensor, " b"
     rate, quiet, energy, done = one, zero, start.energy, start.gradient_norm == 0
     while True:
         trial = search.evaluate(rate, done)
-        slack = 1e-7 * energy.abs()  # rounding of float32 labels
+        slack = 1e-7 * energy.abs()  # the rounding of float32 labels
         accepted = (trial.energy <= energy + slack) & ~done
         search.accept(accepted)
         rate = rate * secant_factor(trial, accepted)
@@ -236,7 +236,7 @@ def _linear(
 
 
 def _tangent(problem: Problem, grad: Gradient) -> Tensor:
-    """The gradient by the labels, along the simplex of the allowed classes. Uses the gradient up."""
+    """The gradient by the labels, along the simplex of the allowed classes. Overwrites `grad`."""
     if problem.classes is None:
         return grad.value.sub_(grad.value.mean(1, keepdim=True))
     allowed = problem.classes.view(*problem.classes.shape, *[1] * (grad.value.ndim - 2))

@@ -45,7 +45,7 @@ def assert_same(found: Trial, expected: Trial) -> None:
 
 
 def all_images(batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """No image, every image, and one a number."""
+    """Masks of no image and of every image, and a one for each."""
     no = torch.zeros(batch, dtype=torch.bool)
     return no, ~no, torch.ones(batch, dtype=torch.float64)
 
@@ -59,7 +59,7 @@ def begin(search: LineSearch, rate: float) -> None:
 
 
 def walk_both(problem: Problem, labels: Tensor, grain: int = GRAIN) -> tuple[LineSearch, LineSearch]:
-    """The same steps in both searches; the first image refuses the last but one and keeps its direction."""
+    """The same steps in both searches; the first image refuses the fourth and keeps its direction."""
     assert supports(problem)
     searches = CompiledSearch(problem, labels, grain), TorchSearch(problem, labels, SQUARE_ROOTS)
     no, every, one = all_images(len(labels))

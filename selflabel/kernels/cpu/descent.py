@@ -54,10 +54,10 @@ class Bounds(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Where an image is, or where a trial step leads."""
+    """The current point of an image, or that of a trial."""
 
     roots: Array
-    """``[k halo+n+halo]``: in the margins is anything finite, so that all neighbors are there."""
+    """``[k halo+n+halo]``: the margins, of finite numbers, stand in for neighbors across the border."""
     gradient: Array
     """``[k n]``: by the roots."""
     curvature: Array
@@ -73,12 +73,12 @@ class Turn(NamedTuple):
 
 
 class Derivatives(NamedTuple):
-    """Of the energy, for a range of ``c`` pixels and the pairs whose first pixel is in it or in the halo before it."""
+    """Derivatives of the energy on a range of c pixels; pairs have their first pixel there or in the halo before."""
 
     by_dots: Array
     """``[m halo+c]``: by the ``y_i·y_j`` of the pairs."""
     by_norms: Array
-    """``[halo+c+halo]``: twice that by ``‖y_i‖²``."""
+    """``[halo+c+halo]``: twice the derivative by ``‖y_i‖²``."""
     by_targets: Array
     """``[c]``: by ``y_i·t_i``."""
 
@@ -223,9 +223,9 @@ def _by_roots(root, mean, free, gradient):
 
 @kernel
 def _natural_gradient(root, gradient, curvature, natural):
-    """``u (g - y·g) / ((g - y·g)⁺ + 2 u h)``: the affine scaling of Coleman & Li (1996), h the curvature.
+    """``u c / (c⁺ + 2 u h)`` with ``c = g - y·g``: affine scaling (`selflabel.numerics.descent.coordinates`).
 
-    The gradient is that by the roots, ``2 u (g - y·g)``; so both sides of the fraction are times ``2 u``.
+    The gradient by the roots is ``2 u c``, so both sides of the fraction are times ``2 u``.
     """
     for i in range(gradient.size):
         u = root[i] if root[i] > LEAST_ROOT else LEAST_ROOT

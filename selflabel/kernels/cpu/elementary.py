@@ -1,6 +1,6 @@
-"""Logarithms of float32 numbers, in place, in loops that LLVM compiles to vectors (powers of two: `vectors`).
+"""Logarithms of float32 numbers, in loops that LLVM vectorizes (powers of two: `vectors`).
 
-Calls of the mathematical library are not, and take ten times as long.
+It does not vectorize calls of the mathematical library, which take ten times as long.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from selflabel.kernels.cpu.compile import emits, kernel
 
 
 def _reinterpret(source: Any, target: Any, target_type: ir.Type) -> Any:
-    """The same 32 bits as another type."""
+    """A function that reads the 32 bits of a number as another type."""
 
     @emits
     def reinterpreted(typing, value):
@@ -31,7 +31,7 @@ bits_of_float = _reinterpret(types.float32, types.int32, ir.IntType(32))
 
 @kernel
 def log_of(x):
-    """``ln x`` of one number > 1e-37, to 1e-6: ``e ln 2 + ln m``, 1/√2 <= m < √2, a polynomial in m - 1."""
+    """``ln x`` for ``x > 1e-37``, to 1e-6: ``e ln 2 + ln m`` with ``1/√2 <= m < √2``, a polynomial in ``m - 1``."""
     bits = bits_of_float(x) - np.int32(0x3F3504F3)
     exponent = bits >> np.int32(23)
     m = float_of_bits((bits & np.int32(0x007FFFFF)) + np.int32(0x3F3504F3)) - np.float32(1)
@@ -50,6 +50,6 @@ def log_of(x):
 
 @kernel
 def log_(x, floor):
-    """``ln max(x, floor)`` for floor > 1e-37."""
+    """``ln max(x, floor)`` in place, for ``floor > 1e-37``."""
     for j in range(x.size):
         x[j] = log_of(x[j] if x[j] > floor else floor)

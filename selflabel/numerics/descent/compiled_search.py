@@ -107,7 +107,7 @@ def _normal(numbers: Tensor) -> Tensor:
 
 
 class _ImageSearch:
-    """One image of a problem: where it is, where the last trial led, and the direction between them."""
+    """One image: its current point, that of the last trial, and the direction."""
 
     def __init__(self, problem: Problem, number: int, labels: Float[Tensor, "k *s"], grain: int) -> None:
         energy = problem.energy
@@ -117,14 +117,14 @@ class _ImageSearch:
         classes, self.pixels = self.image.target.shape
         self.halo = self.weights.shape[1] - self.pixels
         self.range_pixels = max(grain // classes, 2 * self.halo, LEAST_PIXELS)
-        self.point, self.trial = (self._uniform(classes) for _ in range(2))
+        self.point, self.trial = (self._new_point(classes) for _ in range(2))
         np.sqrt(labels.flatten(1).numpy(), out=self._inside(self.point.roots))
         self.point.gradient[:] = 0
         self.direction = np.zeros((classes, self.pixels), np.float32)
         self.turning = NO_TURN
 
-    def _uniform(self, classes: int) -> descent.Point:
-        """Room for a point, with labels of no pixel in the margins: their products are finite."""
+    def _new_point(self, classes: int) -> descent.Point:
+        """Memory for a point; the margins hold labels, whose products are finite."""
         roots = np.empty((classes, self.pixels + 2 * self.halo), np.float32)
         for margin in (roots[:, : self.halo], roots[:, self.halo + self.pixels :]):
             margin[:] = 0
@@ -154,8 +154,8 @@ class _ImageSearch:
     def step(self, rate: float, first: int, last: int, moved: int, until: int) -> Array:
         """Move and measure a range of pixels; returns the numbers of `Trial`.
 
-        A part of it at a time, so that what was moved is measured while it is in the cache. Pixels before `moved` and
-        from `until` on are seams, which are moved already.
+        `range_pixels` at a time, which stay in the cache from the move to the measure. Pixels before `moved` and from
+        `until` on are seams, moved already.
         """
         sums = np.zeros(5)
         for start, stop in split_range(last - first, max((last - first) // self.range_pixels, 1)):

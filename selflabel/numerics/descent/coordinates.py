@@ -1,9 +1,9 @@
-"""What gradient descent moves in place of labels, so that they stay distributions: logits, or roots.
+"""Coordinates of gradient descent, logits or square roots: steps along them leave labels distributions.
 
-Both come with a natural gradient: the gradient over the stiffness (`selflabel.terms.Gradient`), in the metric in
-which the coordinates are evenly spaced, damped where it would take a coordinate down to its floor in one step
-(the affine scaling of Coleman & Li 1996: floors then never have to be handled as constraints). `LOGITS`
-resolve probabilities of any order of magnitude; `SQUARE_ROOTS` reach zero in a few steps and leave it as easily.
+Both come with a natural gradient n: the gradient over the curvature h (`selflabel.terms.Gradient`), damped where a step
+would take a coordinate down to its floor. This is the affine scaling of Coleman & Li (SIAM J. Optim. 6, 1996): with
+``c⁺ = max(c, 0)`` of ``c = g - y·g`` in the divisor, no floor has to be handled as a constraint. `LOGITS` resolve
+probabilities of any order of magnitude; `SQUARE_ROOTS` reach zero in a few steps and leave it as easily.
 """
 
 from collections.abc import Callable
@@ -16,33 +16,33 @@ from selflabel.labels import floored, floored_logits
 from selflabel.terms import Gradient, Labels
 
 LOGIT_FLOOR = -15.0
-"""Logits stay this close to their maximum (probabilities above 3e-7), so that no class is out of reach."""
+"""Least logit relative to the largest (probability 3e-7): no class is out of reach."""
 
 ROOT_FLOOR = 1e-3
-"""Roots stay above this (probabilities above 1e-6), for the same reason."""
+"""Least square root (probability 1e-6), for the same reason."""
 
 ROOT_LEFT = 0.4
-"""A step leaves at least this share of each root."""
+"""Least share of each root that a step leaves."""
 
 ROOT_REACH = 0.25
-"""A step adds at most this to a root.
+"""Most that a step adds to a root.
 
-The length of a step is one for the whole image. The curvature at the floor says nothing of that further up, and without
-limits a few pixels that overshoot, some in a thousand, would decide how far all may go.
+All pixels of an image share a rate. The curvature at the floor says nothing about that further up: without limits, some
+pixels in a thousand would overshoot and shorten the steps of all.
 """
 
 LEAST_CURVATURE = 1e-3
-"""Pixels without pairs and with a linear coupling have none: their step is limited all the same."""
+"""Least curvature: pixels without pairs and with a linear coupling have none, and their steps must end."""
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """A way to write labels as free numbers u, one a pixel and class.
+    """Labels as free numbers u, one a pixel and class.
 
     - `of(labels)` and `labels(u)`: there and back (up to the floor).
     - `bounded(u)`: u after a step, with its scale and floor restored.
-    - `gradients(u, labels, slope)`: the gradient by u, and the natural one. Uses the gradient up.
-    - `limited(direction, u, rate)`: the direction, less where `rate` times it would go too far from u. In place.
+    - `gradients(u, labels, grad)`: the gradient by u, and the natural one. Overwrites `grad`.
+    - `limited(direction, u, rate)`: the direction, clipped so that `rate` times it is not too far from u. In place.
     - `softening`: probability added to every class of labels from a coarser level: from exactly zero, steps on
       logits recover slowly.
     """
@@ -56,20 +56,20 @@ class Coordinates:
 
 
 def _by_logits(logits: Tensor, labels: Tensor, grad: Gradient) -> tuple[Tensor, Tensor]:
-    """``∂y_k/∂u_j = y_k (δ_kj - y_j)`` gives ``y (g - y·g)``."""
+    """``∂y_k/∂u_j = y_k (δ_kj - y_j)`` gives ``y c``; natural: ``c / (h + c⁺ / 2)``."""
     centered = centered_gradient(labels, grad)
     damped = torch.add(grad.curvature, centered.clamp_min(0), alpha=0.5).clamp_min_(LEAST_CURVATURE)
     return labels * centered, centered.div_(damped)
 
 
 def _unit(roots: Tensor) -> Tensor:
-    """In place. (`vector_norm` over the classes takes as long as three gradients.)"""
+    """Floored, then scaled to ``‖u‖ = 1``, in place. (`vector_norm` would take as long as three gradients.)"""
     roots.clamp_min_(ROOT_FLOOR)
     return roots.mul_(roots.square().sum(1, keepdim=True).rsqrt_())
 
 
 def _by_roots(roots: Tensor, labels: Tensor, grad: Gradient) -> tuple[Tensor, Tensor]:
-    """``∂y_k/∂u_j = 2 u_k (δ_kj - u_k u_j)`` at ``‖u‖ = 1`` gives ``2 u (g - y·g)``."""
+    """``∂y_k/∂u_j = 2 u_k (δ_kj - u_k u_j)`` at ``‖u‖ = 1`` gives ``2 u c``; natural: ``u c / (c⁺ + 2 u h)``."""
     centered = centered_gradient(labels, grad)
     scaled = (labels / roots).mul_(centered)  # labels / roots, not roots: zero for excluded classes
     damped = torch.addcmul(centered.clamp_min_(0), roots, grad.curvature.clamp_min(LEAST_CURVATURE), value=2)
@@ -81,7 +81,7 @@ def _limited_roots(direction: Tensor, roots: Tensor, rate: Tensor) -> Tensor:
 
 
 def centered_gradient(labels: Labels, grad: Gradient) -> Labels:
-    """``g - y·g``: the gradient by the labels without its part across the simplex. Uses the gradient up."""
+    """``g - y·g``: the gradient by the labels without its part across the simplex. Overwrites `grad`."""
     return grad.value.sub_((labels * grad.value).sum(1, keepdim=True))
 
 
