@@ -84,6 +84,8 @@ class Derivatives(NamedTuple):
 
 
 # --- kernels --------------------------------------------------------------------------------------------------
+# Pixel i is at i + halo in roots and weights. A range is ``first <= i < last``; its pairs are those whose first pixel
+# is in it or in the halo before it.
 
 
 @kernel
