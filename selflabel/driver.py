@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from selflabel.affinity.builders import AffinityBuilder
 from selflabel.affinity.protocol import Affinity, SparseAffinity
 from selflabel.labels import channels_first, check_distributions
 from selflabel.problem import Energy, Problem
@@ -66,6 +67,8 @@ class Solver(Protocol):
     """As on the command line: "graph-cut"."""
     default_energy: ClassVar[Energy]
     """What it minimizes when nothing else is asked for."""
+    default_affinity: ClassVar[AffinityBuilder]
+    """The affinity of an image that it is used with when nothing else is asked for."""
     needs_edges: ClassVar[bool]
     """True if the affinity must list its pairs; `check_fit` refuses a dense one then."""
 

@@ -67,6 +67,11 @@ def _by_name(record: Any) -> str | tuple[Any, ...]:
     return next(names, None) or (copyreg.__newobj__, (type(record),), vars(record))  # type: ignore[attr-defined]
 
 
+def _shown(record: Any) -> str:
+    """`__repr__` of couplings and relaxations: their names, not the addresses of their functions."""
+    return f"{type(record).__name__}({record.name!r})"
+
+
 @dataclass(frozen=True)
 class Product:
     """A coupling as a function of one number a pixel: ``dot = y·t`` with the target ``t(σ)``.
@@ -80,7 +85,7 @@ class Product:
     curvature: Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Coupling:
     """A cross-entropy ``H(y, σ)`` that ties labels y to a prediction σ, per pixel (Zhang & Boykov 2025, Table 2).
 
@@ -100,6 +105,7 @@ class Coupling:
     product: Product | None = None
 
     __reduce__ = _by_name
+    __repr__ = _shown
 
 
 def _log(probs: Tensor) -> Tensor:
@@ -185,7 +191,7 @@ COUPLINGS = (STANDARD, REVERSE, COLLISION, QUADRATIC)
 Scalar = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Relaxation:
     """A Potts relaxation ``P(p, q)``, as a function of ``dot = p·q``, ``pp = ‖p‖²`` and ``qq = ‖q‖²``.
 
@@ -206,6 +212,7 @@ class Relaxation:
     is_quadratic: bool = False
 
     __reduce__ = _by_name
+    __repr__ = _shown
 
     def pair(self, p: Labels, q: Labels) -> Map:
         """``P(p, q)`` pixel by pixel: for reading and for tests."""

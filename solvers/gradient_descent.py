@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LazyStep, Step
 from selflabel.kernels.backend import Backend, Routine, backend
@@ -91,6 +92,7 @@ class GradientDescent:
     default_energy: ClassVar[Energy] = Energy(
         COLLISION, COLLISION_DIVERGENCE, coupling_weight=0.3, pairwise_weight=6.0
     )
+    default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.protocol import Affinity, Edges, SparseAffinity
 from selflabel.driver import Step
 from selflabel.labels import UNLABELED, one_hot
@@ -57,6 +58,7 @@ class GraphCut:
 
     name: ClassVar[str] = "graph-cut"
     default_energy: ClassVar[Energy] = Energy(STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=8.0)
+    default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = True
 
     moves: Moves = Moves.EXPANSION

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from selflabel.affinity.builders import AffinityBuilder, Dense
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LazyStep, Step
 from selflabel.kernels.backend import Backend, Routine, backend
@@ -42,6 +43,7 @@ class MeanField:
     default_energy: ClassVar[Energy] = Energy(
         STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=1.0, entropy_weight=1.0
     )
+    default_affinity: ClassVar[AffinityBuilder] = Dense()
     needs_edges: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from selflabel.affinity.builders import AffinityBuilder, Contrast
 from selflabel.affinity.protocol import Affinity, SparseAffinity
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import Step
@@ -62,6 +63,7 @@ class RandomWalker:
 
     name: ClassVar[str] = "random-walker"
     default_energy: ClassVar[Energy] = Energy(QUADRATIC, QUADRATIC_POTTS, 0.1, 1.0)
+    default_affinity: ClassVar[AffinityBuilder] = Contrast()
     needs_edges: ClassVar[bool] = True
 
     method: LinearSolver | None = None

@@ -53,8 +53,8 @@ PRESETS: tuple[Labeler, ...] = (
 
 
 def default_labeler(solver: Solver) -> Labeler:
-    """The preset of the solver's class with this solver; without one, its default energy on the grid."""
+    """The preset of the solver's class with this solver; without one, the solver's own defaults."""
     for preset in PRESETS:
         if isinstance(solver, type(preset.solver)):
             return replace(preset, solver=solver)
-    return Labeler(solver, solver.default_energy, NEIGHBORS, ANNOTATOR)
+    return Labeler(solver, solver.default_energy, solver.default_affinity, ANNOTATOR)

@@ -25,13 +25,14 @@ TRUST_REGION = replace(HARD, error_probability=0.1)
 
 
 def default_objective(solver: Solver) -> SelfLabeling:
-    """The preset of the solver's class with this solver; without one, its default energy on the grid."""
+    """The preset of the solver's class with this solver; without one, the solver's own defaults."""
     for preset in PRESETS:
         if isinstance(solver, type(preset.solver)):
             return replace(preset, solver=solver)
-    return SelfLabeling(solver.default_energy, solver)
+    return SelfLabeling(solver.default_energy, solver, solver.default_affinity)
 
 
 def default_starter(solver: Solver) -> InitialLabels:
     """The solver as a starter, with the affinity that suits it."""
-    return InitialLabels(solver, Dense() if isinstance(solver, MeanField) else Contrast())
+    own = solver.default_affinity
+    return InitialLabels(solver, own if isinstance(own, Dense) else Contrast())

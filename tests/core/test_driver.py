@@ -12,6 +12,7 @@ from torch import Tensor
 
 import selflabel
 from selflabel.affinity import Affinity
+from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.driver import Result, Solution, SolveError, Solver, Step, solve
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.problem import Energy, Problem
@@ -53,6 +54,7 @@ class Fade:
 
     name: ClassVar[str] = "fade"
     default_energy: ClassVar[Energy] = ENERGY
+    default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = False
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
@@ -81,6 +83,7 @@ class Yields:
 
     name: ClassVar[str] = "yields"
     default_energy: ClassVar[Energy] = ENERGY
+    default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = False
 
     def check(self, energy: Energy, affinity: Affinity) -> None:

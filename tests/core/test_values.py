@@ -56,3 +56,10 @@ def test_problems(kind: str, name: str, copied: Callable[[Any], Any]) -> None:
     assert torch.equal(one.labels, two.labels)
     assert torch.equal(one.energy, two.energy)
     assert (one.bound is None) == (two.bound is None)
+
+
+def test_they_show_their_names() -> None:
+    assert repr(Energy()) == (
+        "Energy(coupling=Coupling('standard'), relaxation=Relaxation('bilinear'), coupling_weight=1.0, "
+        "pairwise_weight=1.0, entropy_weight=0.0)"
+    )

@@ -12,6 +12,7 @@ from support.problems import Case, make_case
 from torch import Tensor
 
 from selflabel.affinity import Affinity
+from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.driver import SolveError, Solver, Step
 from selflabel.problem import Energy, Problem
 from selflabel.solvers import GraphCut
@@ -25,6 +26,7 @@ class Base:
 
     name: ClassVar[str] = "broken"
     default_energy: ClassVar[Energy] = ENERGY
+    default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = True
 
     def check(self, energy: Energy, affinity: Affinity) -> None:

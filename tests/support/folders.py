@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from selflabel.affinity import Affinity
-from selflabel.affinity.builders import Grid
+from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.driver import Step
 from selflabel.files.label_files import write_index
@@ -29,6 +29,7 @@ class Smooth:
 
     name: ClassVar[str] = "smooth"
     default_energy: ClassVar[Energy] = Energy(pairwise_weight=2.0)
+    default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = False
 
     rounds: int = 3

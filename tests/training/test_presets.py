@@ -10,6 +10,7 @@ from support.cases import batch
 from torch import Tensor
 
 from selflabel.affinity import Affinity
+from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.driver import Solver, Step
 from selflabel.problem import Energy, Problem
 from selflabel.solvers import SOLVERS, GradientDescent, MeanField
@@ -24,6 +25,7 @@ class Still:
 
     name: ClassVar[str] = "still"
     default_energy: ClassVar[Energy] = Energy(QUADRATIC, QUADRATIC_POTTS, 0.3, 0.7)
+    default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = False
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
