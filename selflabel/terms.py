@@ -29,31 +29,6 @@ LOG_QUADRATIC_SLACK = 1e-6
 """Fraction by which log-quadratic shortens squared distances: ``-ln 1e-6 ≈ 13.8`` at two vertices, not infinity."""
 
 
-# --- elementary functions ------------------------------------------------------------------------------------
-# Formulas of one number a pixel or pair are written in these and in arithmetic; `selflabel.kernels.cpu.formulas`
-# has the same ones for compiled loops.
-
-
-def log(x: Tensor) -> Tensor:
-    """``ln x``."""
-    return x.log()
-
-
-def rsqrt(x: Tensor) -> Tensor:
-    """``1 / √x``."""
-    return x.rsqrt()
-
-
-def at_least(x: Tensor, floor: float) -> Tensor:
-    """``max(x, floor)``."""
-    return x.clamp_min(floor)
-
-
-def constant(value: float, like: Tensor) -> Tensor:
-    """The value everywhere."""
-    return torch.full_like(like, value)
-
-
 # --- couplings ------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +84,7 @@ class Coupling:
 
 
 def _log(probs: Tensor) -> Tensor:
-    return log(at_least(probs, FLOOR))
+    return probs.clamp_min(FLOOR).log()
 
 
 def _dot(p: Tensor, q: Tensor) -> Tensor:
@@ -150,8 +125,8 @@ STANDARD = _of_product(  # -Σ_k y^k ln σ^k
     Product(
         target=_log,
         value=lambda dot: -dot,
-        derivative=lambda dot: constant(-1.0, dot),
-        curvature=lambda dot: constant(0.0, dot),
+        derivative=lambda dot: torch.full_like(dot, -1.0),
+        curvature=lambda dot: torch.zeros_like(dot),
     ),
     at_vertices=lambda probs: -_log(probs),
     from_log_probs=lambda y, log_probs: -_dot(y, log_probs),
@@ -169,8 +144,8 @@ COLLISION = _of_product(  # -ln Σ_k σ^k y^k
     Product(
         target=lambda probs: probs,
         value=lambda dot: -_log(dot),
-        derivative=lambda dot: -1 / at_least(dot, FLOOR),
-        curvature=lambda dot: 1 / at_least(dot, FLOOR),
+        derivative=lambda dot: -1 / dot.clamp_min(FLOOR),
+        curvature=lambda dot: 1 / dot.clamp_min(FLOOR),
     ),
     at_vertices=lambda probs: -_log(probs),
     from_log_probs=lambda y, log_probs: -(y.log() + log_probs).logsumexp(1, keepdim=True),
@@ -226,7 +201,7 @@ def _log_quadratic_argument(dot: Tensor, pp: Tensor, qq: Tensor) -> Tensor:
 BILINEAR = Relaxation(
     "bilinear",
     value=lambda dot, pp, qq: 1 - dot,
-    derivative=lambda dot, pp, qq: constant(-1.0, dot),
+    derivative=lambda dot, pp, qq: torch.full_like(dot, -1.0),
     is_potts=True,
     is_tight=True,
     is_quadratic=True,
@@ -234,26 +209,26 @@ BILINEAR = Relaxation(
 QUADRATIC_POTTS = Relaxation(
     "quadratic",
     value=lambda dot, pp, qq: (pp + qq) / 2 - dot,
-    derivative=lambda dot, pp, qq: constant(-1.0, dot),
-    norm_derivative=lambda dot, pp, qq: constant(0.5, dot),
+    derivative=lambda dot, pp, qq: torch.full_like(dot, -1.0),
+    norm_derivative=lambda dot, pp, qq: torch.full_like(dot, 0.5),
     is_potts=True,
     is_quadratic=True,
 )
 NORMALIZED_QUADRATIC = Relaxation(
     "normalized-quadratic",
-    value=lambda dot, pp, qq: 1 - dot * rsqrt(pp * qq),
-    derivative=lambda dot, pp, qq: -rsqrt(pp * qq),
-    norm_derivative=lambda dot, pp, qq: 0.5 * dot * rsqrt(pp * qq) / pp,
+    value=lambda dot, pp, qq: 1 - dot * (pp * qq).rsqrt(),
+    derivative=lambda dot, pp, qq: -(pp * qq).rsqrt(),
+    norm_derivative=lambda dot, pp, qq: 0.5 * dot * (pp * qq).rsqrt() / pp,
     is_potts=True,
 )
 COLLISION_CROSS_ENTROPY = Relaxation(
     "collision-cross-entropy",
     value=lambda dot, pp, qq: -_log(dot),
-    derivative=lambda dot, pp, qq: -1 / at_least(dot, FLOOR),
+    derivative=lambda dot, pp, qq: -1 / dot.clamp_min(FLOOR),
 )
 LOG_QUADRATIC = Relaxation(
     "log-quadratic",
-    value=lambda dot, pp, qq: -log(_log_quadratic_argument(dot, pp, qq)),
+    value=lambda dot, pp, qq: -_log_quadratic_argument(dot, pp, qq).log(),
     derivative=lambda dot, pp, qq: -(1 - LOG_QUADRATIC_SLACK) / _log_quadratic_argument(dot, pp, qq),
     norm_derivative=lambda dot, pp, qq: (
         0.5 * (1 - LOG_QUADRATIC_SLACK) / _log_quadratic_argument(dot, pp, qq)
@@ -261,8 +236,8 @@ LOG_QUADRATIC = Relaxation(
 )
 COLLISION_DIVERGENCE = Relaxation(
     "collision-divergence",
-    value=lambda dot, pp, qq: 0.5 * log(pp * qq) - _log(dot),
-    derivative=lambda dot, pp, qq: -1 / at_least(dot, FLOOR),
+    value=lambda dot, pp, qq: 0.5 * (pp * qq).log() - _log(dot),
+    derivative=lambda dot, pp, qq: -1 / dot.clamp_min(FLOOR),
     norm_derivative=lambda dot, pp, qq: 0.5 / pp,
 )
 RELAXATIONS = (

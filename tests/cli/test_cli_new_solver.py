@@ -28,7 +28,7 @@ class Smoothing:
 
     name: ClassVar[str] = "smoothing"
     default_energy: ClassVar[Energy] = ENERGY
-    default_affinity: ClassVar[AffinityBuilder] = Grid(sigma=4.0)
+    default_affinity: ClassVar[AffinityBuilder] = Grid(sigma=40.0)
     needs_edges: ClassVar[bool] = False
 
     share: float = 0.25
@@ -67,7 +67,7 @@ def test_it_labels_a_folder(tmp_path: Path) -> None:
     assert labeler["solver"] == {"is": "Smoothing", "share": 0.5}
     assert (labeler["energy"]["coupling"], labeler["energy"]["coupling_weight"]) == ("collision", 0.75)
     assert labeler["energy"]["pairwise_weight"] == 3
-    assert labeler["affinity"]["sigma"] == 4
+    assert labeler["affinity"]["sigma"] == 40
     wrong = call(*common, "--out", tmp_path / "wrong", "--coupling", "standard")
     assert wrong.exit_code == 2
     assert "smoothing: expected the coupling 'collision', got 'standard'" in wrong.output
@@ -80,7 +80,7 @@ def test_it_trains_a_network(tmp_path: Path) -> None:
     about = load_checkpoint(tmp_path / "run" / "last.pt").about
     assert about["objective"]["solver"] == {"is": "Smoothing", "share": 0.25}
     assert about["objective"]["energy"]["coupling_weight"] == 0.75
-    assert about["objective"]["affinity"]["sigma"] == 4
+    assert about["objective"]["affinity"]["sigma"] == 40
     wrong = train(root, tmp_path / "wrong", "--solver", "smoothing", "--coupling", "reverse")
     assert wrong.exit_code == 2
     assert "smoothing: expected the coupling 'collision', got 'reverse'" in wrong.output
