@@ -55,5 +55,5 @@ def test_presets_keep_the_options_of_a_solver() -> None:
         assert default_objective(preset.solver) == preset
 
 
-def test_a_solver_without_a_preset_minimizes_its_default_energy() -> None:
-    assert default_objective(Still()) == SelfLabeling(Still.default_energy, Still())
+def test_a_solver_without_a_preset_has_its_own_defaults() -> None:
+    assert default_objective(Still()) == SelfLabeling(Still.default_energy, Still(), Grid())
