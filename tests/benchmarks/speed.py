@@ -5,7 +5,7 @@
 
 Calls take turns; seconds are medians over images and repeats, the ratio is the median of the ratios. Every job looks
 at errors or energies before it says how long it took. `--jobs` chooses some. Exit code 1 if an answer is wrong.
-The process keeps the memory that it frees (`keep_freed_memory`), as the command `selflabel` does; peers gain by it, too.
+The process keeps the memory that it frees (`keep_freed_memory`), as the command `selflabel` does; peers gain, too.
 """
 
 import argparse
