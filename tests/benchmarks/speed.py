@@ -5,7 +5,7 @@
 
 Calls take turns; seconds are medians over images and repeats, the ratio is the median of the ratios. Every job looks
 at errors or energies before it says how long it took. `--jobs` chooses some. Exit code 1 if an answer is wrong.
-The process keeps the memory that it frees (`keep_freed_memory`), as the command `selflabel` does; peers gain, too.
+`--keep-memory` keeps the memory that the process frees, as the command `selflabel` does: peers gain by it, too.
 """
 
 import argparse
@@ -47,8 +47,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
     parser.add_argument("--out", type=Path, help="also write the table to this file")
+    parser.add_argument("--keep-memory", action="store_true", help="call `keep_freed_memory` first")
     options = parser.parse_args()
-    keep_freed_memory()
+    if options.keep_memory:
+        keep_freed_memory()
     torch.set_num_threads(options.threads)
     pictures = list(spaced("bsds", options.images))
     rows: list[Row] = []
