@@ -171,7 +171,7 @@ class Problem:
         return value + self._unary_value(labels)
 
     def value_and_grad(self, labels: Float[Tensor, "b k *s"]) -> tuple[Float[Tensor, " b"], Gradient]:
-        """The energy, its gradient with respect to the labels (zero at the seeds) and its stiffness.
+        """The energy, and its gradient by the labels, zero at the seeds, with its curvature.
 
         Cost: about twice that of `value`; the filtering of a dense affinity is done once.
         """

@@ -113,7 +113,7 @@ class Stencil:
         """The affinity among the pixels of a box ``[b *s]``; its weights are views."""
         weights, (images, *axes) = [], box
         for offset, weight in zip(self.offsets, self.weights, strict=True):
-            # weights are those of pixels with such a neighbor, of which there is none at one end
+            # pixels at one end of an axis have no such neighbor, and no weight
             cut = [slice(s.start, max(s.stop - abs(o), s.start)) for s, o in zip(axes, offset, strict=True)]
             weights.append(weight[(images, slice(None), *cut)])
         return Stencil(tuple(s.stop - s.start for s in axes), self.offsets, tuple(weights))

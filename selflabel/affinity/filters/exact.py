@@ -25,7 +25,7 @@ BLOCK_PIXELS = 128
 
 @dataclass(frozen=True)
 class Exact:
-    """Settings of exact filtering, of which there are none: quadratic in the pixels, on any device."""
+    """Exact filtering, quadratic in the pixels, on any device. It has no settings."""
 
     def build(self, features: Float[Tensor, "b n d"]) -> Filter:
         """The `ExactFilter` of features that are already divided by their bandwidths."""

@@ -36,7 +36,7 @@ class EnergyOptions:
 
 @option_group
 class AffinityOptions:
-    """The affinity by name, and fields of affinities, each of which some have."""
+    """The affinity by name, and its fields; each belongs to some affinities only."""
 
     PANEL: ClassVar[str] = ENERGY
     affinity: Annotated[str | None, Option("grid, contrast, window or dense.")] = None

@@ -213,7 +213,7 @@ def _add_pair_terms(root, by_dots, offsets, position, here, gradient):
         _add_two_squares(gradient, a, root[after : after + size], b, root[before : before + size])
 
 
-# Several loops and not one: LLVM vectorizes none in which it had to tell so many arrays apart.
+# Several short loops: in one, LLVM would have to prove that all arrays are apart, and does not vectorize.
 
 
 @kernel

@@ -104,7 +104,7 @@ class _Coarse:
         first, second = edges.first.cpu().numpy(), edges.second.cpu().numpy()
         ground = system.right.sum(1)  # what ties each pixel to predictions and seeds, which sum to one
         self.members: list[Tensor] = []
-        """Of each image, the aggregate of each pixel; pixels that are not free belong to one more."""
+        """The aggregate of each pixel, by image; pixels that are not free belong to one more."""
         self.factors: list[Any] = []
         for number in range(len(system.free)):
             free = system.free[number].flatten().cpu().numpy()
