@@ -1,6 +1,7 @@
 """Working memory of kernels: arrays of any content, reused where that saves page faults."""
 
 import math
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,13 +51,26 @@ def scratch(shape: tuple[int, ...], dtype: Any) -> Iterator[Array]:
 
     New memory costs a page fault every 4 kB, and threads wait for each other's: longer than a blur of its content.
     """
+    block, array = _taken(shape, dtype)
+    try:
+        yield array
+    finally:
+        FREE.give(block)
+
+
+def working_array(owner: object, shape: tuple[int, ...], dtype: Any) -> Array:
+    """As `scratch`, for as long as the owner lives. It must not let views of the array outlive it."""
+    block, array = _taken(shape, dtype)
+    weakref.finalize(owner, FREE.give, block).atexit = False
+    return array
+
+
+def _taken(shape: tuple[int, ...], dtype: Any) -> tuple[Array, Array]:
+    """A block, and the array at its start."""
     kind = np.dtype(dtype)
     size = math.prod(shape) * kind.itemsize
     block = FREE.take(size)
-    try:
-        yield block[:size].view(kind).reshape(shape)
-    finally:
-        FREE.give(block)
+    return block, block[:size].view(kind).reshape(shape)
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -6,9 +6,10 @@ import numba
 import numpy as np
 import pytest
 import torch
+from support.problems import make_case
 from torch import Tensor
 
-from selflabel import DenseAffinity, Energy, GaussianKernel
+from selflabel import DenseAffinity, Energy, GaussianKernel, Solver, solve
 from selflabel.affinity import Lattice
 from selflabel.affinity.filters.lattice_cpu import CompiledLattice
 from selflabel.affinity.filters.lattice_torch import TorchLattice
@@ -21,8 +22,9 @@ from selflabel.kernels.cpu.layout import channels_first, channels_last, empty_ch
 from selflabel.kernels.cpu.mean_field import LOG2_E
 from selflabel.kernels.cpu.rows import Incidence, add_row, counted, padded, sum_rows, sum_taps
 from selflabel.kernels.cpu.vectors import LANES, exp2, full, greater, largest, load, number, store, total
-from selflabel.kernels.memory import FreeBlocks, scratch
+from selflabel.kernels.memory import Array, FreeBlocks, scratch, working_array
 from selflabel.kernels.threads import num_threads, parallel_for, run_parallel, split_range, split_threads
+from selflabel.solvers import GradientDescent, MeanField
 from selflabel.terms import BILINEAR, STANDARD
 
 THREADS = pytest.mark.parametrize("threads", [1, 2, 3])
@@ -190,6 +192,35 @@ def test_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with scratch((10_000,), np.uint8):
         pass
     assert memory.FREE.nbytes == 9600
+
+
+def test_memory_of_an_owner_is_free_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "FREE", FreeBlocks(10_000))
+    owner = torch.nn.Identity()
+    array = working_array(owner, (30, 40), np.float32)
+    with scratch((30, 40), np.float32) as other:
+        assert not np.shares_memory(array, other)
+    assert memory.FREE.nbytes == 4800
+    first = array.__array_interface__["data"][0]
+    del owner
+    assert memory.FREE.nbytes == 9600
+    taken = [memory.FREE.take(4800).__array_interface__["data"][0] for _ in range(2)]
+    assert first in taken
+
+
+class _FullOfNans(FreeBlocks):
+    def take(self, size: int) -> Array:
+        return np.full(size, 255, np.uint8)  # nan as float32, float64
+
+
+@pytest.mark.parametrize("solver", [MeanField(), GradientDescent()], ids=lambda solver: solver.name)
+def test_working_memory_may_hold_anything(solver: Solver, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = "lattice" if isinstance(solver, MeanField) else "grid4"
+    clean = solve(make_case(solver.default_energy, kind).problem, solver)
+    monkeypatch.setattr(memory, "FREE", _FullOfNans(0))
+    dirty = solve(make_case(solver.default_energy, kind).problem, solver)
+    assert torch.equal(clean.labels, dirty.labels)
+    assert torch.equal(clean.energy, dirty.energy)
 
 
 # --- memory layout ------------------------------------------------------------------------------------------

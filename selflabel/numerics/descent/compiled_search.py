@@ -13,6 +13,7 @@ from torch import Tensor
 from selflabel.affinity.stencil import Stencil, boxes
 from selflabel.kernels.cpu import descent, formulas
 from selflabel.kernels.cpu.compile import Array
+from selflabel.kernels.memory import working_array
 from selflabel.kernels.threads import num_threads, run_parallel, split_range, split_threads
 from selflabel.numerics.descent.coordinates import LEAST_CURVATURE, ROOT_FLOOR, ROOT_LEFT, ROOT_REACH
 from selflabel.numerics.descent.line_search import PerImage, Trial
@@ -120,16 +121,17 @@ class _ImageSearch:
         self.point, self.trial = (self._new_point(classes) for _ in range(2))
         np.sqrt(labels.flatten(1).numpy(), out=self._inside(self.point.roots))
         self.point.gradient[:] = 0
-        self.direction = np.zeros((classes, self.pixels), np.float32)
+        self.direction = working_array(self, (classes, self.pixels), np.float32)
+        self.direction[:] = 0
         self.turning = NO_TURN
 
     def _new_point(self, classes: int) -> descent.Point:
         """Memory for a point; the margins hold labels, whose products are finite."""
-        roots = np.empty((classes, self.pixels + 2 * self.halo), np.float32)
+        roots = working_array(self, (classes, self.pixels + 2 * self.halo), np.float32)
         for margin in (roots[:, : self.halo], roots[:, self.halo + self.pixels :]):
             margin[:] = 0
             margin[0] = 1
-        gradient = np.empty((classes, self.pixels), np.float32)
+        gradient = working_array(self, (classes, self.pixels), np.float32)
         return descent.Point(roots, gradient, np.empty(self.pixels, np.float32))
 
     def _inside(self, roots: Array) -> Array:

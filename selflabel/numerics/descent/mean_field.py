@@ -18,7 +18,7 @@ from selflabel.kernels.cpu import mean_field
 from selflabel.kernels.cpu.compile import Array
 from selflabel.kernels.cpu.rows import Incidence
 from selflabel.kernels.cpu.vectors import LANES
-from selflabel.kernels.memory import empty, scratch
+from selflabel.kernels.memory import empty, scratch, working_array
 from selflabel.kernels.threads import num_threads, parallel_for, run_parallel, split_range, split_threads
 from selflabel.labels import LOG_FLOOR, channels_first
 from selflabel.problem import Problem
@@ -175,12 +175,14 @@ class MeanFieldSweeps:
             starts=np.arange(pixels, dtype=np.int32) * (width // LANES),
             sides=np.zeros(pixels, np.uint8),
             moved=np.zeros(pixels, np.bool_),
-            unary=np.empty(pixels * width, np.float32),
-            labels=np.empty(2 * pixels * width, np.float32),
+            unary=working_array(self, (pixels * width,), np.float32),
+            labels=working_array(self, (2 * pixels * width,), np.float32),
             cost=np.empty((pixels, 2), np.float32),
         )
-        self.table = np.zeros((self.joint.rows, width), np.float32)
-        self.blurred = np.empty_like(self.table)
+        self.table, self.blurred = (
+            working_array(self, (self.joint.rows, width), np.float32) for _ in range(2)
+        )
+        self.table[:] = 0
         given = probs, probs[:0] if start is None else start
         self.own = self._onto_table(partial(mean_field.prepare, *self._records, *given), pixels)
         self.pixels = self.moved = self.free
