@@ -66,7 +66,17 @@ __all__ = [
 ]
 
 
+_ROOMS = ("losses", "solvers", "training")
+"""Packages that are attributes, too: ``selflabel.losses`` after ``import selflabel``."""
+
+
 def __getattr__(name: str) -> object:
+    if name in _ROOMS:
+        return import_module(f"selflabel.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'selflabel' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

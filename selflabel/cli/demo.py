@@ -24,6 +24,8 @@ class DemoOptions:
 def demo(options: DemoOptions) -> None:
     """Label five photographs from the scribbles kept in this package, with every solver, and compare them.
 
+    Solvers whose package is not installed are left out.
+
     Writes one picture: a row for each photograph; its scribbles, then the labels of each solver, with the
     seconds that solver and prediction took. Nothing is downloaded.
     """
@@ -37,7 +39,8 @@ def demo(options: DemoOptions) -> None:
     out = options.out
     if not out.parent.is_dir():
         raise screen.stop(f"{out} cannot be written: there is no folder {out.parent}")
-    labelers = {name: registry.labeler(LabelerOptions(solver=name)) for name in registry.SOLVERS}
+    every = {name: registry.labeler(LabelerOptions(solver=name)) for name in registry.SOLVERS}
+    labelers = {name: labeler for name, labeler in every.items() if _is_installed(labeler)}
     shown = photographs()
     rows: list[list[Tile]] = []
     with screen.progress() as bar:
@@ -56,6 +59,17 @@ def demo(options: DemoOptions) -> None:
     except OSError as error:
         raise screen.stop(f"{out} cannot be written: {error}") from error
     screen.tell(f"{len(shown)} photographs, {len(labelers)} solvers: {out}")
+
+
+def _is_installed(labeler: "Labeler") -> bool:
+    from selflabel.cli import screen
+
+    try:
+        labeler.check()
+    except ImportError as error:
+        screen.tell(f"left out: {error}")
+        return False
+    return True
 
 
 def _scribbles(

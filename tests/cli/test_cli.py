@@ -374,6 +374,16 @@ def test_demo_compares_every_solver(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["demo.png"]
 
 
+def test_demo_leaves_out_solvers_without_their_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(minimum_cut, "maxflow", None)
+    result = call("demo", "--out", tmp_path / "demo.png", "--size", 32)
+    assert result.exit_code == 0, result.output
+    assert "left out: graph-cut needs PyMaxflow" in result.output
+    assert "5 photographs, 3 solvers" in result.output
+
+
 def test_demo_says_that_it_cannot_write_before_it_works(tmp_path: Path) -> None:
     result = call("demo", "--out", tmp_path / "none" / "demo.png")
     assert (result.exit_code, "cannot be written" in result.output) == (2, True)

@@ -265,6 +265,8 @@ def test_public_names() -> None:
     for name in selflabel.__all__:
         assert getattr(selflabel, name) is not None
     assert selflabel.solve is solve
+    assert {"label", "solve", "losses", "solvers", "training"} <= set(dir(selflabel))
+    assert vars(selflabel)["__getattr__"]("losses").__name__ == "selflabel.losses"
     assert selflabel.Solution is Solution
     assert isinstance(GradientDescent(), Solver)
     assert not isinstance(object(), Solver)
