@@ -18,7 +18,6 @@ from selflabel.cli.predict import predict
 from selflabel.cli.score import score
 from selflabel.cli.solvers import solvers
 from selflabel.cli.train import train
-from selflabel.kernels.malloc import keep_freed_memory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,10 +52,16 @@ def _root(
     pass
 
 
+def _keep_memory() -> None:
+    """What commands do first, but no help: the process is ours, and most commands solve many large problems."""
+    from selflabel.kernels.malloc import keep_freed_memory
+
+    keep_freed_memory()
+
+
 def main() -> None:
     """The entry point of the command `selflabel`."""
-    keep_freed_memory()  # the process is ours, and most commands solve many large problems
     try:
-        app()
+        app(obj=_keep_memory)
     finally:
         gc.freeze()  # or Python would look for garbage in all that was imported before it ends: half a second

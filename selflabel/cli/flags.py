@@ -17,12 +17,17 @@ CONTEXT = "context"
 
 
 def command(body: Callable[[T], None]) -> Callable[..., None]:
-    """A function as typer takes it: a parameter for each option of the dataclass that `body` takes."""
+    """A function as typer takes it: a parameter for each option of the dataclass that `body` takes.
+
+    It calls the object of typer's context first, if there is one.
+    """
     kind = next(iter(get_type_hints(body).values()))
     options = declared(kind)
 
     def call(**values: Any) -> None:
         context = values.pop(CONTEXT)
+        if context.obj is not None:
+            context.obj()
         given = {name: _plain(options[name], value) for name, value in values.items()}
         if issubclass(kind, Layered):
             sources = {name: context.get_parameter_source(name) for name in options}

@@ -62,14 +62,18 @@ def test_only_processes_of_the_command_change_malloc() -> None:
     assert callers == {"selflabel/cli/__init__.py", "selflabel/labeling/engines/processes.py"}
 
 
-def test_the_command_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(selflabel.cli, "keep_freed_memory", lambda: asked.append(True))
-    monkeypatch.setattr(sys, "argv", ["selflabel", "--version"])
+@pytest.mark.parametrize(
+    ("words", "asks"), [(["score", "none", "none"], True), (["score", "--help"], False), (["--help"], False)]
+)
+def test_commands_ask_for_it(words: list[str], asks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Help does not: it would wait for that."""
+    asked: list[bool] = []
+    monkeypatch.setattr("selflabel.kernels.malloc.keep_freed_memory", lambda: asked.append(True))
+    monkeypatch.setattr(sys, "argv", ["selflabel", *words])
     with pytest.raises(SystemExit):
         selflabel.cli.main()
     gc.unfreeze()
-    assert asked == [True]
+    assert asked == [True] * asks
 
 
 FAULTS = """
