@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 from skimage import data, transform
-from torch import Tensor
+from support.problems import Dense
 
 from selflabel.affinity import GaussianKernel, GridAffinity, WindowAffinity
 from selflabel.driver import Result, solve
@@ -307,21 +307,6 @@ def test_degenerate(name: str, moves: Moves) -> None:
     if name == "no pairs":
         expected = problem.feasible(problem.probs).argmax(1)
         assert torch.equal(solution.labels.argmax(1), expected)
-
-
-class Dense:
-    """An affinity without a list of pairs."""
-
-    shape = (1, 2, 2)
-
-    def apply(self, labels: Tensor) -> Tensor:
-        return labels
-
-    def degree(self) -> Tensor:
-        return torch.ones(1, 1, 2, 2)
-
-    def as_matrix(self) -> Tensor:
-        return torch.eye(4)[None]
 
 
 def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from skimage import data, transform
 from skimage.segmentation import random_walker
+from support.problems import Dense
 from support.walks import dense_solution, random_problem
 from torch import Tensor
 
@@ -329,21 +330,6 @@ def test_method_by_unknown_labels_and_neighbors() -> None:
     free[1, 0, 5, 6] = False  # now both images have one unknown label less
     assert isinstance(method_by_size(far, free, largest), Elimination)
     assert isinstance(method_by_size(too_far, free, largest), ConjugateGradients)
-
-
-class Dense:
-    """An affinity without a list of pairs."""
-
-    shape = (1, 2, 2)
-
-    def apply(self, labels: Tensor) -> Tensor:
-        return labels
-
-    def degree(self) -> Tensor:
-        return torch.ones(1, 1, 2, 2)
-
-    def as_matrix(self) -> Tensor:
-        return torch.eye(4)[None]
 
 
 def test_what_does_not_fit_is_named() -> None:

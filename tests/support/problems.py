@@ -205,3 +205,18 @@ def explicit_energy(problem: Problem, labels: Tensor) -> Tensor:
     unary = unary + energy.entropy_weight * (labels * labels.log()).sum(1)
     pairs = explicit_potts(labels, problem.affinity, energy.relaxation.name)
     return torch.where(free, unary, 0.0).flatten(1).sum(1) + energy.pairwise_weight * pairs
+
+
+class Dense:
+    """An affinity of one image of 2 x 2 pixels without a list of pairs."""
+
+    shape = (1, 2, 2)
+
+    def apply(self, labels: Tensor) -> Tensor:
+        return labels
+
+    def degree(self) -> Tensor:
+        return torch.ones(1, 1, 2, 2)
+
+    def as_matrix(self) -> Tensor:
+        return torch.eye(4)[None]
