@@ -6,7 +6,7 @@ A caller asks `backend` for a routine and imports its kernels only if there are 
         from selflabel.affinity.filters.lattice_cpu import CompiledLattice
 
 Routines without kernels run in torch, which is also the reference of the tests. A test switches all kernels off by one
-line, ``monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)``.
+line, ``monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)``, or `has_triton` in its place.
 """
 
 import enum
@@ -22,16 +22,19 @@ class Backend(enum.Enum):
     TORCH = "torch"
     CPU = "cpu"
     """Numba (`selflabel.kernels.cpu`)."""
+    GPU = "gpu"
+    """Triton (`selflabel.kernels.gpu`)."""
 
 
 class Routine(enum.Enum):
-    """A routine that has kernels: the name of a file in `selflabel.kernels.cpu`."""
+    """A routine that has kernels: the name of a file in `selflabel.kernels.cpu`, `selflabel.kernels.gpu` or both."""
 
     LAYOUT = "layout"
     LATTICE = "lattice"
     MEAN_FIELD = "mean_field"
     DESCENT = "descent"
     ELIMINATION = "elimination"
+    GATED = "gated"
 
 
 CPU_DTYPES = {
@@ -41,13 +44,18 @@ CPU_DTYPES = {
     Routine.DESCENT: (torch.float32,),
     Routine.ELIMINATION: (torch.float64,),
 }
-"""The dtypes that the kernels of each routine take."""
+"""The dtypes that the kernels of each routine take on a CPU."""
+
+GPU_DTYPES: dict[Routine, tuple[torch.dtype, ...]] = {}
+"""The same on a GPU."""
 
 
 def backend(routine: Routine, device: torch.device, dtype: torch.dtype) -> Backend:
     """The kernels of the routine for this device and dtype; `Backend.TORCH` if there are none."""
-    if device.type == "cpu" and dtype in CPU_DTYPES[routine] and has_numba():
+    if device.type == "cpu" and dtype in CPU_DTYPES.get(routine, ()) and has_numba():
         return Backend.CPU
+    if device.type == "cuda" and dtype in GPU_DTYPES.get(routine, ()) and has_triton():
+        return Backend.GPU
     return Backend.TORCH
 
 
@@ -55,3 +63,9 @@ def backend(routine: Routine, device: torch.device, dtype: torch.dtype) -> Backe
 def has_numba() -> bool:
     """Is Numba installed (the extra `fast`)?"""
     return find_spec("numba") is not None
+
+
+@cache
+def has_triton() -> bool:
+    """Is Triton installed? torch's CUDA wheels bring it on Linux."""
+    return find_spec("triton") is not None
