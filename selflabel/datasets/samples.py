@@ -1,10 +1,9 @@
 """Data sets for training: folders of images, scribbles and masks as samples and batches."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +16,8 @@ from selflabel.files.digest import digest
 from selflabel.files.folders import by_stem, read_lines
 from selflabel.files.images import IMAGE_SUFFIXES, image_size, read_image
 from selflabel.files.label_files import LABEL_SUFFIXES, read_index
+from selflabel.files.opening import read_file
 from selflabel.labels import UNLABELED
-
-T = TypeVar("T")
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a gray image (ITU-R BT.601, as pillow's)."""
@@ -134,15 +132,15 @@ class Folder(Dataset[Sample]):
     def _contents(self) -> Iterator[bytes]:
         for stem, files in self._files.items():
             yield stem.encode("utf-8", "backslashreplace")
-            yield from (b"" if file is None else file.read_bytes() for file in files)
+            yield from (b"" if file is None else read_file(file) for file in files)
 
     def check_one_size(self) -> None:
         """Raise `ValueError`, naming two images, unless all come in one size."""
         if self.size is not None:
             return
-        first, shape = self.stems[0], _checked(self._files[self.stems[0]][0], image_size)
+        first, shape = self.stems[0], image_size(self._files[self.stems[0]][0])
         for stem in self.stems:
-            other = _checked(self._files[stem][0], image_size)
+            other = image_size(self._files[stem][0])
             if other != shape:
                 raise ValueError(
                     f"expected images of one size for batches, got {shape[0]} x {shape[1]} ({first}) and "
@@ -181,10 +179,10 @@ class Folder(Dataset[Sample]):
         return _Arrays(image, seeds.to(torch.uint8), small)
 
     def _image(self, path: Path) -> Float32[Tensor, "c h w"]:
-        return with_channels(_checked(path, read_image), self.channels)
+        return with_channels(read_image(path), self.channels)
 
     def _index(self, path: Path, shape: tuple[int, int]) -> Int64[Tensor, "h w"]:
-        index = _checked(path, read_index)
+        index = read_index(path)
         if index.shape != shape:
             raise ValueError(
                 f"{path} has {index.shape[0]} x {index.shape[1]} pixels, its image {shape[0]} x {shape[1]}"
@@ -242,13 +240,6 @@ def _found(folder: Path, suffixes: Sequence[str], stems: Sequence[str], what: st
         more = f" and {len(missing) - 4} others" if len(missing) > 4 else ""
         raise ValueError(f"{folder}: there is no {what} of {', '.join(missing[:4])}{more}")
     return there
-
-
-def _checked(path: Path, read: Callable[[Path], T]) -> T:
-    try:
-        return read(path)
-    except (ValueError, OSError, SyntaxError, EOFError) as error:  # pillow's for broken PNG chunks
-        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def _shape(image: Tensor) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from selflabel.files.opening import read_text_file
+
 
 def by_stem(path: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The files of a folder, or one file alone, by stem (the name without its last suffix), in order of stem.
@@ -38,6 +40,8 @@ def has_all(path: Path, suffixes: Sequence[str], stems: Iterable[str]) -> bool:
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
-    """The lines of a text file, stripped, without empty ones and without a byte order mark: stems or class names."""
-    text = path.read_text(encoding="utf-8-sig")
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    """The lines of a text file, stripped, without empty ones and without a byte order mark: stems or class names.
+
+    Raises `FileError` as `read_text_file` does.
+    """
+    return tuple(line.strip() for line in read_text_file(path).splitlines() if line.strip())

@@ -8,6 +8,8 @@ import tifffile
 from jaxtyping import Float32, Shaped
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from selflabel.files.opening import about, read_file
+
 IMAGE_SUFFIXES = (
     ".png",
     ".jpg",
@@ -33,19 +35,24 @@ _GRAY_ALPHA = ("LA", "La")
 
 
 def read_image(path: Path) -> Float32[np.ndarray, "h w c"]:
-    """The image in a file, in [0, 1], with one channel (gray) or three (RGB)."""
-    return decode_image(path.read_bytes(), path.suffix)
+    """The image in a file, in [0, 1], with one channel (gray) or three (RGB).
+
+    Raises `FileError`, for all that `decode_image` refuses, too.
+    """
+    data = read_file(path)
+    with about(path):
+        return decode_image(data, path.suffix)
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width of `read_image`; only TIFF files are decoded for it.
 
-    Raises `ValueError` and `OSError` as `read_image` does.
+    Raises `FileError` as `read_image` does.
     """
     if path.suffix.lower() in TIFF_SUFFIXES:
         found = read_image(path).shape
         return found[0], found[1]
-    with open_pillow(path.read_bytes()) as file:
+    with about(path), open_pillow(read_file(path)) as file:
         width, height = file.size
         turned = file.getexif().get(ORIENTATION, 1) >= 5
     return (width, height) if turned else (height, width)

@@ -13,6 +13,7 @@ from PIL import Image
 from selflabel.files import UNLABELED
 from selflabel.files.atomic import write_atomic
 from selflabel.files.images import TIFF_SUFFIXES, open_pillow
+from selflabel.files.opening import about, read_file
 from selflabel.files.palette import voc_palette
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
@@ -56,8 +57,13 @@ VOC_FORMAT: Final = LabelFormat()
 
 
 def read_index(path: Path, form: LabelFormat = VOC_FORMAT) -> UInt8[np.ndarray, "h w"]:
-    """The labels in a file: index or palette PNG, or integer TIFF."""
-    return decode_index(path.read_bytes(), path.suffix, form)
+    """The labels in a file: index or palette PNG, or integer TIFF.
+
+    Raises `FileError`, for all that `decode_index` refuses, too.
+    """
+    data = read_file(path)
+    with about(path):
+        return decode_index(data, path.suffix, form)
 
 
 def decode_index(data: bytes, suffix: str, form: LabelFormat = VOC_FORMAT) -> UInt8[np.ndarray, "h w"]:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Integer, Num, Shaped, UInt8
 
 from selflabel.files import UNLABELED
 from selflabel.files.atomic import write_atomic
+from selflabel.files.opening import about, read_file
 
 PROBABILITY_SUFFIXES = (".npz", ".npy")
 
@@ -47,8 +48,13 @@ class Probabilities:
 def read_probabilities(
     path: Path, size: tuple[int, int], form: ProbabilityFormat = PLAIN_FORMAT
 ) -> Probabilities:
-    """The probabilities in an npy or npz file for an image of `size` (h, w)."""
-    return decode_probabilities(path.read_bytes(), path.suffix, size, form)
+    """The probabilities in an npy or npz file for an image of `size` (h, w).
+
+    Raises `FileError`, for all that `decode_probabilities` refuses, too.
+    """
+    data = read_file(path)
+    with about(path):
+        return decode_probabilities(data, path.suffix, size, form)
 
 
 def decode_probabilities(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selflabel.files.atomic import refuse_existing
+from selflabel.files.opening import FileError
 from selflabel.labeling.engines.processes import Crash, Worker, run_jobs
 from selflabel.labeling.image import LabelImage, digest_of
 from selflabel.labeling.manifest import Manifest, Record, Run, manifest_path, other_manifests
@@ -92,5 +93,5 @@ def _keep(manifest: Manifest, run: Run, job: Job, outcome: Record | Failure | Cr
 def _same_bytes(job: Job, record: Record) -> bool:
     try:
         return digest_of(job) == record.inputs
-    except OSError:
+    except FileError:
         return False  # labeling it will say what is wrong

@@ -1,10 +1,7 @@
 """One image in files: read them, label it, write the results."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +11,7 @@ from selflabel.files import UNLABELED
 from selflabel.files.digest import digest
 from selflabel.files.images import decode_image
 from selflabel.files.label_files import decode_index
+from selflabel.files.opening import about, read_file
 from selflabel.files.probabilities import Probabilities, decode_probabilities
 from selflabel.labeling.classes import check_seeds
 from selflabel.labeling.manifest import Record
@@ -85,29 +83,18 @@ def label_image(job: Job, settings: LabelingSettings, output: OutputFolder) -> R
 
 
 def _contents(job: Job) -> list[bytes]:
-    return [path.read_bytes() for path in (job.image, job.seeds, job.probs) if path is not None]
+    return [read_file(path) for path in (job.image, job.seeds, job.probs) if path is not None]
 
 
 def _decoded(job: Job, contents: list[bytes], settings: LabelingSettings) -> _Inputs:
-    with _about("image", job.image):
+    with about(job.image, "image"):
         image = decode_image(contents[0], job.image.suffix)
-    with _about("seeds", job.seeds):
+    with about(job.seeds, "seeds"):
         seeds = decode_index(contents[1], job.seeds.suffix, settings.seeds_format)
     size = (image.shape[0], image.shape[1])
     check_seeds(seeds, size, settings.num_classes)
     if job.probs is None:
         return _Inputs(image, seeds, None)
-    with _about("probabilities", job.probs):
+    with about(job.probs, "probabilities"):
         given = decode_probabilities(contents[2], job.probs.suffix, size, settings.probs_format)
     return _Inputs(image, seeds, given)
-
-
-@contextmanager
-def _about(what: str, path: Path) -> Iterator[None]:
-    """Say which file an error is about."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{what} {path.name}: {error}") from error
-    except (OSError, SyntaxError, EOFError) as error:  # pillow raises SyntaxError for broken PNG chunks
-        raise OSError(f"{what} {path.name} cannot be read: {error}") from error

@@ -17,6 +17,7 @@ from selflabel.files.atomic import refuse_existing, remove_leftovers, write_atom
 from selflabel.files.digest import digest
 from selflabel.files.images import decode_image
 from selflabel.files.ledger import Entry, Ledger, encoded
+from selflabel.files.opening import about, read_file
 from selflabel.files.probabilities import quantized, write_soft
 
 MANIFEST = "predictions.jsonl"
@@ -120,18 +121,18 @@ def predict_folder(
     ledger.rewrite([{"identity": identity}, *(_entry(stem, inputs) for stem, inputs in done.items())])
     for stem, path in images.items():
         try:
-            data = path.read_bytes()
+            data = read_file(path)
             found = digest([data])
             if done.get(stem) == found and storage.path(out, stem).is_file():
                 yield Prediction(stem, skipped=True)
                 continue
-            image = with_channels(decode_image(data, path.suffix), predictor.channels)
+            with about(path):
+                image = with_channels(decode_image(data, path.suffix), predictor.channels)
             storage.write(storage.path(out, stem), predictor(image).numpy())
             # of an overwritten run: a stem has one file
             storage.other_path(out, stem).unlink(missing_ok=True)
             ledger.append(_entry(stem, found))
-        except (ValueError, OSError, SyntaxError, EOFError, RuntimeError) as error:
-            # pillow raises SyntaxError for broken PNG chunks, torch RuntimeError for sizes a network cannot take
+        except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: sizes a network cannot take
             yield Prediction(stem, reason=str(error) or type(error).__name__)
             continue
         yield Prediction(stem)

@@ -11,6 +11,7 @@ from support.folders import LABELER, SETTINGS, MeanColor, Smooth, contents, make
 
 from selflabel.affinity.builders import Grid
 from selflabel.files.label_files import read_index, write_index
+from selflabel.files.opening import FileError
 from selflabel.labeling.folder import Outcome, Skipped, label_folder
 from selflabel.labeling.image import LabelImage, digest_of
 from selflabel.labeling.labeler import Labeler
@@ -69,12 +70,12 @@ def test_an_input_that_cannot_be_read_any_more_is_not_skipped(
     out = tmp_path / "out"
     label_all(folders, out)
 
-    def unreadable(self: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(self))
+    def unreadable(path: Path, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", lambda self: unreadable(self) if "images" in str(self) else b"")
+    monkeypatch.setattr(os, "open", unreadable)
     job = make_plan(folders[0], folders[1]).jobs[0]
-    with pytest.raises(OSError, match="Permission denied"):
+    with pytest.raises(FileError, match=r"a0\.png cannot be read: Permission denied"):
         digest_of(job)
     failure = LabelImage(SETTINGS, OutputFolder(out))(job)
     assert isinstance(failure, Failure)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from selflabel.cli.config.declarations import checked
 from selflabel.files.atomic import write_atomic
+from selflabel.files.opening import about, read_text_file
 
 T = TypeVar("T")
 
@@ -42,10 +43,9 @@ def read_table(path: Path, name: str) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    text = read_text_file(path)
+    with about(path):
+        return tomllib.loads(text)
 
 
 def write_config(path: Path, values: object, head: str, tables: Mapping[str, Mapping[str, object]]) -> None:
