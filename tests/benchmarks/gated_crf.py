@@ -36,7 +36,8 @@ def unfolded(values: Tensor, radius: int) -> Tensor:
 
 def published(logits: Tensor, images: Tensor, radius: int) -> Tensor:
     """Obukhov et al. 2019, supplement, eq. 6 to 10, for one kernel of place and color."""
-    y, x = torch.meshgrid(*(torch.arange(n, dtype=images.dtype) for n in images.shape[2:]), indexing="ij")
+    axes = (torch.arange(n, dtype=images.dtype, device=images.device) for n in images.shape[2:])
+    y, x = torch.meshgrid(*axes, indexing="ij")
     place = torch.stack([y, x]).expand(len(images), 2, *y.shape) / KERNEL.sigma_xy
     features = torch.cat([place, images * 255 / KERNEL.sigma_rgb], 1)
     kernel = (-0.5 * (unfolded(features, radius) - features[:, :, None]).square().sum(1)).exp()

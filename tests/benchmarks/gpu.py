@@ -1,15 +1,19 @@
 """What tensors on a GPU get: the same results as on the CPU, and how near each step is to its floor of memory.
 
     python tests/benchmarks/gpu.py --out docs/gpu.md
+    python tests/benchmarks/gpu.py --jobs checks,descent,gated
     python tests/benchmarks/gpu.py --device cpu --small         # the same script where there is no GPU
 
-First every path is checked against the CPU in double precision (`gpu_checks.py`); then steps are timed, with events
-after a warm-up (medians), next to the least time in which the bytes that they must move can be moved, at the speed of
-a large copy. "Must move" counts every input that the step reads and every output that it writes once, as if all between
-stayed in registers; labels are ``4 b k n`` bytes. `syncs`: how often a call waits for the device. The hot functions are
-timed once more as torch.compile fuses them. Nothing has to be compiled before.
+First every path is checked against the CPU in double precision (`gpu_checks.py`); then jobs are timed
+(`gpu_jobs.py`), with events after a warm-up (medians), next to the least time in which the bytes that they must move
+can be moved, at the speed of a large copy. "Must move" counts every input that a step reads and every output that it
+writes once, as if all between stayed in registers; labels are ``4 b k n`` bytes. `kernels`: jobs that have kernels in
+Triton are timed with them and without. `waits`: how often a call waits for the device. `first, s`: the first call,
+which may compile. `peak`: memory beyond that of the inputs. Published recipes (`gpu_peers.py`) are timed beside. With
+`--compiled` the hot functions are timed once more as torch.compile fuses them, which takes minutes.
 
-Exit code 1 if a result differs, 2 if there is no such device.
+What fails is reported, and the rest goes on. Exit code 1 if a result differs or a job fails, 2 if there is no such
+device.
 """
 
 import argparse
@@ -20,60 +24,22 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 import torch
-from gpu_checks import LatticeInTorch, checks
-from torch import Tensor
+from gpu_checks import checks
+from gpu_jobs import FAMILIES, NUMBER, SMALL, Family, Job, Sizes, hot_functions
 
-from selflabel import DenseAffinity, GaussianKernel, GridAffinity, Problem, solve
-from selflabel.affinity import Affinity, Exact, FilterBuilder
-from selflabel.affinity.filters.lattice_torch import TorchLattice
-from selflabel.labels import UNLABELED
-from selflabel.losses import dense_crf_loss, gated_crf_loss
-from selflabel.solvers import GradientDescent, MeanField
-from selflabel.terms import COLLISION_DIVERGENCE, potts_and_grad
+from selflabel.kernels import backend
 
-NUMBER = 4
-"""Bytes of a float32 or an int32."""
+LONGEST = 0.5
+"""Seconds that a job is repeated, at most."""
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """Batches of the jobs."""
-
-    descent: tuple[int, ...] = (12, 21, 513, 513)
-    mean_field: tuple[int, ...] = (8, 21, 513, 513)
-    gated: tuple[int, ...] = (4, 21, 513, 513)
-    dense: tuple[int, ...] = (1, 21, 513, 513)
-    lattice_side: int = 512
-    exact_side: int = 256
-    copied: int = 1 << 30
-    repeats: int = 20
-
-
-SMALL = Sizes((2, 3, 40, 48), (2, 3, 40, 48), (1, 3, 32, 40), (1, 3, 40, 48), 64, 24, 1 << 24, 2)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A timed step, the bytes that it must move, and how these are counted."""
-
-    name: str
-    work: Callable[[], object]
-    bytes: float
-    counted: str
-    goal: "Goal | None" = None
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a job should take: `is_met` of milliseconds and of their ratio to the floor."""
-
-    text: str
-    is_met: Callable[[float, float], bool]
+HEADER = (
+    "| job | kernels | ms | first, s | floor, ms | ratio | target | waits | peak, MB | note |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+)
 
 
 @dataclass(frozen=True)
@@ -84,14 +50,26 @@ class Clock:
     repeats: int
 
     def median(self, work: Callable[[], object]) -> float:
-        for _ in range(3):
+        once = self.first(work)
+        repeats = max(2, min(self.repeats, int(LONGEST / max(once, 1e-6))))
+        if repeats > 2:
             work()
-        return statistics.median(self._by_events(work) if self.device.type == "cuda" else self._by_wall(work))
+        return statistics.median(
+            self._by_events(work, repeats) if self.device.type == "cuda" else self._by_wall(work, repeats)
+        )
 
-    def _by_events(self, work: Callable[[], object]) -> list[float]:
+    def first(self, work: Callable[[], object]) -> float:
+        """Seconds of one call, until the device has done its work."""
+        start = time.perf_counter()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def _by_events(self, work: Callable[[], object], repeats: int) -> list[float]:
         ends = []
         torch.cuda.synchronize()
-        for _ in range(self.repeats):
+        for _ in range(repeats):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             work()
@@ -100,13 +78,8 @@ class Clock:
         torch.cuda.synchronize()
         return [start.elapsed_time(end) for start, end in ends]
 
-    def _by_wall(self, work: Callable[[], object]) -> list[float]:
-        times = []
-        for _ in range(self.repeats):
-            start = time.perf_counter()
-            work()
-            times.append(1e3 * (time.perf_counter() - start))
-        return times
+    def _by_wall(self, work: Callable[[], object], repeats: int) -> list[float]:
+        return [1e3 * self.first(work) for _ in range(repeats)]
 
     def bandwidth(self, size: int) -> float:
         """Bytes a second, read and written, of a copy that fits no cache."""
@@ -114,7 +87,7 @@ class Clock:
         target = torch.empty_like(source)
         return 2 * size / (1e-3 * self.median(lambda: target.copy_(source)))
 
-    def syncs(self, work: Callable[[], object]) -> int | None:
+    def waits(self, work: Callable[[], object]) -> int | None:
         """The number of times that the call waits for the device; None on the CPU."""
         if self.device.type != "cuda":
             return None
@@ -127,227 +100,167 @@ class Clock:
                 torch.cuda.set_sync_debug_mode("default")
         return sum("synchronizing" in str(warning.message) for warning in caught)
 
+    def peak(self, work: Callable[[], object]) -> float | None:
+        """Megabytes that the call takes beyond those taken before; None on the CPU."""
+        if self.device.type != "cuda":
+            return None
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
 
-def draw(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images and logits, smooth: lattices then have vertices as on photographs."""
-    generator = torch.Generator().manual_seed(7_351)
-    batch, classes, *size = shape
-    parts = [
-        torch.nn.functional.interpolate(
-            torch.randn(batch, channels, *(n // 16 + 2 for n in size), generator=generator),
-            size,
-            mode="bilinear",
-        )
-        for channels in (3, classes)
+
+@dataclass
+class Report:
+    """Lines that are printed as they come, and what failed."""
+
+    lines: list[str]
+    failures: list[str]
+
+    def add(self, line: str) -> None:
+        self.lines.append(line)
+        print(line, flush=True)
+
+    def fail(self, what: str) -> None:
+        self.failures.append(what)
+        print(f"FAILED {what}", flush=True)
+
+
+def check(report: Report, side: int, device: torch.device) -> None:
+    """Run all checks; those whose error is above their tolerance are failures."""
+    report.add("| check | relative error | tolerance |\n| --- | --- | --- |")
+    for each in checks():
+        try:
+            error = each.error(side, device)
+        except Exception as problem:  # whatever it is, the other checks are run
+            report.fail(f"{each.name}: {_named(problem)}")
+            continue
+        report.add(f"| {each.name} | {error:.1e} | {each.tolerance:.0e} |")
+        if not error <= each.tolerance:
+            report.fail(f"{each.name}: {error:.1e}, more than {each.tolerance:.0e}")
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
+
+
+def time_family(
+    report: Report, family: Family, sizes: Sizes, clock: Clock, speed: float, kernels: str
+) -> None:
+    """The rows of a family."""
+    try:
+        for job in family.jobs(sizes, clock.device):
+            report.add(row(job, clock, speed, kernels))
+    except (
+        Exception
+    ) as problem:  # the next job of a generator that failed does not come, the next family does
+        report.fail(f"{family.jobs.__name__} ({kernels}): {_named(problem)}")
+
+
+def row(job: Job, clock: Clock, speed: float, kernels: str) -> str:
+    """Times a job."""
+    first = clock.first(job.work)
+    ms, floor = clock.median(job.work) / job.steps, 1e3 * job.bytes / speed
+    ratio = ms / floor if floor else 0.0
+    goal = job.goal
+    target = "" if goal is None else f"{goal.text}{'' if goal.is_met(ms, ratio) else ', NOT MET'}"
+    waits, peak = clock.waits(job.work), clock.peak(job.work)
+    cells = [
+        job.name,
+        kernels,
+        f"{ms:.2f}",
+        f"{first:.2f}",
+        f"{floor:.3f}" if floor else "",
+        f"{ratio:.1f}" if floor else "",
+        target,
+        "" if waits is None else str(waits),
+        "" if peak is None else f"{peak:.0f}",
+        job.note(),
     ]
-    image = (0.5 + parts[0] / 4 + 0.02 * torch.randn(parts[0].shape, generator=generator)).clamp(0, 1)
-    return image.to(device), (3 * parts[1]).to(device)
+    return f"| {' | '.join(cells)} |"
 
 
-def bytes_of_lattice(lattice: TorchLattice, channels: int) -> float:
-    """Bytes of one filtering: all matrices once, the values in and out, each table between two products twice."""
-    matrices = (lattice.splat, *lattice.blurs, lattice.slice)
-    sparse = sum(NUMBER * (m.index.numel() + m.weight.numel() + m.offsets.numel()) for m in matrices)
-    tables = sum(m.offsets.numel() for m in matrices[:-1])
-    return sparse + NUMBER * channels * (2 * lattice.batch * lattice.pixels + 2 * tables)
+def variants(family: Family, device: torch.device) -> Iterator[tuple[str, bool]]:
+    """With kernels and without, or in torch alone."""
+    kernels = device.type == "cuda" and backend.has_triton()
+    if kernels and any(routine in backend.GPU_DTYPES for routine in family.routines):
+        yield "triton", True
+    yield "torch", False
 
 
-def by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def free_seeds(logits: Tensor) -> Tensor:
-    return torch.full((len(logits), *logits.shape[2:]), UNLABELED, device=logits.device)
-
-
-def descent(sizes: Sizes, device: torch.device) -> Iterator[Job]:
-    image, logits = draw(sizes.descent, device)
-    solver = GradientDescent(rtol=0.0, coarse_levels=0)
-    affinity = GridAffinity.from_image(image, 9.0)
-    problem = Problem.from_logits(solver.default_energy, logits, free_seeds(logits), affinity)
-    steps = solver.iterate(problem, problem.probs)
-
-    @torch.no_grad()
-    def one() -> object:
-        return next(steps)
-
-    yield Job(
-        f"GradientDescent, one step, {by(sizes.descent)}",
-        one,
-        11 * NUMBER * logits.numel(),
-        "11 labels: direction, point and natural gradient to new direction and point (3 + 2); these and prediction, "
-        "old gradient to gradient and natural gradient (4 + 2)",
-        Goal("3 x floor", lambda _, ratio: ratio <= 3),
-    )
-
-
-def mean_field(sizes: Sizes, device: torch.device) -> Iterator[Job]:
-    image, logits = draw(sizes.mean_field, device)
-    kernels = (GaussianKernel(10.0, 80.0, 13.0), GaussianKernel(3.0, 3.0, None))
-    solver, steps = MeanField(rtol=0.0), 10
-    affinity = DenseAffinity.from_image(image, kernels, filtering=LatticeInTorch(), symmetric=True)
-    problem = Problem.from_logits(solver.default_energy, logits, free_seeds(logits), affinity)
-    lattice: Any = affinity.filters[0].filter
-    labels = NUMBER * logits.numel()
-    yield Job(
-        f"mean field, {steps} iterations, {by(sizes.mean_field)}",
-        lambda: solve(problem, solver, max_steps=steps),
-        (steps + 1) * (bytes_of_lattice(lattice, logits.shape[1]) + 2 * labels) + steps * 3 * labels,
-        "11 filterings by the lattice and by place (2 labels), 10 updates (labels, unaries to labels)",
-    )
-
-
-def filters(sizes: Sizes, device: torch.device) -> Iterator[Job]:
-    for name, filtering, side, channels in (
-        ("lattice", LatticeInTorch(), sizes.lattice_side, 3),
-        ("exact filter", Exact(), sizes.exact_side, 21),
-    ):
-        image, _ = draw((1, 1, side, side), device)
-        place = torch.stack(torch.meshgrid(*[torch.arange(side, device=device)] * 2, indexing="ij"))
-        features = torch.cat([place[None] / 80.0, image * 255 / 13.0], 1).flatten(2).mT.contiguous()
-        values = torch.rand(1, channels, side * side, device=device)
-        built = filtering.build(features)
-        if isinstance(built, TorchLattice):
-            moved = bytes_of_lattice(built, channels)
-            counted = "matrices, values, and tables of vertices both ways"
-            goal: Goal | None = Goal("5 ms", lambda ms, _: ms <= 5)
-        else:
-            moved, goal = NUMBER * (2 * values.numel() + features.numel()), None
-            counted = "features, values; it waits for arithmetic"
-        size = f"{side}² points, {channels} values"
-        yield Job(f"{name}, {size}", partial(built.apply, values), moved, counted)
-        both = partial(_build_and_apply, filtering, features, values)
-        yield Job(f"{name} with its build, {size}", both, moved + NUMBER * features.numel(), counted, goal)
-
-
-def _build_and_apply(filtering: FilterBuilder, features: Tensor, values: Tensor) -> Tensor:
-    return filtering.build(features).apply(values)
-
-
-def losses(sizes: Sizes, device: torch.device) -> Iterator[Job]:
-    image, logits = draw(sizes.gated, device)
-    kernel = GaussianKernel(1.0, 6.0, 15.0)
-    yield Job(
-        f"gated CRF loss, both ways, {by(sizes.gated)}, radius 5",
-        partial(
-            _both_ways,
-            partial(gated_crf_loss, images=image, radius=5, kernels=(kernel,)),
-            logits.requires_grad_(),
-        ),
-        NUMBER * (2 * logits.numel() + image.numel()),
-        "logits, images; gradient",
-    )
-    image, logits = draw(sizes.dense, device)
-    inputs = NUMBER * (2 * logits.numel() + image.numel())
-    for filtering in (LatticeInTorch(), Exact()):
-        build = partial(
-            DenseAffinity.from_image, image, (GaussianKernel(1.0, 100.0, 15.0),), filtering=filtering
-        )
-        built: Any = build().filters[0].filter
-        is_lattice = isinstance(built, TorchLattice)
-        yield Job(
-            f"dense CRF loss with its {'lattice' if is_lattice else 'exact filter'}, both ways, {by(sizes.dense)}",
-            partial(_both_ways, partial(_dense_crf, build), logits.detach().requires_grad_()),
-            inputs + (bytes_of_lattice(built, logits.shape[1]) if is_lattice else 0),
-            "logits, images; gradient" + "; one filtering" * is_lattice,
-            Goal("5 ms", lambda ms, _: ms <= 5) if is_lattice else None,
-        )
-
-
-def _dense_crf(build: Callable[[], Affinity], logits: Tensor) -> Tensor:
-    return dense_crf_loss(logits, build())
-
-
-def _both_ways(loss: Callable[[Tensor], Tensor], logits: Tensor) -> None:
-    logits.grad = None
-    loss(logits).backward()
-
-
-def hot_functions(
-    sizes: Sizes, device: torch.device
-) -> Iterator[tuple[str, Callable[[], object], Callable[[], object]]]:
-    """Name, eager and compiled."""
-    image, logits = draw(sizes.descent, device)
-    probs, affinity = logits.softmax(1), GridAffinity.from_image(image, 9.0)
-    energy = GradientDescent.default_energy
-    problem = Problem(energy, probs, free_seeds(logits), affinity)
-    image, logits = draw(sizes.gated, device)
-    gated = partial(gated_crf_loss, logits, image, radius=5)
-    calls: dict[str, Callable[[], object]] = {
-        "Potts sum and gradient, collision divergence": partial(
-            potts_and_grad, probs, affinity, COLLISION_DIVERGENCE
-        ),
-        "energy and gradient, default of GradientDescent": partial(problem.value_and_grad, probs),
-        "gated CRF loss, forward": gated,
-    }
-    for name, call in calls.items():
-        yield name, call, torch.compile(call)
-
-
-def failures(side: int, device: torch.device) -> list[str]:
-    """The checks whose error is above their tolerance, all printed."""
-    found = []
-    print("| check | relative error | tolerance |\n| --- | --- | --- |")
-    for check in checks():
-        error = check.error(side, device)
-        print(f"| {check.name} | {error:.1e} | {check.tolerance:.0e} |", flush=True)
-        if not error <= check.tolerance:
-            found.append(f"{check.name}: {error:.1e}, more than {check.tolerance:.0e}")
-    return found
-
-
-def table(sizes: Sizes, device: torch.device) -> Iterator[str]:
+def time_all(report: Report, names: list[str], sizes: Sizes, device: torch.device) -> None:
+    """The table of the chosen families."""
     clock = Clock(device, sizes.repeats)
     speed = clock.bandwidth(sizes.copied)
-    yield f"Copy: {speed / 1e9:.0f} GB/s, read and written.\n"
-    yield "| job | ms | MB to move | counted | floor, ms | ratio | target | syncs |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
-    for family in (descent, mean_field, filters, losses):
-        for job in family(sizes, device):
-            ms, floor = clock.median(job.work), 1e3 * job.bytes / speed
-            goal = job.goal
-            target = (
-                "" if goal is None else f"{goal.text}{'' if goal.is_met(ms, ms / floor) else ', NOT MET'}"
-            )
-            syncs = clock.syncs(job.work)
-            yield (
-                f"| {job.name} | {ms:.2f} | {job.bytes / 1e6:.1f} | {job.counted} | {floor:.3f} | {ms / floor:.1f} | "
-                f"{target} | {'' if syncs is None else syncs} |"
-            )
-    yield "\n| function | eager, ms | torch.compile, ms |\n| --- | --- | --- |"
+    report.add(f"\nCopy: {speed / 1e9:.0f} GB/s, read and written.\n")
+    report.add(HEADER)
+    for name in names:
+        family = FAMILIES[name]
+        for kernels, with_triton in variants(family, device):
+            if with_triton:
+                time_family(report, family, sizes, clock, speed, kernels)
+            else:
+                with patch.object(backend, "has_triton", lambda: False):
+                    time_family(report, family, sizes, clock, speed, kernels)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def time_compiled(report: Report, sizes: Sizes, device: torch.device) -> None:
+    """The hot functions as they are and as torch.compile fuses them."""
+    clock = Clock(device, sizes.repeats)
+    report.add("\n| function | eager, ms | torch.compile, ms |\n| --- | --- | --- |")
     with torch.no_grad():
         for name, eager, fused in hot_functions(sizes, device):
             try:
                 compiled = f"{clock.median(fused):.2f}"
-            except Exception as error:  # whatever the compiler stumbles over belongs in the report
-                compiled = f"fails: {type(error).__name__}"
-            yield f"| {name} | {clock.median(eager):.2f} | {compiled} |"
+            except Exception as problem:  # whatever the compiler stumbles over belongs in the report
+                compiled = f"fails: {_named(problem)}"
+            report.add(f"| {name} | {clock.median(eager):.2f} | {compiled} |")
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    every = ["checks", *FAMILIES]
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="sizes for a try-out")
-    parser.add_argument("--out", type=Path, help="also write the times to this file")
+    parser.add_argument("--out", type=Path, help="also write the report to this file")
+    parser.add_argument("--jobs", default=",".join(every), help=f"some of {', '.join(every)}")
+    parser.add_argument("--compiled", action="store_true", help="also with torch.compile")
     options = parser.parse_args()
+    options.jobs = options.jobs.split(",")
+    unknown = sorted(set(options.jobs) - set(every))
+    if unknown:
+        parser.error(f"expected --jobs from {', '.join(every)}, got {', '.join(unknown)}")
+    return options
+
+
+def main() -> None:
+    options = parsed()
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print(
             "no CUDA device: nothing to measure (--device cpu --small tries the script out)", file=sys.stderr
         )
         sys.exit(2)
-    wrong = failures(24 if options.small else 96, device)
-    if wrong:
-        sys.exit("\n".join(wrong))
     model = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    lines = [f"{model}, torch {torch.__version__}, Python {platform.python_version()}."]
-    for line in table(SMALL if options.small else Sizes(), device):
-        lines.append(line)
-        print(line, flush=True)
+    report, start = Report([], []), time.perf_counter()
+    sizes = SMALL if options.small else Sizes()
+    report.add(f"{model}, torch {torch.__version__}, Python {platform.python_version()}.\n")
+    if "checks" in options.jobs:
+        check(report, 24 if options.small else 96, device)
+    names = [name for name in FAMILIES if name in options.jobs]
+    if names:
+        time_all(report, names, sizes, device)
+    if options.compiled:
+        time_compiled(report, sizes, device)
+    report.add(f"\n{time.perf_counter() - start:.0f} seconds.")
     if options.out:
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        options.out.write_text("\n".join(report.lines) + "\n", encoding="utf-8")
+    if report.failures:
+        sys.exit("\n".join([f"{len(report.failures)} failed:", *report.failures]))
 
 
 if __name__ == "__main__":

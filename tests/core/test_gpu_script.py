@@ -1,6 +1,7 @@
-"""The GPU benchmark, on the CPU: its checks pass, see a wrong answer, and its jobs run."""
+"""The GPU benchmark, on the CPU: its checks pass, see a wrong answer, and its jobs run; what fails does not end it."""
 
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-gpu, gpu_checks = import_module("gpu"), import_module("gpu_checks")
+gpu, gpu_checks, gpu_jobs = (import_module(name) for name in ("gpu", "gpu_checks", "gpu_jobs"))
 CPU = torch.device("cpu")
 
 
 def test_the_checks_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.failures(16, CPU) == []
+    report = gpu.Report([], [])
+    gpu.check(report, 16, CPU)
+    assert report.failures == []
     assert capsys.readouterr().out.count("| solver: ") == 10
 
 
@@ -26,13 +29,50 @@ def test_a_check_sees_a_wrong_answer() -> None:
     assert gpu_checks.Check("doubtful", doubtful, 1e-4).error(16, CPU) == pytest.approx(1e-3, rel=0.01)
 
 
-def test_every_job_runs_and_moves_something() -> None:
-    families = (gpu.descent, gpu.mean_field, gpu.filters, gpu.losses)
-    jobs = [job for family in families for job in family(gpu.SMALL, CPU)]
-    assert len({job.name for job in jobs}) == len(jobs) == 9
+def test_every_job_runs_and_says_something() -> None:
+    jobs = [job for family in gpu.FAMILIES.values() for job in family.jobs(gpu.SMALL, CPU)]
+    assert len({(job.name, job.counted) for job in jobs}) == len(jobs) > 20
+    clock = gpu.Clock(CPU, 2)
     for job in jobs:
-        job.work()
-        assert job.bytes > 0
+        line = gpu.row(job, clock, 1e9, "torch")
+        assert line.count("|") == gpu.HEADER.splitlines()[0].count("|")
+        assert job.name in line
+
+
+def test_the_published_recipe_descends_on_the_energy_of_a_problem() -> None:
+    job = next(gpu_jobs.recipe(gpu.SMALL, CPU))
+    problem = gpu_jobs._smooth_problem(gpu.SMALL.descent, CPU)
+    logits, energy = job.work()
+    torch.testing.assert_close(problem.value(logits.softmax(1)), energy.double(), rtol=1e-5, atol=1e-5)
+    assert bool((energy < problem.value(problem.probs)).all())
+
+
+def test_what_fails_is_told_at_the_end_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(sizes: object, device: torch.device) -> Iterator[object]:
+        yield from ()
+        raise RuntimeError("out of order")
+
+    wrong = gpu_checks.Check("doubtful", lambda scene: (scene.probs * float(scene.probs.itemsize),), 1e-4)
+    monkeypatch.setattr(gpu, "checks", lambda: iter([wrong]))
+    monkeypatch.setitem(gpu.FAMILIES, "descent", gpu_jobs.Family(broken))
+    chosen = ["--device", "cpu", "--small", "--jobs", "checks,descent,recipe"]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *chosen])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert str(ended.value.code).startswith("2 failed:\ndoubtful: 5.0e-01")
+    assert "RuntimeError: out of order" in str(ended.value.code)
+    assert capsys.readouterr().out.count("published recipe") == 2
+
+
+def test_an_unknown_job_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--jobs", "descent,decent"])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert "expected --jobs from checks, descent" in capsys.readouterr().err
 
 
 def test_the_count_of_a_lattice_is_that_of_its_arrays() -> None:
@@ -41,7 +81,7 @@ def test_the_count_of_a_lattice_is_that_of_its_arrays() -> None:
     matrices = (lattice.splat, *lattice.blurs, lattice.slice)
     arrays = sum(x.nbytes for m in matrices for x in (m.index, m.offsets, m.weight))
     tables = sum(len(m.offsets) for m in matrices[:-1])
-    assert gpu.bytes_of_lattice(lattice, 3) == arrays + 4 * 3 * 2 * (2 + tables)
+    assert gpu_jobs.bytes_of_lattice(lattice, 3) == arrays + 4 * 3 * 2 * (2 + tables)
 
 
 def test_without_the_device_it_says_so(
