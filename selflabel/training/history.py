@@ -2,15 +2,17 @@
 
 import csv
 import io
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import cast
+from zlib import crc32
 
 from selflabel.files.atomic import write_atomic
-from selflabel.files.ledger import Ledger
+from selflabel.files.ledger import Ledger, encoded
 
 Value = int | float | None
 Row = Mapping[str, Value]
@@ -24,29 +26,25 @@ LINES = "history.jsonl"
 class History:
     """Rows of the same columns; with a folder, also in `history.jsonl` (a `Ledger`) and `history.csv`.
 
-    A row is one write to each file, so that a killed process leaves complete lines; `resume` drops a line that is
-    damaged, as a machine without power may leave it.
+    A row is one write to each file, so that a killed process leaves complete lines. checks: a checksum of each row's
+    line, which checkpoints keep; lines after those of a checkpoint may be damaged, as a machine without power leaves
+    them.
     """
 
     columns: tuple[str, ...]
     folder: Path | None = None
     rows: list[Row] = field(default_factory=list)
+    checks: list[int] = field(default_factory=list)
 
     @classmethod
-    def resume(cls, columns: tuple[str, ...], folder: Path, length: int) -> "History":
-        """Cut the files of a folder back to their first `length` rows, and go on from there.
+    def resume(cls, columns: tuple[str, ...], folder: Path, checks: Sequence[int] = ()) -> "History":
+        """Cut the files of a folder back to their first rows, those of `checks`, and go on from there.
 
-        Without files and with length 0 it starts them. Raises `ValueError` if they are not the rows of steps 1 to
-        `length`.
+        Without checks it starts the files. Raises `ValueError`, with file and line, if a line is not the one that was
+        written.
         """
-        rows = read_history(folder / LINES)[:length] if length else []
-        whole = len(rows) == length and all(row.get("step") == i for i, row in enumerate(rows, start=1))
-        if not whole:
-            raise ValueError(
-                f"expected the rows of steps 1 to {length} in {folder / LINES}, as the checkpoint says, got "
-                f"{len(rows)} rows: the file was changed, start the run anew in another folder"
-            )
-        history = cls(columns, folder, rows)
+        rows = _checked_rows(folder / LINES, checks) if checks else []
+        history = cls(columns, folder, rows, list(checks))
         Ledger(folder / LINES).rewrite(rows)
         table = _csv_line(columns) + "".join(_csv_line(_cells(columns, row)) for row in rows)
         write_atomic(folder / CSV, lambda file: file.write(table.encode()))
@@ -59,6 +57,7 @@ class History:
             raise ValueError(f"expected the columns {', '.join(self.columns)}, got also {', '.join(unknown)}")
         whole = {name: _number(row.get(name)) for name in self.columns}
         self.rows.append(whole)
+        self.checks.append(crc32(encoded(whole)))
         if self.folder is not None:
             Ledger(self.folder / LINES).append(whole, flush=False)
             with open(self.folder / CSV, "ab", buffering=0) as file:
@@ -81,6 +80,30 @@ class History:
 def read_history(path: Path) -> list[Row]:
     """The rows of a `history.jsonl`, up to the first line that is cut or damaged; none if there is no file."""
     return cast(list[Row], Ledger(path).read_intact())
+
+
+def _checked_rows(path: Path, checks: Sequence[int]) -> list[Row]:
+    """The first lines of a history. Raises `ValueError`, with file and line, for one of another checksum."""
+    remedy = "put the file back as it was, or start the run anew in another folder"
+    if not path.is_file():
+        raise ValueError(f"expected the rows of steps 1 to {len(checks)} in {path}, got no file: {remedy}")
+    lines = path.read_bytes().split(b"\n")[:-1]
+    for number, (line, check) in enumerate(zip(lines, checks, strict=False), start=1):
+        if crc32(line + b"\n") != check:
+            raise ValueError(
+                f"{path}, line {number} is damaged: expected the row of step {number} as it was written, got "
+                f"{_excerpt(line)}: {remedy}"
+            )
+    if len(lines) < len(checks):
+        raise ValueError(
+            f"expected the rows of steps 1 to {len(checks)} in {path}, as the checkpoint says, got {len(lines)} "
+            f"rows: {remedy}"
+        )
+    return [cast(Row, json.loads(line)) for line in lines[: len(checks)]]
+
+
+def _excerpt(line: bytes) -> str:
+    return repr(line[:40])[1:] + (" ..." if len(line) > 40 else "")
 
 
 def _number(value: Value) -> Value:

@@ -78,12 +78,12 @@ class TrainingRun:
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = settings.optimizer(trained, settings.learning_rate)
         self.average = None if settings.average is None else deepcopy(network)
-        rows = 0
+        rows: tuple[int, ...] = ()
         if checkpoint is not None and out is not None:
             load_state(network, checkpoint.network, out / LAST)
             if self.average is not None and checkpoint.average is not None:
                 load_state(self.average, checkpoint.average, out / LAST)
-            self.optimizer.load_state_dict(dict(checkpoint.optimizer))
+            _load_optimizer(self.optimizer, checkpoint.optimizer, out / LAST)
             if self.store is not None and checkpoint.labels is not None:
                 self.store.load(checkpoint.labels)
             self.done, self.seconds, self.best = checkpoint.step, checkpoint.seconds, checkpoint.best
@@ -219,7 +219,7 @@ class TrainingRun:
             None if self.average is None else self.average.state_dict(),
             self.optimizer.state_dict() if resumable else {},
             self.store.state() if self.store is not None and resumable else None,
-            len(self.history.rows),
+            tuple(self.history.checks),
             self.best,
             self.history.columns,
         ).save(self.out / name)
@@ -230,6 +230,17 @@ class TrainingRun:
         if self.out is None or not (self.out / LAST).exists():
             return "No checkpoint was saved before"
         return f"The last good checkpoint is {self.out / LAST}"
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], path: Path) -> None:
+    """Go on with an optimizer's state. Raises `ValueError` if it does not fit."""
+    try:
+        optimizer.load_state_dict(dict(state))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the optimizer's state in {path} does not fit the network's parameters: {error}: start the run anew "
+            f"in another folder"
+        ) from error
 
 
 def _score_columns(scores: Scores) -> dict[str, Value]:

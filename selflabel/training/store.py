@@ -11,10 +11,10 @@ from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder
-from selflabel.files.atomic import write_atomic
 from selflabel.labels import one_hot, to_index
 from selflabel.problem import Energy
 from selflabel.training.pseudo_labels import PseudoLabels
+from selflabel.training.sealed import load_sealed, save_sealed
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,15 +96,15 @@ class DiskStore:
         """Write a new version."""
         self.folder.mkdir(parents=True, exist_ok=True)
         version = self.versions.get(stem, 0) + 1
-        write_atomic(self._path(stem, version), lambda file: torch.save(stored.plain(), file))
+        save_sealed(self._path(stem, version), stored.plain())
         self.versions[stem] = version
 
     def get(self, stem: str) -> Stored | None:
-        """Read the valid version."""
+        """Read the valid version. Raises `ValueError` if its file is damaged."""
         version = self.versions.get(stem)
         if version is None:
             return None
-        return Stored(**torch.load(self._path(stem, version), weights_only=True))
+        return Stored(**load_sealed(self._path(stem, version)))
 
     def state(self) -> dict[str, Any]:
         """The valid versions."""

@@ -15,7 +15,7 @@ from selflabel.training import (
 
 
 def test_a_history_is_two_files(tmp_path: Path) -> None:
-    history = History.resume(("step", "loss"), tmp_path, 0)
+    history = History.resume(("step", "loss"), tmp_path)
     for step, loss in ((1, 0.1 + 0.2), (2, float("nan")), (3, 1e-300)):
         history.append({"step": step, "loss": loss})
     history.flush()
@@ -28,28 +28,69 @@ def test_a_history_is_two_files(tmp_path: Path) -> None:
         history.append({"step": 4, "speed": 1.0})
 
 
-def test_a_history_of_other_steps_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "history.jsonl").write_text('{"step": 1}\n{"step": 3}\n')
-    with pytest.raises(ValueError, match="the rows of steps 1 to 2"):
-        History.resume(("step",), tmp_path, 2)
+def started(folder: Path) -> History:
+    """The history of three steps."""
+    history = History.resume(("step", "loss"), folder)
+    for step in (1, 2, 3):
+        history.append({"step": step, "loss": 0.1 * step})
+    return history
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (b'"loss": 0.2', b'"loss": 0.1', 2),
+        (b'"loss": 0.2', b'"loss": NaN', 2),
+        (b'"loss": 0.2', b'"loss": "0.2"', 2),
+        (b'"step": 2, ', b"", 2),
+        (b'{"step": 2, "loss": 0.2}\n', b"", 2),
+        (b'{"step": 1, "loss": 0.1}', b'{"step": 1, "loss": 0.1}\n{"step": 1, "loss": 0.1}', 2),
+        (b"{", b"[", 1),
+        (b"\n", b"\r\n", 1),
+        (b'{"step": 1', b"\xff\xfe\x00\x80", 1),
+        (b"", "\ufeff".encode("utf-16"), 1),
+    ],
+)
+def test_an_edited_line_is_named(tmp_path: Path, old: bytes, new: bytes, line: int) -> None:
+    checks = started(tmp_path).checks
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    edited = path.read_bytes()
+    with pytest.raises(ValueError, match=rf"history\.jsonl, line {line} is damaged: .*put the file back"):
+        History.resume(("step", "loss"), tmp_path, checks)
+    assert path.read_bytes() == edited
+
+
+def test_rows_that_are_gone_are_missed(tmp_path: Path) -> None:
+    checks = started(tmp_path).checks
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"the rows of steps 1 to 3 in .*history\.jsonl, .*got 2"):
+        History.resume(("step", "loss"), tmp_path, checks)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"the rows of steps 1 to 3 in .*got no file"):
+        History.resume(("step", "loss"), tmp_path, checks)
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"the rows of steps 1 to 3 in .*got no file"):
+        History.resume(("step", "loss"), tmp_path, checks)
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"step": 3, "lo', b'{"step": 3}garbage\n{"step": 4}\n'])
 def test_a_torn_history_is_cut_back(tmp_path: Path, torn: bytes) -> None:
-    history = History.resume(("step",), tmp_path, 0)
+    history = History.resume(("step",), tmp_path)
     history.append({"step": 1})
     history.append({"step": 2})
     for name in ("history.jsonl", "history.csv"):
         with open(tmp_path / name, "ab") as file:
             file.write(torn)
-    again = History.resume(("step",), tmp_path, 1)
+    again = History.resume(("step",), tmp_path, history.checks[:1])
     again.append({"step": 2})
     assert (tmp_path / "history.csv").read_text() == "step\n1\n2\n"
     assert [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()] == again.rows
     with pytest.raises(
         ValueError, match=r"the rows of steps 1 to 3 in .*history\.jsonl, as the checkpoint says, got 2"
     ):
-        History.resume(("step",), tmp_path, 3)
+        History.resume(("step",), tmp_path, [*again.checks, 3])
 
 
 def test_tensorboard_gets_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from selflabel.training import (
     read_history,
     train,
 )
+from selflabel.training.sealed import save_sealed
 
 SOFT = SelfLabeling(GradientDescent.default_energy, GradientDescent(), max_steps=5)
 HARD = SelfLabeling(GraphCut.default_energy, GraphCut(), weight=0.2, error_probability=0.1)
@@ -89,7 +90,7 @@ def check_same(one: Path, other: Path) -> None:
     assert timeless(read_history(one / "history.jsonl")) == timeless(read_history(other / "history.jsonl"))
     for name in ("last.pt", "best.pt"):
         a, b = load_checkpoint(one / name), load_checkpoint(other / name)
-        assert (a.step, a.rows, a.best) == (b.step, b.rows, b.best)
+        assert (a.step, len(a.rows), a.best) == (b.step, len(b.rows), b.best)
         for mine, theirs in ((a.network, b.network), (a.average or {}, b.average or {})):
             assert mine.keys() == theirs.keys()
             assert all(torch.equal(mine[key], theirs[key]) for key in mine)
@@ -244,10 +245,10 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     path.write_bytes(b"not at all")
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         load_checkpoint(path)
-    torch.save({"weights": 1}, path)
-    with pytest.raises(ValueError, match=r"is no checkpoint of selflabel \(format 1\)"):
+    save_sealed(path, {"weights": 1})
+    with pytest.raises(ValueError, match=r"is no checkpoint of selflabel \(format 2\)"):
         load_checkpoint(path)
-    torch.save({"format": 1, "x": 2}, path)
+    save_sealed(path, {"format": 2, "x": 2})
     with pytest.raises(ValueError, match="is no checkpoint of this version"):
         load_checkpoint(path)
     run(SeedsOnly(), replace(SETTINGS, steps=2), tmp_path / "run")
@@ -257,6 +258,15 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
         load_checkpoint(path)
     with pytest.raises(ValueError, match="do not fit the network"):
         load_weights(tmp_path / "run" / "last.pt", torch.nn.Conv2d(1, 2, 3))
+
+
+def test_an_optimizer_state_that_does_not_fit(tmp_path: Path) -> None:
+    run(SeedsOnly(), replace(SETTINGS, steps=2), tmp_path)
+    checkpoint = load_checkpoint(tmp_path / "last.pt")
+    groups = [{**group, "params": [0]} for group in checkpoint.optimizer["param_groups"]]
+    replace(checkpoint, optimizer={"state": {}, "param_groups": groups}).save(tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"the optimizer's state in .*last\.pt does not fit"):
+        run(SeedsOnly(), replace(SETTINGS, steps=2), tmp_path, resume=True)
 
 
 def test_checkpoints_are_tensors_and_plain_values(tmp_path: Path) -> None:
