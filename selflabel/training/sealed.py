@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -26,7 +26,7 @@ def save_sealed(path: Path, content: Mapping[str, Any]) -> None:
 
     def write(file: BinaryIO) -> None:
         sealing = _Sealing(file)
-        torch.save(content, sealing)
+        torch.save(content, cast(BinaryIO, sealing))  # it needs the method `write` alone
         sealing.close()
 
     write_atomic(path, write)
