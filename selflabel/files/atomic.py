@@ -1,50 +1,103 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and never through a link.
+
+Temporary files are made anew under names that cannot be foreseen, and links are never followed: in a folder that others
+can write to, a planted link leads nowhere.
+"""
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable, Iterable
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY_SUFFIX = ".selflabel-part"
+LONGEST_NAME = 180
+"""Bytes of a file's name that its temporary file keeps; file systems allow 255 in all."""
 
-
-def temporary_name(path: Path) -> Path:
-    """The hidden file, in the same folder and of this process alone, that becomes `path` when it is complete."""
-    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+_LEFTOVER = re.compile(rf"\.(.+)\.(\d+)\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}", re.DOTALL)
+_ONLY_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
+_THIS_FILE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def refuse_existing(paths: Iterable[Path]) -> None:
     """Raise `ValueError` if one of the files exists, where no ledger says that we wrote it."""
     for path in paths:
-        if path.exists():
+        if os.path.lexists(path):
             raise ValueError(
                 f"{path} exists and is not of an earlier run: give another --out, or --overwrite"
             )
+
+
+def refuse_link(path: Path) -> None:
+    """Raise `ValueError` if the path is a link: what is written there would land elsewhere, or replace the link."""
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link (to {os.readlink(path)}): remove it, or write elsewhere")
+
+
+def is_plain_file(path: Path) -> bool:
+    """True for a file, False if there is nothing.
+
+    Raises `ValueError` for what a file of ours never is: a link, a folder, a pipe, a device.
+    """
+    refuse_link(path)
+    if path.is_file():
+        return True
+    if path.exists():
+        kind = "a folder" if path.is_dir() else "a pipe or a device"
+        raise ValueError(f"expected {path} to be a file, got {kind}: remove it, or write elsewhere")
+    return False
+
+
+def open_in_place(path: Path | str, flags: int) -> int:
+    """The descriptor of a file that is read or appended to, made if there is none; never through a link.
+
+    Raises `OSError` for a link.
+    """
+    try:
+        return os.open(path, flags | _THIS_FILE, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, "is a link: remove it, or write elsewhere", str(path)) from error
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, and move it to `path`.
 
     On any exception, Ctrl-C included, the temporary file is removed and an earlier `path` stays as it was.
-    A killed process can leave the temporary file behind: `remove_leftovers` finds it.
+    A killed process can leave the temporary file behind: `remove_leftovers` finds it. A link at `path` is replaced,
+    not followed.
 
     Raises `OSError` as the file system does (disk full, no permission), about `path`.
     """
-    temporary = temporary_name(path)
+    write_together({path: write})
+
+
+def write_together(files: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
+    """`write_atomic` for files that belong together: none is replaced before all are on disk.
+
+    Raises `OSError` about the file that could not be written; then all are as they were, unless moving one of them
+    into its place failed.
+    """
+    made: dict[Path, Path] = {}
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and str(error.filename) == str(temporary):
-            error.filename = str(path)
-            error.filename2 = None
-        raise
+        for path, write in files.items():
+            with _about(path), _new_file(path, made) as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in files:
+            with _about(path):
+                os.replace(made[path], path)
+                del made[path]
+    finally:
+        for temporary in made.values():
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                temporary.unlink()
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> int:
@@ -55,21 +108,52 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> int:
     """
     if not folder.is_dir():
         return 0
-    wanted = frozenset(names)
+    wanted = frozenset(map(_short, names))
     removed = 0
     for path in sorted(folder.iterdir()):
-        if not path.name.endswith(TEMPORARY_SUFFIX) or not path.name.startswith("."):
+        found = _LEFTOVER.fullmatch(path.name)
+        if found is None or found[1] not in wanted or _alive_elsewhere(int(found[2])):
             continue
-        target, _, process = path.name[1 : -len(TEMPORARY_SUFFIX)].rpartition(".")
-        if process.isdigit() and target in wanted and not _alive_elsewhere(int(process)):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder of that name, or a file of another user: not ours
+            path.unlink()
             removed += 1
     return removed
 
 
+def _new_file(path: Path, made: dict[Path, Path]) -> BinaryIO:
+    """A file beside `path` that did not exist, entered in `made`."""
+    name = f".{_short(path.name)}.{os.getpid()}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    temporary = path.with_name(name)
+    made[path] = temporary  # first: an interruption in between leaves nothing behind
+    return open(os.open(temporary, _ONLY_NEW | _THIS_FILE, 0o666), "w+b")
+
+
+def _short(name: str) -> str:
+    """The name, or a digest of one so long that no temporary file could be named after it."""
+    data = os.fsencode(name)
+    return name if len(data) <= LONGEST_NAME else sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Have errors of the file system name `path`, not the temporary file."""
+    try:
+        yield
+    except OSError as error:
+        named = str(error.filename).endswith(TEMPORARY_SUFFIX)
+        if named or (error.filename is None and error.errno is not None):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
 def _alive_elsewhere(process: int) -> bool:
     """True if another process of this number is alive on this machine."""
-    if process in (0, os.getpid()) or os.name == "nt":  # on Windows signal 0 is Ctrl-C
+    return process != os.getpid() and is_alive(process)
+
+
+def is_alive(process: int) -> bool:
+    """True if a process of this number is alive on this machine; False where that cannot be known."""
+    if process <= 0 or os.name == "nt":  # on Windows signal 0 is Ctrl-C
         return False
     try:
         os.kill(process, 0)

@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 
 from selflabel import files, metrics
-from selflabel.files.atomic import remove_leftovers, temporary_name, write_atomic
+from selflabel.files.atomic import (
+    LONGEST_NAME,
+    TEMPORARY_SUFFIX,
+    is_plain_file,
+    refuse_existing,
+    refuse_link,
+    remove_leftovers,
+    write_atomic,
+    write_together,
+)
 from selflabel.files.digest import digest
 from selflabel.files.folders import by_stem, read_lines
 from selflabel.files.images import decode_image
@@ -197,7 +206,9 @@ def test_the_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     def write(file: BinaryIO) -> None:
         file.write(b"new")
         assert not path.exists()
-        assert temporary_name(path).exists()
+        (temporary,) = os.listdir(tmp_path)
+        assert temporary.startswith(f".a.bin.{os.getpid()}.")
+        assert temporary.endswith(TEMPORARY_SUFFIX)
 
     write_atomic(path, write)
     assert path.read_bytes() == b"new"
@@ -207,11 +218,15 @@ def test_the_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
 def test_leftovers_of_killed_runs_are_removed_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    end = f".{'0f' * 8}{TEMPORARY_SUFFIX}"
     kept = [
         "a.png",
-        ".b.png.12.selflabel-part",
-        ".a.png.x.selflabel-part",
-        "a.png.12.selflabel-part",
+        f".b.png.12{end}",
+        f".a.png.x{end}",
+        f"a.png.12{end}",
+        f".a.png.12{TEMPORARY_SUFFIX}",
+        f".a.png.12.{'xy' * 8}{TEMPORARY_SUFFIX}",
+        f".a.png.12{end}.png",
         ".a.png.12",
     ]
     alive = {13, 14}
@@ -224,13 +239,99 @@ def test_leftovers_of_killed_runs_are_removed_and_nothing_else(
             raise ProcessLookupError
 
     monkeypatch.setattr(os, "kill", kill)
-    kept += [f".a.png.{process}.selflabel-part" for process in alive]
-    gone = [f".a.png.{process}.selflabel-part" for process in (0, 12, 99999, 10**30, os.getpid())]
+    kept += [f".a.png.{process}{end}" for process in alive]
+    gone = [f".a.png.{process}{end}" for process in (0, 12, 99999, 10**30, os.getpid())]
     for name in kept + gone:
         (tmp_path / name).touch()
     assert remove_leftovers(tmp_path, ["a.png"]) == len(gone)
     assert sorted(os.listdir(tmp_path)) == sorted(kept)
     assert remove_leftovers(tmp_path / "none", ["a.png"]) == 0
+
+
+def test_a_leftover_that_is_a_link_or_a_folder_leads_nowhere(tmp_path: Path) -> None:
+    end = f".{'0f' * 8}{TEMPORARY_SUFFIX}"
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / f".a.png.0{end}").symlink_to(tmp_path / "precious")
+    (tmp_path / f".b.png.0{end}").mkdir()
+    assert remove_leftovers(tmp_path, ["a.png", "b.png"]) == 1
+    assert sorted(os.listdir(tmp_path)) == [f".b.png.0{end}", "precious"]
+
+
+def test_files_that_belong_together_are_replaced_together(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_together({path: lambda file: file.write(b"old") for path in (one, two)})
+    with pytest.raises(OSError, match="full"):
+        write_together({one: lambda file: file.write(b"new"), two: raising(OSError(errno.ENOSPC, "full"))})
+    assert one.read_bytes() == two.read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+
+
+def test_a_name_as_long_as_names_can_be_is_a_name(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 125 + ".png")
+    assert len(os.fsencode(path.name)) > LONGEST_NAME
+    killed = []
+
+    def write(file: BinaryIO) -> None:
+        killed.extend(os.listdir(tmp_path))
+
+    write_atomic(path, write)
+    (tmp_path / killed[0]).touch()
+    assert remove_leftovers(tmp_path, [path.name]) == 1
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_temporary_files_cannot_be_foreseen_and_links_are_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    names = set()
+    path = tmp_path / "a.bin"
+    path.symlink_to(precious)
+    for _ in range(3):
+        write_atomic(path, lambda file: names.update(os.listdir(tmp_path)))
+    assert len(names - {"a.bin", "precious"}) == 3
+    assert precious.read_text() == "precious"
+    assert not path.is_symlink()
+
+
+def test_a_planted_temporary_file_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda count: "0" * (2 * count))
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / f".a.bin.{os.getpid()}.{'0' * 16}{TEMPORARY_SUFFIX}").symlink_to(precious)
+    with pytest.raises(OSError, match=r"File exists: '.*a\.bin'$"):
+        write_atomic(tmp_path / "a.bin", lambda file: file.write(b"new"))
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="about modes")
+def test_new_files_have_the_rights_that_the_user_gives_them(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "a.bin", lambda file: file.write(b"new"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_is_no_plain_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert not is_plain_file(path)
+    path.touch()
+    assert is_plain_file(path)
+    link = tmp_path / "link"
+    for target in (path, tmp_path / "none"):
+        link.symlink_to(target)
+        for check in (is_plain_file, refuse_link):
+            with pytest.raises(ValueError, match=r"link is a link \(to .*\): remove it, or write elsewhere"):
+                check(link)
+        with pytest.raises(ValueError, match="link exists and is not of an earlier run"):
+            refuse_existing([link])
+        link.unlink()
+    with pytest.raises(ValueError, match="to be a file, got a folder: remove it, or write elsewhere"):
+        is_plain_file(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="to be a file, got a pipe or a device"):
+        is_plain_file(tmp_path / "pipe")
 
 
 # --- digests ---
@@ -254,7 +355,17 @@ def test_errors_of_writing_are_about_the_file_asked_for(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file") as caught:
         write_atomic(path, lambda file: file.write(b""))
     assert caught.value.filename == str(path)
-    assert "selflabel-part" not in str(caught.value)
+    assert str(caught.value) == f"[Errno 2] No such file or directory: '{path}'"
+    path = tmp_path / "folder"
+    (path / "full").mkdir(parents=True)
+    with pytest.raises(OSError, match="Is a directory") as caught:
+        write_atomic(path, lambda file: file.write(b""))
+    assert str(caught.value) == f"[Errno 21] Is a directory: '{path}'"
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomic(tmp_path / "y", lambda file: full_disk(file.fileno()))
+    assert str(caught.value) == f"[Errno 28] No space left on device: '{tmp_path / 'y'}'"
+    with pytest.raises(OSError, match=r"^no image$"):
+        write_atomic(tmp_path / "y", raising(OSError("no image")))
 
 
 # --- imports ---

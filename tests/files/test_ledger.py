@@ -62,12 +62,53 @@ def stem_of(entry: dict[str, object]) -> str:
         ('{"name": "a"}', "expected the key 'stem', got none"),
         ('{"stem": "?"}', "expected a stem, got ?"),
         ("\0", "Expecting value"),
+        ('{"stem": NaN}', "NaN is no number in JSON"),
+        ('{"stem": -Infinity}', "-Infinity is no number in JSON"),
+        ('{"stem": "a", "n": 1, "stem": "b"}', "the key 'stem' is there twice"),
+        ("[" * 100_000, "it is nested too deeply"),
+        ('{"stem": ' + "9" * 5000 + "}", "Exceeds the limit"),
     ],
 )
 def test_a_damaged_line_is_an_error_that_says_where(tmp_path: Path, line: str, reason: str) -> None:
     ledger = Ledger(tmp_path / "done.jsonl")
     ledger.path.write_text('{"stem": "a"}\n' + line + '\n{"stem": "b"}\n')
-    with pytest.raises(ValueError, match=re.escape(f"{ledger.path}, line 2 is damaged: {reason}")):
+    with pytest.raises(ValueError, match=re.escape(f"{ledger.path}, line 2 is damaged: {reason}")) as caught:
+        ledger.read(stem_of)
+    assert str(caught.value).endswith("; restore the file from a copy")
+    with pytest.raises(ValueError, match=r"; ask a friend$"):
+        Ledger(ledger.path, "ask a friend").read(stem_of)
+
+
+def test_bytes_that_are_no_text_are_an_error_that_says_where(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "done.jsonl")
+    ledger.path.write_bytes(b'{"stem": "caf\xe9"}\n')
+    with pytest.raises(ValueError, match="line 1 is damaged: 'utf-8' codec can't decode"):
+        ledger.read(stem_of)
+
+
+def test_a_ledger_saved_by_an_editor_is_read(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "done.jsonl")
+    ledger.path.write_bytes(b'\xef\xbb\xbf{"stem": "a"}\r\n\r\n{"stem": "b"}\r\n')
+    assert ledger.read(stem_of) == ["a", "b"]
+
+
+def test_a_ledger_is_never_a_link_nor_a_folder(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text('{"stem": "a"}\n')
+    ledger = Ledger(tmp_path / "done.jsonl")
+    ledger.path.symlink_to(precious)
+    with pytest.raises(ValueError, match="is a link"):
+        ledger.read(stem_of)
+    with pytest.raises(ValueError, match="is a link"):
+        ledger.rewrite([])
+    with pytest.raises(OSError, match="is a link: remove it, or write elsewhere"):
+        ledger.append({"stem": "b"})
+    with pytest.raises(OSError, match="is a link"):
+        ledger.flush()
+    assert precious.read_text() == '{"stem": "a"}\n'
+    ledger.path.unlink()
+    ledger.path.mkdir()
+    with pytest.raises(ValueError, match="to be a file, got a folder"):
         ledger.read(stem_of)
 
 
@@ -99,7 +140,7 @@ def test_a_line_that_cannot_be_flushed_is_taken_back(tmp_path: Path, monkeypatch
 def test_rewriting_replaces_the_file_and_what_was_left_of_it(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "done.jsonl")
     ledger.append({"stem": "a"})
-    (tmp_path / f".done.jsonl.0{TEMPORARY_SUFFIX}").write_text("half")
+    (tmp_path / f".done.jsonl.0.{'0f' * 8}{TEMPORARY_SUFFIX}").write_text("half")
     ledger.rewrite([{"head": 1}, {"stem": "b"}])
     assert lines_of(ledger) == [{"head": 1}, {"stem": "b"}]
     assert list(tmp_path.iterdir()) == [ledger.path]

@@ -28,6 +28,7 @@ from support.folders import (
 )
 from support.processes import Tells, Told, Work, environment
 
+from selflabel.files.atomic import TEMPORARY_SUFFIX
 from selflabel.labeling import image as one_image
 from selflabel.labeling.engines.processes import THREADS, Crash, can_fork, forked, run_jobs
 from selflabel.labeling.folder import Skipped, label_folder
@@ -100,8 +101,9 @@ def test_what_a_killed_run_left_is_cleaned_up(tmp_path: Path) -> None:
     (out / "labels").mkdir(parents=True)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (out / "labels" / f".a0.png.{dead.pid}.selflabel-part").write_bytes(b"half")
-    (out / f".manifest.jsonl.{dead.pid}.selflabel-part").write_bytes(b"half")
+    end = f"{dead.pid}.{'0f' * 8}{TEMPORARY_SUFFIX}"
+    (out / "labels" / f".a0.png.{end}").write_bytes(b"half")
+    (out / f".manifest.jsonl.{end}").write_bytes(b"half")
     label(folders, out)
     assert contents(out) == contents(tmp_path / "whole")
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]
