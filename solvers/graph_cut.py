@@ -14,7 +14,8 @@ from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.protocol import Affinity, Edges, SparseAffinity
 from selflabel.driver import Step
 from selflabel.labels import UNLABELED, one_hot
-from selflabel.numerics.cuts.minimum_cut import Array, minimum_cut, require_maximum_flow
+from selflabel.numerics.cuts.maximum_flow import Array, maximum_flow
+from selflabel.numerics.cuts.minimum_cut import minimum_cut
 from selflabel.numerics.cuts.moves import MoveSearch, PottsGraph, explore
 from selflabel.problem import Energy, Problem
 from selflabel.terms import BILINEAR, STANDARD
@@ -48,10 +49,12 @@ class GraphCut:
     class against the best of all the others (Kovtun, DAGM 2003), one cut a class. The other pixels take one cut
     a class and sweep, without those that cannot gain. Where expansions end depends on the start and on the order
     of the classes; they start from a fusion of five sweeps (`moves.explore`), which lowers energies by some
-    tenths of a percent where pairs are strong, for up to twice the time. The cuts (Boykov and Kolmogorov, PAMI
-    2004; PyMaxflow, GPL) run on one CPU core, image by image: PyMaxflow holds the interpreter's lock, so threads
-    do not help; label folders with several processes. CUDA labels are copied to the CPU and back. *Memory*:
-    500 bytes a pixel, and 50 more for each class.
+    tenths of a percent where pairs are strong, for up to twice the time. The cuts run on one CPU core, image by image,
+    in PyMaxflow (GPL) or, where that is not installed, in OR-Tools (Apache 2.0), which takes four times as long for
+    the same labels (`numerics.cuts.maximum_flow`). Both hold the interpreter's lock: threads do not help (label
+    folders with several processes), and Ctrl-C comes through after the current cut, in seconds for megapixels. CUDA
+    labels are copied to the CPU and back. *Memory*: 500 bytes a pixel, and 50 more for each class; a cut that needs
+    more than there is raises `MemoryError`.
 
     Use `RandomWalker` for soft labels, `MeanField` for dense affinities, `GradientDescent` for other terms.
     """
@@ -68,9 +71,9 @@ class GraphCut:
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Raise `ValueError` for couplings that are infinite at hard labels, and relaxations that are not Potts there.
 
-        `ImportError` without PyMaxflow.
+        `ImportError` without an engine for minimum cuts (PyMaxflow or OR-Tools).
         """
-        require_maximum_flow()
+        maximum_flow()
         if energy.coupling.at_vertices is None:
             raise ValueError(
                 f"graph-cut: expected a coupling that is finite at hard labels, got {energy.coupling.name!r}: "

@@ -1,4 +1,4 @@
-"""What all tests share: one thread, markers, `--without-numba`, the data packs, random numbers."""
+"""What all tests share: one thread, markers, `--without-…`, the data packs, random numbers."""
 
 import os
 import re
@@ -15,7 +15,10 @@ from selflabel.kernels.backend import has_numba
 
 torch.set_num_threads(1)
 
-WITHOUT_NUMBA = Path(__file__).parent / "support" / "without_numba"
+WITHOUT_PACKAGES = Path(__file__).parent / "support" / "without_packages"
+OPTIONAL = ("numba", "maxflow")
+"""Packages that tests can do without: `--without-numba`, `--without-maxflow`."""
+
 USES_KERNELS = re.compile(
     r"^(from|import) (numba|selflabel\.kernels\.cpu|selflabel\.numerics\.descent\.compiled_search)\b",
     re.MULTILINE,
@@ -23,17 +26,23 @@ USES_KERNELS = re.compile(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--without-numba` runs the tests as if Numba were not installed."""
-    parser.addoption("--without-numba", action="store_true", help="as if Numba were not installed")
+    """`--without-numba` and `--without-maxflow` run the tests as if the package were not installed."""
+    for package in OPTIONAL:
+        parser.addoption(
+            f"--without-{package}", action="store_true", help=f"as if {package} were not installed"
+        )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make `import numba` fail here and in the processes that tests start."""
-    if config.getoption("--without-numba"):
+    """Make imports of the packages fail here and in the processes that tests start."""
+    left_out = [package for package in OPTIONAL if config.getoption(f"--without-{package}")]
+    if left_out:
         patch = pytest.MonkeyPatch()
         config.add_cleanup(patch.undo)
-        patch.setitem(sys.modules, "numba", None)
-        patch.setenv("PYTHONPATH", str(WITHOUT_NUMBA), prepend=os.pathsep)
+        for package in left_out:
+            patch.setitem(sys.modules, package, None)
+        patch.setenv("WITHOUT_PACKAGES", ",".join(left_out))
+        patch.setenv("PYTHONPATH", str(WITHOUT_PACKAGES), prepend=os.pathsep)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

@@ -1,9 +1,11 @@
-"""Working memory of kernels: arrays of any content, reused where that saves page faults."""
+"""Working memory of kernels: is there enough, and arrays of any content, reused where that saves page faults."""
 
 import math
+import sys
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,77 @@ Array = NDArray[Any]
 
 KEPT_BYTES = 256 << 20
 """Bytes of free working memory that are kept for the next use."""
+
+
+SMALL_BYTES = 64 << 20
+"""Bytes that are asked for without a look at what there is."""
+
+MEMORY_FILE = Path("/proc/meminfo")
+"""On Linux: lines such as "MemAvailable:  1234 kB"."""
+
+GROUP_FOLDERS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))
+"""On Linux: the control group of a container, versions 2 and 1."""
+
+
+def require_memory(nbytes: int, what: str, advice: str) -> None:
+    """Raise `MemoryError` if `nbytes` are more than this process can get: native code ends the process instead.
+
+    Passes where the system does not tell.
+    """
+    if nbytes <= SMALL_BYTES:
+        return
+    there = available_memory()
+    if there is not None and nbytes > there:
+        raise MemoryError(
+            f"{what} take {_gigabytes(nbytes)} of memory, and {_gigabytes(there)} are free: {advice}"
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that this process can get: free memory and swap, within the limits of its container and its own.
+
+    None where the system does not tell (other than Linux).
+    """
+    limits = [limit for limit in (_free(), _left_in_group(), _left_to_process()) if limit is not None]
+    return max(0, min(limits)) if limits else None
+
+
+def _free() -> int | None:
+    with suppress(OSError, KeyError, ValueError):
+        lines = (line.split() for line in MEMORY_FILE.read_text().splitlines())
+        table = {words[0]: int(words[1]) << 10 for words in lines if len(words) > 1}
+        return table["MemAvailable:"] + table.get("SwapFree:", 0)
+    return None
+
+
+def _left_in_group() -> int | None:
+    """What a container has left; files that it has read make room."""
+    names = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+    for folder, (limit, used) in zip(GROUP_FOLDERS, names, strict=True):
+        with suppress(OSError, ValueError):  # "max": no limit
+            words = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            table = {name: int(value) for name, value in words}
+            files = table.get("inactive_file", 0) + table.get("active_file", 0)
+            return int((folder / limit).read_text()) - int((folder / used).read_text()) + files
+    return None
+
+
+def _left_to_process() -> int | None:
+    """What `ulimit -v` leaves."""
+    if sys.platform != "linux":
+        return None
+    import resource  # not on Windows
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return None
+    with suppress(OSError, ValueError):
+        return limit - int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return None
+
+
+def _gigabytes(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.1f} GB"
 
 
 class FreeBlocks:

@@ -22,7 +22,7 @@ from selflabel.files.label_files import read_index, write_index
 from selflabel.labeling import image as one_image
 from selflabel.labeling.manifest import Manifest, Record, Run
 from selflabel.labeling.plan import Job
-from selflabel.numerics.cuts import minimum_cut
+from selflabel.numerics.cuts import maximum_flow
 from selflabel.solvers import SOLVERS
 
 RUN = (
@@ -174,7 +174,7 @@ def test_a_package_that_is_not_there_is_said_before_any_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = make_folders(tmp_path, 1)
-    monkeypatch.setattr(minimum_cut, "maxflow", None)
+    monkeypatch.setattr(maximum_flow, "ENGINES", ())
     result = label(folders, tmp_path / "out", "--solver", "graph-cut")
     assert result.exit_code == 2
     assert "pip install PyMaxflow" in result.output
@@ -377,7 +377,7 @@ def test_demo_compares_every_solver(tmp_path: Path) -> None:
 def test_demo_leaves_out_solvers_without_their_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(minimum_cut, "maxflow", None)
+    monkeypatch.setattr(maximum_flow, "ENGINES", ())
     result = call("demo", "--out", tmp_path / "demo.png", "--size", 32)
     assert result.exit_code == 0, result.output
     assert "left out: graph-cut needs PyMaxflow" in result.output

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from selflabel.numerics.cuts.minimum_cut import Array, minimum_cut
+from selflabel.numerics.cuts.maximum_flow import Array
+from selflabel.numerics.cuts.minimum_cut import minimum_cut
 from selflabel.numerics.cuts.moves import MoveSearch, PottsGraph, explore
 
 

@@ -1,22 +1,9 @@
-"""Minimum cuts of undirected graphs with terminal costs: the only module that knows PyMaxflow."""
-
-from typing import Any
+"""Minimum cuts of undirected graphs with terminal costs."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-try:
-    import maxflow
-except ImportError:  # pragma: no cover - a test takes it away
-    maxflow = None
-
-Array = NDArray[Any]
-
-
-def require_maximum_flow() -> None:
-    """Raise `ImportError` with advice if PyMaxflow is missing."""
-    if maxflow is None:
-        raise ImportError("graph-cut needs PyMaxflow (GPL): pip install PyMaxflow, or use another solver")
+from selflabel.kernels.memory import require_memory
+from selflabel.numerics.cuts.maximum_flow import Array, maximum_flow
 
 
 def minimum_cut(
@@ -26,21 +13,42 @@ def minimum_cut(
 
     `first`, `second` and `capacity` are ``[edges]``, `degree` ``[n]`` is the sum of capacities around each node, if
     known. Nodes whose cost outweighs their degree are decided beforehand, as long as that shrinks the graph: less to
-    build and to search. The maximum flow is that of Boykov and Kolmogorov, PAMI 2004, in float64, on one core.
+    build and to search. The rest is a maximum flow, by the engine that is installed (`maximum_flow`), on one core.
+    Nodes that its precision leaves open are decided by a flow among them, at the finer scale of their own costs.
+
+    Raises `MemoryError` if that takes more memory than there is, `ImportError` if no engine is installed.
     """
+    engine = maximum_flow()
     result = np.zeros(len(cost), dtype=bool)
     nodes = np.arange(len(cost))
     while len(nodes):
         degree = sums(first, second, capacity, len(cost)) if degree is None else degree
         ones = cost < -degree
         open_ = ~(ones | (cost >= degree))
-        result[nodes[ones]] = True
         if open_.sum() > 0.8 * len(nodes):
-            result[nodes] |= _maximum_flow(cost, first, second, capacity)
+            require_memory(
+                engine.nbytes(len(nodes), len(first)),
+                f"a minimum cut of {len(nodes)} pixels and {len(first)} pairs",
+                FEWER,
+            )
+            source_side, sink_side = engine.sides(cost, first, second, capacity)
+            ones |= sink_side
+            open_ = ~(ones | source_side)
+            if open_.all():  # any side is as good
+                break
+        result[nodes[ones]] = True
+        if not open_.any():
             break
         cost, first, second, capacity = _fix(cost, first, second, capacity, open_, ones)
         nodes, degree = nodes[open_], None
     return result
+
+
+FEWER = (
+    "label smaller images or crops, with fewer neighbors (--affinity grid), in fewer processes (--workers), or with "
+    "another solver (--solver mean-field)"
+)
+"""What to do if graph cut runs out of memory."""
 
 
 def _fix(
@@ -59,16 +67,6 @@ def _fix(
     inner = np.flatnonzero(open_first & open_second)
     number = np.cumsum(open_) - 1
     return cost[open_], number[first[inner]], number[second[inner]], capacity[inner]
-
-
-def _maximum_flow(cost: Array, first: Array, second: Array, capacity: Array) -> Array:
-    graph = maxflow.GraphFloat(len(cost), len(first))
-    nodes = graph.add_grid_nodes(len(cost))
-    graph.add_grid_tedges(nodes, np.maximum(cost, 0), np.maximum(-cost, 0))
-    if len(first):
-        graph.add_edges(first, second, capacity, capacity)
-    graph.maxflow()
-    return np.asarray(graph.get_grid_segments(nodes))
 
 
 def sums(first: Array, second: Array, values: Array, size: int) -> Array:

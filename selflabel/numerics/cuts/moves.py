@@ -8,7 +8,8 @@ from itertools import combinations
 import numpy as np
 from scipy.sparse import coo_array
 
-from selflabel.numerics.cuts.minimum_cut import Array, minimum_cut, sums
+from selflabel.numerics.cuts.maximum_flow import Array
+from selflabel.numerics.cuts.minimum_cut import minimum_cut, sums
 
 GAIN = 1e-12
 """Share of the energy that a move has to gain: less is rounding."""
