@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder
 from selflabel.affinity.protocol import Affinity, SparseAffinity
+from selflabel.inputs import check_tensor, widened_distributions
 from selflabel.labels import channels_first, check_distributions
 from selflabel.problem import Energy, Problem
 
@@ -151,6 +152,8 @@ def solve(
             f"expected a Problem and a solver such as GraphCut(), got {_described(problem)} and "
             f"{_described(solver)}"
         )
+    if start is not None:
+        check_tensor(start, "start")
     if start is not None and start.shape != problem.probs.shape:
         raise ValueError(f"expected start of shape {tuple(problem.probs.shape)}, got {tuple(start.shape)}")
     # in mixed precision the filters' sums would be rounded to eight bits
@@ -158,7 +161,7 @@ def solve(
         check_fit(solver, problem.energy, problem.affinity)
         problem.check()
         if start is not None:
-            start = start.to(problem.probs)
+            start = widened_distributions(start).to(problem.probs)
             check_distributions(start, "labels to start from", "pass labels, not logits")
         labels = problem.feasible(problem.probs if start is None else start)
         return _run(problem, solver, labels, max_steps, throw, trace, callback)

@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from selflabel import files
+from selflabel.inputs import check_tensor
 from selflabel.kernels.backend import Backend, Routine, backend
 
 UNLABELED: Final = files.UNLABELED
@@ -108,10 +109,7 @@ def check_index_type(seeds: Tensor) -> None:
 
     In int8 it would wrap around to -1, and a mask of bool or float is no index.
     """
-    if not isinstance(seeds, Tensor):
-        raise ValueError(
-            f"expected seeds as a torch tensor, got {type(seeds).__name__}: torch.from_numpy(seeds)"
-        )
+    check_tensor(seeds, "seeds")
     if seeds.is_floating_point() or seeds.dtype in (torch.bool, torch.int8):
         raise ValueError(
             f"expected seeds as whole numbers that can hold {UNLABELED} (uint8, int64), got {seeds.dtype}"

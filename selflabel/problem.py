@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
+from selflabel.inputs import as_tensor, check_tensor, size_remedy, widened, widened_distributions
 from selflabel.labels import (
     check_distributions,
     check_index_type,
@@ -57,10 +59,11 @@ MOST_CLASSES = 255
 
 
 def _check_probs_type(probs: Tensor) -> None:
-    if not isinstance(probs, Tensor):
-        raise ValueError(f"expected a torch tensor, got {type(probs).__name__}: torch.from_numpy(probs)")
-    if probs.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"expected probabilities in float32 or float64, got {probs.dtype}: call .float()")
+    check_tensor(probs, "probs")
+    if not probs.is_floating_point():
+        raise ValueError(
+            f"expected probabilities in floating point, got {probs.dtype}: one-hot labels as .float()"
+        )
     if probs.numel() == 0:
         raise ValueError(f"expected at least one image, class and pixel, got {tuple(probs.shape)}")
     if probs.shape[1] > MOST_CLASSES:
@@ -87,15 +90,18 @@ class Problem:
     def __post_init__(self) -> None:
         check_index_type(self.seeds)
         _check_probs_type(self.probs)
+        object.__setattr__(self, "probs", widened_distributions(self.probs))
         batch = (self.probs.shape[0], *self.probs.shape[2:])
         if tuple(self.seeds.shape) != batch:
             raise ValueError(
                 f"expected seeds of shape {batch} for predictions {tuple(self.probs.shape)} (images, classes, "
-                f"axes), got {tuple(self.seeds.shape)}: a single image needs a batch axis, `probs[None]`"
+                f"axes), got {tuple(self.seeds.shape)}: "
+                f"{size_remedy(tuple(self.probs.shape), tuple(self.seeds.shape))}"
             )
         if self.affinity.shape != batch:
             raise ValueError(
-                f"expected an affinity over {batch} as the predictions', got {self.affinity.shape}"
+                f"expected an affinity over {batch} as the predictions', got {self.affinity.shape}: "
+                f"{size_remedy(tuple(self.probs.shape), tuple(self.affinity.shape))}"
             )
         object.__setattr__(self, "seeds", self.seeds.long())
         if self.classes is not None:
@@ -110,24 +116,31 @@ class Problem:
     def from_logits(
         cls,
         energy: Energy,
-        logits: Float[Tensor, "b k *s"],
-        seeds: Integer[Tensor, "b *s"],
+        logits: Float[Tensor, "b k *s"] | Float[np.ndarray, "b k *s"],
+        seeds: Integer[Tensor, "b *s"] | Integer[np.ndarray, "b *s"],
         affinity: Affinity,
         classes: Bool[Tensor, "b k"] | None = None,
     ) -> "Problem":
         """The problem for ``σ = softmax(logits)``; nothing is differentiated through it.
 
-        Half precision (mixed-precision training) becomes float32.
+        Tensors or NumPy arrays; half precision (mixed-precision training) becomes float32. Raises `ValueError` for
+        what a network returned around its logits: pass the logits.
         """
-        logits = logits.detach()
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        return cls(energy, logits.softmax(1), seeds, affinity, classes)
+        if not isinstance(logits, np.ndarray):
+            check_tensor(logits, "logits")
+        probs = widened(as_tensor(logits, "logits").detach()).softmax(1)
+        return cls(energy, probs, as_tensor(seeds, "seeds"), affinity, classes)
 
     @classmethod
     def from_seeds(
-        cls, energy: Energy, seeds: Integer[Tensor, "b *s"], num_classes: int, affinity: Affinity
+        cls,
+        energy: Energy,
+        seeds: Integer[Tensor, "b *s"] | Integer[np.ndarray, "b *s"],
+        num_classes: int,
+        affinity: Affinity,
     ) -> "Problem":
         """The problem with a uniform prediction: the seeds decide alone."""
+        seeds = as_tensor(seeds, "seeds")
         if num_classes < 1:
             raise ValueError(f"expected at least one class, got num_classes = {num_classes}")
         shape = (seeds.shape[0], num_classes, *seeds.shape[1:])

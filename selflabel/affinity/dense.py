@@ -11,9 +11,9 @@ from torch import Tensor
 from selflabel.affinity.filters.lattice import FINE
 from selflabel.affinity.filters.protocol import Filter, FilterBuilder, filter_values, grid_features
 from selflabel.affinity.filters.weighted import ScaledFilter, apply_sum
-from selflabel.affinity.gaussian import GaussianKernel
+from selflabel.affinity.gaussian import GaussianKernel, each
 from selflabel.affinity.image import ImageLike, as_image
-from selflabel.affinity.stencil import check_feature_map, check_spacing
+from selflabel.affinity.stencil import check_spacing, checked_features
 
 DENSE_CRF_KERNELS = (GaussianKernel(1.0, 100.0, 15.0),)
 """The published kernel of dense CRF losses; (1.0, 60.0, 12.0) with ResNet-101."""
@@ -66,8 +66,8 @@ class DenseAffinity:
         normalization) or `Exact` (quadratic). Kernels of place alone are separable and exact, but for compiled
         lattices (within 3 %, if not coarse). Raises `ValueError` without kernels, or for one without `sigma_xy`.
         """
+        features = checked_features(features)
         size = tuple(features.shape[2:])
-        check_feature_map(features)
         spacing = check_spacing(spacing, size)
         if not kernels:
             raise ValueError("expected at least one kernel, got none")
@@ -79,12 +79,16 @@ class DenseAffinity:
                     "expected a sigma_xy for every kernel, got None: only windows take kernels of color alone"
                 )
             built: Filter
-            sigmas = tuple(kernel.sigma_xy / step for step in spacing)  # in pixels
+            places = each(kernel.sigma_xy, len(size), "sigma_xy", "axes")
+            sigmas = tuple(sigma / step for sigma, step in zip(places, spacing, strict=True))  # in pixels
             if kernel.sigma_rgb is None:
                 built = filtering.build_grid(size, sigmas, features.dtype, features.device)
             else:
                 place = grid_features(size, sigmas, features.dtype, features.device).expand(len(flat), -1, -1)
-                built = filtering.build(torch.cat([place, flat / kernel.sigma_rgb], dim=2))
+                colors = flat / flat.new_tensor(
+                    each(kernel.sigma_rgb, flat.shape[2], "sigma_rgb", "channels")
+                )
+                built = filtering.build(torch.cat([place, colors], dim=2))
             scale = built.degree()[:, None].clamp_min(1e-12).rsqrt() if symmetric else None
             filters.append(ScaledFilter(built, kernel.weight, scale))
         return cls((len(flat), *size), tuple(filters), features.dtype)

@@ -1,24 +1,51 @@
 """The Gaussian kernel of place and features: one record for windows and for all pairs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selflabel.affinity.stencil import check_positive
 
+Sigma = float | Sequence[float] | None
+"""A bandwidth for all axes (channels), one for each, or None: the part is left out."""
+
 
 @dataclass(frozen=True)
 class GaussianKernel:
-    """``weight · exp(-½ d² / sigma_xy² - ½ ‖f_i - f_j‖² / sigma_rgb²)``; a sigma of None leaves its part out.
+    """``weight · exp(-½ Σ_a (i_a - j_a)² / sigma_xy_a² - ½ Σ_c (f_i^c - f_j^c)² / sigma_rgb_c²)``.
 
     `sigma_xy` in pixels (in units of the spacing, if one is given), `sigma_rgb` in 0..255 units for images and
-    in the features' own otherwise. Raises `ValueError` unless the weight and the sigmas are positive and finite.
+    in the features' own otherwise. One number holds for all axes or channels; several are one an axis, in the order of
+    the image's (y, x), or one a channel. A sigma of None leaves its part out: a kernel with `sigma_xy` alone is one of
+    place. Raises `ValueError` unless the weight and the sigmas are positive and finite.
     """
 
     weight: float
-    sigma_xy: float | None
-    sigma_rgb: float | None
+    sigma_xy: Sigma = None
+    sigma_rgb: Sigma = None
 
     def __post_init__(self) -> None:
         check_positive("weight of every kernel", self.weight)
-        for name, sigma in (("sigma_xy", self.sigma_xy), ("sigma_rgb", self.sigma_rgb)):
-            if sigma is not None:
-                check_positive(name, sigma)
+        for name in ("sigma_xy", "sigma_rgb"):
+            sigma = getattr(self, name)
+            if sigma is None:
+                continue
+            if isinstance(sigma, Sequence):
+                sigma = tuple(float(one) for one in sigma)
+                object.__setattr__(self, name, sigma)
+            if sigma == ():
+                raise ValueError(
+                    f"expected a {name}, or one for each axis, got none: pass None to leave it out"
+                )
+            for one in sigma if isinstance(sigma, tuple) else (sigma,):
+                check_positive(name, one)
+
+
+def each(sigma: float | Sequence[float], count: int, name: str, of: str) -> tuple[float, ...]:
+    """One bandwidth for each of `count` axes or channels. Raises `ValueError` for another number of them."""
+    if not isinstance(sigma, Sequence):
+        return (sigma,) * count
+    if len(sigma) != count:
+        raise ValueError(
+            f"expected one {name} or {count}, one for each of the {of}, got {len(sigma)}: {sigma}"
+        )
+    return tuple(sigma)

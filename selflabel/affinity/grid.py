@@ -12,9 +12,9 @@ from selflabel.affinity.stencil import (
     Offset,
     Stencil,
     boxes,
-    check_feature_map,
     check_positive,
     check_spacing,
+    checked_features,
 )
 
 CONTRAST_FLOOR = 1e-6
@@ -94,7 +94,7 @@ class GridAffinity(Stencil):
         offsets, squared = _squared_differences(features, neighbors)
         count = max(sum(square[0].numel() for square in squared), 1)
         mean_square = torch.stack([square.flatten(1).sum(1) for square in squared]).sum(0) / count
-        scale = mean_square.sqrt().clamp_min(torch.finfo(features.dtype).tiny)
+        scale = mean_square.sqrt().clamp_min(torch.finfo(mean_square.dtype).tiny)
         scale = scale.view(-1, *[1] * (features.ndim - 1))
         weights = [torch.exp(-strength * square.sqrt() / scale) + CONTRAST_FLOOR for square in squared]
         return cls._from_weights(features, offsets, weights, by_distance, spacing)
@@ -119,7 +119,7 @@ class GridAffinity(Stencil):
 def _squared_differences(
     features: Float[Tensor, "b c *s"], neighbors: int | None
 ) -> tuple[tuple[Offset, ...], list[Tensor]]:
-    check_feature_map(features)
+    features = checked_features(features)
     size = tuple(features.shape[2:])
     offsets = grid_offsets(2 * len(size) if neighbors is None else neighbors, len(size))
     pairs = [boxes(offset, size) for offset in offsets]

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.affinity.protocol import Edges
+from selflabel.inputs import check_tensor, widened
 
 Offset = tuple[int, ...]
 Box = tuple[EllipsisType | slice, ...]
@@ -79,11 +80,12 @@ class Stencil:
 
     def apply(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """``W x``: two multiply-adds a pair and class."""
-        result = torch.zeros_like(labels)
+        wide = widened(labels)
+        result = torch.zeros_like(wide)
         for pairs in self.pairs():
-            weight = pairs.weight.to(labels.dtype)
-            pairs.add_products(result, weight, pairs.second(labels), pairs.first(labels))
-        return result
+            weight = pairs.weight.to(wide.dtype)
+            pairs.add_products(result, weight, pairs.second(wide), pairs.first(wide))
+        return result.to(labels.dtype)
 
     def degree(self) -> Float[Tensor, "b 1 *s"]:
         """``W 1``: the sum of the weights around each pixel."""
@@ -152,8 +154,9 @@ def check_size(size: tuple[int, ...]) -> None:
         raise ValueError(f"expected two or three spatial axes with pixels, (h, w) or (d, h, w), got {size}")
 
 
-def check_feature_map(features: Tensor) -> None:
-    """Raise `ValueError` unless features are finite floats, ``[b c *s]`` with two or three axes."""
+def checked_features(features: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
+    """The features in float32 at least. Raises `ValueError` unless finite floats, with two or three spatial axes."""
+    check_tensor(features, "features")
     if not features.is_floating_point():
         raise ValueError(
             f"expected features in floating point, got {features.dtype}: pass images to `from_image`, or "
@@ -162,6 +165,7 @@ def check_feature_map(features: Tensor) -> None:
     check_size(tuple(features.shape[2:]))
     if not bool(features.isfinite().all()):
         raise ValueError("expected finite features, got nan or inf")
+    return widened(features)
 
 
 def check_positive(name: str, value: float | int) -> None:
@@ -174,6 +178,7 @@ def check_spacing(spacing: tuple[float, ...] | None, size: tuple[int, ...]) -> t
     """The voxel spacing, one unit an axis by default; `ValueError` for another number of axes or if not positive."""
     if spacing is None:
         return (1.0,) * len(size)
-    if len(spacing) != len(size) or min(spacing) <= 0:
-        raise ValueError(f"expected a positive spacing for each of {len(size)} axes, got {spacing}")
+    spacing = tuple(map(float, spacing))
+    if len(spacing) != len(size) or not all(0 < step < inf for step in spacing):  # false for nan, too
+        raise ValueError(f"expected a finite, positive spacing for each of {len(size)} axes, got {spacing}")
     return spacing

@@ -1,20 +1,23 @@
 """All neighbors within a radius, weighted by a mixture of kernels, with gates: the affinity of the gated CRF."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
+from math import isclose
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.gaussian import GaussianKernel
+from selflabel.affinity.gaussian import GaussianKernel, Sigma, each
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.stencil import (
     Offset,
     Stencil,
     boxes,
-    check_feature_map,
     check_positive,
     check_spacing,
+    checked_features,
 )
 
 GATED_CRF_KERNELS = (GaussianKernel(1.0, 6.0, 15.0),)
@@ -24,16 +27,18 @@ GATED_CRF_KERNELS = (GaussianKernel(1.0, 6.0, 15.0),)
 def mixture(
     kernels: tuple[GaussianKernel, ...], distance: Tensor | float, squared: Float[Tensor, "*any"]
 ) -> Float[Tensor, "*any"]:
-    """``Σ_p K_p`` from squared distances in place and in features; the former broadcast to the latter."""
+    """``Σ_p K_p`` from squared distances in place and in features; the former broadcast to the latter.
+
+    The kernels are `isotropic`: one bandwidth for all axes, and one for all channels.
+    """
     weight: Tensor | None = None
     for kernel in kernels:
-        one = (
-            torch.zeros_like(squared)
-            if kernel.sigma_rgb is None
-            else squared * (-1 / (2 * kernel.sigma_rgb**2))
-        )
-        if kernel.sigma_xy is not None:
-            one -= distance / (2 * kernel.sigma_xy**2)
+        color, place = kernel.sigma_rgb, kernel.sigma_xy
+        assert not isinstance(color, Sequence), "one for all channels: `isotropic`"
+        assert not isinstance(place, Sequence), "one for all axes: `isotropic`"
+        one = torch.zeros_like(squared) if color is None else squared * (-1 / (2 * color**2))
+        if place is not None:
+            one -= distance / (2 * place**2)
         one = one.exp_().mul_(kernel.weight)
         weight = one if weight is None else weight.add_(one)
     assert weight is not None, "checked: there is at least one"
@@ -43,6 +48,45 @@ def mixture(
 def window_offsets(radius: int, axes: int) -> tuple[Offset, ...]:
     """Half of the offsets of the (2·radius + 1)^axes window, without its center."""
     return tuple(o for o in product(range(-radius, radius + 1), repeat=axes) if o > (0,) * axes)
+
+
+def isotropic(
+    features: Float[Tensor, "b c *s"],
+    kernels: tuple[GaussianKernel, ...],
+    spacing: tuple[float, ...] | None,
+) -> tuple[Float[Tensor, "b c *s"], tuple[GaussianKernel, ...], tuple[float, ...]]:
+    """The same kernels with one bandwidth for all axes and channels: what differs moves into features and spacing.
+
+    Features come out in float32 at least. Raises `ValueError` if the bandwidths of one kernel are no multiple of
+    another's, as the kernels share features and spacing.
+    """
+    features = checked_features(features)
+    spacing = check_spacing(spacing, tuple(features.shape[2:]))
+    place = _common([kernel.sigma_xy for kernel in kernels], len(spacing), "sigma_xy", "axes")
+    color = _common([kernel.sigma_rgb for kernel in kernels], features.shape[1], "sigma_rgb", "channels")
+    if any(scale != 1 for scale in color):
+        features = features / features.new_tensor(color).view(-1, *[1] * len(spacing))
+    spacing = tuple(step / scale for step, scale in zip(spacing, place, strict=True))
+    single = (replace(k, sigma_xy=_first(k.sigma_xy), sigma_rgb=_first(k.sigma_rgb)) for k in kernels)
+    return features, tuple(single), spacing
+
+
+def _common(sigmas: list[Sigma], count: int, name: str, of: str) -> tuple[float, ...]:
+    """The bandwidths of each axis or channel in units of the first one, the same for all kernels."""
+    ratios = []
+    for sigma in sigmas:
+        if sigma is not None:
+            all_ = each(sigma, count, name, of)
+            ratios.append(tuple(one / all_[0] for one in all_))
+    if any(not isclose(a, b) for ratio in ratios[1:] for a, b in zip(ratio, ratios[0], strict=True)):
+        raise ValueError(
+            f"expected {name} of all kernels in the same proportion in a window, got {sigmas}: use one kernel"
+        )
+    return ratios[0] if ratios else (1.0,) * count
+
+
+def _first(sigma: Sigma) -> float | None:
+    return sigma[0] if isinstance(sigma, Sequence) else sigma
 
 
 class WindowAffinity(Stencil):
@@ -80,9 +124,9 @@ class WindowAffinity(Stencil):
         spacing: tuple[float, ...] | None = None,
     ) -> "WindowAffinity":
         """From any feature map."""
-        size = tuple(features.shape[2:])
         check_window(features, radius, kernels, source, destination)
-        spacing = check_spacing(spacing, size)
+        features, kernels, spacing = isotropic(features, kernels, spacing)
+        size = tuple(features.shape[2:])
         ones = features.new_ones(features.shape[0], 1, *size)
         source, destination = ones if source is None else source, ones if destination is None else destination
         every = window_offsets(radius, len(size))
@@ -107,7 +151,7 @@ def check_window(
     destination: Tensor | None,
 ) -> None:
     """Raise `ValueError` unless features, radius, kernels and gates make a window."""
-    check_feature_map(features)
+    checked_features(features)
     check_positive("radius", radius)
     if not kernels:
         raise ValueError("expected at least one kernel, got none")

@@ -9,15 +9,11 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
+from selflabel.inputs import check_tensor, size_remedy
 from selflabel.labels import UNLABELED, check_index_type, check_seeds, per_image
 
 ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From labels ``[b k *s]`` to a value per image ``[b]`` and its gradient by the labels."""
-
-
-def widened(logits: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
-    """Logits in float32 at least: sums over an image need its digits."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def full_precision(like: Tensor) -> torch.autocast:
@@ -66,6 +62,7 @@ def mean_per_pixel(sums: Float[Tensor, " b"], logits: Float[Tensor, "b k *s"]) -
 
 def check_logits(logits: Tensor) -> None:
     """Raise `ValueError` unless logits are floats ``[b k *s]``, two or three axes, nothing empty, k ≤ 255."""
+    check_tensor(logits, "logits")
     if not logits.is_floating_point() or logits.ndim not in (4, 5) or 0 in logits.shape:
         raise ValueError(
             f"expected logits in floating point, [b k h w] or [b k d h w] with at least one image, class and "
@@ -83,8 +80,8 @@ def check_affinity(logits: Tensor, affinity: Affinity) -> None:
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(affinity.shape) != expected:
         raise ValueError(
-            f"expected an affinity over {expected} as the logits', got {tuple(affinity.shape)}: resize the "
-            f"logits to the image (torch.nn.functional.interpolate), or the image to the logits"
+            f"expected an affinity over {expected} as the logits', got {tuple(affinity.shape)}: "
+            f"{size_remedy(tuple(logits.shape), tuple(affinity.shape))}"
         )
 
 
@@ -96,7 +93,7 @@ def checked_seeds(logits: Tensor, seeds: Tensor, ignore_index: int = UNLABELED) 
     if tuple(seeds.shape) != expected:
         raise ValueError(
             f"expected seeds of shape {expected} for logits {tuple(logits.shape)}, got {tuple(seeds.shape)}: "
-            f"resize the logits to the seeds (torch.nn.functional.interpolate)"
+            f"{size_remedy(tuple(logits.shape), tuple(seeds.shape))}"
         )
     seeds = seeds.long()
     if ignore_index != UNLABELED:

@@ -5,8 +5,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
+from selflabel.inputs import widened
 from selflabel.labels import UNLABELED, one_hot, unlabeled
-from selflabel.losses.base import check_logits, checked_seeds, full_precision, mean_per_pixel, widened
+from selflabel.losses.base import check_logits, checked_seeds, full_precision, mean_per_pixel
 from selflabel.terms import entropy, total
 
 

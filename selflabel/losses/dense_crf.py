@@ -10,8 +10,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity, SparseAffinity
+from selflabel.inputs import widened
 from selflabel.labels import with_seeds
-from selflabel.losses.base import check_affinity, checked_seeds, differentiable, full_precision, widened
+from selflabel.losses.base import check_affinity, checked_seeds, differentiable, full_precision
 from selflabel.losses.potts import potts_loss
 from selflabel.terms import BILINEAR, normalized_cut_and_grad
 

@@ -2,22 +2,23 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
 from selflabel.affinity.gaussian import GaussianKernel
-from selflabel.affinity.image import Image
+from selflabel.affinity.image import Image, as_image
 from selflabel.affinity.streamed import StreamedWindow, WindowPart
-from selflabel.affinity.window import GATED_CRF_KERNELS
+from selflabel.affinity.window import GATED_CRF_KERNELS, check_window, isotropic
 from selflabel.labels import unlabeled
 from selflabel.losses.base import check_logits, full_precision, refuse_second_derivatives
 
 
 def gated_crf_loss(
     logits: Float[Tensor, "b k *s"],
-    images: Shaped[Tensor, "b c *t"],
+    images: Image | Shaped[Tensor, "b c *t"] | Shaped[np.ndarray, "b c *t"],
     *,
     radius: int = 5,
     kernels: tuple[GaussianKernel, ...] = GATED_CRF_KERNELS,
@@ -49,13 +50,15 @@ def gated_crf_loss(
     """
     check_logits(logits)
     size, work = tuple(logits.shape[2:]), torch.promote_types(logits.dtype, torch.float32)
+    images = as_image(images).pixels
     if images.shape[0] != logits.shape[0] or images.ndim != logits.ndim:
         raise ValueError(
             f"expected as many images and axes as the logits {list(logits.shape)} have, got {list(images.shape)}"
         )
     gates = (_gate("source", source, logits, work), _gate("destination", destination, logits, work))
-    images = images.detach().to(work) if images.is_floating_point() else images
-    features = _resized(Image(images).colors.to(work), size)
+    features = _resized(as_image(images.detach()).colors.to(work), size)
+    check_window(features, radius, kernels, *gates)
+    features, kernels, spacing = isotropic(features, kernels, spacing)
     window = StreamedWindow(features, radius, kernels, gates[0], gates[1], spacing)
     destinations = float(logits.numel() // logits.shape[1] if gates[1] is None else gates[1].double().sum())
     compatibility = _checked(compatibility, logits.shape[1]).to(logits.device, work)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from selflabel.affinity.builders import AffinityBuilder, Dense, Grid
 from selflabel.affinity.image import Image
 from selflabel.affinity.protocol import Affinity
+from selflabel.inputs import widened
 from selflabel.labels import UNLABELED, classes_present
-from selflabel.losses.base import checked_seeds, full_precision, widened
+from selflabel.losses.base import checked_seeds, full_precision
 from selflabel.losses.cross_entropy import (
     class_frequencies,
     click_weights,

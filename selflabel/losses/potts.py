@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
-from selflabel.losses.base import check_affinity, differentiable, full_precision, mean_per_pixel, widened
+from selflabel.inputs import widened
+from selflabel.losses.base import check_affinity, differentiable, full_precision, mean_per_pixel
 from selflabel.terms import BILINEAR, Relaxation, potts, potts_and_grad
 
 

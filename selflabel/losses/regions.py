@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from selflabel.losses.base import check_logits, differentiable, full_precision, mean_per_pixel, widened
+from selflabel.inputs import widened
+from selflabel.losses.base import check_logits, differentiable, full_precision, mean_per_pixel
 from selflabel.terms import FLOOR, total
 
 

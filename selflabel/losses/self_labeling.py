@@ -3,8 +3,9 @@
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from selflabel.inputs import widened
 from selflabel.labels import unlabeled
-from selflabel.losses.base import checked_seeds, full_precision, mean_per_pixel, widened
+from selflabel.losses.base import checked_seeds, full_precision, mean_per_pixel
 from selflabel.terms import STANDARD, Coupling, total
 
 

@@ -5,15 +5,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from selflabel.inputs import logits_of
+
 LINEAR = {4: "bilinear", 5: "trilinear"}
 
 
 class AnySize(nn.Module):
     """A network from images ``[b c *s]`` of any size to logits ``[b k *s]``, by padding, resizing and cropping.
 
-    Images are padded to multiples of `stride`, on one axis to two strides at least; padding repeats the border. Logits
-    are resized to the padded images and cropped. Each call raises `ValueError` for other numbers of channels, axes or
-    classes.
+    The network returns a tensor, or a record or mapping that holds it under `logits` (transformers) or `out`
+    (torchvision). Images are padded to multiples of `stride`, on one axis to two strides at least; padding repeats the
+    border. Logits are resized to the padded images and cropped. Each call raises `ValueError` for other numbers of
+    channels, axes or classes.
     """
 
     def __init__(
@@ -41,13 +44,13 @@ class AnySize(nn.Module):
             missing[-1] += self.stride  # batch normalization fails on one pixel in the deepest level
         if any(missing):
             images = F.pad(images, [p for n in reversed(missing) for p in (0, n)], mode="replicate")
-        logits = self.network(images)
+        logits = logits_of(self.network(images))
         wanted = (images.shape[0], self.classes)
         if not isinstance(logits, Tensor) or logits.ndim != images.ndim or logits.shape[:2] != wanted:
             got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
                 f"expected logits of {wanted[0]} images and {self.classes} classes from the network, as one "
-                f"tensor, got {got}: wrap it in a module that returns such"
+                f"tensor or under `logits` or `out`, got {got}: wrap it in a module that returns such"
             )
         if logits.shape[2:] != images.shape[2:]:
             logits = F.interpolate(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from selflabel.datasets.samples import Batch
-from selflabel.losses.base import widened
+from selflabel.inputs import widened
 from selflabel.training.distributed import current_process, gather, share_buffers, unwrapped
 from selflabel.training.evaluate import evaluating
 from selflabel.training.monitor import Monitor

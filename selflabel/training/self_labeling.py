@@ -11,8 +11,9 @@ from selflabel.affinity.builders import AffinityBuilder, Contrast, Grid
 from selflabel.affinity.protocol import Affinity
 from selflabel.datasets.samples import Batch
 from selflabel.driver import Solver, check_fit, solve
+from selflabel.inputs import widened
 from selflabel.labels import UNLABELED, classes_present
-from selflabel.losses.base import full_precision, mean_per_pixel, widened
+from selflabel.losses.base import full_precision, mean_per_pixel
 from selflabel.losses.modules import build
 from selflabel.losses.self_labeling import self_labeling_loss
 from selflabel.problem import Energy, Problem

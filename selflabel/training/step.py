@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from selflabel.datasets.samples import Batch
-from selflabel.losses.base import mean_per_pixel, widened
+from selflabel.inputs import logits_of, widened
+from selflabel.losses.base import mean_per_pixel
 from selflabel.training.distributed import ALONE, Process, combine, gather
 from selflabel.training.monitor import Monitor, sums
 from selflabel.training.objectives import Objective, Terms, WeightedMean, pixels
@@ -132,13 +133,13 @@ def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tenso
     Raises `ValueError` if they are not of the images' size, `TrainingError` if they are nan or inf.
     """
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bfloat16):
-        logits = network(batch.images)
+        logits = logits_of(network(batch.images))
     expected = (len(batch.images), *batch.images.shape[2:])
     if not isinstance(logits, Tensor) or (len(logits), *logits.shape[2:]) != expected:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"expected logits [b k *s] over {expected} (images, axes) from the network, got {got}: resize them to "
-            f"the image (torch.nn.functional.interpolate)"
+            f"expected logits [b k *s] over {expected} (images, axes) from the network, got {got}: "
+            f"selflabel.networks.AnySize(network, channels, classes) pads images and resizes logits"
         )
     finite = torch.isfinite(logits.detach()).flatten(1).all(1)
     if not bool(finite.all()):

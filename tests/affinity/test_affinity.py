@@ -187,7 +187,7 @@ def test_grid_errors() -> None:
     with pytest.raises(ValueError, match="expected a finite strength > 0"):
         GridAffinity.from_contrast(FLAT, 0.0)
     for spacing in ((1.0,), (1.0, 1.0, 1.0), (1.0, 0.0), (1.0, -2.0)):
-        with pytest.raises(ValueError, match="expected a positive spacing for each of 2 axes"):
+        with pytest.raises(ValueError, match="expected a finite, positive spacing for each of 2 axes"):
             GridAffinity.from_image(FLAT, spacing=spacing)
     for shape in ((1, 3, 5), (1, 3, 2, 2, 2, 2), (1, 3, 0, 4)):
         with pytest.raises(ValueError, match="expected two or three spatial axes with pixels"):

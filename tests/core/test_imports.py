@@ -27,23 +27,24 @@ from support.house import (
 
 pytestmark = pytest.mark.quick
 
-CORE = {"labels", "affinity", "terms", "problem", "driver"}
+CORE = {"inputs", "labels", "affinity", "terms", "problem", "driver"}
 ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
     "files": set(),
-    "labels": {"kernels", "files"},  # of files the value of pixels without a label
-    "affinity": {"labels", "kernels"},
+    "inputs": set(),
+    "labels": {"inputs", "kernels", "files"},  # of files the value of pixels without a label
+    "affinity": {"inputs", "labels", "kernels"},
     "terms": {"labels", "affinity"},
-    "problem": {"labels", "affinity", "terms"},
-    "driver": {"labels", "affinity", "terms", "problem"},
+    "problem": {"inputs", "labels", "affinity", "terms"},
+    "driver": {"inputs", "labels", "affinity", "terms", "problem"},
     "numerics": set(),
     "numerics.cuts": {"labels", "affinity", "kernels"},
     "numerics.linear": {"labels", "affinity", "kernels"},
     "numerics.descent": {"labels", "affinity", "terms", "problem", "kernels"},
     "solvers": CORE | {"numerics", "kernels"},
     "annotators": CORE | {"solvers"},  # the walker is one
-    "losses": {"labels", "affinity", "terms"},
-    "networks": set(),
+    "losses": {"inputs", "labels", "affinity", "terms"},
+    "networks": {"inputs"},
     "datasets": {"labels", "files"},
     "metrics": {"labels", "files"},
     "training": CORE | {"solvers", "losses", "files", "datasets", "metrics"},  # the walker makes starts

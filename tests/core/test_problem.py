@@ -210,12 +210,12 @@ def test_seeds_are_whole_numbers_that_can_hold_255() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_predictions_are_tensors_of_full_precision() -> None:
+def test_predictions_are_tensors_of_floats() -> None:
     case = make_case(MIXED, "grid4")
     with pytest.raises(ValueError, match="a torch tensor, got ndarray"):
         Problem(MIXED, case.probs.numpy(), case.seeds, case.affinity)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"float32 or float64, got torch\.float16"):
-        Problem(MIXED, case.probs.half(), case.seeds, case.affinity)
+    with pytest.raises(ValueError, match=r"floating point, got torch\.int64: one-hot labels as \.float"):
+        Problem(MIXED, case.probs.long(), case.seeds, case.affinity)
     with pytest.raises(ValueError, match="at least one image, class and pixel"):
         Problem(MIXED, case.probs[:, :0], case.seeds, case.affinity)
     many = torch.full((2, 256, *case.probs.shape[2:]), 1 / 256)

@@ -47,9 +47,10 @@ def kernel(
 ) -> float:
     exponent = 0.0
     if one.sigma_xy is not None:
-        exponent -= sum((o * s) ** 2 for o, s in zip(offset, spacing, strict=True)) / (2 * one.sigma_xy**2)
+        moved = np.multiply(offset, spacing) / np.array(one.sigma_xy)
+        exponent -= (moved**2).sum() / 2
     if one.sigma_rgb is not None:
-        exponent -= ((a - b) ** 2).sum() / (2 * one.sigma_rgb**2)
+        exponent -= (((a - b) / np.array(one.sigma_rgb)) ** 2).sum() / 2
     return float(one.weight * exp(exponent))
 
 
