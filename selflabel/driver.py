@@ -91,8 +91,12 @@ class Result(enum.Enum):
     NONFINITE = "nan or inf in the labels or their energy: check the affinity and its features"
 
 
+SUM_TOLERANCE = 2e-3
+"""How far sums of labels over the classes may be from one: twice what predictions may be off."""
+
+
 class SolveError(RuntimeError):
-    """A solve failed for some image; the message says which and why."""
+    """A solve failed for some image; the message says which solver, which image, and why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +171,46 @@ def solve(
         return _run(problem, solver, labels, max_steps, throw, trace, callback)
 
 
+def _checked(step: Step | None, solver: Solver, like: Tensor) -> Step | None:
+    """The step. Raise `SolveError` unless it is one, with one number an image."""
+    if step is None:
+        return None
+    if not isinstance(step, Step):
+        raise SolveError(
+            f"{solver.name}: expected `iterate` to yield a Step, got {_described(step)}: yield Step(labels)"
+        )
+    for name in ("energy", "bound", "converged", "start_energy"):
+        value = getattr(step, name)
+        if value is not None and tuple(value.shape) != (len(like),):
+            raise SolveError(
+                f"{solver.name}: expected the {name} of a step in the shape {(len(like),)}, one number an image, got "
+                f"{tuple(value.shape)}"
+            )
+    return step
+
+
+def _read(step: Step, solver: Solver, like: Tensor) -> Tensor:
+    """The labels of a step. Raise `SolveError` for another shape or type than the prediction's."""
+    labels = step.labels
+    if (labels.shape, labels.dtype) != (like.shape, like.dtype):
+        raise SolveError(
+            f"{solver.name}: expected labels of shape {tuple(like.shape)} and {like.dtype} as the prediction, got "
+            f"{tuple(labels.shape)} and {labels.dtype}: check what its `iterate` yields"
+        )
+    return labels
+
+
+def _check_sums(labels: Tensor, solver: Solver) -> None:
+    """Raise `SolveError` unless labels are distributions; nan and inf pass, as a `Result` of their image."""
+    off = torch.maximum((labels.sum(1) - 1).abs(), -labels.amin(1)).flatten(1).amax(1)
+    wrong = (off > SUM_TOLERANCE) & off.isfinite()
+    if bool(wrong.any()):
+        raise SolveError(
+            f"{solver.name}: images {wrong.nonzero().flatten().tolist()} of the batch: expected labels >= 0 that sum "
+            f"to one over the classes, got some off by {float(off[wrong].max()):g}: check what its `iterate` yields"
+        )
+
+
 def _described(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
@@ -185,13 +229,13 @@ def _run(
     steps = torch.zeros(batch, dtype=torch.int64, device=labels.device)
     step = Step(labels)
     iterator = solver.iterate(problem, labels)
-    following = next(iterator, None)
+    following = _checked(next(iterator, None), solver, labels)
     given = None if following is None else following.start_energy
     start_energy = problem.value(labels) if given is None else given
     energies, bound = [start_energy], None
     for count in range(1, max_steps + 1):
         if count > 1:
-            following = next(iterator, None)
+            following = _checked(next(iterator, None), solver, labels)
         if following is None:
             done = torch.ones_like(done)
             break
@@ -199,15 +243,19 @@ def _run(
         steps += ~done
         bound = step.bound if step.bound is not None else bound
         if trace:
-            energies.append(problem.value(step.labels) if step.energy is None else step.energy)
+            energies.append(
+                problem.value(_read(step, solver, labels)) if step.energy is None else step.energy
+            )
         if callback is not None:
-            copy = problem.feasible(step.labels).clone()
+            copy = problem.feasible(_read(step, solver, labels)).clone()
             callback(count, Step(copy, step.energy, step.bound, step.converged, step.start_energy))
         if step.converged is not None:
             done = done | step.converged
             if bool(done.all()):
                 break
-    labels = channels_first(problem.feasible(step.labels))
+    found = _read(step, solver, labels)
+    _check_sums(found, solver)
+    labels = channels_first(problem.feasible(found))
     energy = problem.value(labels) if step.energy is None else step.energy
     finite = torch.isfinite(labels.flatten(1).sum(1)) & torch.isfinite(energy)
     results = tuple(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from selflabel.affinity.protocol import Affinity
+from selflabel.affinity.protocol import Affinity, SparseAffinity
 from selflabel.inputs import as_tensor, check_tensor, size_remedy, widened, widened_distributions
 from selflabel.labels import (
     check_distributions,
@@ -32,6 +32,9 @@ from selflabel.terms import (
     total,
 )
 
+LARGEST_WEIGHT = 1e100
+"""The largest weight of a term or a pair: products of two, and their sums over an image, are finite in float64."""
+
 
 @dataclass(frozen=True)
 class Energy:
@@ -50,8 +53,13 @@ class Energy:
 
     def __post_init__(self) -> None:
         for name in ("coupling_weight", "pairwise_weight", "entropy_weight"):
-            if not 0 <= getattr(self, name) < inf:
-                raise ValueError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not 0 <= value < inf:
+                raise ValueError(f"expected a finite {name} >= 0, got {value}")
+            if value > LARGEST_WEIGHT:
+                raise ValueError(
+                    f"expected a {name} up to {LARGEST_WEIGHT:g}, got {value:g}: sums would not be finite"
+                )
 
 
 FROM_LOGITS = "pass network outputs by `Problem.from_logits`"
@@ -69,6 +77,22 @@ def _check_probs_type(probs: Tensor) -> None:
     if probs.shape[1] > MOST_CLASSES:
         raise ValueError(
             f"expected at most {MOST_CLASSES} classes, got {probs.shape[1]}: 255 means unlabeled"
+        )
+
+
+def _check_weights(affinity: SparseAffinity) -> None:
+    """Raise `ValueError` for weights that are nan, negative or too large: there is no minimum, or no way to find it."""
+    blocks = [pairs.weight for pairs in affinity.pairs() if pairs.weight.numel()]
+    if not blocks:
+        return
+    extremes = torch.stack([torch.stack(block.aminmax()).double() for block in blocks])
+    low, high = extremes[:, 0].amin(), extremes[:, 1].amax()  # nan if any weight is
+    least, largest = torch.stack([low, high]).tolist()
+    if not (least >= 0 and largest <= LARGEST_WEIGHT):
+        raise ValueError(
+            f"expected weights of pairs from 0 to {LARGEST_WEIGHT:g}, got some from {least:g} to {largest:g}: check "
+            f"the features, bandwidths and kernel weights of the {type(affinity).__name__}; for must-link use a "
+            f"weight above the sum of all costs"
         )
 
 
@@ -147,11 +171,17 @@ class Problem:
         return cls(energy, torch.full(shape, 1 / num_classes, device=seeds.device), seeds, affinity)
 
     def check(self) -> None:
-        """Raise `ValueError` for predictions that are no distributions, seeds out of range, no class allowed."""
+        """Raise `ValueError` for values that do not fit.
+
+        These are predictions that are no distributions, seeds out of range, images without an allowed class, and
+        weights of a sparse affinity that are nan, infinite or negative. Cost: one pass over labels and pairs.
+        """
         if self.classes is not None and not self.classes.any(1).all():
             raise ValueError("expected at least one allowed class in each image, got an image with none")
         check_seeds(self.seeds, self.probs.shape[1], self.classes)
         check_distributions(self.probs, "probabilities", FROM_LOGITS)
+        if self.energy.pairwise_weight and isinstance(self.affinity, SparseAffinity):
+            _check_weights(self.affinity)
 
     @cached_property
     def free(self) -> Bool[Tensor, "b 1 *s"]:

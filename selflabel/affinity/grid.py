@@ -15,6 +15,7 @@ from selflabel.affinity.stencil import (
     check_positive,
     check_spacing,
     checked_features,
+    twice_squared,
 )
 
 CONTRAST_FLOOR = 1e-6
@@ -71,7 +72,7 @@ class GridAffinity(Stencil):
         """From any feature map, sigma in its units. Cost: one pass over the pairs."""
         check_positive("sigma", sigma)
         offsets, squared = _squared_differences(features, neighbors)
-        weights = [torch.exp(square / (-2 * sigma**2)) for square in squared]
+        weights = [torch.exp(square / -twice_squared(sigma, square.dtype)) for square in squared]
         return cls._from_weights(features, offsets, weights, by_distance, spacing)
 
     @classmethod

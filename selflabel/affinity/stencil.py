@@ -17,6 +17,9 @@ from torch import Tensor
 from selflabel.affinity.protocol import Edges
 from selflabel.inputs import check_tensor, widened
 
+LARGEST_BANDWIDTH = 1e18
+"""Its square is finite in float32; all weights are 1 long before."""
+
 Offset = tuple[int, ...]
 Box = tuple[EllipsisType | slice, ...]
 
@@ -172,6 +175,11 @@ def check_positive(name: str, value: float | int) -> None:
     """Raise `ValueError` unless the value is above zero and finite."""
     if not 0 < value < inf:
         raise ValueError(f"expected a finite {name} > 0, got {value}")
+
+
+def twice_squared(sigma: float, dtype: torch.dtype) -> float:
+    """``2σ²``, neither zero nor infinite in this type: equal features keep the weight 1 at any bandwidth."""
+    return max(2 * min(sigma, LARGEST_BANDWIDTH) ** 2, torch.finfo(dtype).tiny)
 
 
 def check_spacing(spacing: tuple[float, ...] | None, size: tuple[int, ...]) -> tuple[float, ...]:

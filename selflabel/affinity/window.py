@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from math import isclose
+from math import isclose, prod
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,9 @@ from selflabel.affinity.stencil import (
     check_positive,
     check_spacing,
     checked_features,
+    twice_squared,
 )
+from selflabel.kernels.memory import require_memory
 
 GATED_CRF_KERNELS = (GaussianKernel(1.0, 6.0, 15.0),)
 """The kernel of the gated CRF as published, for a radius of 5."""
@@ -36,18 +38,41 @@ def mixture(
         color, place = kernel.sigma_rgb, kernel.sigma_xy
         assert not isinstance(color, Sequence), "one for all channels: `isotropic`"
         assert not isinstance(place, Sequence), "one for all axes: `isotropic`"
-        one = torch.zeros_like(squared) if color is None else squared * (-1 / (2 * color**2))
+        one = (
+            torch.zeros_like(squared)
+            if color is None
+            else squared * (-1 / twice_squared(color, squared.dtype))
+        )
         if place is not None:
-            one -= distance / (2 * place**2)
+            one -= distance / twice_squared(place, squared.dtype)
         one = one.exp_().mul_(kernel.weight)
         weight = one if weight is None else weight.add_(one)
     assert weight is not None, "checked: there is at least one"
     return weight
 
 
-def window_offsets(radius: int, axes: int) -> tuple[Offset, ...]:
-    """Half of the offsets of the (2·radius + 1)^axes window, without its center."""
-    return tuple(o for o in product(range(-radius, radius + 1), repeat=axes) if o > (0,) * axes)
+def window_offsets(radius: int, size: tuple[int, ...]) -> tuple[Offset, ...]:
+    """Half of the offsets of the (2·radius + 1)^axes window without its center: those that an image of this size has.
+
+    An image of one pixel has a single offset, without pairs.
+    """
+    reach = [range(-min(radius, n - 1), min(radius, n - 1) + 1) for n in size]
+    offsets = tuple(o for o in product(*reach) if o > (0,) * len(size))
+    return offsets or ((0,) * (len(size) - 1) + (1,),)
+
+
+def _check_memory(
+    features: Float[Tensor, "b c *s"], radius: int, offsets: int, size: tuple[int, ...]
+) -> None:
+    """Raise `MemoryError` for windows whose weights do not fit into the memory of this machine."""
+    if features.device.type == "cpu":
+        pairs = features.shape[0] * offsets * prod(max(1.0, n - min(radius, n - 1) / 2) for n in size)
+        require_memory(
+            round(pairs) * features.element_size(),
+            f"the weights of a window of radius {radius} on {size} pixels",
+            "use a smaller radius (--radius), a grid (--affinity grid), or the mean-field solver, whose dense affinity "
+            "has no window",
+        )
 
 
 def isotropic(
@@ -129,9 +154,8 @@ class WindowAffinity(Stencil):
         size = tuple(features.shape[2:])
         ones = features.new_ones(features.shape[0], 1, *size)
         source, destination = ones if source is None else source, ones if destination is None else destination
-        every = window_offsets(radius, len(size))
-        inside = tuple(o for o in every if all(abs(x) < n for x, n in zip(o, size, strict=True)))
-        offsets = inside or every[:1]  # of one pixel: a single offset without pairs
+        _check_memory(features, radius, prod(2 * min(radius, n - 1) + 1 for n in size) // 2, size)
+        offsets = window_offsets(radius, size)
         weights = []
         for offset in offsets:
             first, second = boxes(offset, size)

@@ -1,6 +1,7 @@
 """Working memory of kernels: is there enough, and arrays of any content, reused where that saves page faults."""
 
 import math
+import os
 import sys
 import weakref
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def require_memory(nbytes: int, what: str, advice: str) -> None:
 def available_memory() -> int | None:
     """Bytes that this process can get: free memory and swap, within the limits of its container and its own.
 
-    None where the system does not tell (other than Linux).
+    Only Linux tells what is free; elsewhere all memory counts, and None where not even that is known (Windows).
     """
     limits = [limit for limit in (_free(), _left_in_group(), _left_to_process()) if limit is not None]
     return max(0, min(limits)) if limits else None
@@ -57,6 +58,10 @@ def _free() -> int | None:
         lines = (line.split() for line in MEMORY_FILE.read_text().splitlines())
         table = {words[0]: int(words[1]) << 10 for words in lines if len(words) > 1}
         return table["MemAvailable:"] + table.get("SwapFree:", 0)
+    with suppress(
+        AttributeError, OSError, ValueError
+    ):  # other systems than Linux: no more than there is at all
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
 
 

@@ -358,3 +358,41 @@ def test_bandwidths_of_kernels_are_positive() -> None:
 
 def test_published_window_kernel() -> None:
     assert (GaussianKernel(1.0, 6.0, 15.0),) == GATED_CRF_KERNELS
+
+
+@pytest.mark.parametrize("sigma", [1e-300, 1e-160, 1e-30, 1e-20, 1e-3])
+def test_a_tiny_bandwidth_leaves_the_weight_between_equal_pixels(sigma: float) -> None:
+    image = torch.tensor([[0.25, 0.25, 0.5, 0.5]])[None, None]
+    for affinity in (
+        GridAffinity.from_image(image, sigma),
+        WindowAffinity.from_image(image, 1, (GaussianKernel(1.0, None, sigma),)),
+    ):
+        weights = affinity.edges().weight
+        assert weights.tolist() == [[1.0, 0.0, 1.0]]
+    far = WindowAffinity.from_image(image, 2, (GaussianKernel(1.0, sigma, None),)).edges().weight
+    assert not far.any()
+
+
+@pytest.mark.parametrize("sigma", [1e15, 1e30, 1e200])
+def test_a_huge_bandwidth_makes_all_weights_one(sigma: float) -> None:
+    image = torch.tensor([[0.25, 0.75, 0.5]])[None, None]
+    for affinity in (
+        GridAffinity.from_image(image, sigma),
+        WindowAffinity.from_image(image, 2, (GaussianKernel(1.0, sigma, sigma),)),
+    ):
+        assert bool((affinity.edges().weight == 1).all())
+
+
+def test_a_window_beyond_the_image_is_that_of_the_image() -> None:
+    image = torch.rand(1, 2, 6, 9, generator=torch.Generator().manual_seed(3))
+    largest, beyond = (WindowAffinity.from_image(image, radius) for radius in (8, 100_000))
+    assert largest.offsets == beyond.offsets
+    assert torch.equal(largest.as_matrix(), beyond.as_matrix())
+
+
+def test_a_window_too_large_for_the_memory_is_refused_before_it_is_computed() -> None:
+    image = torch.rand(1, 3, 2000, 2000)
+    with pytest.raises(
+        MemoryError, match=r"a window of radius 3000 on \(2000, 2000\) .* take .* GB .*: use a smaller"
+    ):
+        WindowAffinity.from_image(image, 3000)

@@ -126,3 +126,34 @@ def test_a_file_is_checked_by_the_declarations(tmp_path: Path) -> None:
     path.write_text("share = 1.5\n")
     with pytest.raises(ValueError, match=r"options.toml: expected share <= 1, got 1.5"):
         read_config(path, Numbers)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x." * 50_000 + "share = 1\n",
+        "share = 1\n[" + "x." * 50_000 + "x]\n",
+        "share = {" + "x." * 50_000 + "x = 1}\n",
+        "share = [{y = 1, " + "x . " * 50_000 + "x = 1}]\n",
+    ],
+)
+def test_keys_of_thousands_of_parts_are_refused_before_they_take_gigabytes(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "options.toml"
+    path.write_text(text)
+    with pytest.raises(
+        ValueError, match=r"options.toml: line \d: expected keys .* 32 parts, .* got one of 50001"
+    ):
+        read_config(path, Numbers)
+
+
+def test_dots_in_values_and_comments_are_no_parts_of_keys(tmp_path: Path) -> None:
+    path = tmp_path / "options.toml"
+    path.write_text(f'# {"." * 99}\ntag = ["{"../" * 99}"]\nshare = 0.5 # {"a." * 9}\n')
+    assert read_config(path, Numbers)["share"] == 0.5
+
+
+def test_a_configuration_is_no_gigabyte(tmp_path: Path) -> None:
+    path = tmp_path / "options.toml"
+    path.write_text("# " + "x" * (1 << 20))
+    with pytest.raises(ValueError, match=r"options.toml: expected at most 1048576 bytes"):
+        read_config(path, Numbers)

@@ -309,3 +309,43 @@ def test_mixed_precision_outside_changes_nothing() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = solve(make_case(Energy(entropy_weight=1.0), "exact").problem, MeanField(), max_steps=5)
     torch.testing.assert_close(found.labels, expected.labels)
+
+
+BROKEN_STEPS = {
+    "expected `iterate` to yield a Step, got a Tensor": lambda labels: labels,
+    r"expected labels of shape \(2, 3, 5, 6\) .* got \(2, 3, 6, 5\)": lambda labels: Step(labels.mT),
+    r"got \(1, 3, 5, 6\)": lambda labels: Step(labels[:1]),
+    r"got \(2, 5, 6\) and torch.int64": lambda labels: Step(labels.argmax(1)),
+    r"and torch.float64": lambda labels: Step(labels.double()),
+    r"images \[1\] of the batch: expected labels >= 0 that sum to one .* off by 0.5": lambda labels: Step(
+        labels * torch.tensor([1, 1.5])[:, None, None, None]
+    ),
+    r"images \[0, 1\].* off by 0.25": lambda labels: Step(
+        labels.new_tensor([-0.25, 0.5, 0.75])[None, :, None, None].expand_as(labels)
+    ),
+    r"the energy of a step in the shape \(2,\), one number an image, got \(\)": lambda labels: Step(
+        labels, energy=torch.tensor(1.0)
+    ),
+    r"the bound .* got \(1,\)": lambda labels: Step(labels, bound=torch.ones(1)),
+    r"the converged .* got \(3,\)": lambda labels: Step(labels, converged=torch.ones(3, dtype=torch.bool)),
+    r"the start_energy .* got \(2, 1\)": lambda labels: Step(labels, start_energy=torch.ones(2, 1)),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("message", BROKEN_STEPS)
+@pytest.mark.parametrize("watched", [False, True])
+def test_what_a_solver_gives_wrongly_is_refused_with_its_name(message: str, watched: bool) -> None:
+    class Wrong(Fade):
+        def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
+            yield BROKEN_STEPS[message](labels)
+
+    problem = make_case(ENERGY, "grid4", seeded=0.0).problem
+    with pytest.raises(SolveError, match=f"^fade: .*{message}"):
+        solve(problem, Wrong(), throw=False, trace=watched, callback=(lambda *_: None) if watched else None)
+
+
+def test_sums_as_rough_as_those_of_the_prediction_are_taken() -> None:
+    case = make_case(ENERGY, "grid4")
+    solution = solve(replace(case, probs=case.probs * (1 + 9e-4)).problem, Fade((0, 0)))
+    assert solution.results == (Result.CONVERGED,) * 2

@@ -7,8 +7,11 @@ import torch
 from support.problems import DENSE, KINDS, SPARSE, explicit_energy, make_case, random_labels
 
 from selflabel.affinity import GridAffinity
+from selflabel.affinity.stencil import Stencil
+from selflabel.driver import solve
 from selflabel.labels import UNLABELED
 from selflabel.problem import Energy, Problem
+from selflabel.solvers import GradientDescent, GraphCut
 from selflabel.terms import (
     COLLISION,
     COUPLINGS,
@@ -144,6 +147,28 @@ def test_feasible_puts_seeds_back() -> None:
 def test_weights_are_not_negative(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"expected a finite {name} >= 0, got {value}"):
         Energy(**{name: value})  # type: ignore[arg-type]
+
+
+def test_weights_are_not_so_large_that_sums_overflow() -> None:
+    with pytest.raises(ValueError, match=r"expected a pairwise_weight up to 1e\+100, got 1e\+101"):
+        Energy(pairwise_weight=1e101)
+
+
+@pytest.mark.parametrize("kind", ["grid4", "window", "grid26"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e-3, -float("inf"), 1e101])
+def test_weights_of_pairs_are_checked(kind: str, value: float) -> None:
+    case = make_case(MIXED, kind).to(torch.float64)
+    affinity = case.problem.affinity
+    assert isinstance(affinity, Stencil)
+    weights = [weight.clone() for weight in affinity.weights]
+    weights[-1][-1].flatten()[-1] = value
+    problem = replace(case.problem, affinity=Stencil(affinity.size, affinity.offsets, tuple(weights)))
+    for solver in (GraphCut(), GradientDescent()):
+        with pytest.raises(
+            ValueError, match=r"weights of pairs from 0 to 1e\+100, got .* of the Stencil; for must"
+        ):
+            solve(replace(problem, energy=solver.default_energy), solver)
+    replace(problem, energy=Energy(pairwise_weight=0.0)).check()  # there they do not matter
 
 
 @pytest.mark.usefixtures("unchecked")

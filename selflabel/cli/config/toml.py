@@ -1,6 +1,7 @@
 """Options in TOML files: read, checked by their declarations, and written."""
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,6 +16,15 @@ T = TypeVar("T")
 
 DATA_TABLE, OBJECTIVE_TABLE = TABLES = ("run", "objective")
 """Tables that a run writes below its options."""
+
+MOST_BYTES = 1 << 20
+"""Size of a configuration in bytes: thousands of options."""
+
+MOST_PARTS = 32
+"""Parts of a dotted key: the memory that the parser takes grows with their square."""
+
+_QUOTED = re.compile(r""" "[^"\n]*" | '[^'\n]*' """, re.VERBOSE)
+_SEPARATORS = re.compile(r"[=,\[\]{}]")
 
 
 def read_config(path: Path, kind: type) -> dict[str, object]:
@@ -43,9 +53,22 @@ def read_table(path: Path, name: str) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    text = read_text_file(path)
+    text = read_text_file(path, MOST_BYTES)
     with about(path):
+        _check_keys(text)
         return tomllib.loads(text)
+
+
+def _check_keys(text: str) -> None:
+    """Raise `ValueError` for keys of so many parts that to read them takes gigabytes."""
+    for number, line in enumerate(text.splitlines(), 1):
+        plain = _QUOTED.sub("x", line).partition("#")[0]
+        parts = max(piece.count(".") for piece in _SEPARATORS.split(plain)) + 1
+        if parts > MOST_PARTS:
+            raise ValueError(
+                f"line {number}: expected keys of at most {MOST_PARTS} parts, as affinity.sigma has two, got one of "
+                f"{parts}: write KEY = VALUE"
+            )
 
 
 def write_config(path: Path, values: object, head: str, tables: Mapping[str, Mapping[str, object]]) -> None:
