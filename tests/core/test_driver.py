@@ -1,9 +1,9 @@
 """The driver: what it does once for every solver, and what it leaves alone."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -311,7 +311,7 @@ def test_mixed_precision_outside_changes_nothing() -> None:
     torch.testing.assert_close(found.labels, expected.labels)
 
 
-BROKEN_STEPS = {
+BROKEN_STEPS: dict[str, Callable[[Tensor], Any]] = {
     "expected `iterate` to yield a Step, got a Tensor": lambda labels: labels,
     r"expected labels of shape \(2, 3, 5, 6\) .* got \(2, 3, 6, 5\)": lambda labels: Step(labels.mT),
     r"got \(1, 3, 5, 6\)": lambda labels: Step(labels[:1]),
