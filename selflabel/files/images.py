@@ -1,14 +1,15 @@
 """Reading images: whatever pillow or tifffile reads becomes float32 [h w c] in [0, 1]."""
 
-import io
 from pathlib import Path
 
 import numpy as np
-import tifffile
 from jaxtyping import Float32, Shaped
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from selflabel.files.opening import about, read_file
+from selflabel.files.pictures import picture_raster, picture_size
+from selflabel.files.rasters import Raster
+from selflabel.files.tiffs import is_tiff, tiff_raster, tiff_size
 
 IMAGE_SUFFIXES = (
     ".png",
@@ -24,14 +25,6 @@ IMAGE_SUFFIXES = (
     ".pnm",
     ".jp2",
 )
-TIFF_SUFFIXES = (".tif", ".tiff")
-
-ORIENTATION = 0x0112
-"""EXIF tag; at values from 5 on, rows and columns change places."""
-
-_DIRECT = ("L", "RGB", "I;16", "I;16L", "I;16B", "F", "1")
-"""Modes of pillow whose array is the image itself."""
-_GRAY_ALPHA = ("LA", "La")
 
 
 def read_image(path: Path) -> Float32[np.ndarray, "h w c"]:
@@ -45,34 +38,68 @@ def read_image(path: Path) -> Float32[np.ndarray, "h w c"]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of `read_image`; only TIFF files are decoded for it.
+    """Height and width of `read_image`, from the header of the file.
 
     Raises `FileError` as `read_image` does.
     """
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        found = read_image(path).shape
-        return found[0], found[1]
-    with about(path), open_pillow(read_file(path)) as file:
-        width, height = file.size
-        turned = file.getexif().get(ORIENTATION, 1) >= 5
-    return (width, height) if turned else (height, width)
+    data = read_file(path)
+    with about(path):
+        return decoded_size(data)
 
 
-def decode_image(data: bytes, suffix: str) -> Float32[np.ndarray, "h w c"]:
+def decoded_size(data: bytes) -> tuple[int, int]:
+    """Height and width of `decode_image`, from the header. Raises as it does."""
+    return tiff_size(data) if is_tiff(data) else picture_size(data)
+
+
+def decode_image(data: bytes, suffix: str = "") -> Float32[np.ndarray, "h w c"]:
     """The image in the bytes of a file, in [0, 1], with one channel (gray) or three (RGB).
 
-    * 8 bit: divided by 255. 16 bit: divided by 65535, whatever range the image uses. 1 bit: 0, 1.
+    * Gray and RGB are divided by the number of full brightness: 255 at 8 bit, 65535 at 16, a PGM's maxval.
     * Floating point must lie in [0, 1] already: no range is guessed.
-    * Palettes become RGB, CMYK and the like too. An alpha channel is dropped, not blended.
-    * The EXIF orientation is applied: seeds are drawn on what a viewer shows.
+    * Palettes become RGB, CMYK and the like too. Color profiles and gammas are not applied.
+    * Alpha is dropped, not blended. In TIFF files a channel is alpha only if ExtraSamples says so.
+    * The Orientation of EXIF and TIFF is applied: seeds are drawn on what a viewer shows.
     * RGB of 16 bit is read as 8 bit from PNG files (by pillow), as 16 bit from TIFF files.
+    * The bytes decide the format; `suffix` is for the message where they are of none.
 
     Raises `ValueError` for floats outside [0, 1] or not finite, integers of 32 bit and more (their range is
-    not known), stacks of pages, other channel counts, no pixels; `OSError` for damaged files.
+    not known), stacks of pages, other channel counts, no pixels, more than `MOST_PIXELS` (before pixels are read);
+    `OSError` for files that are no images; on damaged data whatever pillow and tifffile raise (`about` makes it a
+    `FileError`).
     """
-    if suffix.lower() in TIFF_SUFFIXES:
-        return to_unit(_decode_tiff(data))
-    return to_unit(_decode_pillow(data))
+    raster = read_raster(data, suffix)
+    numbers = raster.numbers
+    if raster.palette is not None:
+        if numbers.size and int(numbers.max()) >= len(raster.palette):
+            raise ValueError(
+                f"the palette has {len(raster.palette)} colors, a pixel is number {numbers.max()}"
+            )
+        return to_unit(raster.palette[numbers])
+    if raster.alpha:
+        numbers = numbers[..., :-1]
+    if numbers.ndim == 3 and numbers.shape[2] not in (1, 3):
+        raise ValueError(
+            f"expected gray or RGB, with or without alpha, got {numbers.shape[2]} channels, none of them said to be "
+            f"alpha (ExtraSamples): save one or three of them"
+        )
+    if raster.top is None:
+        return to_unit(numbers)
+    if numbers.ndim == 2:
+        numbers = numbers[..., None]
+    scaled = numbers.astype(np.float32) / np.float32(raster.top)
+    return np.float32(1) - scaled if raster.white_is_zero else scaled
+
+
+def read_raster(data: bytes, suffix: str = "") -> Raster:
+    """The numbers in the bytes of an image file, whatever they mean. Raises as `decode_image` does."""
+    if is_tiff(data):
+        return tiff_raster(data)
+    try:
+        return picture_raster(data)
+    except UnidentifiedImageError as error:
+        named = f", though its name ends in {suffix}" if suffix else ""
+        raise OSError(f"empty or not an image{named}") from error
 
 
 def to_unit(array: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w c"]:
@@ -110,51 +137,3 @@ def to_unit(array: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w c"]:
             f"floating-point images must lie in [0, 1], got {low:g} to {high:g}: scale the image first"
         )
     return array.astype(np.float32)
-
-
-def open_pillow(data: bytes) -> Image.Image:
-    """The bytes of a file as an image of pillow.
-
-    Raises `OSError` if it knows no such format, `ValueError` for several frames.
-    """
-    try:
-        file = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError as error:
-        raise OSError("empty or not an image") from error
-    frames = getattr(file, "n_frames", 1)
-    if frames > 1:
-        raise ValueError(f"expected one image, got {frames} frames")
-    return file
-
-
-def _decode_pillow(data: bytes) -> Shaped[np.ndarray, "..."]:
-    with open_pillow(data) as file:
-        file.load()
-        upright = ImageOps.exif_transpose(file)
-        if upright.mode in _DIRECT:
-            return np.array(upright)
-        if upright.mode in _GRAY_ALPHA:
-            return np.array(upright)[..., 0]
-        if upright.mode == "I":
-            return np.array(upright)  # 32 bit: `to_unit` says why not
-        return np.array(upright.convert("RGB"))
-
-
-def _decode_tiff(data: bytes) -> Shaped[np.ndarray, "..."]:
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            if len(file.pages) > 1:
-                raise ValueError(f"expected one image, got {len(file.pages)} pages")
-            page = file.pages.first
-            if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
-                return _decode_pillow(data)  # palettes, CMYK, white-is-zero
-            array = page.asarray()
-            if array.ndim == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
-                array = np.moveaxis(array, 0, -1)
-            return np.asarray(array)
-    except tifffile.TiffFileError as error:
-        raise OSError(f"not a TIFF file, or a damaged one: {error}") from error
-    except ValueError as error:
-        if "imagecodecs" in str(error):  # a compression that pillow knows and tifffile alone does not
-            return _decode_pillow(data)
-        raise

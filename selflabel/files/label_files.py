@@ -1,24 +1,24 @@
 """Label files: one class index a pixel, 255 where there is no label."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
-import tifffile
-from jaxtyping import Integer, Shaped, UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from selflabel.files import UNLABELED
 from selflabel.files.atomic import write_atomic
-from selflabel.files.images import TIFF_SUFFIXES, open_pillow
+from selflabel.files.images import read_raster
 from selflabel.files.opening import about, read_file
 from selflabel.files.palette import voc_palette
+from selflabel.files.rasters import Raster
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 
-_INDEX_MODES = ("P", "L", "1", "I;16", "I;16L", "I;16B", "I")
+_LARGEST_WHOLE = 2**24
+"""Up to here float32 has all whole numbers."""
 _HOW = (
     "label files hold one class index a pixel (a palette or gray PNG), not colors: "
     "save them without converting to RGB, e.g. PIL.Image.fromarray(index)"
@@ -66,18 +66,35 @@ def read_index(path: Path, form: LabelFormat = VOC_FORMAT) -> UInt8[np.ndarray, 
         return decode_index(data, path.suffix, form)
 
 
-def decode_index(data: bytes, suffix: str, form: LabelFormat = VOC_FORMAT) -> UInt8[np.ndarray, "h w"]:
-    """The labels in the bytes of a file: palette, gray or 1-bit image, or integer TIFF.
+def decode_index(data: bytes, suffix: str = "", form: LabelFormat = VOC_FORMAT) -> UInt8[np.ndarray, "h w"]:
+    """The labels in the bytes of a file: the numbers that it stores, of whatever depth, never rescaled or colored.
 
-    Raises `ValueError` for colors (with what to do about it), for values that are no class, and for shapes
-    other than [h w]; `OSError` for damaged files.
+    Palette, gray and 1-bit images of all formats that keep numbers, integer TIFF, and TIFF of whole floats.
+
+    Raises `ValueError` for colors (with what to do about it), formats that change numbers (JPEG), fractions, and
+    for values that are no class; else as `decode_image` does.
     """
-    values = _tiff_values(data) if suffix.lower() in TIFF_SUFFIXES else _pillow_values(data)
-    if values.dtype == np.bool_:
-        values = values.astype(np.uint8)
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"{_HOW}; got shape {values.shape} of {values.dtype}")
-    return form.decode(values)
+    return form.decode(_numbers(read_raster(data, suffix)))
+
+
+def _numbers(raster: Raster) -> Integer[np.ndarray, "h w"]:
+    """The numbers of an image file as whole numbers. Raises `ValueError` where they are none, or may have changed."""
+    if not raster.exact:
+        raise ValueError(f"{raster.form} changes numbers: save label files as PNG (palette or gray) or TIFF")
+    numbers: np.ndarray = raster.numbers
+    if numbers.ndim == 3 and numbers.shape[2] == 2 and raster.alpha and (numbers[..., 1] == raster.top).all():
+        numbers = numbers[..., 0]
+    if numbers.ndim != 2:
+        raise ValueError(f"{_HOW}; got {numbers.shape[2]} channels")
+    if np.issubdtype(numbers.dtype, np.floating):
+        whole = np.rint(numbers)
+        if not (whole == numbers).all() or float(np.abs(whole).max()) > _LARGEST_WHOLE:
+            raise ValueError(
+                f"label files hold one class index a pixel, whole numbers; got fractions ({numbers.dtype})"
+            )
+        numbers = whole.astype(np.int64)
+    assert np.issubdtype(numbers.dtype, np.integer)
+    return numbers
 
 
 def write_index(path: Path, index: UInt8[np.ndarray, "h w"]) -> None:
@@ -94,22 +111,3 @@ def write_png(path: Path, image: Image.Image) -> None:
         image.save(file, format="PNG", compress_level=4)  # a third of the time of 6, some percent larger
 
     write_atomic(path, write)
-
-
-def _pillow_values(data: bytes) -> Shaped[np.ndarray, "..."]:
-    with open_pillow(data) as image:
-        if image.mode not in _INDEX_MODES:
-            raise ValueError(f"{_HOW}; got mode {image.mode}")
-        return np.array(image)
-
-
-def _tiff_values(data: bytes) -> Shaped[np.ndarray, "..."]:
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            return np.asarray(file.asarray())
-    except tifffile.TiffFileError as error:
-        raise OSError(f"not a TIFF file, or a damaged one: {error}") from error
-    except ValueError as error:
-        if "imagecodecs" in str(error):
-            return _pillow_values(data)
-        raise

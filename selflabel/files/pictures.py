@@ -1,0 +1,121 @@
+"""Image files that pillow reads: all but TIFF."""
+
+import io
+import warnings
+from typing import Final
+
+import numpy as np
+from jaxtyping import Shaped
+from PIL import Image, ImageFile
+
+from selflabel.files.rasters import Raster, check_size, upright, upright_size
+
+FORMATS: Final = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "WEBP", "JPEG2000")
+"""Formats of pillow that are read; others run programs (EPS), or are no images of pixels. MPO is found as JPEG."""
+SEVERAL_VIEWS: Final = ("MPO",)
+"""Formats whose further frames are views of the same photograph, previews and depth: the first is the photograph."""
+INEXACT: Final = ("JPEG", "MPO", "JPEG2000")
+"""Formats that change numbers, or may: a file does not say."""
+
+ORIENTATION: Final = 0x0112
+"""The EXIF tag."""
+
+_PLAIN = ("L", "RGB", "LA", "RGBA")
+"""Modes of 8 bit a channel whose array is the image itself."""
+_WITH_ALPHA = ("LA", "RGBA")
+_BITS_AT, _KIND_AT = 24, 25
+"""Where the header of a PNG file has its bit depth and its kind of color."""
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Height and width, turned as the file says. Raises as `picture_raster` does."""
+    with _opened(data) as picture:
+        return upright_size(picture.height, picture.width, _orientation(picture))
+
+
+def picture_raster(data: bytes) -> Raster:
+    """The numbers in the bytes of a file.
+
+    Gray of 16 bit is read as it is; RGB of 16 bit as 8 bit. CMYK and the like become RGB.
+
+    Raises pillow's `UnidentifiedImageError`, an `OSError`, for no such file, `ValueError` for too many pixels and for
+    several frames; on damaged data whatever pillow raises.
+    """
+    with _opened(data) as picture:
+        form = picture.format or "image"
+        exact = form not in INEXACT
+        if form == "WEBP":
+            exact = _is_lossless_webp(data)
+            form = "lossless WebP" if exact else "WebP with losses"
+        turn = _orientation(picture)
+        if picture.mode == "P":
+            picture.load()
+            colors = np.array(picture.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
+            return Raster(upright(np.array(picture), turn), 255, form, palette=colors, exact=exact)
+        numbers, top = _numbers(picture, data)
+        with_alpha = numbers.ndim == 3 and numbers.shape[2] in (2, 4)
+        return Raster(upright(numbers, turn), top, form, alpha=with_alpha, exact=exact)
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `check_size` decides
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{error}: cut it into tiles, or check whether the file is damaged") from error
+    check_size(picture.height, picture.width)
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1 and picture.format not in SEVERAL_VIEWS:
+        raise ValueError(f"expected one image, got {frames} frames: save the one that is meant")
+    return picture
+
+
+def _orientation(picture: Image.Image) -> int:
+    found = picture.getexif().get(ORIENTATION, 1)
+    return found if isinstance(found, int) else 1
+
+
+def _numbers(picture: Image.Image, data: bytes) -> tuple[Shaped[np.ndarray, "..."], int | None]:
+    """The stored numbers of a picture without palette, and the number of full brightness."""
+    largest = _largest(picture)
+    picture.load()
+    if picture.mode == "1":
+        return np.array(picture).astype(np.uint8), 1
+    if picture.format == "PNG" and picture.mode == "L" and data[_BITS_AT] < 8:
+        top = 2 ** data[_BITS_AT] - 1  # pillow has multiplied by 255 / top
+        return np.array(picture) // np.uint8(255 // top), top
+    if picture.format == "PPM" and picture.mode in ("L", "I") and largest is not None:
+        scale = (
+            255 if picture.mode == "L" else 65535
+        )  # pillow has rounded v * scale / largest: this is its inverse
+        restored = np.rint(np.array(picture).astype(np.float64) * (largest / scale))
+        return restored.astype(np.uint8 if largest < 256 else np.uint16), largest
+    if picture.mode in _PLAIN:
+        return np.array(picture), 255
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+        return np.array(picture).astype(np.uint16), 65535
+    if picture.mode in ("I", "F"):
+        return np.array(picture), None
+    return np.array(picture.convert("RGB")), 255
+
+
+def _largest(picture: Image.Image) -> int | None:
+    """The maxval of a PGM file where pillow rescales by it, else None; known only before the file is decoded."""
+    if picture.format != "PPM" or not isinstance(picture, ImageFile.ImageFile) or not picture.tile:
+        return None
+    arguments = picture.tile[0][3]
+    if isinstance(arguments, tuple) and len(arguments) == 2 and isinstance(arguments[1], int):
+        return arguments[1]
+    return None
+
+
+def _is_lossless_webp(data: bytes) -> bool:
+    """Whether the pixels are in a VP8L chunk of the RIFF file."""
+    place = 12
+    while place + 8 <= len(data):
+        name, length = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        if name in (b"VP8L", b"VP8 "):
+            return name == b"VP8L"
+        place += 8 + length + length % 2
+    return False
