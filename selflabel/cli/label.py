@@ -24,8 +24,11 @@ class FileOptions:
 
     PANEL: ClassVar[str] = "Files"
     images: Annotated[Path, Argument("Folder of images, or one image.")]
-    seeds: Annotated[Path, Option("Folder of scribbles or clicks of the same stems: class indices.")]
     out: Annotated[Path, Option("Folder to write to.")]
+    seeds: Annotated[
+        Path | None,
+        Option("Folder of scribbles or clicks of the same stems: class indices.", shown="none, with --probs"),
+    ] = None
     probs: Annotated[Path | None, Option("Folder of predictions, npy or npz, instead of an annotator.")] = (
         None
     )
@@ -74,11 +77,11 @@ class LabelOptions(RunOptions, OutputOptions, LabelerOptions, FileOptions):
 
 
 def label(options: LabelOptions) -> None:
-    """Label every pixel of images from scribbles or clicks.
+    """Label every pixel of images from scribbles or clicks, from predictions (--probs), or from both.
 
     Images: gray, RGB or palette, 8 or 16 bit (divided by 255 or 65535), floats in [0, 1], turned as their
     EXIF tag says; alpha is dropped. Seeds: index or palette PNG. Files belong together by stem. Only classes
-    with seeds in an image can win there.
+    with seeds in an image can win there; in an image without seeds all classes of its prediction can.
 
     Writes OUT/labels (palette PNG), OUT/confidence (8-bit PNG), OUT/soft and OUT/overlays if asked for, and
     OUT/manifest.jsonl with the arguments and, for each image, its energy before and after. What is done is
@@ -147,10 +150,14 @@ def _settings(options: LabelOptions) -> "LabelingSettings":
 
 
 def _plan(options: LabelOptions, part: "Shard") -> "Plan":
-    from selflabel.files.folders import read_lines
+    from selflabel.files.folders import by_stem
+    from selflabel.files.images import IMAGE_SUFFIXES
+    from selflabel.files.lists import read_stems
     from selflabel.labeling.plan import make_plan
 
-    stems = read_lines(options.stems) if options.stems is not None else None
+    stems = None
+    if options.stems is not None:
+        stems = read_stems(options.stems, by_stem(options.images, IMAGE_SUFFIXES))
     return make_plan(
         options.images, options.seeds, options.probs, stems=stems, limit=options.limit, part=part
     )
@@ -160,12 +167,12 @@ def _run(options: LabelOptions, settings: "LabelingSettings") -> "Run":
     from selflabel.labeling.manifest import Run
     from selflabel.labeling.settings import described
 
-    probs = options.probs
+    seeds, probs = options.seeds, options.probs
     return Run(
         version=selflabel.__version__,
-        arguments={"probs": probs is not None, **described(settings)},
+        arguments={"seeds": seeds is not None, "probs": probs is not None, **described(settings)},
         images=str(options.images.resolve()),
-        seeds=str(options.seeds.resolve()),
+        seeds=None if seeds is None else str(seeds.resolve()),
         probs=None if probs is None else str(probs.resolve()),
     )
 

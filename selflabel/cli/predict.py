@@ -143,17 +143,12 @@ def _identity(
 
 def _images(folder: Path, stems: Path | None) -> Mapping[str, Path]:
     """Files by stem: those of the folder or, in their order, of a text file of stems."""
-    from selflabel.files.folders import by_stem, read_lines
+    from selflabel.files.folders import by_stem
     from selflabel.files.images import IMAGE_SUFFIXES
+    from selflabel.files.lists import read_stems
 
     found = by_stem(folder, IMAGE_SUFFIXES)
-    if stems is None:
-        return found
-    wanted = read_lines(stems)
-    missing = [stem for stem in wanted if stem not in found]
-    if missing:
-        raise ValueError(f"{folder} has no image {missing[0]}, which is in {stems}")
-    return {stem: found[stem] for stem in wanted}
+    return found if stems is None else {stem: found[stem] for stem in read_stems(stems, found)}
 
 
 def _weights(run: Path, checkpoint: str) -> Path:

@@ -53,10 +53,10 @@ def score(options: ScoreOptions) -> None:
     one only is shown, too.
     """
     from selflabel.cli import screen
-    from selflabel.files.folders import read_lines
+    from selflabel.files.lists import read_names
 
     try:
-        names = read_lines(options.classes) if options.classes is not None else ()
+        names = read_names(options.classes) if options.classes is not None else ()
         found = _scored(options, len(names) or options.num_classes)
     except (ValueError, OSError) as error:
         inner = options.pred / "labels"
@@ -75,8 +75,9 @@ def score(options: ScoreOptions) -> None:
 
 def _scored(options: ScoreOptions, num_classes: int | None) -> "FolderScore":
     from selflabel.cli import screen
-    from selflabel.files.folders import read_lines
-    from selflabel.files.label_files import LabelFormat
+    from selflabel.files.folders import by_stem
+    from selflabel.files.label_files import LABEL_SUFFIXES, LabelFormat
+    from selflabel.files.lists import read_stems
     from selflabel.metrics.folders import Rules, score_folder
 
     rules = Rules(
@@ -85,7 +86,10 @@ def _scored(options: ScoreOptions, num_classes: int | None) -> "FolderScore":
         distances=options.hd95,
         truth=LabelFormat(options.unlabeled, options.truth_offset),
     )
-    stems = read_lines(options.stems) if options.stems is not None else None
+    stems = None
+    if options.stems is not None:
+        there = {stem for path in (options.pred, options.truth) for stem in by_stem(path, LABEL_SUFFIXES)}
+        stems = read_stems(options.stems, there, "label file")
     with screen.progress() as bar:
         task = bar.add_task("scoring", total=None)
 

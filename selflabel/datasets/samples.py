@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 
 from selflabel.datasets.letterbox import Letterbox
 from selflabel.files.digest import digest
-from selflabel.files.folders import by_stem, read_lines
+from selflabel.files.folders import by_stem
 from selflabel.files.images import IMAGE_SUFFIXES, image_size, read_image
 from selflabel.files.label_files import LABEL_SUFFIXES, read_index
+from selflabel.files.lists import read_stems
 from selflabel.files.opening import read_file
 from selflabel.labels import UNLABELED
 
@@ -208,20 +209,14 @@ def with_channels(image: Shaped[np.ndarray, "h w c"], channels: int | None) -> F
 
 
 def read_split(root: Path, name: str) -> tuple[str, ...]:
-    """The stems in ``root/name.txt``, such as "train" or "val".
+    """The stems of ``root/images`` that ``root/name.txt`` lists (`read_stems`); name: such as "train" or "val".
 
-    Raises `ValueError` if there is no such file, no stem in it, or a stem twice.
+    Raises `ValueError` if there is no such file, no stem in it, a stem twice, or a line that names no image.
     """
     path = root / f"{name}.txt"
     if not path.is_file():
         raise ValueError(f"there is no {path}: a text file with one stem (file name without suffix) a line")
-    stems = read_lines(path)
-    if not stems:
-        raise ValueError(f"{path} is empty: expected one stem (file name without suffix) a line")
-    if len(set(stems)) < len(stems):
-        twice = next(stem for stem in stems if stems.count(stem) > 1)
-        raise ValueError(f"{path}: {twice} is there more than once")
-    return stems
+    return read_stems(path, by_stem(root / "images", IMAGE_SUFFIXES), repeated=False)
 
 
 @dataclass(frozen=True, eq=False)

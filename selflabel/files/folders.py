@@ -1,47 +1,106 @@
 """Folders of files that belong together by stem."""
 
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from selflabel.files.opening import read_text_file
+from selflabel.files.images import IMAGE_SUFFIXES
+
+STRIPPED: Final = frozenset((*IMAGE_SUFFIXES, ".npy", ".npz", ".ome"))
+"""Suffixes that are no part of a stem, however many there are: cell.ome.tif and cell.jpg.png are of cell."""
+SHOWN: Final = 4
+"""Names of a kind that messages list."""
 
 
-def by_stem(path: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files of a folder, or one file alone, by stem (the name without its last suffix), in order of stem.
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds.
 
-    Files with other suffixes, hidden files and subfolders are left out; the case of a suffix does not matter.
+    files: those of the suffixes asked for, by stem, in order of stem. others: all else, hidden files, files with
+    other suffixes and folders, in order of name.
+    """
+
+    files: dict[str, Path]
+    others: tuple[Path, ...] = ()
+
+    def left_out(self, kind: str) -> tuple[str, ...]:
+        """Why the others do not count, a phrase a reason: "12 files are no images (.txt, .json)" for kind "image"."""
+        hidden = [path for path in self.others if path.name.startswith(".")]
+        seen = [path for path in self.others if not path.name.startswith(".")]
+        folders = [path for path in seen if path.is_dir()]
+        strange = [path for path in seen if path not in set(folders)]
+        suffixes = Counter(path.suffix.lower() or "no suffix" for path in strange)
+        of_suffix = f"no {kind}s ({', '.join(name for name, _ in suffixes.most_common(SHOWN))})"
+        return (
+            *_counted(len(strange), "file is " + of_suffix.replace("s (", " ("), "files are " + of_suffix),
+            *_counted(len(folders), "folder is not searched", "folders are not searched"),
+            *_counted(len(hidden), "file is hidden", "files are hidden"),
+        )
+
+
+def stem_of(name: str, suffixes: Iterable[str] = ()) -> str:
+    """What files of one image have in common: the name without the suffixes of images, `suffixes`, and ".ome".
+
+    In composed form (NFC): macOS stores "é" as two characters, others as one.
+    """
+    stripped = STRIPPED.union(suffixes)
+    while True:
+        rest, _, suffix = name.rpartition(".")
+        if not rest or f".{suffix.lower()}" not in stripped:
+            return unicodedata.normalize("NFC", name)
+        name = rest
+
+
+def listing(path: Path, suffixes: Sequence[str]) -> Listing:
+    """The files of a folder, or one file alone, by stem (`stem_of`); the case of a suffix does not matter.
 
     Raises `ValueError` if there is no such path, no such file in it, or two files share a stem.
     """
+    wanted = ", ".join("*" + suffix for suffix in suffixes)
     if path.is_file():
         if path.suffix.lower() not in suffixes:
-            raise ValueError(f"{path}: expected a file named {', '.join('*' + s for s in suffixes)}")
-        return {path.stem: path}
+            raise ValueError(f"{path}: expected a file named {wanted}")
+        return Listing({stem_of(path.name, suffixes): path})
     if not path.is_dir():
         raise ValueError(f"{path}: no such file or folder")
     found: dict[str, Path] = {}
+    others: list[Path] = []
     for file in sorted(path.iterdir()):
         if file.name.startswith(".") or file.suffix.lower() not in suffixes or not file.is_file():
+            others.append(file)
             continue
-        if file.stem in found:
-            raise ValueError(f"{found[file.stem]} and {file.name} have the same stem: which one is meant?")
-        found[file.stem] = file
+        stem = stem_of(file.name, suffixes)
+        if stem in found:
+            raise ValueError(f"{found[stem]} and {file.name} have the same stem: which one is meant?")
+        found[stem] = file
     if not found:
-        raise ValueError(f"{path}: no files named {', '.join('*' + s for s in suffixes)}")
-    return dict(sorted(found.items()))
+        there = "; ".join(Listing({}, tuple(others)).left_out("such file"))
+        raise ValueError(f"{path}: no files named {wanted}" + (f" ({there})" if there else ""))
+    return Listing(dict(sorted(found.items())), tuple(others))
+
+
+def by_stem(path: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """The files of a `listing`. Raises `ValueError` as it does."""
+    return listing(path, suffixes).files
 
 
 def has_all(path: Path, suffixes: Sequence[str], stems: Iterable[str]) -> bool:
     """True if the folder exists and has a file of each stem."""
     if not path.is_dir():
         return False
-    there = {file.stem for file in path.iterdir() if file.suffix.lower() in suffixes}
+    there = {stem_of(file.name, suffixes) for file in path.iterdir() if file.suffix.lower() in suffixes}
     return there.issuperset(stems)
 
 
-def read_lines(path: Path) -> tuple[str, ...]:
-    """The lines of a text file, stripped, without empty ones and without a byte order mark: stems or class names.
+def some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} others" if more > 0 else "")
 
-    Raises `FileError` as `read_text_file` does.
-    """
-    return tuple(line.strip() for line in read_text_file(path).splitlines() if line.strip())
+
+def _counted(count: int, one: str, several: str) -> tuple[str, ...]:
+    """No phrase for nothing."""
+    return () if count == 0 else (f"1 {one}",) if count == 1 else (f"{count} {several}",)

@@ -50,13 +50,16 @@ def candidates(
         if all_classes:
             raise ValueError("classes without seeds can win only where probabilities are given")
         if seeded.size == 0:
-            raise ValueError("no pixel of the seeds is labeled, and no probabilities are given")
+            raise ValueError(
+                "no pixel of the seeds is labeled, and no probabilities are given: label some, or give a prediction "
+                "(--probs)"
+            )
         return seeded
     predicted = _rows(given)
     lacking = np.setdiff1d(seeded, predicted)
     if lacking.size:
         raise ValueError(
-            f"the seeds have class {lacking[0]}, the probabilities only {predicted.min()} to {predicted.max()}"
+            f"the seeds have class {lacking[0]}, the probabilities only {_listed(np.sort(predicted))}"
         )
     return np.sort(predicted) if all_classes or seeded.size == 0 else seeded
 
@@ -77,6 +80,12 @@ def probabilities_of(given: Probabilities, classes: UInt8[np.ndarray, " k"]) -> 
     allowed = np.isin(rows, classes)
     places = np.flatnonzero(allowed)[np.argsort(rows[allowed], kind="stable")]
     return restrict_classes(probs[None], torch.from_numpy(allowed)[None])[0, torch.from_numpy(places)]
+
+
+def _listed(classes: UInt8[np.ndarray, " k"]) -> str:
+    """Classes in order, as "0 to 4" or "0, 2, 7"."""
+    first, last = int(classes[0]), int(classes[-1])
+    return f"{first} to {last}" if last - first == len(classes) - 1 else ", ".join(map(str, classes))
 
 
 def _rows(given: Probabilities) -> UInt8[np.ndarray, " rows"]:

@@ -86,15 +86,24 @@ def _contents(job: Job) -> list[bytes]:
     return [read_file(path) for path in (job.image, job.seeds, job.probs) if path is not None]
 
 
+def _by_kind(job: Job, contents: list[bytes]) -> tuple[bytes, bytes | None, bytes | None]:
+    """The bytes of image, seeds and predictions; None for what the job has none of."""
+    left = iter(contents)
+    image = next(left)
+    return image, None if job.seeds is None else next(left), None if job.probs is None else next(left)
+
+
 def _decoded(job: Job, contents: list[bytes], settings: LabelingSettings) -> _Inputs:
+    pixels, scribbles, prediction = _by_kind(job, contents)
     with about(job.image, "image"):
-        image = decode_image(contents[0], job.image.suffix)
-    with about(job.seeds, "seeds"):
-        seeds = decode_index(contents[1], job.seeds.suffix, settings.seeds_format)
+        image = decode_image(pixels, job.image.suffix)
     size = (image.shape[0], image.shape[1])
-    check_seeds(seeds, size, settings.num_classes)
-    if job.probs is None:
-        return _Inputs(image, seeds, None)
-    with about(job.probs, "probabilities"):
-        given = decode_probabilities(contents[2], job.probs.suffix, size, settings.probs_format)
+    seeds, given = np.full(size, UNLABELED, dtype=np.uint8), None
+    if job.seeds is not None and scribbles is not None:
+        with about(job.seeds, "seeds"):
+            seeds = decode_index(scribbles, job.seeds.suffix, settings.seeds_format)
+        check_seeds(seeds, size, settings.num_classes)
+    if job.probs is not None and prediction is not None:
+        with about(job.probs, "probabilities"):
+            given = decode_probabilities(prediction, job.probs.suffix, size, settings.probs_format)
     return _Inputs(image, seeds, given)

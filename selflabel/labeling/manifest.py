@@ -14,13 +14,13 @@ class Run:
     """The line of a run: the version, the arguments that decide the output, and their fingerprint.
 
     images, seeds, probs: where the files were. They are not compared, as data may move and a run may take a part
-    of a folder; the bytes of the files are. That there are probabilities is one of the arguments.
+    of a folder; the bytes of the files are. That there are seeds and probabilities are two of the arguments.
     """
 
     version: str
     arguments: Mapping[str, object]
     images: str = ""
-    seeds: str = ""
+    seeds: str | None = None
     probs: str | None = None
 
     @property
@@ -144,12 +144,12 @@ def _run_line(name: str, run: Run) -> Entry:
 
 
 def _run_of(line: Entry) -> Run:
-    probs = line["probs"]
+    seeds, probs = line["seeds"], line["probs"]
     return Run(
         version=str(line["version"]),
         arguments=dict(line["arguments"]),  # type: ignore[call-overload]
         images=str(line["images"]),
-        seeds=str(line["seeds"]),
+        seeds=None if seeds is None else str(seeds),
         probs=None if probs is None else str(probs),
     )
 

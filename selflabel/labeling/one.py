@@ -51,7 +51,7 @@ class Labeled:
 
 def label(
     image: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."],
-    seeds: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."],
+    seeds: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."] | None = None,
     solver: Solver | Labeler = GRAPH_CUT,
     *,
     num_classes: int | None = None,
@@ -59,14 +59,14 @@ def label(
     all_classes: bool = False,
     min_confidence: float = 0.0,
 ) -> Labeled:
-    """Label every pixel of one image from scribbles or clicks: the labels that `selflabel label` writes.
+    """Label every pixel of one image from scribbles or clicks, a prediction, or both, as `selflabel label` does.
 
     >>> found = selflabel.label(image, seeds)  # numpy [h w 3] in 0..255, and [h w] with 255 = unlabeled
     >>> found = selflabel.label(image, seeds, RandomWalker())
     >>> found.index, found.confidence, found.energy
 
     image: numpy [h w] or [h w c], torch [h w] or [c h w]; 8 or 16 bit, or floats in [0, 1]; alpha is dropped.
-    seeds: integers [h w], 255 where there is none; they keep their class.
+    seeds: integers [h w], 255 where there is none; they keep their class. None: `probs` alone decides.
     solver: a solver, with the settings that label images best with it (`presets`), or a `Labeler` of your own.
     num_classes: seeds of this class or above are an error.
     probs: a prediction [k h w] in place of the annotator's.
@@ -84,7 +84,7 @@ def label(
     )
     pixels = to_unit(_channels_last(image) if isinstance(image, Tensor) else image)
     size = (pixels.shape[0], pixels.shape[1])
-    scribbles = _as_index(_as_array(seeds))
+    scribbles = np.full(size, UNLABELED, dtype=np.uint8) if seeds is None else _as_index(_as_array(seeds))
     check_seeds(scribbles, size, num_classes)
     given = None if probs is None else as_probabilities(_as_array(probs), size)
     return label_arrays(pixels, scribbles, given, settings)

@@ -1,10 +1,11 @@
 """Which files belong together: the images to label, their seeds and predictions."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selflabel.files.folders import by_stem
+from selflabel.files.folders import Listing, listing, some, stem_of
 from selflabel.files.images import IMAGE_SUFFIXES
 from selflabel.files.label_files import LABEL_SUFFIXES
 from selflabel.files.probabilities import PROBABILITY_SUFFIXES
@@ -12,11 +13,11 @@ from selflabel.files.probabilities import PROBABILITY_SUFFIXES
 
 @dataclass(frozen=True)
 class Job:
-    """One image to label."""
+    """One image to label, from seeds, a prediction, or both."""
 
     stem: str
     image: Path
-    seeds: Path
+    seeds: Path | None
     probs: Path | None = None
 
 
@@ -45,15 +46,19 @@ WHOLE = Shard()
 
 @dataclass(frozen=True)
 class Plan:
-    """The images to label in order of stem, and those that lack a file."""
+    """The images to label in order of stem, and those that lack a file.
+
+    left_out: why other files do not count, a phrase a reason.
+    """
 
     jobs: tuple[Job, ...]
     failures: tuple[Failure, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def make_plan(
     images: Path,
-    seeds: Path,
+    seeds: Path | None,
     probs: Path | None = None,
     *,
     stems: Sequence[str] | None = None,
@@ -63,36 +68,88 @@ def make_plan(
     """Match files by stem. `images`, `seeds` and `probs` are folders or files; two files always match.
 
     `stems` selects images, `limit` the first of them, `part` every count-th of the rest. An image without seeds
-    or predictions is a failure of that image.
+    or predictions is a failure of that image; without `seeds` images are labeled from their predictions alone.
 
     Raises `ValueError` for a path that does not exist or has no files of its kind, for two files of one stem,
-    and for `stems` that no image has.
+    for `stems` that no image has, and if there are neither seeds nor predictions.
     """
-    found = by_stem(images, IMAGE_SUFFIXES)
+    if seeds is None and probs is None:
+        raise ValueError("expected seeds (--seeds), predictions (--probs), or both, got none")
+    there = listing(images, IMAGE_SUFFIXES)
+    found = there.files
     if stems is not None:
         unknown = [stem for stem in stems if stem not in found]
         if unknown:
             raise ValueError(f"{len(unknown)} of {len(stems)} stems have no image in {images}: {unknown[0]}")
         found = {stem: found[stem] for stem in sorted(set(stems))}
-    seeds_of = _partners(images, seeds, LABEL_SUFFIXES)
-    probs_of = None if probs is None else _partners(images, probs, PROBABILITY_SUFFIXES)
+    seeds_of = None if seeds is None else _Partners.of(images, seeds, LABEL_SUFFIXES, "seeds")
+    probs_of = None if probs is None else _Partners.of(images, probs, PROBABILITY_SUFFIXES, "probabilities")
+    partners = [each for each in (seeds_of, probs_of) if each is not None]
     chosen = list(found)[:limit][part.index :: part.count]
     jobs: list[Job] = []
     failures: list[Failure] = []
     for stem in chosen:
-        if stem not in seeds_of:
-            failures.append(Failure(stem, f"no seeds: {seeds} has no file named {stem}.png"))
-        elif probs_of is not None and stem not in probs_of:
-            failures.append(
-                Failure(stem, f"no probabilities: {probs} has no file named {stem}.npz or {stem}.npy")
-            )
-        else:
-            jobs.append(Job(stem, found[stem], seeds_of[stem], None if probs_of is None else probs_of[stem]))
-    return Plan(tuple(jobs), tuple(failures))
+        lacking = next((each for each in partners if stem not in each.files), None)
+        if lacking is not None:
+            failures.append(Failure(stem, lacking.none_of(stem)))
+            continue
+        own, given = (None if each is None else each.files[stem] for each in (seeds_of, probs_of))
+        jobs.append(Job(stem, found[stem], own, given))
+    left_out = [*there.left_out("image"), *_not_chosen(len(there.files), len(found), limit, part)]
+    for each in partners:
+        left_out += each.left_out(there.files)
+    return Plan(tuple(jobs), tuple(failures), tuple(left_out))
 
 
-def _partners(images: Path, path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    partners = by_stem(path, suffixes)
-    if images.is_file() and path.is_file():
-        return {images.stem: path}
-    return partners
+@dataclass(frozen=True)
+class _Partners:
+    """Files of a kind that belong to images. names: of all that is in the folder, in order."""
+
+    path: Path
+    kind: str
+    suffixes: tuple[str, ...]
+    there: Listing
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, images: Path, path: Path, suffixes: tuple[str, ...], kind: str) -> "_Partners":
+        """Those at `path`; one file alone belongs to one image alone."""
+        there = listing(path, suffixes)
+        if images.is_file() and path.is_file():
+            there = Listing({stem_of(images.name): path})
+        names = sorted(file.name for file in (*there.files.values(), *there.others))
+        return cls(path, kind, suffixes, there, tuple(names))
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files by stem."""
+        return self.there.files
+
+    def none_of(self, stem: str) -> str:
+        """The reason of an image without such a file, with what was perhaps meant."""
+        wanted = " or ".join(stem + suffix for suffix in self.suffixes[:2])
+        place = bisect_left(self.names, stem)
+        near = next((name for name in self.names[place : place + 1] if name.startswith(stem)), None)
+        hint = "" if near is None else f", only {near}"
+        return f"no {self.kind}: {self.path} has no file named {wanted}{hint}"
+
+    def left_out(self, images: Mapping[str, Path]) -> tuple[str, ...]:
+        """Why files of this kind do not count; nothing where one image alone is labeled."""
+        lonely = [stem for stem in self.files if stem not in images]
+        if len(images) == 1:
+            return ()
+        others = tuple(f"{phrase} in {self.path}" for phrase in self.there.left_out("such file"))
+        count = f"{len(lonely)} of the {self.kind} have no image ({some(lonely)})"
+        return (count, *others) if lonely else others
+
+
+def _not_chosen(there: int, listed: int, limit: int | None, part: Shard) -> tuple[str, ...]:
+    """How many images other arguments leave out."""
+    within = listed if limit is None else min(limit, listed)
+    own = len(range(part.index, within, part.count))
+    counts = (
+        (there - listed, "not among the stems asked for"),
+        (listed - within, "beyond the limit"),
+        (within - own, "of other parts"),
+    )
+    return tuple(f"{count} images are {why}" for count, why in counts if count)

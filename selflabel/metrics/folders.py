@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from selflabel.files.folders import by_stem
+from selflabel.files.folders import by_stem, stem_of
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, read_index
 from selflabel.metrics.confusion import IGNORED, LEVELS, accuracy, confusion, dice, iou, mean_of_defined
 from selflabel.metrics.hausdorff import hd95
@@ -99,7 +99,7 @@ def score_folder(
     """
     given, true = by_stem(labels, LABEL_SUFFIXES), by_stem(truth, LABEL_SUFFIXES)
     if labels.is_file() and truth.is_file():
-        true = {labels.stem: truth}
+        true = {stem_of(labels.name): truth}
     wanted = sorted(given if stems is None else stems)
     missing = tuple(stem for stem in true if stem not in given and (stems is None or stem in wanted))
     scores: list[ImageScore] = []

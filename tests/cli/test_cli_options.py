@@ -58,7 +58,7 @@ def test_options_of_annotators_and_of_their_parts() -> None:
         (["--part-id", "2", "--num-parts", "2"], "parts count from 0 to 1"),
         (["--probs", "nowhere"], "nowhere: no such file or folder"),
         (["--probs", "nowhere", "--annotator", "mixture"], "leave one of them out"),
-        (["--stems", "nowhere.txt"], "No such file"),
+        (["--stems", "nowhere.txt"], "nowhere.txt: no such file"),
         (["--pairwise-weight", "-1"], "Invalid value for '--pairwise-weight'"),
         (["--pairwise-weight", "inf"], "expected a finite pairwise_weight >= 0, got inf"),
         (["--entropy-weight", "inf"], "expected a finite entropy_weight >= 0, got inf"),

@@ -264,7 +264,7 @@ def run(root: Path, tmp_path: Path) -> Path:
         (["--checkpoint", "first"], "there is no checkpoint 'first'"),
         (["--format", "png"], "there is no format 'png'"),
         (["--precision", "float"], "there is no precision 'float' (did you mean"),
-        (["--stems", "STEMS"], "has no image nowhere, which is in"),
+        (["--stems", "STEMS"], "stems.txt, line 1: there is no image 'nowhere'"),
         (["--device", "abacus"], "there is no device"),
     ],
 )

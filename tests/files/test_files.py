@@ -26,7 +26,7 @@ from selflabel.files.atomic import (
     write_together,
 )
 from selflabel.files.digest import digest
-from selflabel.files.folders import by_stem, read_lines
+from selflabel.files.folders import by_stem
 from selflabel.files.images import decode_image
 from selflabel.files.label_files import decode_index
 from selflabel.files.probabilities import (
@@ -159,11 +159,6 @@ def test_folders_that_will_not_do(tmp_path: Path) -> None:
         by_stem(tmp_path, (".png", ".jpg"))
     with pytest.raises(ValueError, match=r"expected a file named \*\.png"):
         by_stem(tmp_path / "a.jpg", (".png",))
-
-
-def test_lines_are_stripped(tmp_path: Path) -> None:
-    (tmp_path / "stems.txt").write_text("a\n\n b \n")
-    assert read_lines(tmp_path / "stems.txt") == ("a", "b")
 
 
 # --- atomic writing ---

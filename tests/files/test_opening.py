@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from selflabel.files.folders import read_lines
+from selflabel.files.lists import read_lines
 from selflabel.files.opening import FileError, about, read_file, read_text_file
 
 pytestmark = pytest.mark.quick
@@ -37,7 +37,7 @@ def test_pipes_devices_folders_and_loops_are_refused_without_being_opened(tmp_pa
     with pytest.raises(FileError, match=r"^/dev/zero: expected a file, got a device"):
         read_file(Path("/dev/zero"))
     with pytest.raises(FileError, match="a named pipe"):
-        read_lines(tmp_path / "pipe.png")
+        read_lines(tmp_path / "pipe.png", "expected names")
 
 
 def test_more_bytes_than_allowed_are_refused(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from selflabel.cli.config.declarations import known
 from selflabel.cli.config.options import PARTS, TrainingOptions, by_part
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.samples import Folder, read_split
-from selflabel.files.folders import has_all, read_lines
+from selflabel.files.folders import has_all
 from selflabel.files.label_files import LABEL_SUFFIXES
+from selflabel.files.lists import read_names
 from selflabel.networks import network
 from selflabel.training.batches import Batches
 from selflabel.training.monitor import Monitor
@@ -117,7 +118,7 @@ def new_network(options: TrainingOptions) -> nn.Module:
 
 def _class_names(root: Path, options: TrainingOptions) -> tuple[str, ...]:
     path = root / "classes.txt"
-    found = read_lines(path) if path.is_file() else ()
+    found = read_names(path) if path.is_file() else ()
     if options.num_classes is None:
         if not found:
             raise ValueError(f"there is no {path}: write a line for each class there, or give --num-classes")

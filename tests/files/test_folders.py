@@ -1,0 +1,82 @@
+"""Files that belong together by stem, and what is left out of a folder."""
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from selflabel.files.folders import by_stem, has_all, listing, some, stem_of
+
+pytestmark = pytest.mark.quick
+
+SUFFIXES = (".png", ".tif")
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("cell_01.ome.tif", "cell_01"),
+        ("cell_01.OME.TIF", "cell_01"),
+        ("photo.jpg.png", "photo"),
+        ("photo.tif.npz", "photo"),
+        ("a.b.png", "a.b"),
+        ("a.b", "a.b"),
+        ("1.5", "1.5"),
+        ("v1.2.3.ome.tiff", "v1.2.3"),
+        (".png", ".png"),
+        (unicodedata.normalize("NFD", "café.png"), unicodedata.normalize("NFC", "café")),
+    ],
+)
+def test_stems(name: str, stem: str) -> None:
+    assert stem_of(name) == stem
+
+
+def test_a_suffix_that_only_the_caller_knows(tmp_path: Path) -> None:
+    assert list(by_stem(touch(tmp_path, "a.b.xyz"), (".xyz",))) == ["a.b"]
+    assert has_all(tmp_path, (".xyz",), ["a.b"])
+
+
+def test_one_name_in_two_forms(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "café.png") for form in ("NFC", "NFD")]
+    touch(tmp_path, *names)
+    if len(os.listdir(tmp_path)) < 2:
+        pytest.skip("the file system composes names")
+    with pytest.raises(ValueError, match="have the same stem: which one is meant"):
+        by_stem(tmp_path, SUFFIXES)
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "b.TIF", ".DS_Store", "notes.txt", "c.json", "d.json", "README")
+    (tmp_path / "old.png").mkdir()
+    found = listing(tmp_path, SUFFIXES)
+    assert list(found.files) == ["a", "b"]
+    assert found.left_out("image") == (
+        "4 files are no images (.json, no suffix, .txt)",
+        "1 folder is not searched",
+        "1 file is hidden",
+    )
+    assert listing(tmp_path / "a.png", SUFFIXES).left_out("image") == ()
+    assert listing(touch(tmp_path / "one", "a.png", "a.jpg"), SUFFIXES).left_out("label file") == (
+        "1 file is no label file (.jpg)",
+    )
+
+
+def test_a_folder_without_such_files_says_what_it_has(tmp_path: Path) -> None:
+    touch(tmp_path, "a.pt", "b.pt")
+    with pytest.raises(
+        ValueError, match=r"no files named \*\.png, \*\.tif \(2 files are no such files \(\.pt\)\)"
+    ):
+        by_stem(tmp_path, SUFFIXES)
+
+
+def test_some_names() -> None:
+    assert some(["a", "b"]) == "a, b"
+    assert some([*"abcdefg"]) == "a, b, c, d and 3 others"
