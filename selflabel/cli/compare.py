@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selflabel.cli.config.declarations import Argument, Option, option_group
-from selflabel.cli.config.options import Device, TrainingOptions
+from selflabel.cli.config.options import AllowCode, Device
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,7 @@ class CompareOptions:
     more: Annotated[tuple[str, ...], Argument("More runs.", metavar="[RUN]...")] = ()
     seeds: Annotated[int, Option("How many runs of each, with seeds of their own.", min=1)] = 1
     config: Annotated[Path | None, Option("TOML file of options for all runs.")] = None
+    allow_code: AllowCode = False
     set: Annotated[
         tuple[str, ...],
         Option("Option of `selflabel train` for all runs: steps=600, size=128.", metavar="KEY=VALUE"),
@@ -66,7 +67,7 @@ def compare(options: CompareOptions) -> None:
     seeds), OUT/comparison.csv (all readings) and OUT/comparison.md (final values). Runs that are finished are not
     run again; those that were interrupted go on.
     """
-    from selflabel.cli import running
+    from selflabel.cli import run_folder, running
     from selflabel.cli.config import specs
     from selflabel.reports.figure import check_installed
 
@@ -79,17 +80,20 @@ def compare(options: CompareOptions) -> None:
         jobs: list[list[TrainingJob]] = []
         for one in plan:
             jobs.append(_jobs(options, one, measure, [job for own in jobs for job in own]))
-        found = _run_all(options, plan, jobs)
-        _write_report(options, found, measure_every=plan[0].options.measure_every)
+        with run_folder.held(options.out):
+            found = _run_all(options, plan, jobs)
+            _write_report(options, found, measure_every=plan[0].options.measure_every)
 
 
 def _common(options: CompareOptions) -> dict[str, object]:
     """The options of all runs: those of the file, and over them those of ``--set``."""
     from selflabel.cli.config import specs
-    from selflabel.cli.config.toml import read_config
+    from selflabel.cli.run_folder import file_options
 
-    file = {} if options.config is None else read_config(options.config, TrainingOptions)
     given = specs.key_values(options.set)
+    file = {}
+    if options.config is not None:
+        file = file_options(options.config, options.allow_code, own_network="network" in given)
     return {**file, **given, "set": (*_entries(file), *_entries(given))}
 
 
@@ -170,7 +174,7 @@ def _jobs(
 def _run(
     options: CompareOptions, one: "Spec", job: "TrainingJob", device: "torch.device", bar: "Progress"
 ) -> "RunHistory":
-    from selflabel.cli import running
+    from selflabel.cli import run_folder, running
     from selflabel.reports.comparison import RunHistory
     from selflabel.training import TrainingError
 
@@ -178,9 +182,10 @@ def _run(
     folder = options.out / "runs" / one.folder / f"seed-{seed}"
     title = f"{one.label}, seed {seed}"
     try:
-        running.open_run(folder, job, options.data)
-        running.load_all(job, bar)
-        history = running.run(job, folder, device, bar, title)
-        return RunHistory(one.label, seed, history.rows, running.final_scores(job, folder, device))
+        with run_folder.held(folder):
+            run_folder.open_run(folder, job, options.data)
+            running.load_all(job, bar)
+            history = running.run(job, folder, device, bar, title)
+            return RunHistory(one.label, seed, history.rows, running.final_scores(job, folder, device))
     except (ValueError, TrainingError) as error:
         raise type(error)(f"run {title!r}: {error}") from error

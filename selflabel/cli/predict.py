@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selflabel.cli.config.declarations import Argument, Option, known, option_group
-from selflabel.cli.config.options import Device, Stems
+from selflabel.cli.config.options import AllowCode, Device, Stems
 
 if TYPE_CHECKING:
-    from selflabel.cli.config.options import TrainingOptions
     from selflabel.training.predict import Predictor, Storage
 
 
@@ -27,6 +26,7 @@ class PredictOptions:
     file_format: Annotated[str, Option("npz or npy.", flags=("--format",))] = "npz"
     precision: Annotated[str, Option("uint8, float16 or float32.")] = "float16"
     overwrite: Annotated[bool, Option("Predict again what is done already.")] = False
+    allow_code: AllowCode = False
     device: Device = "auto"
 
 
@@ -37,14 +37,14 @@ def predict(options: PredictOptions) -> None:
     OUT/predictions.jsonl says what is done: it is skipped when the command runs again. Images that cannot be
     predicted are listed at the end, and the exit code is 1 then.
     """
-    from selflabel.cli import running, screen
+    from selflabel.cli import run_folder, screen
 
     try:
-        trained = running.stored_options(options.run)
+        run_folder.check_there(options.run)
         weights = _weights(options.run, options.checkpoint)
         images = _images(options.images, options.stems)
         storage = _storage(options)
-        predictor, step = _predictor(trained, weights, options.device)
+        predictor, step = _predictor(options, weights)
     except (ValueError, OSError, ImportError) as error:
         raise screen.stop(str(error)) from error
     identity = _identity(options, predictor, weights, step)
@@ -101,20 +101,26 @@ def _predict_all(
     return done
 
 
-def _predictor(trained: "TrainingOptions", weights: Path, device: str) -> "tuple[Predictor, int]":
-    """The network with its weights on the device, and the step that these are of."""
+def _predictor(options: PredictOptions, weights: Path) -> "tuple[Predictor, int]":
+    """The network with its weights on the device, and the step that these are of.
+
+    Raises `ValueError` for a network of other people's code without ``--allow-code``.
+    """
     import torch
 
-    from selflabel.cli import running
+    from selflabel.cli import run_folder, running
     from selflabel.cli.config.jobs import new_network
-    from selflabel.training import load_weights
+    from selflabel.training.checkpoint import load_checkpoint, load_state
     from selflabel.training.predict import Predictor
 
-    chosen = running.device(device, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = running.device(options.device, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    checkpoint = load_checkpoint(weights, device)
+    trained = run_folder.stored_options(options.run, checkpoint.about, weights)
+    run_folder.check_code(trained.network, f"the run in {options.run}", options.allow_code)
     network = new_network(trained)
-    step = load_weights(weights, network, chosen).step
+    load_state(network, checkpoint.network if checkpoint.average is None else checkpoint.average, weights)
     assert trained.channels is not None
-    return Predictor(network.to(chosen), trained.channels, trained.size or None, chosen), step
+    return Predictor(network.to(device), trained.channels, trained.size or None, device), checkpoint.step
 
 
 def _storage(options: PredictOptions) -> "Storage":

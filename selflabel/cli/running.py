@@ -1,82 +1,20 @@
 """Training runs in folders: started, resumed, and their progress shown."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 
 import torch
 from rich.progress import Progress, TaskID
 
-import selflabel
 from selflabel.cli import screen
-from selflabel.cli.config import recipes
-from selflabel.cli.config.jobs import TrainingJob, described
-from selflabel.cli.config.options import TrainingOptions, merged
-from selflabel.cli.config.toml import (
-    DATA_TABLE,
-    OBJECTIVE_TABLE,
-    changes,
-    flat,
-    read_config,
-    read_table,
-    write_config,
-)
-from selflabel.files.atomic import write_atomic
-from selflabel.labeling.settings import describe
+from selflabel.cli.config.jobs import TrainingJob
+from selflabel.cli.run_folder import about, read_scores, write_scores
 from selflabel.reports.comparison import Final
 from selflabel.training import History, Row, evaluate, load_weights, train
-from selflabel.training.checkpoint import BEST, LAST
-from selflabel.training.resume import ANY_TIME, files_of_run
-
-CONFIG = "config.toml"
-SCORES = "scores.json"
-
-
-def open_run(out: Path, job: TrainingJob, root: Path) -> None:
-    """Store the resolved options in ``out/config.toml``, or compare them with those that are there.
-
-    Raises `ValueError` if `out` holds a run with other options (named) or on other data; `OSError` if it cannot be
-    written.
-    """
-    path = out / CONFIG
-    about = described(job, root)
-    there = files_of_run(out)
-    if there and not path.is_file():
-        raise ValueError(f"{out / there[0]} exists and is not of a training run here: give another --out")
-    # a run without a checkpoint holds nothing to resume: its options may change
-    if path.is_file() and LAST in there:
-        changed = [c for c in changes(stored_options(out), job.options) if c.name not in ANY_TIME]
-        if changed:
-            listed = "; ".join(str(change) for change in changed)
-            raise ValueError(
-                f"{out} holds a run with other options ({listed}): give these as they were to go on with it, or "
-                f"another --out"
-            )
-        if read_table(path, DATA_TABLE).get("files") != about["files"]:
-            raise ValueError(
-                f"{out} holds a run on other files than those of {root}, or they were edited since: give them as they "
-                f"were to go on with it, or another --out"
-            )
-    else:
-        for stale in (SCORES, BEST):  # the checkpoint that they belong to is gone
-            (out / stale).unlink(missing_ok=True)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # the argument is wrong, not a run
-            raise ValueError(f"{out} cannot be made: {error.strerror}") from error
-        tables = {DATA_TABLE: about, OBJECTIVE_TABLE: flat(recipes.described(job.objective))}
-        write_config(path, job.options, f"selflabel {selflabel.__version__}", tables)
-
-
-def stored_options(out: Path) -> TrainingOptions:
-    """The resolved options of the run in a folder. Raises `ValueError` if there is none."""
-    path = out / CONFIG
-    if not path.is_file():
-        raise ValueError(f"{out} holds no training run: there is no {path}")
-    return merged(read_config(path, TrainingOptions))
+from selflabel.training.checkpoint import LAST
 
 
 def load_all(job: TrainingJob, bar: Progress) -> None:
@@ -96,7 +34,7 @@ def load_all(job: TrainingJob, bar: Progress) -> None:
 
 
 def run(job: TrainingJob, out: Path, device: torch.device, bar: Progress, title: str) -> History:
-    """Train in a folder, from its last checkpoint if there is one, and show each step.
+    """Train in a folder that is `run_folder.held`, from its last checkpoint if there is one, and show each step.
 
     Raises what `train` raises.
     """
@@ -113,6 +51,7 @@ def run(job: TrainingJob, out: Path, device: torch.device, bar: Progress, title:
         resume=True,
         about=about(job),
         device=device,
+        held=True,
     )
     for row in history.rows:
         shown.score(row)
@@ -132,28 +71,14 @@ def device(name: str, found: torch.device) -> torch.device:
     return chosen
 
 
-def about(job: TrainingJob) -> Mapping[str, object]:
-    """What checkpoints store of a run beside its settings: options, data, objective and monitor."""
-    measure = None if job.monitor is None else describe(job.monitor)
-    options = {name: value for name, value in asdict(job.options).items() if name not in ANY_TIME}
-    return {
-        "options": options,
-        "data": job.data,
-        "objective": recipes.described(job.objective),
-        "monitor": measure,
-    }
-
-
 def final_scores(job: TrainingJob, out: Path, device: torch.device) -> Final | None:
     """Scores of the last weights on the validation images, with distances; kept in ``out/scores.json``.
 
     None without validation images.
     """
-    path = out / SCORES
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept.pop("step") == job.settings.steps:
-            return Final(**kept)
+    kept = read_scores(out, job.settings.steps)
+    if kept is not None:
+        return kept
     network = job.network().to(device)
     step = load_weights(out / LAST, network, device).step
     first = job.settings.first_scored
@@ -164,8 +89,7 @@ def final_scores(job: TrainingJob, out: Path, device: torch.device) -> Final | N
     distance = scores.mean_hd95
     known = distance is not None and not isnan(distance)
     final = Final(scores.mean_dice, scores.mean_iou, distance if known else None)
-    text = json.dumps({"step": step, **asdict(final)}) + "\n"
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_scores(out, step, final)
     return final
 
 

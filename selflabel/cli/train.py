@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from selflabel.cli.config.declarations import Argument, Option, declared, option_group
-from selflabel.cli.config.options import RUN, Device, Layered, TrainingOptions, merged
+from selflabel.cli.config.options import RUN, AllowCode, Device, Layered, TrainingOptions, merged
 
 if TYPE_CHECKING:
     from selflabel.cli.config.jobs import TrainingJob
@@ -23,6 +23,7 @@ class FolderOptions:
     ]
     out: Annotated[Path, Option("Folder of the run: options, history, checkpoints.")]
     config: Annotated[Path | None, Option("TOML file of the options below; those given here win.")] = None
+    allow_code: AllowCode = False
 
 
 @option_group
@@ -45,7 +46,9 @@ def train(options: TrainOptions) -> None:
     steps, too, is an option: the learning rate follows it). Under `torchrun` the batch is
     shared among the processes.
     """
-    from selflabel.cli import running, screen
+    from contextlib import nullcontext
+
+    from selflabel.cli import run_folder, running, screen
     from selflabel.cli.config.jobs import prepare
     from selflabel.training import process_group
 
@@ -54,13 +57,15 @@ def train(options: TrainOptions) -> None:
         job = prepare(options.data, _with_file(options))
         with process_group(on_cpu=options.device == "cpu") as (process, found), screen.training() as bar:
             bar.disable = bar.disable or process.rank > 0
-            if process.rank == 0:
-                running.open_run(out, job, options.data)
-            running.load_all(job, bar)
-            history = running.run(job, out, running.device(options.device, found), bar, job.options.method)
-            if process.rank > 0:
-                return
-            final = running.final_scores(job, out, running.device(options.device, found))
+            with run_folder.held(out) if process.rank == 0 else nullcontext():
+                if process.rank == 0:
+                    run_folder.open_run(out, job, options.data)
+                running.load_all(job, bar)
+                device = running.device(options.device, found)
+                history = running.run(job, out, device, bar, job.options.method)
+                if process.rank > 0:
+                    return
+                final = running.final_scores(job, out, device)
     _summary(job, history, final, out)
 
 
@@ -69,10 +74,12 @@ def _with_file(options: TrainOptions) -> TrainingOptions:
 
     Raises `ValueError` for what is wrong with the file.
     """
-    from selflabel.cli.config.toml import read_config
+    from selflabel.cli.run_folder import file_options
 
-    file = {} if options.config is None else read_config(options.config, TrainingOptions)
     names = options.given & declared(TrainingOptions).keys()
+    file = {}
+    if options.config is not None:
+        file = file_options(options.config, options.allow_code, own_network="network" in names)
     return merged(file, {name: getattr(options, name) for name in names})
 
 
@@ -104,5 +111,7 @@ def _summary(job: "TrainingJob", history: "History", final: "Final | None", out:
         spent = sum(row[f"{name}_seconds"] or 0.0 for row in history.rows)
         table.add_row(f"seconds a step, {name}", screen.number(spent / total))
     screen.show(table)
-    best_file = "best.pt and " if scores else ""
-    typer.echo(f"{best_file}last.pt are in {out}: selflabel predict {out} IMAGES --out PROBS")
+    best_file = "best.pt and " if (out / "best.pt").exists() else ""
+    typer.echo(
+        f"{best_file}last.pt {'are' if best_file else 'is'} in {out}: selflabel predict {out} IMAGES --out PROBS"
+    )

@@ -27,7 +27,7 @@ from selflabel.networks.any_size import AnySize
 from selflabel.networks.huggingface import DEEPLAB, SEGFORMER, VIT, Family
 from selflabel.networks.unet import STRIDE, UNet
 
-__all__ = ["NETWORKS", "AnySize", "UNet", "network"]
+__all__ = ["NETWORKS", "AnySize", "UNet", "module_of", "network"]
 
 DEFAULT_WIDTH = 12
 
@@ -78,6 +78,12 @@ def network(
     if colon:
         return _factory(wanted)
     raise ValueError(f"expected a network out of {_known()}, got {name!r}")
+
+
+def module_of(name: str) -> str | None:
+    """The module that a network ``package.module:factory`` is imported from, and whose code runs; else None."""
+    head, colon, _ = name.partition(":")
+    return head if colon and head not in NETWORKS else None
 
 
 def _unet(wanted: Wanted) -> nn.Module:

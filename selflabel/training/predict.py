@@ -2,6 +2,7 @@
 
 import enum
 import json
+import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +18,12 @@ from selflabel.files.atomic import refuse_existing, remove_leftovers, write_atom
 from selflabel.files.digest import digest
 from selflabel.files.images import decode_image
 from selflabel.files.ledger import Entry, Ledger, encoded
+from selflabel.files.lock import sole_user
 from selflabel.files.opening import about, read_file
 from selflabel.files.probabilities import quantized, write_soft
 
 MANIFEST = "predictions.jsonl"
+REMEDY = "restore the file from a copy, or give --overwrite to predict again"
 
 
 class Precision(enum.Enum):
@@ -103,54 +106,94 @@ def predict_folder(
     """Predict images (by stem) into the folder `out`; yields the outcome of each image as it is done.
 
     `identity`: the JSON values that decide the predictions. They are the first line of ``out/predictions.jsonl`` (a
-    `Ledger`), followed by a line for each image that is done. An image is skipped if it has a line with the same
-    bytes and its file is there. Files are complete or not there; a run that was killed goes on where it was.
-    `overwrite` forgets what is done.
+    `Ledger`), followed by a line for each image that is done, with digests of the image and of its predictions. An
+    image is skipped if it has a line and both are still the same. Files are complete or not there; a run that was
+    killed goes on where it was. `overwrite` forgets what is done.
 
-    Raises `ValueError` if `out` holds predictions of another identity or files that no run of ours wrote, or is the
-    folder of the images, `OSError` if it cannot be written.
+    Raises `ValueError` if `out` holds predictions of another identity, a damaged ledger or files that no run of ours
+    wrote, is the folder of the images, or if another process works in it, `OSError` if it cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
+    with sole_user(out):
+        yield from _predicted(predictor, images, storage, out, identity, overwrite)
+
+
+def _predicted(
+    predictor: Predictor,
+    images: Mapping[str, Path],
+    storage: Storage,
+    out: Path,
+    identity: Mapping[str, object],
+    overwrite: bool,
+) -> Generator[Prediction, None, None]:
     if any(out.samefile(path.parent) for path in images.values()):
         raise ValueError(f"{out} is the folder of your images: give another --out")
     if not overwrite and not (out / MANIFEST).is_file():
         refuse_existing(path(out, stem) for stem in images for path in (storage.path, storage.other_path))
-    ledger = Ledger(out / MANIFEST)
+    ledger = Ledger(out / MANIFEST, REMEDY)
     done = {} if overwrite else _done(ledger, identity)
     remove_leftovers(out, [storage.path(out, stem).name for stem in images])
-    ledger.rewrite([{"identity": identity}, *(_entry(stem, inputs) for stem, inputs in done.items())])
+    ledger.rewrite([{"identity": identity}, *(_entry(stem, *digests) for stem, digests in done.items())])
     for stem, path in images.items():
+        target = storage.path(out, stem)
         try:
             data = read_file(path)
             found = digest([data])
-            if done.get(stem) == found and storage.path(out, stem).is_file():
+            if done.get(stem) == (found, _digest_of(target)):
                 yield Prediction(stem, skipped=True)
                 continue
             with about(path):
                 image = with_channels(decode_image(data, path.suffix), predictor.channels)
-            storage.write(storage.path(out, stem), predictor(image).numpy())
-            # of an overwritten run: a stem has one file
-            storage.other_path(out, stem).unlink(missing_ok=True)
-            ledger.append(_entry(stem, found))
-        except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: sizes a network cannot take
+            probs = predictor(image).numpy()
+        except (ValueError, RuntimeError) as error:  # RuntimeError: sizes a network cannot take
+            if overwrite:  # what is there is of an earlier run
+                target.unlink(missing_ok=True)
+                storage.other_path(out, stem).unlink(missing_ok=True)
             yield Prediction(stem, reason=str(error) or type(error).__name__)
             continue
+        storage.write(target, probs)
+        # of an overwritten run: a stem has one file
+        storage.other_path(out, stem).unlink(missing_ok=True)
+        ledger.append(_entry(stem, found, _digest_of(target)))
         yield Prediction(stem)
 
 
-def _done(ledger: Ledger, identity: Mapping[str, object]) -> dict[str, str]:
-    """Digests of the images that are done, by stem."""
-    if not ledger.path.is_file():
+def _digest_of(path: Path) -> str:
+    """Digest of a file of predictions; empty if there is none."""
+    return digest([path.read_bytes()]) if path.is_file() else ""
+
+
+def _done(ledger: Ledger, identity: Mapping[str, object]) -> dict[str, tuple[str, str]]:
+    """Digests of the images that are done and of their predictions, by stem; the last line of a stem counts."""
+    if not os.path.lexists(ledger.path):
         return {}
-    lines = ledger.read_intact()
-    expected = json.loads(encoded(identity))
-    if not lines or lines[0].get("identity") != expected:
+    head, *records = ledger.read(_line) or [None]
+    if head != json.loads(encoded(identity)):
         raise ValueError(
             f"{ledger.path.parent} holds predictions of another checkpoint or with other options: give another "
             f"--out, or --overwrite to predict again"
         )
-    return {str(line["stem"]): str(line["inputs"]) for line in lines[1:] if line.keys() >= {"stem", "inputs"}}
+    found = {}
+    for number, record in enumerate(records, start=2):
+        if not isinstance(record, tuple):
+            raise ValueError(
+                f"{ledger.path}, line {number} is damaged: expected the record of an image, got a second head; "
+                f"{REMEDY}"
+            )
+        stem, inputs, output = record
+        found[stem] = (inputs, output)
+    return found
 
 
-def _entry(stem: str, inputs: str) -> Entry:
-    return {"stem": stem, "inputs": inputs}
+def _line(entry: Mapping[str, object]) -> object:
+    """The head's identity, or stem and digests of a record."""
+    if "identity" in entry:
+        return entry["identity"]
+    record = entry["stem"], entry["inputs"], entry["output"]
+    if not all(isinstance(value, str) for value in record):
+        raise TypeError(f"expected texts, got {entry}")
+    return record
+
+
+def _entry(stem: str, inputs: str, output: str) -> Entry:
+    return {"stem": stem, "inputs": inputs, "output": output}

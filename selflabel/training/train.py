@@ -38,6 +38,7 @@ def train(
     resume: bool = False,
     about: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
+    held: bool = False,
 ) -> History:
     """Train a network in place and return the history, one row per step.
 
@@ -45,7 +46,7 @@ def train(
     without it nothing is written. pretraining: the objective of the first `pretrain_steps`. monitor: measures
     both losses every `measure_every` steps (default: for self-labeling, its own). store: for labels that are
     kept (default: in memory). callbacks: called with each row once it is written, in the first process. about: JSON
-    values to keep in checkpoints, such as the resolved configuration.
+    values to keep in checkpoints, such as the resolved configuration. held: the caller is the `sole_user` of `out`.
 
     Columns: `step` (from 1), `seconds` (of training until here: loading, solver, network; no measuring, validation
     or saving), `network_seconds` and `solver_seconds` of the step, `learning_rate`, `ramp`; `loss` and its summands
@@ -68,11 +69,12 @@ def train(
         monitor = Monitor(objective)
     run = TrainingRun(objective, pretraining, data, settings, out, monitor, store, about, device, process)
     listeners = tuple(callbacks)
-    with ExitStack() as held:
-        held.enter_context(torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []))
+    with ExitStack() as contexts:
+        contexts.enter_context(torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []))
         if out is not None and run.writes:
             out.mkdir(parents=True, exist_ok=True)
-            held.enter_context(sole_user(out))
+            if not held:
+                contexts.enter_context(sole_user(out))
         run.prepare(network, _found(run, resume))
         for step in range(run.done, settings.steps):
             row = run.step(step)

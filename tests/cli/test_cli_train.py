@@ -77,13 +77,13 @@ def test_train_predict_label(root: Path, tmp_path: Path) -> None:
         assert [float(row["step"]) for row in csv.DictReader(file)] == list(range(1, 61))
     assert json.loads((out / "scores.json").read_text())["dice"] == pytest.approx(rows[-1]["dice"])
 
-    assert call("predict", out, root / "images", "--out", probs).exit_code == 0
+    assert call("predict", out, root / "images", "--out", probs, "--allow-code").exit_code == 0
     correct = []
     for stem in ("v0", "v1"):
         read = read_probabilities(probs / f"{stem}.npz", (16, 14))
         correct.append((read.probs.argmax(0) == read_index(root / "masks" / f"{stem}.png")).mean())
     assert np.mean(correct) > 0.9
-    again = call("predict", out, root / "images", "--out", probs)
+    again = call("predict", out, root / "images", "--out", probs, "--allow-code")
     assert "0 predicted, 6 done before" in again.output
     labeled = call(
         *("label", root / "images", "--seeds", root / "scribbles", "--probs", probs),
@@ -122,7 +122,16 @@ def test_without_validation_images(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "Dice" not in result.output
     assert not (tmp_path / "run" / "best.pt").exists()
-    predicted = call("predict", tmp_path / "run", root / "images" / "t0.png", "--out", tmp_path / "probs")
+    predicted = call(
+        *(
+            "predict",
+            tmp_path / "run",
+            root / "images" / "t0.png",
+            "--out",
+            tmp_path / "probs",
+            "--allow-code",
+        )
+    )
     assert predicted.exit_code == 0, predicted.output
     assert "last.pt" in predicted.output
 
@@ -159,7 +168,10 @@ def test_a_file_gives_options_and_the_command_line_wins(root: Path, tmp_path: Pa
     affinity = stored["objective"]["dense-crf"]["affinity"]
     assert (affinity["sigma"], affinity["sigma_xy"], affinity["smoothness"]) == (20, 30, 0.5)
     assert stored["run"]["classes"] == ["class 0", "class 1"]
-    other = call("train", root, "--out", tmp_path / "other", "--config", tmp_path / "run" / "config.toml")
+    again = ("train", root, "--out", tmp_path / "other", "--config", tmp_path / "run" / "config.toml")
+    assert "imports the module support.runs and runs its code: give --allow-code" in call(*again).output
+    assert not (tmp_path / "other").exists()
+    other = call(*again, "--allow-code")
     assert other.exit_code == 0, other.output
     for one, two in zip(
         weights(tmp_path / "run" / "last.pt"), weights(tmp_path / "other" / "last.pt"), strict=True

@@ -273,18 +273,18 @@ def test_wrong_options_of_predict(
 ) -> None:
     (tmp_path / "stems.txt").write_text("nowhere\n")
     given = [str(tmp_path / "stems.txt") if one == "STEMS" else one for one in more]
-    result = call("predict", run, root / "images", "--out", tmp_path / "probs", *given)
+    result = call("predict", run, root / "images", "--out", tmp_path / "probs", "--allow-code", *given)
     assert result.exit_code == 2, result.output
     assert message in result.output
 
 
 def test_predict_needs_a_run(root: Path, run: Path, tmp_path: Path) -> None:
-    nothing = call("predict", tmp_path, root / "images", "--out", tmp_path / "probs")
+    nothing = call("predict", tmp_path, root / "images", "--out", tmp_path / "probs", "--allow-code")
     assert nothing.exit_code == 2
     assert "holds no training run" in nothing.output
     (run / "best.pt").unlink()
     (run / "last.pt").unlink()
-    early = call("predict", run, root / "images", "--out", tmp_path / "probs")
+    early = call("predict", run, root / "images", "--out", tmp_path / "probs", "--allow-code")
     assert early.exit_code == 2
     assert "has not come to it yet" in early.output
 
@@ -293,14 +293,16 @@ def test_bad_images_are_listed_and_the_others_predicted(root: Path, run: Path, t
     (root / "images" / "v0.png").write_bytes(b"")
     (tmp_path / "stems.txt").write_text("v1\nv0\n")
     options = ("--stems", tmp_path / "stems.txt", "--format", "npy", "--precision", "float32")
-    result = call("predict", run, root / "images", "--out", tmp_path / "probs", *options)
+    result = call("predict", run, root / "images", "--out", tmp_path / "probs", "--allow-code", *options)
     assert result.exit_code == 1
     assert "1 failed" in result.output
     assert np.load(tmp_path / "probs" / "v1.npy").shape == (2, 16, 14)
-    other = call("predict", run, root / "images", "--out", tmp_path / "probs", "--checkpoint", "last")
+    other = call(
+        "predict", run, root / "images", "--out", tmp_path / "probs", "--allow-code", "--checkpoint", "last"
+    )
     assert other.exit_code == 2
     assert "predictions of another checkpoint" in other.output
-    inputs = call("predict", run, root / "images", "--out", root / "images")
+    inputs = call("predict", run, root / "images", "--out", root / "images", "--allow-code")
     assert inputs.exit_code == 2
     assert "is the folder of your images" in inputs.output
 
@@ -322,8 +324,8 @@ def test_options_survive_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stepz = 3", "c.toml: there is no option 'stepz' (did you mean steps?)"),
-        ('steps = "3"', "c.toml: expected steps as a whole number, got '3'"),
+        ("stepz = 3", "c.toml, line 1: there is no option 'stepz' (did you mean steps?)"),
+        ('steps = "3"', "c.toml, line 1: expected steps as a whole number, got '3'"),
         ("steps = 3.5", "expected steps as a whole number, got 3.5"),
         ("steps = true", "expected steps as a whole number, got True"),
         ("augment = 1", "expected augment as true or false, got 1"),

@@ -1,6 +1,7 @@
 """Predictions of a network as files that `selflabel label --probs` reads."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from selflabel.files.folders import by_stem
 from selflabel.files.images import IMAGE_SUFFIXES
+from selflabel.files.lock import sole_user
 from selflabel.files.probabilities import read_probabilities
 from selflabel.training.predict import MANIFEST, Precision, Prediction, Predictor, Storage, predict_folder
 
@@ -112,7 +114,7 @@ def test_a_run_that_was_killed_goes_on(images: Path, tmp_path: Path) -> None:
     work.close()
     with open(out / MANIFEST, "ab") as file:
         file.write(b'{"stem": "b", "inp')
-    (out / ".b.npz.99999999.selflabel-part").write_bytes(b"half")
+    (out / ".b.npz.99999999.0123456789abcdef.selflabel-part").write_bytes(b"half")
     assert [one.skipped for one in run(images, out)] == [True, False, False]
     assert sorted(path.name for path in out.iterdir()) == ["a.npz", "b.npz", "c.npz", MANIFEST]
     lines = (out / MANIFEST).read_text().splitlines()
@@ -134,11 +136,73 @@ def test_a_stem_has_one_file(images: Path, tmp_path: Path) -> None:
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".npy", ".jsonl"}
 
 
-def test_lines_that_are_no_records_are_passed_over(images: Path, tmp_path: Path) -> None:
+def spoiled(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    return lambda content: content.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (lambda content: content + b"5\n", 5),
+        (lambda content: content + b"\xff\xfe\n", 5),
+        (lambda content: content + content, 5),  # two heads
+        (spoiled(b'"stem": "a"', b'"stem": 3'), 2),
+        (spoiled(b'"stem": "a", ', b""), 2),
+        (spoiled(b'"inputs"', b'"input"'), 2),
+        (spoiled(b'"output": "', b'"output": null, "x": "'), 2),
+        (spoiled(b"}\n{", b"}{"), 1),
+        (lambda content: content.decode().encode("utf-16"), 2),
+        (lambda content: b"\0" * 40 + b"\n" + content, 1),
+        (lambda content: content.partition(b"\n")[2], None),  # no head
+        (lambda content: b"", None),
+    ],
+)
+def test_damaged_ledgers_are_named(
+    images: Path, tmp_path: Path, spoil: Callable[[bytes], bytes], line: int | None
+) -> None:
+    path = tmp_path / "out" / MANIFEST
     run(images, tmp_path / "out")
-    with open(tmp_path / "out" / "predictions.jsonl", "ab") as file:
-        file.write(b"5\n")
-    assert all(one.skipped for one in run(images, tmp_path / "out"))
+    path.write_bytes(spoil(path.read_bytes()))
+    before = path.read_bytes()
+    said = (
+        "predictions of another checkpoint"
+        if line is None
+        else rf"predictions\.jsonl, line {line} is damaged"
+    )
+    with pytest.raises(ValueError, match=rf"(?s){said}.*--overwrite"):
+        run(images, tmp_path / "out")
+    assert path.read_bytes() == before
+    assert all(one.reason is None for one in run(images, tmp_path / "out", overwrite=True))
+
+
+def test_predictions_that_were_edited_are_made_again(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(images, out)
+    whole = (out / "a.npz").read_bytes()
+    (out / "a.npz").write_bytes(b"")
+    (out / "b.npz").write_bytes((out / "b.npz").read_bytes()[:-1])
+    assert [one.skipped for one in run(images, out)] == [False, False, True]
+    assert (out / "a.npz").read_bytes() == whole
+
+
+def test_a_folder_of_predictions_has_one_writer(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with sole_user(out), pytest.raises(ValueError, match="another process that works in it"):
+        run(images, out)
+    assert not list(out.glob("[!.]*"))
+
+
+def test_nothing_of_an_earlier_run_stays_under_an_image_that_fails(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(images, out)
+    (images / "b.png").write_bytes(b"")
+    assert [one.reason is None for one in run(images, out, checkpoint="y", overwrite=True)] == [
+        True,
+        False,
+        True,
+    ]
+    assert not (out / "b.npz").exists()
 
 
 def test_bad_images_do_not_stop_the_others(images: Path, tmp_path: Path) -> None:

@@ -121,6 +121,8 @@ def parsed(name: str, text: str, kind: type) -> object:
 def _checked(one: Declared, value: object) -> object:
     found, option = _typed(one, value), one.option
     if isinstance(found, int | float):
+        if found != found:
+            raise ValueError(f"expected {one.name} as a number, got nan")
         if option.min is not None and not found >= option.min:
             raise ValueError(f"expected {one.name} >= {option.min:g}, got {found}")
         if option.max is not None and not found <= option.max:

@@ -19,6 +19,9 @@ ENERGY = "Energy and affinity (default: those of the solver or method)"
 RUN = "Run"
 
 Device = Annotated[str, Option("auto, cpu, cuda, ...")]
+AllowCode = Annotated[
+    bool, Option("Import the module that a run or a file of options names as its network, and run its code.")
+]
 Stems = Annotated[Path | None, Option("Text file of stems, such as val.txt: only these.")]
 
 

@@ -40,16 +40,53 @@ def read_config(path: Path, kind: type) -> dict[str, object]:
             f"{path}: expected options above all tables, got the table [{tables[0]}]: take its head away"
         )
     found = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    try:
-        return checked(found, kind)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    options: dict[str, object] = {}
+    for key, value in found.items():
+        try:
+            options |= checked({key: value}, kind)
+        except ValueError as error:
+            raise ValueError(f"{place(path, key)}: {error}") from error
+    return options
 
 
 def read_table(path: Path, name: str) -> dict[str, Any]:
     """One of the tables that `write_config` puts below the options; empty if there is none."""
     table = _load(path).get(name, {})
     return table if isinstance(table, dict) else {}
+
+
+def check_described(path: Path, objective: Mapping[str, object]) -> None:
+    """Raise `ValueError`, with the line, if the table ``[objective]`` of a file, if it has one, describes another.
+
+    It follows from the options, and changing it changes nothing.
+    """
+    there = flat(read_table(path, OBJECTIVE_TABLE))
+    expected = flat(read_back(flat(objective)))
+    edited = [key for key in {**expected, **there} if expected.get(key) != there.get(key)] if there else []
+    if edited:
+        key = edited[0]
+        raise ValueError(
+            f"{place(path, key, OBJECTIVE_TABLE)}: [{OBJECTIVE_TABLE}] {key} = {_shown(there.get(key))}, but the "
+            f"options above it make it {_shown(expected.get(key))}: the table describes them, and changes there have "
+            f"no effect: set the option instead, or take the table away"
+        )
+
+
+def read_back(values: Mapping[str, object]) -> dict[str, Any]:
+    """Values as a table holds them once it has been written and read."""
+    return tomllib.loads("\n".join(_entries(values)))
+
+
+def place(path: Path, key: str, table: str = "") -> str:
+    """Where a key is given in a file: ``path, line N``; the path alone if its line is not found."""
+    inside = ""
+    for number, line in enumerate(read_text_file(path).splitlines(), start=1):
+        head, equals, _ = line.partition("=")
+        if line.strip().startswith("["):
+            inside = line.strip().strip("[]").strip()
+        elif equals and inside == table and head.strip().strip("\"'") in (key, key.replace("_", "-")):
+            return f"{path}, line {number}"
+    return str(path)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -78,6 +115,8 @@ def write_config(path: Path, values: object, head: str, tables: Mapping[str, Map
     """
     lines = [f"# {line}" for line in head.splitlines()]
     lines += _entries({entry.name: getattr(values, entry.name) for entry in fields(values)})  # type: ignore[arg-type]
+    if tables:
+        lines += ["", "# what follows describes the run: changes have no effect"]
     for name, table in tables.items():
         lines += ["", f"[{name}]", *_entries(table)]
     text = "\n".join(lines) + "\n"
