@@ -14,7 +14,8 @@ from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder
 from selflabel.affinity.protocol import Affinity, SparseAffinity
-from selflabel.inputs import check_tensor, widened_distributions
+from selflabel.inputs import check_tensor, check_untransformed, widened_distributions
+from selflabel.kernels.tracing import opaque
 from selflabel.labels import channels_first, check_distributions
 from selflabel.problem import Energy, Problem
 
@@ -129,6 +130,7 @@ def check_fit(solver: Solver, energy: Energy, affinity: Affinity) -> None:
     solver.check(energy, affinity)
 
 
+@opaque
 def solve(
     problem: Problem,
     solver: Solver,
@@ -151,6 +153,8 @@ def solve(
     """
     if max_steps < 1:
         raise ValueError(f"expected max_steps >= 1, got {max_steps}")
+    if isinstance(problem, Problem):
+        check_untransformed(problem.probs)
     if not isinstance(problem, Problem) or isinstance(solver, type):
         raise ValueError(
             f"expected a Problem and a solver such as GraphCut(), got {_described(problem)} and "

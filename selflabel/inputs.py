@@ -76,6 +76,15 @@ def check_tensor(values: Any, name: str) -> None:
     raise ValueError(f"expected {name} as a torch tensor, got {type(values).__name__}: {remedy}")
 
 
+def check_untransformed(values: Tensor) -> None:
+    """Raise `RuntimeError` for a tensor inside of `torch.func.grad`, `vmap` and the like."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(values):
+        raise RuntimeError(
+            "expected a tensor outside of torch.func: filters and solvers compute their gradients themselves, once. "
+            "Use torch.autograd.grad(loss, logits) instead of torch.func.grad, and the batch axis instead of vmap"
+        )
+
+
 def size_remedy(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     """The likely remedy for predictions ``[b k *s]`` over other pixels than ``(b, *s)``."""
     if len(given) == len(wanted):

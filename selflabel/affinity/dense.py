@@ -14,6 +14,7 @@ from selflabel.affinity.filters.weighted import ScaledFilter, apply_sum
 from selflabel.affinity.gaussian import GaussianKernel, each
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.stencil import check_spacing, checked_features
+from selflabel.kernels.tracing import opaque
 
 DENSE_CRF_KERNELS = (GaussianKernel(1.0, 100.0, 15.0),)
 """The published kernel of dense CRF losses; (1.0, 60.0, 12.0) with ResNet-101."""
@@ -51,6 +52,7 @@ class DenseAffinity:
         )
 
     @classmethod
+    @opaque
     def from_features(
         cls,
         features: Float[Tensor, "b c *s"],

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selflabel.inputs import as_tensor, widened
+from selflabel.kernels.tracing import opaque
 
 ROUNDING = 1e-4
 """Resizing rounds: a value this far out of [0, 1] is taken for one inside."""
@@ -61,6 +62,7 @@ class Image:
         """The image in 0..255 units, as floats."""
         return self.pixels.to(torch.float32) if self.pixels.dtype == torch.uint8 else self.pixels * 255
 
+    @opaque
     def lab(self, blur: float = 0.0) -> Float[Tensor, "b c *s"]:
         """The image in CIE Lab (L in 0..100; other than three channels: as lightness), blurred by `blur` pixels.
 

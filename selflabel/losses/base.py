@@ -9,7 +9,8 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
-from selflabel.inputs import check_tensor, size_remedy
+from selflabel.inputs import check_tensor, check_untransformed, size_remedy
+from selflabel.kernels.tracing import opaque
 from selflabel.labels import UNLABELED, check_index_type, check_seeds, per_image
 
 ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -44,12 +45,14 @@ def refuse_second_derivatives() -> None:
         raise RuntimeError("expected backward without create_graph=True: the loss has no second derivative")
 
 
+@opaque
 def differentiable(labels: Float[Tensor, "b k *s"], term: ValueAndGradient) -> Float[Tensor, " b"]:
     """The value of a term with an analytic gradient, to be backpropagated once.
 
     Value and gradient are computed here without a graph; backward is one product with the gradient.
-    Raises `RuntimeError` in a backward pass with ``create_graph=True``.
+    Raises `RuntimeError` in a backward pass with ``create_graph=True`` and inside of `torch.func`'s transforms.
     """
+    check_untransformed(labels)
     value: Tensor = _KnownGradient.apply(labels, term)  # type: ignore[no-untyped-call]
     return value
 
@@ -75,8 +78,12 @@ def check_logits(logits: Tensor) -> None:
 
 
 def check_affinity(logits: Tensor, affinity: Affinity) -> None:
-    """Check the logits; raise `ValueError` unless the affinity is over their pixels."""
+    """Check the logits; raise `ValueError` unless the affinity is over their pixels.
+
+    Raises `RuntimeError` inside of `torch.func`'s transforms.
+    """
     check_logits(logits)
+    check_untransformed(logits)
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(affinity.shape) != expected:
         raise ValueError(

@@ -12,10 +12,13 @@ from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.affinity.image import Image, as_image
 from selflabel.affinity.streamed import StreamedWindow, WindowPart
 from selflabel.affinity.window import GATED_CRF_KERNELS, check_window, isotropic
+from selflabel.inputs import check_untransformed
+from selflabel.kernels.tracing import opaque
 from selflabel.labels import unlabeled
 from selflabel.losses.base import check_logits, full_precision, refuse_second_derivatives
 
 
+@opaque
 def gated_crf_loss(
     logits: Float[Tensor, "b k *s"],
     images: Image | Shaped[Tensor, "b c *t"] | Shaped[np.ndarray, "b c *t"],
@@ -49,6 +52,7 @@ def gated_crf_loss(
     eq. 1 to 5. The same as twice `potts` of a `WindowAffinity` (bilinear), over the number of destinations.
     """
     check_logits(logits)
+    check_untransformed(logits)
     size, work = tuple(logits.shape[2:]), torch.promote_types(logits.dtype, torch.float32)
     images = as_image(images).pixels
     if images.shape[0] != logits.shape[0] or images.ndim != logits.ndim:

@@ -10,6 +10,7 @@ from selflabel.affinity.builders import AffinityBuilder, Dense, Grid
 from selflabel.affinity.image import Image
 from selflabel.affinity.protocol import Affinity
 from selflabel.inputs import widened
+from selflabel.kernels.tracing import opaque
 from selflabel.labels import UNLABELED, classes_present
 from selflabel.losses.base import checked_seeds, full_precision
 from selflabel.losses.cross_entropy import (
@@ -151,6 +152,7 @@ class SelfLabelingLoss(nn.Module):
         return self_labeling_loss(logits, labels, seeds, self.coupling)
 
 
+@opaque
 def build(affinity: AffinityBuilder, images: Images) -> Affinity:
     """The affinity of the images, in full precision and without a gradient to them."""
     with torch.no_grad(), full_precision(images):

@@ -36,14 +36,14 @@ ALLOWED: dict[str, set[str]] = {
     "affinity": {"inputs", "labels", "kernels"},
     "terms": {"labels", "affinity"},
     "problem": {"inputs", "labels", "affinity", "terms"},
-    "driver": {"inputs", "labels", "affinity", "terms", "problem"},
+    "driver": {"inputs", "kernels", "labels", "affinity", "terms", "problem"},
     "numerics": set(),
     "numerics.cuts": {"labels", "affinity", "kernels"},
     "numerics.linear": {"labels", "affinity", "kernels"},
     "numerics.descent": {"labels", "affinity", "terms", "problem", "kernels"},
     "solvers": CORE | {"numerics", "kernels"},
     "annotators": CORE | {"solvers"},  # the walker is one
-    "losses": {"inputs", "labels", "affinity", "terms"},
+    "losses": {"inputs", "kernels", "labels", "affinity", "terms"},
     "networks": {"inputs"},
     "datasets": {"labels", "files"},
     "metrics": {"labels", "files"},
@@ -61,7 +61,10 @@ ALLOWED: dict[str, set[str]] = {
 HOMES = {"numba": "kernels.cpu", "llvmlite": "kernels.cpu", "triton": "kernels.gpu"}
 """Packages that one room alone imports."""
 
-OPEN_SIGNATURES = {"selflabel/cli/flags.py"}  # a signature made at run time
+OPEN_SIGNATURES = {
+    "selflabel/cli/flags.py",  # a signature made at run time
+    "selflabel/kernels/tracing.py",  # a decorator, which passes on what it gets
+}
 
 LIBRARY = modules("selflabel", "solvers")
 SOURCE = [*LIBRARY, *modules("tests", "examples")]

@@ -11,6 +11,7 @@ from selflabel.affinity.filters.exact import SeparableFilter
 from selflabel.affinity.filters.lattice_torch import TorchLattice
 from selflabel.affinity.filters.protocol import Filter, check_features, grid_features
 from selflabel.kernels.backend import Backend, Routine, backend
+from selflabel.kernels.tracing import opaque
 
 LEAST_SIGMA_PIXELS = 1.0
 """Kernels of place alone with a smaller bandwidth are filtered exactly: a lattice has no pixels to average over."""
@@ -41,6 +42,7 @@ class Lattice:
                 f"expected variance > 1/6 and radius >= 1, got {self.variance} and {self.radius}"
             )
 
+    @opaque
     def build(self, features: Float[Tensor, "b n d"]) -> Filter:
         """The filter, compiled if there are kernels for the features; no gradient to the features.
 
@@ -56,6 +58,7 @@ class Lattice:
             return CompiledLattice.build(features.detach(), self.variance, self.radius)
         return TorchLattice.build(features.detach(), self.variance, self.radius)
 
+    @opaque
     def build_grid(
         self, size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype, device: torch.device
     ) -> Filter:

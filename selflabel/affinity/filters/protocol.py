@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selflabel.inputs import check_untransformed
+from selflabel.kernels.tracing import opaque
+
 
 @runtime_checkable
 class Filter(Protocol):
@@ -68,19 +71,26 @@ class _FilterValues(torch.autograd.Function):
         return None, filter_values(ctx.symmetric_map, grads[0])
 
 
+@opaque
 def filter_values(
     symmetric_map: Callable[[Tensor], Tensor], values: Float[Tensor, "b k n"]
 ) -> Float[Tensor, "b k n"]:
     """``W values`` with a gradient to the values: W times the incoming gradient, as W is symmetric.
 
-    Backward costs one more filtering; nothing inside the filter is recorded.
+    Backward costs one more filtering; nothing inside the filter is recorded. Raises `RuntimeError` inside of
+    `torch.func`'s transforms.
     """
+    check_untransformed(values)
     result: Tensor = _FilterValues.apply(symmetric_map, values)  # type: ignore[no-untyped-call]
     return result
 
 
 def check_features(features: Tensor) -> None:
-    """Raise `ValueError` unless features are finite, float32 or float64, ``[b n d]`` with b, n, d >= 1."""
+    """Raise `ValueError` unless features are finite, float32 or float64, ``[b n d]`` with b, n, d >= 1.
+
+    Raises `RuntimeError` inside of `torch.func`'s transforms, where every new tensor is wrapped.
+    """
+    check_untransformed(features)
     if features.ndim != 3 or 0 in features.shape:
         raise ValueError(f"expected features of shape [b n d], none of them 0, got {list(features.shape)}")
     if features.dtype not in (torch.float32, torch.float64):
