@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder
 from selflabel.affinity.protocol import Affinity, SparseAffinity
-from selflabel.inputs import check_tensor, check_untransformed, widened_distributions
+from selflabel.inputs import check_tensor, check_untransformed, extent, widened_distributions
 from selflabel.kernels.tracing import opaque
 from selflabel.labels import channels_first, check_distributions
 from selflabel.problem import Energy, Problem
@@ -118,6 +118,20 @@ class Solution:
     """How many steps each image took."""
     trace: Float[Tensor, "t b"] | None
     """The energy at the start and after each step, if asked for."""
+
+    def __repr__(self) -> str:
+        batch, classes, *size = self.labels.shape
+        results = ", ".join(f"{self.results.count(r)} {r.name}" for r in Result if r in self.results)
+        energies = f"{_listed(self.start_energy)} -> {_listed(self.energy)}"
+        return (
+            f"Solution(images: {batch} of {extent(tuple(size))}, classes: {classes}, {results}, "
+            f"steps: {_listed(self.steps)}, energy: {energies})"
+        )
+
+
+def _listed(values: Tensor) -> str:
+    shown = ", ".join(f"{value:.6g}" for value in values[:3].tolist())
+    return f"{shown}, …" if len(values) > 3 else shown
 
 
 def check_fit(solver: Solver, energy: Energy, affinity: Affinity) -> None:

@@ -85,6 +85,11 @@ def check_untransformed(values: Tensor) -> None:
         )
 
 
+def extent(size: tuple[int, ...]) -> str:
+    """A size in words: ``481 x 321``."""
+    return " x ".join(map(str, size))
+
+
 def size_remedy(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     """The likely remedy for predictions ``[b k *s]`` over other pixels than ``(b, *s)``."""
     if len(given) == len(wanted):

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity, SparseAffinity
-from selflabel.inputs import as_tensor, check_tensor, size_remedy, widened, widened_distributions
+from selflabel.inputs import as_tensor, check_tensor, extent, size_remedy, widened, widened_distributions
 from selflabel.labels import (
+    UNLABELED,
     check_distributions,
     check_index_type,
     check_seeds,
@@ -169,6 +170,13 @@ class Problem:
             raise ValueError(f"expected at least one class, got num_classes = {num_classes}")
         shape = (seeds.shape[0], num_classes, *seeds.shape[1:])
         return cls(energy, torch.full(shape, 1 / num_classes, device=seeds.device), seeds, affinity)
+
+    def __repr__(self) -> str:
+        batch, classes, *size = self.probs.shape
+        return (
+            f"Problem(images: {batch} of {extent(tuple(size))}, classes: {classes}, "
+            f"seeds: {100 * float((self.seeds != UNLABELED).float().mean()):.3g} %, {self.affinity})"
+        )
 
     def check(self) -> None:
         """Raise `ValueError` for values that do not fit.

@@ -14,6 +14,7 @@ from selflabel.affinity.filters.weighted import ScaledFilter, apply_sum
 from selflabel.affinity.gaussian import GaussianKernel, each
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.stencil import check_spacing, checked_features
+from selflabel.inputs import extent
 from selflabel.kernels.tracing import opaque
 
 DENSE_CRF_KERNELS = (GaussianKernel(1.0, 100.0, 15.0),)
@@ -94,6 +95,10 @@ class DenseAffinity:
             scale = built.degree()[:, None].clamp_min(1e-12).rsqrt() if symmetric else None
             filters.append(ScaledFilter(built, kernel.weight, scale))
         return cls((len(flat), *size), tuple(filters), features.dtype)
+
+    def __repr__(self) -> str:
+        batch, *size = self.shape
+        return f"DenseAffinity(images: {batch} of {extent(tuple(size))}, kernels: {len(self.filters)})"
 
     def apply(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """``W x``: one filtering a kernel, differentiable by x at the cost of one more."""

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selflabel.inputs import as_tensor, widened
+from selflabel.inputs import as_tensor, extent, widened
 from selflabel.kernels.tracing import opaque
 
 ROUNDING = 1e-4
@@ -46,6 +46,10 @@ class Image:
                 f"expected a floating-point image in [0, 1], got values from {low:g} to {high:g}: "
                 f"{_remedy(low, high)}, or pass other features by `from_features`"
             )
+
+    def __repr__(self) -> str:
+        batch, channels, *size = self.pixels.shape
+        return f"Image({batch} of {extent(tuple(size))}, channels: {channels})"
 
     @property
     def shape(self) -> torch.Size:

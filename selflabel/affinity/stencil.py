@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.affinity.protocol import Edges
-from selflabel.inputs import check_tensor, widened
+from selflabel.inputs import check_tensor, extent, widened
 
 LARGEST_BANDWIDTH = 1e18
 """Its square is finite in float32; all weights are 1 long before."""
@@ -70,6 +70,10 @@ class Stencil:
     def shape(self) -> tuple[int, ...]:
         """``(b, *s)``."""
         return (self.weights[0].shape[0], *self.size)
+
+    def __repr__(self) -> str:
+        batch = self.weights[0].shape[0]
+        return f"{type(self).__name__}(images: {batch} of {extent(self.size)}, neighbors: {2 * len(self.offsets)})"
 
     @property
     def reach(self) -> int:

@@ -43,6 +43,12 @@ class Batch:
     seeds: Int64[Tensor, "b *s"]
     masks: Int64[Tensor, "b *s"] | None = None
 
+    def __repr__(self) -> str:
+        batch, channels, *size = self.images.shape
+        masks = "no masks" if self.masks is None else "masks"
+        stems = ", ".join(self.stems[:4]) + ", …" * (batch > 4)
+        return f"Batch({batch} of {' x '.join(map(str, size))}, channels: {channels}, {masks}: {stems})"
+
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
         masks = None if self.masks is None else self.masks.to(device)

@@ -14,6 +14,7 @@ from selflabel.affinity import Exact
 from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid, Window
 from selflabel.affinity.image import Image, as_image
 from selflabel.affinity.stencil import check_spacing
+from selflabel.datasets.samples import Batch
 from selflabel.inputs import as_tensor, check_tensor, logits_of, size_remedy, widened_distributions
 from selflabel.labels import UNLABELED
 from selflabel.losses import dense_crf_loss, gated_crf_loss, potts_loss
@@ -289,3 +290,35 @@ def test_networks_may_wrap_their_logits(kind: str) -> None:
 def test_networks_that_return_lists_are_refused() -> None:
     with pytest.raises(ValueError, match="as one tensor or under `logits` or `out`, got list"):
         AnySize(Wrapping("list"), 3, 2)(torch.rand(1, 3, 16, 20))
+
+
+def test_a_dense_affinity_of_too_many_features_says_how_many_it_takes(rng: np.random.Generator) -> None:
+    features = torch.from_numpy(rng.uniform(0, 1, (1, 384, 8, 8))).float()
+    with pytest.raises(ValueError, match="in 386 dimensions: keep at most") as raised:
+        DenseAffinity.from_features(features, (GaussianKernel(1.0, 8.0, 0.3),))
+    assert len(str(raised.value)) < 250
+    most = int(str(raised.value).split("at most ")[1].split()[0])
+    kept = most - 2  # two are of place
+    DenseAffinity.from_features(features[:, :kept], (GaussianKernel(1.0, 8.0, 0.3),))
+
+
+def test_what_holds_tensors_prints_in_a_line(rng: np.random.Generator) -> None:
+    image, logits, seeds = scene(rng)
+    batch = torch.cat([image] * 5)
+    solver = GraphCut()
+    problem = Problem.from_logits(
+        solver.default_energy, torch.cat([logits] * 5), torch.cat([seeds] * 5), Grid()(batch)
+    )
+    grid = "GridAffinity(images: 5 of 7 x 8, neighbors: 4)"
+    assert repr(problem) == f"Problem(images: 5 of 7 x 8, classes: 3, seeds: 14.3 %, {grid})"
+    solution = solve(problem, solver)
+    text = repr(solution)
+    assert text.startswith("Solution(images: 5 of 7 x 8, classes: 3, 5 CONVERGED, steps: ")
+    assert f"energy: {float(solution.start_energy[0]):.6g}, " in text
+    assert "\n" not in text
+    assert len(text) < 250
+    assert repr(as_image(image)) == "Image(1 of 7 x 8, channels: 3)"
+    assert repr(Dense()(image)) == "DenseAffinity(images: 1 of 7 x 8, kernels: 1)"
+    assert repr(Window(radius=1)(image)) == "WindowAffinity(images: 1 of 7 x 8, neighbors: 8)"
+    samples = Batch(("a",), image, seeds.long())
+    assert repr(samples) == "Batch(1 of 7 x 8, channels: 3, no masks: a)"

@@ -24,6 +24,8 @@ from the paper in the blur, the gain, the evenness and the vertices without pixe
 
 import math
 from functools import cache, reduce
+from itertools import accumulate
+from operator import mul
 
 import torch
 from jaxtyping import Float
@@ -118,8 +120,11 @@ def key_strides(
     least = [x - 2 * radius for x in low]
     size = [x + 2 * radius + 2 - lo for x, lo in zip(high, least, strict=True)]
     if images * math.prod(size) >= 2**62:
+        cells = accumulate(sorted(size), initial=images, func=mul)
+        most = sum(number < 2**62 for number in cells) - 1
+        got = f"10^{math.log10(math.prod(size)):.0f} in {len(size)} dimensions"
         raise ValueError(
-            f"features reach over {size} lattice cells, too many for 64-bit keys: "
-            "raise the bandwidths, or use the exact filter"
+            f"expected features that reach over fewer than 2^62 lattice cells, got about {got}: keep at "
+            f"most {most} of these (reduce by PCA), raise the bandwidths, or use `Exact()`"
         )
     return [math.prod(size[j + 1 :]) for j in range(len(size))], least, math.prod(size)
