@@ -1,6 +1,7 @@
 """`selflabel label`: folders of images with seeds to labels."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -12,7 +13,7 @@ from selflabel.cli.config.options import RUN, LabelerOptions, Stems
 
 if TYPE_CHECKING:
     from selflabel.labeling.folder import Outcome
-    from selflabel.labeling.manifest import Run
+    from selflabel.labeling.lines import Run
     from selflabel.labeling.plan import Plan, Shard
     from selflabel.labeling.settings import LabelingSettings
     from selflabel.reports.folder import FolderReport
@@ -110,7 +111,7 @@ def label(options: LabelOptions) -> None:
         raise screen.stop(str(error)) from error
     run = _run(options, settings)
     count = _workers(options.workers, len(plan.jobs))
-    with forked(count if count > 1 else 0) as ready:  # before there is a thread that shows the progress
+    with _owned(options.out, part), forked(count if count > 1 else 0) as ready:  # while there is one thread
         work = label_folder(
             plan,
             settings,
@@ -120,8 +121,25 @@ def label(options: LabelOptions) -> None:
             workers=count,
             ready=ready,
             overwrite=options.overwrite,
+            is_owner=True,
         )
         _label_all(work, len(plan.jobs) + len(plan.failures), options.out)
+
+
+@contextmanager
+def _owned(out: Path, part: "Shard") -> Iterator[None]:
+    """Hold the folder or the part, or end the command."""
+    from selflabel.cli import screen
+    from selflabel.labeling.ownership import owned
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(owned(out, part))
+        except ValueError as error:
+            raise screen.stop(str(error)) from error
+        except OSError as error:
+            raise screen.stop(f"{out} cannot be written: {error}") from error
+        yield
 
 
 def _settings(options: LabelOptions) -> "LabelingSettings":
@@ -164,7 +182,7 @@ def _plan(options: LabelOptions, part: "Shard") -> "Plan":
 
 
 def _run(options: LabelOptions, settings: "LabelingSettings") -> "Run":
-    from selflabel.labeling.manifest import Run
+    from selflabel.labeling.lines import Run
     from selflabel.labeling.settings import described
 
     seeds, probs = options.seeds, options.probs
@@ -189,10 +207,11 @@ def _label_all(work: "Generator[Outcome, None, None]", total: int, out: Path) ->
     from contextlib import closing
 
     from selflabel.cli import screen
-    from selflabel.labeling.folder import Skipped
+    from selflabel.labeling.folder import Skipped, Stale
     from selflabel.reports.folder import FolderReport
 
     outcomes: list[Outcome] = []
+    stale: list[Stale] = []
     interrupted, broken = False, ""
     try:
         with screen.progress() as bar, closing(work):
@@ -200,8 +219,11 @@ def _label_all(work: "Generator[Outcome, None, None]", total: int, out: Path) ->
             for outcome in work:
                 if outcomes and isinstance(outcomes[-1], Skipped) and not isinstance(outcome, Skipped):
                     bar.reset(task, total=total, completed=len(outcomes))  # the rate is that of labeling
-                outcomes.append(outcome)
-                bar.advance(task)
+                if isinstance(outcome, Stale):
+                    stale.append(outcome)
+                else:
+                    outcomes.append(outcome)
+                    bar.advance(task)
     except KeyboardInterrupt:
         interrupted = True
     except OSError as error:
@@ -210,8 +232,9 @@ def _label_all(work: "Generator[Outcome, None, None]", total: int, out: Path) ->
         raise screen.stop(str(error)) from error
     if broken and not outcomes:
         raise screen.stop(broken)
-    report = FolderReport.of(outcomes)
+    report = FolderReport.of([*outcomes, *stale])
     _summary(report, out)
+    screen.listed("labeled again", [(each.stem, each.reason) for each in report.stale], "yellow")
     screen.failures([(failure.stem, failure.reason) for failure in report.failures])
     if interrupted:
         screen.tell(

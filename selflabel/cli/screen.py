@@ -54,11 +54,16 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def failures(lines: Sequence[tuple[str, str]]) -> None:
     """List the failures, a line each: name and reason."""
+    listed("failed", lines, "bold red")
+
+
+def listed(what: str, lines: Sequence[tuple[str, str]], style: str = "") -> None:
+    """How many there are, then a line each: name and reason; nothing if there is none."""
     if not lines:
         return
-    tell(f"{len(lines)} failed:", "bold red")
-    for stem, reason in lines:
-        tell(f"  {stem}: {reason}")
+    tell(f"{len(lines)} {what}:", style)
+    for name, reason in lines:
+        tell(f"  {name}: {reason}")
 
 
 class _Rate(ProgressColumn):

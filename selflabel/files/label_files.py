@@ -1,8 +1,9 @@
 """Label files: one class index a pixel, 255 where there is no label."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -99,15 +100,19 @@ def _numbers(raster: Raster) -> Integer[np.ndarray, "h w"]:
 
 def write_index(path: Path, index: UInt8[np.ndarray, "h w"]) -> None:
     """Write labels as an 8-bit palette PNG with the palette of PASCAL VOC, complete or not at all."""
+    data = encoded_index(index)
+    write_atomic(path, lambda file: file.write(data))
+
+
+def encoded_index(index: UInt8[np.ndarray, "h w"]) -> bytes:
+    """The bytes that `write_index` writes."""
     image = Image.fromarray(index)
     image.putpalette(voc_palette().tobytes())  # turns mode L into mode P
-    write_png(path, image)
+    return encoded_png(image)
 
 
-def write_png(path: Path, image: Image.Image) -> None:
-    """Write a PNG, complete or not at all; the same pixels give the same bytes."""
-
-    def write(file: BinaryIO) -> None:
-        image.save(file, format="PNG", compress_level=4)  # a third of the time of 6, some percent larger
-
-    write_atomic(path, write)
+def encoded_png(image: Image.Image) -> bytes:
+    """The bytes of a PNG; the same pixels give the same."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=4)  # a third of the time of 6, some percent larger
+    return buffer.getvalue()

@@ -6,11 +6,11 @@ import os
 import platform
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selflabel.files.atomic import is_alive, open_in_place
 
@@ -24,6 +24,8 @@ try:
     import msvcrt
 except ImportError:
     msvcrt = None
+
+T = TypeVar("T")
 
 LOCK = ".selflabel.lock"
 """The lock of a folder that has one user at a time."""
@@ -70,21 +72,17 @@ def held(path: Path, task: str, *, patience: float = 0.0) -> Iterator[None]:
     Raises `Occupied` if another process holds it. Raises `OSError` if the file cannot be made, or is a link. File
     systems without locks let everyone in.
     """
-    now = time.monotonic()
-    until, dying = now + patience, now + patience + DYING_SECONDS
-    while (lock := _taken(path)) is None:
-        owner = owner_of(path)
-        if time.monotonic() > (dying if owner is None or owner.is_dead else until):
-            raise Occupied(
-                f"expected {path.parent} to itself, got another process that works in it: "
-                f"{owner or 'it has not said which'}: wait for it to end, or choose another folder"
-            )
-        time.sleep(POLL_SECONDS)
+    lock = _patiently(path, lambda: _taken(path), patience)
     try:
         _sign(lock, task)
         yield
     finally:
         _give_up(path, lock)
+
+
+def refuse_held(path: Path) -> None:
+    """Raise `Occupied` if a process holds this lock file."""
+    _patiently(path, lambda: None if is_held(path) else True, 0.0)
 
 
 def sole_user(folder: Path) -> contextlib.AbstractContextManager[None]:
@@ -122,6 +120,21 @@ def is_held(path: Path) -> bool:
         return not free
     finally:
         os.close(descriptor)
+
+
+def _patiently(path: Path, attempt: Callable[[], T | None], patience: float) -> T:
+    """What `attempt` gives, once that is not None. Raises `Occupied` when patience ends."""
+    now = time.monotonic()
+    until, dying = now + patience, now + patience + DYING_SECONDS
+    while (found := attempt()) is None:
+        owner = owner_of(path)
+        if time.monotonic() > (dying if owner is None or owner.is_dead else until):
+            raise Occupied(
+                f"expected {path.parent} to itself, got another process that works in it: "
+                f"{owner or 'it has not said which'}: wait for it to end, or choose another folder"
+            )
+        time.sleep(POLL_SECONDS)
+    return found
 
 
 def _taken(path: Path) -> int | None:

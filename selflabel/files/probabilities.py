@@ -4,7 +4,7 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Integer, Num, Shaped, UInt8
@@ -138,15 +138,19 @@ def quantized(probs: Float[np.ndarray, "*axes"]) -> UInt8[np.ndarray, "*axes"]:
 
 
 def write_soft(path: Path, labels: Shaped[np.ndarray, "k h w"], classes: Integer[np.ndarray, " k"]) -> None:
-    """Write soft labels as compressed npz: `labels` [k h w] as given, `classes` [k] with the class of each row.
+    """Write soft labels as compressed npz: `labels` [k h w] as given, `classes` [k] with the class of each row."""
+    data = encoded_soft(labels, classes)
+    write_atomic(path, lambda file: file.write(data))
+
+
+def encoded_soft(labels: Shaped[np.ndarray, "k h w"], classes: Integer[np.ndarray, " k"]) -> bytes:
+    """The bytes that `write_soft` writes.
 
     The same arrays give the same bytes: numpy dates every member 1980-01-01.
     """
-
-    def write(file: BinaryIO) -> None:
-        np.savez_compressed(file, labels=labels, classes=classes)
-
-    write_atomic(path, write)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, labels=labels, classes=classes)
+    return buffer.getvalue()
 
 
 def _check_classes(count: int, classes: Integer[np.ndarray, " k"] | None) -> None:

@@ -14,7 +14,7 @@ from selflabel.files.label_files import decode_index
 from selflabel.files.opening import about, read_file
 from selflabel.files.probabilities import Probabilities, decode_probabilities
 from selflabel.labeling.classes import check_seeds
-from selflabel.labeling.manifest import Record
+from selflabel.labeling.lines import Record
 from selflabel.labeling.one import label_arrays
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Job
@@ -63,10 +63,11 @@ def label_image(job: Job, settings: LabelingSettings, output: OutputFolder) -> R
     contents = _contents(job)
     inputs = _decoded(job, contents, settings)
     labeled = label_arrays(inputs.image, inputs.seeds, inputs.given, settings)
-    output.write(job.stem, inputs.image, labeled)
+    outputs = output.write(job.stem, inputs.image, labeled)
     return Record(
         stem=job.stem,
         inputs=digest(contents),
+        outputs=outputs,
         height=inputs.image.shape[0],
         width=inputs.image.shape[1],
         classes=tuple(labeled.classes.tolist()),

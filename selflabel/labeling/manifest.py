@@ -1,59 +1,20 @@
 """The manifest: one JSON line for the run, one an image."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from selflabel.files.ledger import Entry, Ledger
+from selflabel.files.ledger import Ledger
+from selflabel.labeling.lines import Record, Run, record_line, record_of, run_line, run_of
 from selflabel.labeling.plan import Shard
-from selflabel.labeling.settings import differences, fingerprint
+from selflabel.labeling.settings import differences
 
+REMEDY = (
+    "restore the file, or delete the line (an image without a line is labeled again), or give another --out"
+)
 
-@dataclass(frozen=True)
-class Run:
-    """The line of a run: the version, the arguments that decide the output, and their fingerprint.
-
-    images, seeds, probs: where the files were. They are not compared, as data may move and a run may take a part
-    of a folder; the bytes of the files are. That there are seeds and probabilities are two of the arguments.
-    """
-
-    version: str
-    arguments: Mapping[str, object]
-    images: str = ""
-    seeds: str | None = None
-    probs: str | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        """Twelve hexadecimal digits of the version and the arguments."""
-        return fingerprint({"version": self.version, "arguments": self.arguments})
-
-
-@dataclass(frozen=True)
-class Record:
-    """The line of an image.
-
-    inputs: digest of the bytes of its files. classes: those that could win.
-    energy_before, energy_after: energies of the start and of the labels, sums over the image.
-    bound: a lower bound of the energy, if the solver has one.
-    seeded, labeled: shares of the pixels. entropy: mean over pixels, in nats.
-    seconds: reading and writing included; the only field that differs between two runs.
-    """
-
-    stem: str
-    inputs: str
-    height: int
-    width: int
-    classes: tuple[int, ...]
-    energy_before: float
-    energy_after: float
-    bound: float | None
-    steps: int
-    result: str
-    seeded: float
-    labeled: float
-    entropy: float
-    seconds: float
+_NAME = re.compile(r"manifest(?:\.(\d{1,9})-of-(\d{1,9}))?\.jsonl")
 
 
 class ArgumentsDiffer(ValueError):
@@ -77,24 +38,30 @@ class Manifest:
     def read(cls, path: Path) -> "Manifest":
         """The manifest at `path`; an empty one if there is none.
 
-        Raises `ValueError` for a line that is neither a run nor a record.
+        Raises `ValueError`, with file, line and remedy, for a line that is neither a run nor a record, for an image or
+        a run that is there twice, for a record whose run is not there, and for a path that is a link or no file.
         """
         manifest = cls(path)
-        Ledger(path).read(manifest._take)
+        Ledger(path, REMEDY).read(manifest._take)
         return manifest
 
-    def check(self, run: Run) -> None:
-        """Raise `ArgumentsDiffer` if there are records of a run with other arguments."""
-        used = {name for name, _ in self.records.values()}
+    def check(self, run: Run, *, in_use: bool = False, overwrite: bool = False) -> None:
+        """Raise `ArgumentsDiffer` if there are records of a run with other arguments.
+
+        overwrite: these may be replaced. in_use: another process adds records, so its run counts whatever is there.
+        """
+        used = set() if overwrite else {name for name, _ in self.records.values()}
         for other in self.runs.values():
-            if other.fingerprint == run.fingerprint or other.fingerprint not in used:
+            if other.fingerprint == run.fingerprint or not (in_use or other.fingerprint in used):
                 continue
             changed = differences(
                 {"version": other.version, **other.arguments}, {"version": run.version, **run.arguments}
             )
+            remedy = "wait for it to end, or give another --out" if in_use else "--overwrite to label again"
+            what = "gets labels from another process" if in_use else "holds labels made"
             raise ArgumentsDiffer(
-                f"{self.path.parent} holds labels made with other arguments ({'; '.join(changed)}): "
-                f"give another --out, or --overwrite to label again"
+                f"{self.path.parent} {what} with other arguments ({'; '.join(changed)}): "
+                f"{remedy if in_use else f'give another --out, or {remedy}'}"
             )
 
     def open_run(self, run: Run) -> None:
@@ -112,57 +79,41 @@ class Manifest:
 
     def append(self, record: Record, run: Run) -> None:
         """Add a line and flush it to disk. Raises `OSError`, and then the file is as it was."""
-        Ledger(self.path).append(_record_line(run.fingerprint, record))
+        Ledger(self.path).append(record_line(run.fingerprint, record))
         self.records[record.stem] = (run.fingerprint, record)
 
-    def finish(self, run: Run) -> None:
+    def forget(self, stems: Collection[str], run: Run | None = None) -> None:
+        """Remove the records of images before their files are replaced: a kill leaves no record of other files.
+
+        `run` stays, whatever is left. Raises `OSError` as the file system does.
+        """
+        known = [stem for stem in stems if stem in self.records]
+        for stem in known:
+            del self.records[stem]
+        if known:
+            self.finish(run)
+
+    def finish(self, run: Run | None = None) -> None:
         """Rewrite the file: `run` and other runs that still have records, then the records by stem."""
-        used = {run.fingerprint} | {name for name, _ in self.records.values()}
+        used = {name for name, _ in self.records.values()} | ({run.fingerprint} if run else set())
         self.runs = {name: self.runs[name] for name in sorted(used & self.runs.keys())}
-        heads = [_run_line(name, each) for name, each in self.runs.items()]
-        records = [_record_line(name, record) for _, (name, record) in sorted(self.records.items())]
+        heads = [run_line(name, each) for name, each in self.runs.items()]
+        records = [record_line(name, record) for _, (name, record) in sorted(self.records.items())]
         Ledger(self.path).rewrite(heads + records)
 
     def _take(self, line: dict[str, object]) -> None:
         name = str(line["run"])
-        if "stem" in line:
-            record = _record_of(line)
-            self.records[record.stem] = (name, record)
-        else:
-            self.runs[name] = _run_of(line)
-
-
-def _run_line(name: str, run: Run) -> Entry:
-    return {
-        "run": name,
-        "version": run.version,
-        "images": run.images,
-        "seeds": run.seeds,
-        "probs": run.probs,
-        "arguments": run.arguments,
-    }
-
-
-def _run_of(line: Entry) -> Run:
-    seeds, probs = line["seeds"], line["probs"]
-    return Run(
-        version=str(line["version"]),
-        arguments=dict(line["arguments"]),  # type: ignore[call-overload]
-        images=str(line["images"]),
-        seeds=None if seeds is None else str(seeds),
-        probs=None if probs is None else str(probs),
-    )
-
-
-def _record_line(name: str, record: Record) -> Entry:
-    return {**asdict(record), "run": name}
-
-
-def _record_of(line: Entry) -> Record:
-    values = {each.name: line[each.name] for each in fields(Record)}
-    for name in ("energy_before", "energy_after", "entropy"):
-        values[name] = float("nan") if values[name] is None else values[name]
-    return Record(**{**values, "classes": tuple(line["classes"])})  # type: ignore[arg-type]
+        if line.keys() & {"version", "arguments"}:
+            if name in self.runs:
+                raise ValueError(f"run {name} is there twice")
+            self.runs[name] = run_of(line)
+            return
+        record = record_of(line)
+        if record.stem in self.records:
+            raise ValueError(f"image {record.stem!r} is there twice")
+        if name not in self.runs:
+            raise ValueError(f"there is no line of run {name} before it")
+        self.records[record.stem] = (name, record)
 
 
 def manifest_path(root: Path, part: Shard) -> Path:
@@ -170,7 +121,18 @@ def manifest_path(root: Path, part: Shard) -> Path:
     return root / ("manifest.jsonl" if part.count == 1 else f"manifest.{part.index}-of-{part.count}.jsonl")
 
 
-def other_manifests(root: Path, part: Shard) -> tuple[Manifest, ...]:
+def parts_of(names: Collection[str]) -> Iterator[Shard]:
+    """The parts whose manifests bear these names, in order; the whole is one. Other names are passed over."""
+    for name in sorted(names):
+        found = _NAME.fullmatch(name)
+        if found is None:
+            continue
+        index, count = (0, 1) if found[1] is None else (int(found[1]), int(found[2]))
+        if index < count and manifest_path(Path(), Shard(index, count)).name == name:
+            yield Shard(index, count)
+
+
+def other_manifests(root: Path, part: Shard) -> dict[Shard, Manifest]:
     """The manifests of the whole and of other parts in the same folder."""
-    own = manifest_path(root, part)
-    return tuple(Manifest.read(path) for path in sorted(root.glob("manifest*.jsonl")) if path != own)
+    there = parts_of([path.name for path in root.iterdir()])
+    return {other: Manifest.read(manifest_path(root, other)) for other in there if other != part}

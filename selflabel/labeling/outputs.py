@@ -1,17 +1,20 @@
 """The files that are written for an image."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
-from selflabel.files.atomic import remove_leftovers
-from selflabel.files.label_files import write_index, write_png
+from selflabel.files.atomic import refuse_link, remove_leftovers, write_together
+from selflabel.files.digest import digest
+from selflabel.files.label_files import encoded_index, encoded_png
+from selflabel.files.opening import FileError, read_file
 from selflabel.files.palette import overlay
-from selflabel.files.probabilities import quantized, write_soft
+from selflabel.files.probabilities import encoded_soft, quantized
 from selflabel.labeling.one import Labeled
 from selflabel.labeling.plan import Job
 from selflabel.labeling.settings import Soft
@@ -29,15 +32,31 @@ class OutputPaths:
     overlay: Path | None
 
     @property
-    def all(self) -> tuple[Path, ...]:
-        """Those that are asked for."""
-        every = (self.labels, self.confidence, self.soft, self.overlay)
-        return tuple(path for path in every if path is not None)
+    def named(self) -> Mapping[str, Path]:
+        """Those that are asked for, by their folder."""
+        every = zip(FOLDERS, (self.labels, self.confidence, self.soft, self.overlay), strict=True)
+        return {name: path for name, path in every if path is not None}
 
     @property
-    def complete(self) -> bool:
-        """True if all of them are there."""
-        return all(path.is_file() for path in self.all)
+    def all(self) -> tuple[Path, ...]:
+        """Those that are asked for."""
+        return tuple(self.named.values())
+
+    def fault(self, digests: Mapping[str, str]) -> str | None:
+        """What is wrong with the first file that is not as it was written; None if all are. digests: by folder."""
+        for name, path in self.named.items():
+            shown = f"{name}/{path.name}"
+            if not path.exists():
+                return f"{shown} is missing"
+            try:
+                data = read_file(path)
+            except FileError as error:
+                return f"{shown} {error.reason}"
+            if not data:
+                return f"{shown} is empty"
+            if digest([data]) != digests.get(name):
+                return f"{shown} is not as it was written"
+        return None
 
 
 @dataclass(frozen=True)
@@ -78,21 +97,28 @@ class OutputFolder:
                 seen |= real
 
     def prepare(self) -> None:
-        """Make the folders. Raises `OSError` if that is not possible."""
+        """Make the folders. Raises `OSError` if that is not possible, `ValueError` if one of them is a link."""
         for path in self.paths("any").all:
+            refuse_link(path.parent)
             path.parent.mkdir(parents=True, exist_ok=True)
 
-    def write(self, stem: str, image: Float32[np.ndarray, "h w c"], labeled: Labeled) -> None:
-        """Write all files of an image, each complete or not at all. Raises `OSError` as the file system
-        does.
+    def write(self, stem: str, image: Float32[np.ndarray, "h w c"], labeled: Labeled) -> Mapping[str, str]:
+        """Write all files of an image, each complete or not at all; returns the digest of each, by folder.
+
+        None is replaced before all are on disk. Raises `OSError` as the file system does, `ValueError` for a file that
+        is a link.
         """
         paths = self.paths(stem)
-        write_index(paths.labels, labeled.index)
-        write_png(paths.confidence, Image.fromarray(quantized(labeled.confidence)))
-        if paths.soft is not None:
-            write_soft(paths.soft, self._stored(labeled.labels), labeled.classes)
-        if paths.overlay is not None:
-            write_png(paths.overlay, Image.fromarray(overlay(image, labeled.index)))
+        contents = {"labels": encoded_index(labeled.index)}
+        contents["confidence"] = encoded_png(Image.fromarray(quantized(labeled.confidence)))
+        if self.soft is not None:
+            contents["soft"] = encoded_soft(self._stored(labeled.labels), labeled.classes)
+        if self.overlay:
+            contents["overlays"] = encoded_png(Image.fromarray(overlay(image, labeled.index)))
+        for path in paths.all:
+            refuse_link(path)
+        write_together({path: _writes(contents[name]) for name, path in paths.named.items()})
+        return {name: digest([data]) for name, data in contents.items()}
 
     def _stored(self, labels: Float32[np.ndarray, "k h w"]) -> np.ndarray:
         """Soft labels in the type of the file."""
@@ -107,6 +133,10 @@ def clean(outputs: Iterable[OutputPaths]) -> None:
             names.setdefault(path.parent, []).append(path.name)
     for folder, wanted in names.items():
         remove_leftovers(folder, wanted)
+
+
+def _writes(data: bytes) -> Callable[[BinaryIO], int]:
+    return lambda file: file.write(data)
 
 
 def _place(folder: Path) -> tuple[int, int]:

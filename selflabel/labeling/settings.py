@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from math import isfinite
 
 from selflabel.files import UNLABELED
 from selflabel.files.label_files import VOC_FORMAT, LabelFormat
@@ -51,8 +52,11 @@ class LabelingSettings:
 def describe(value: object) -> object:
     """A frozen dataclass and all within it as plain values for JSON: fields, and the class under "is".
 
-    Couplings and relaxations are known by their names. Raises `TypeError` for what has no description.
+    Couplings and relaxations are known by their names; inf and nan, which JSON does not have, are texts. Raises
+    `TypeError` for what has no description.
     """
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, enum.Enum):

@@ -3,18 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selflabel.labeling.folder import Outcome, Skipped
-from selflabel.labeling.manifest import Record
+from selflabel.labeling.folder import Outcome, Skipped, Stale
+from selflabel.labeling.lines import Record
 from selflabel.labeling.plan import Failure
 
 
 @dataclass(frozen=True)
 class FolderReport:
-    """labeled: records of this run. skipped: records of earlier runs. Means are over both."""
+    """labeled: records of this run. skipped: records of earlier runs. Means are over both.
+
+    stale: images that had a record which did not hold any more; they are among the labeled and the failures.
+    """
 
     labeled: tuple[Record, ...]
     skipped: tuple[Record, ...]
     failures: tuple[Failure, ...]
+    stale: tuple[Stale, ...] = ()
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> "FolderReport":
@@ -23,6 +27,7 @@ class FolderReport:
             tuple(sorted((o for o in outcomes if isinstance(o, Record)), key=lambda r: r.stem)),
             tuple(sorted((o.record for o in outcomes if isinstance(o, Skipped)), key=lambda r: r.stem)),
             tuple(sorted((o for o in outcomes if isinstance(o, Failure)), key=lambda f: f.stem)),
+            tuple(sorted((o for o in outcomes if isinstance(o, Stale)), key=lambda s: s.stem)),
         )
 
     @property

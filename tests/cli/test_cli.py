@@ -20,7 +20,8 @@ from selflabel.cli import app
 from selflabel.cli.config import registry
 from selflabel.files.label_files import read_index, write_index
 from selflabel.labeling import image as one_image
-from selflabel.labeling.manifest import Manifest, Record, Run
+from selflabel.labeling.lines import Record, Run
+from selflabel.labeling.manifest import Manifest
 from selflabel.labeling.plan import Job
 from selflabel.numerics.cuts import maximum_flow
 from selflabel.solvers import SOLVERS

@@ -15,7 +15,7 @@ from selflabel.affinity.builders import Grid, Window
 from selflabel.files.label_files import LabelFormat, read_index, write_index
 from selflabel.files.probabilities import ProbabilityFormat, read_probabilities
 from selflabel.labeling.image import LabelImage, label_image
-from selflabel.labeling.manifest import Record
+from selflabel.labeling.lines import Record
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Job, Shard, make_plan
 from selflabel.labeling.presets import default_labeler

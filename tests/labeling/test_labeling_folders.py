@@ -15,7 +15,8 @@ from selflabel.files.opening import FileError
 from selflabel.labeling.folder import Outcome, Skipped, label_folder
 from selflabel.labeling.image import LabelImage, digest_of
 from selflabel.labeling.labeler import Labeler
-from selflabel.labeling.manifest import ArgumentsDiffer, Record
+from selflabel.labeling.lines import Record
+from selflabel.labeling.manifest import ArgumentsDiffer
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Shard, make_plan
 from selflabel.labeling.settings import LabelingSettings

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,8 @@ from selflabel.files.atomic import TEMPORARY_SUFFIX
 from selflabel.labeling import image as one_image
 from selflabel.labeling.engines.processes import THREADS, Crash, can_fork, forked, run_jobs
 from selflabel.labeling.folder import Skipped, label_folder
-from selflabel.labeling.manifest import ArgumentsDiffer, Manifest, Record, Run
+from selflabel.labeling.lines import Record, Run
+from selflabel.labeling.manifest import ArgumentsDiffer, Manifest
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Job, make_plan
 from selflabel.labeling.settings import LabelingSettings, Soft
@@ -63,14 +64,15 @@ def test_a_resumed_run_gives_the_same_bytes_as_an_undisturbed_one(
     label(folders, tmp_path / "whole")
     write, fsync = OutputFolder.write, os.fsync
 
-    def interrupted(self: OutputFolder, stem: str, image: object, labeled: object) -> None:
+    def interrupted(self: OutputFolder, stem: str, image: object, labeled: object) -> Mapping[str, str]:
         if stem == "a3" and where == "before writing":
             raise KeyboardInterrupt
         if stem == "a3" and where == "while writing":
             monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(KeyboardInterrupt))
-        write(self, stem, image, labeled)  # type: ignore[arg-type]
+        digests = write(self, stem, image, labeled)  # type: ignore[arg-type]
         if stem == "a3":
             raise KeyboardInterrupt
+        return digests
 
     monkeypatch.setattr(OutputFolder, "write", interrupted)
     out = tmp_path / "out"
@@ -141,14 +143,14 @@ def test_a_full_disk_is_reported_for_its_image_and_leaves_no_part_of_a_file(
     folders = make_folders(tmp_path, 3)
     write = OutputFolder.write
 
-    def full(self: OutputFolder, stem: str, image: object, labeled: object) -> None:
+    def full(self: OutputFolder, stem: str, image: object, labeled: object) -> Mapping[str, str]:
         def fail(number: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patch:
             if stem == "a1":
                 patch.setattr(os, "fsync", fail)
-            write(self, stem, image, labeled)  # type: ignore[arg-type]
+            return write(self, stem, image, labeled)  # type: ignore[arg-type]
 
     monkeypatch.setattr(OutputFolder, "write", full)
     out = tmp_path / "out"

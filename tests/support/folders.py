@@ -18,7 +18,7 @@ from selflabel.affinity.image import ImageLike, as_image
 from selflabel.driver import Step
 from selflabel.files.label_files import write_index
 from selflabel.labeling.labeler import Labeler
-from selflabel.labeling.manifest import Run
+from selflabel.labeling.lines import Run
 from selflabel.labeling.settings import LabelingSettings, described
 from selflabel.problem import Energy, Problem
 
