@@ -169,6 +169,11 @@ def _line_search(problem: Problem, labels: Float[Tensor, "b k *s"]) -> LineSearc
 
         if supports(problem):
             return CompiledSearch(problem, labels)
+    if coordinates is SQUARE_ROOTS and kernels is Backend.GPU:
+        from selflabel.numerics.descent import gpu_search
+
+        if gpu_search.supports(problem):
+            return gpu_search.GPUSearch(problem, labels)
     return TorchSearch(problem, labels, coordinates)
 
 

@@ -1,4 +1,7 @@
-"""What all tests share: one thread, markers, `--without-…`, the data packs, random numbers."""
+"""What all tests share: one thread, markers, `--without-…`, the data packs, random numbers.
+
+Without a GPU, kernels in Triton run in its interpreter, which is asked for before they are imported.
+"""
 
 import os
 import re
@@ -11,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from selflabel.kernels.backend import has_numba
+from selflabel.kernels.backend import has_numba, has_triton
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 torch.set_num_threads(1)
 
 WITHOUT_PACKAGES = Path(__file__).parent / "support" / "without_packages"
@@ -46,14 +51,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out the files that test compiled kernels where Numba is missing: they cannot be imported."""
+    """Leave out the files that test compiled kernels where Numba or Triton is missing: they cannot be imported."""
+    if collection_path.match("kernels/test_gpu_*.py"):
+        return None if has_triton() else True
     if collection_path.suffix != ".py" or has_numba():
         return None
     return USES_KERNELS.search(collection_path.read_text()) is not None or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `cuda` without a device, those marked `needs_numba` without Numba."""
+    """Skip tests marked `cuda` without a device, those marked `needs_numba` without Numba.
+
+    With a device, those of kernels in Triton are among the former: they run there natively.
+    """
+    for item in items:
+        if torch.cuda.is_available() and "needs_triton" in item.keywords:
+            item.add_marker(pytest.mark.cuda)
     missing = {"cuda": not torch.cuda.is_available(), "needs_numba": not has_numba()}
     for item in items:
         for marker in (marker for marker in missing if missing[marker] and marker in item.keywords):
@@ -85,6 +98,12 @@ def generator() -> torch.Generator:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """No run-time type checks, as for users: the library's own errors are raised."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def kernel_device() -> torch.device:
+    """Where kernels in Triton run: natively on a GPU, in the interpreter on the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture(params=[pytest.param("compiled", marks=pytest.mark.needs_numba), "torch"])

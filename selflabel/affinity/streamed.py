@@ -12,6 +12,7 @@ from torch import Tensor
 from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.affinity.stencil import Box, Offset, check_spacing
 from selflabel.affinity.window import GATED_CRF_KERNELS, check_window, mixture
+from selflabel.kernels.backend import Backend, Routine, backend
 
 BLOCK_PIXELS = {"cpu": 8192}
 """Pixels of a block, by device: on a CPU as many as fit its cache."""
@@ -39,6 +40,16 @@ class StreamedWindow:
         check_window(self.features, self.radius, self.kernels, self.source, self.destination)
         check_spacing(self.spacing, tuple(self.features.shape[2:]))
 
+    @property
+    def is_gated(self) -> bool:
+        """Without gates all weights are symmetric."""
+        return self.source is not None or self.destination is not None
+
+    @property
+    def has_kernels(self) -> bool:
+        """Are there kernels for this device and dtype? `streamed_gpu.supports` says if they take these features."""
+        return backend(Routine.GATED, self.features.device, self.features.dtype) is Backend.GPU
+
     def parts(self) -> Iterator[tuple[slice, "WindowPart"]]:
         """Groups of images that are filtered together: a block of pixels at most, but one image at least."""
         batch, size = self.features.shape[0], tuple(self.features.shape[2:])
@@ -61,7 +72,7 @@ class StreamedWindow:
 
     def _gates(self, part: slice, layout: "Layout") -> tuple[Tensor, Tensor] | None:
         """Source and destination; None if neither is given, as all weights are symmetric then."""
-        if self.source is None and self.destination is None:
+        if not self.is_gated:
             return None
         ones = torch.ones_like(self.features[part, :1])
         source, destination = (

@@ -46,7 +46,10 @@ CPU_DTYPES = {
 }
 """The dtypes that the kernels of each routine take on a CPU."""
 
-GPU_DTYPES: dict[Routine, tuple[torch.dtype, ...]] = {}
+GPU_DTYPES: dict[Routine, tuple[torch.dtype, ...]] = {
+    Routine.DESCENT: (torch.float32,),
+    Routine.GATED: (torch.float32,),
+}
 """The same on a GPU."""
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Float, Float64, Integer, Shaped
 from torch import Tensor, nn
 
 from selflabel.affinity.gaussian import GaussianKernel
@@ -65,7 +65,8 @@ def gated_crf_loss(
     features, kernels, spacing = isotropic(features, kernels, spacing)
     window = StreamedWindow(features, radius, kernels, gates[0], gates[1], spacing)
     destinations = float(logits.numel() // logits.shape[1] if gates[1] is None else gates[1].double().sum())
-    compatibility = _checked(compatibility, logits.shape[1]).to(logits.device, work)
+    if compatibility is not None:
+        compatibility = _checked(compatibility, logits.shape[1]).to(logits.device, work)
     with full_precision(logits):
         loss: Tensor = _GatedCRF.apply(logits, window, compatibility, destinations or 1.0)  # type: ignore[no-untyped-call]
     return loss
@@ -114,9 +115,7 @@ def _resized(values: Float[Tensor, "b c *t"], size: tuple[int, ...]) -> Float[Te
     return values if tuple(values.shape[2:]) == size else F.interpolate(values, size=size, mode="area")
 
 
-def _checked(compatibility: Tensor | None, classes: int) -> Tensor:
-    if compatibility is None:
-        return 1 - torch.eye(classes)
+def _checked(compatibility: Tensor, classes: int) -> Tensor:
     if compatibility.shape != (classes, classes) or not bool(compatibility.isfinite().all()):
         raise ValueError(
             f"expected a finite compatibility of {classes} x {classes} classes, got shape "
@@ -149,21 +148,13 @@ class _GatedCRF(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, window: StreamedWindow, compatibility: Tensor, destinations: float
+        ctx: Any, logits: Tensor, window: StreamedWindow, compatibility: Tensor | None, destinations: float
     ) -> Tensor:
-        value = compatibility.new_zeros((), dtype=torch.float64)
-        gradient: Tensor | None = None
-        for images, part in window.parts():
-            energy, own = _energy(logits[images], part, compatibility)
-            value += energy
-            if ctx.needs_input_grad[0]:
-                gradient = torch.empty_like(logits) if gradient is None else gradient
-                gradient[images] = own
-            del own  # freed before the next part is computed
+        value, gradient = _energy(logits, window, compatibility, ctx.needs_input_grad[0])
         if gradient is not None:
             ctx.save_for_backward(gradient)
             ctx.destinations = destinations
-        return (value / destinations).to(compatibility.dtype)
+        return (value / destinations).to(window.features.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
@@ -174,21 +165,78 @@ class _GatedCRF(torch.autograd.Function):
 
 
 def _energy(
+    logits: Float[Tensor, "b k *s"],
+    window: StreamedWindow,
+    compatibility: Float[Tensor, "k k"] | None,
+    is_wanted: bool,
+) -> tuple[Float64[Tensor, ""], Float[Tensor, "b k *s"] | None]:
+    """Ψ, and its gradient by the logits, if wanted."""
+    if window.has_kernels:
+        from selflabel.affinity import streamed_gpu
+
+        if streamed_gpu.supports(window, logits.shape[1]):
+            return _energy_by_kernels(logits, window, compatibility, is_wanted)
+    if compatibility is None:
+        compatibility = 1 - torch.eye(logits.shape[1], dtype=window.features.dtype, device=logits.device)
+    value = torch.zeros((), dtype=torch.float64, device=logits.device)
+    gradient: Tensor | None = None
+    for images, part in window.parts():
+        energy, own = _energy_of_part(logits[images], part, compatibility)
+        value += energy
+        if is_wanted:
+            gradient = torch.empty_like(logits) if gradient is None else gradient
+            gradient[images] = own
+        del own  # freed before the next part is computed
+    return value, gradient
+
+
+def _energy_by_kernels(
+    logits: Float[Tensor, "b k *s"],
+    window: StreamedWindow,
+    compatibility: Float[Tensor, "k k"] | None,
+    is_wanted: bool,
+) -> tuple[Float64[Tensor, ""], Float[Tensor, "b k *s"] | None]:
+    """The same on a GPU: for the Potts model in one launch."""
+    from selflabel.affinity import streamed_gpu
+
+    probs = logits.softmax(1, dtype=window.features.dtype)
+    if compatibility is None:
+        gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device) if is_wanted else None
+        return streamed_gpu.potts_energies(window, probs, gradient).sum(), gradient
+    filtered = streamed_gpu.apply(window, probs).flatten(2)
+    is_skew = window.is_gated and bool((compatibility != compatibility.mT).any())
+    skewed = streamed_gpu.apply(window, probs, skew=True).flatten(2) if is_skew else None
+    value, own = _finished(probs.flatten(2), filtered, skewed, compatibility)
+    return value, own.view(logits.shape).to(logits.dtype)
+
+
+def _energy_of_part(
     logits: Float[Tensor, "b k *s"], part: WindowPart, compatibility: Float[Tensor, "k k"]
-) -> tuple[Tensor, Float[Tensor, "b k *s"]]:
+) -> tuple[Float64[Tensor, ""], Float[Tensor, "b k *s"]]:
     """Ψ of some images, and its gradient by the logits."""
-    symmetric, skew = (compatibility + compatibility.mT) / 2, (compatibility - compatibility.mT) / 2
     probs = part.layout.flat(logits.softmax(1, dtype=compatibility.dtype))
     filtered = part.apply(probs)
-    skewed = part.apply(probs, skew=True) if part.gates is not None and bool(skew.any()) else None
-    value = compatibility.new_zeros((), dtype=torch.float64)
+    is_skew = part.gates is not None and bool((compatibility != compatibility.mT).any())
+    skewed = part.apply(probs, skew=True) if is_skew else None
+    value = torch.zeros((), dtype=torch.float64, device=logits.device)
     for block in part.blocks():
-        bracket = symmetric @ filtered[..., block]
-        if skewed is not None:
-            bracket += skew @ skewed[..., block]
-        bracket *= probs[..., block]
-        energy = bracket.sum(1, keepdim=True)
-        value += energy.sum(dtype=torch.float64)
-        # the derivative of the softmax: σ_k (g_k - Σ_l σ_l g_l), g twice the bracket
-        filtered[..., block] = bracket.addcmul_(probs[..., block], energy, value=-1).mul_(2)
+        of_block = (probs[..., block], filtered[..., block], None if skewed is None else skewed[..., block])
+        energy, filtered[..., block] = _finished(*of_block, compatibility)
+        value += energy
     return value, part.layout.image(filtered)
+
+
+def _finished(
+    probs: Float[Tensor, "b k n"],
+    filtered: Float[Tensor, "b k n"],
+    skewed: Float[Tensor, "b k n"] | None,
+    compatibility: Float[Tensor, "k k"],
+) -> tuple[Float64[Tensor, ""], Float[Tensor, "b k n"]]:
+    """Ψ and its gradient by the logits, from ``W σ`` and ``A σ`` of some pixels."""
+    bracket = ((compatibility + compatibility.mT) / 2) @ filtered
+    if skewed is not None:
+        bracket += ((compatibility - compatibility.mT) / 2) @ skewed
+    bracket *= probs
+    energy = bracket.sum(1, keepdim=True)
+    # the derivative of the softmax: σ_k (g_k - Σ_l σ_l g_l), g twice the bracket
+    return energy.sum(dtype=torch.float64), bracket.addcmul_(probs, energy, value=-1).mul_(2)
