@@ -108,6 +108,7 @@ def _run_all(
         if process.size > 1:
             raise ValueError("compare runs in one process: use `torchrun` with `selflabel train`")
         device = running.device(options.device, there)
+        screen.tell(running.describe_data(jobs[0][0]))
         for one, own in zip(plan, jobs, strict=True):
             found += [_run(options, one, job, device, bar) for job in own]
     return found
@@ -184,7 +185,7 @@ def _run(
     try:
         with run_folder.held(folder):
             run_folder.open_run(folder, job, options.data)
-            running.load_all(job, bar)
+            running.load_all(job, bar, known=run_folder.has_begun(folder))
             history = running.run(job, folder, device, bar, title)
             return RunHistory(one.label, seed, history.rows, running.final_scores(job, folder, device))
     except (ValueError, TrainingError) as error:

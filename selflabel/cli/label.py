@@ -9,7 +9,7 @@ import typer
 
 import selflabel
 from selflabel.cli.config.declarations import Argument, Option, known, option_group
-from selflabel.cli.config.options import RUN, LabelerOptions, Stems
+from selflabel.cli.config.options import RUN, LabelerOptions, SeedsOffset, Stems, Unlabeled
 
 if TYPE_CHECKING:
     from selflabel.labeling.folder import Outcome
@@ -35,10 +35,8 @@ class FileOptions:
     )
     probs_layout: Annotated[str, Option("Axes of the predictions: khw or hwk.")] = "khw"
     probs_key: Annotated[str, Option("Name of the array in npz files.")] = ""
-    unlabeled: Annotated[int, Option("Value in the seeds of pixels without a label.", min=-1, max=65535)] = (
-        255
-    )
-    seeds_offset: Annotated[int, Option("Value in the seeds of class 0 (napari, ilastik: 1).")] = 0
+    unlabeled: Unlabeled = 255
+    seeds_offset: SeedsOffset = 0
     num_classes: Annotated[int | None, Option("Seeds of class N or above are an error.", min=1, max=255)] = (
         None
     )

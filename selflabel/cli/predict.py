@@ -53,6 +53,9 @@ def predict(options: PredictOptions) -> None:
         f"{done.count - done.skipped - len(done.failures)} predicted, {done.skipped} done before: {options.out} "
         f"({weights}, step {step})"
     )
+    if done.grayed:
+        had = "image has colors, which" if done.grayed == 1 else "images have colors, which"
+        screen.tell(f"{done.grayed} {had} became gray: the run is one of gray images", "bold yellow")
     screen.failures(done.failures)
     if done.failures:
         raise typer.Exit(screen.BAD_IMAGES)
@@ -64,6 +67,7 @@ class _Done:
 
     count: int = 0
     skipped: int = 0
+    grayed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -85,6 +89,7 @@ def _predict_all(
                 predictor, images, storage, out, identity, overwrite=options.overwrite
             ):
                 done.skipped += outcome.skipped
+                done.grayed += outcome.grayed
                 if outcome.reason is not None:
                     done.failures.append((outcome.stem, outcome.reason))
                 done.count += 1

@@ -76,6 +76,11 @@ def open_run(out: Path, job: TrainingJob, root: Path) -> None:
     write_config(path, job.options, f"selflabel {selflabel.__version__}", tables)
 
 
+def has_begun(out: Path) -> bool:
+    """True if a folder holds a run to go on with."""
+    return (out / LAST).is_file()
+
+
 def about(job: TrainingJob) -> Mapping[str, object]:
     """What checkpoints store of a run beside its settings: options, data, objective and monitor."""
     measure = None if job.monitor is None else describe(job.monitor)
@@ -105,6 +110,10 @@ def stored_options(out: Path, stored: Mapping[str, Any], checkpoint: Path) -> Tr
         raise ValueError(
             f"{place(path, edited[0].name)} was edited ({listed}), but {checkpoint} was trained without: put it back "
             f"as it was; options are given on the command line"
+        )
+    if not read_table(path, OBJECTIVE_TABLE):
+        raise ValueError(
+            f"{path} has no table [{OBJECTIVE_TABLE}]: it was cut or edited: put it back as it was, or {ANEW}"
         )
     check_described(path, stored.get("objective", {}))
     return options

@@ -12,25 +12,83 @@ from rich.progress import Progress, TaskID
 from selflabel.cli import screen
 from selflabel.cli.config.jobs import TrainingJob
 from selflabel.cli.run_folder import about, read_scores, write_scores
+from selflabel.datasets.survey import Survey, survey
 from selflabel.reports.comparison import Final
 from selflabel.training import History, Row, evaluate, load_weights, train
 from selflabel.training.checkpoint import LAST
 
 
-def load_all(job: TrainingJob, bar: Progress) -> None:
-    """Read every file into memory, so that a broken one is reported before the run.
+def load_all(job: TrainingJob, bar: Progress, *, known: bool = False) -> None:
+    """Read every file before the run, into memory if the data set is kept there, and warn about what is odd.
 
-    Data sets that are not kept in memory are skipped. Raises `ValueError`, naming the file.
+    known: a run on these files has begun before: those that are not kept are not read again. Raises `ValueError` that
+    names every file that cannot be used, and if there is nothing to learn from.
     """
-    cached = [folder for folder in job.folders if folder.cache and not folder.read]
-    if not cached:
+    folders = [folder for folder in job.folders if not folder.read and (folder.cache or not known)]
+    if not folders:
         return
-    task = bar.add_task("reading", total=sum(map(len, cached)), loss="-", score="")
-    for folder in cached:
-        for number in range(len(folder)):
-            folder[number]
-            bar.advance(task)
+    task = bar.add_task("reading", total=sum(map(len, folders)), loss="-", score="")
+    for folder in folders:
+        found = survey(folder, lambda: bar.advance(task))
+        trained = folder is job.batches.samples
+        for warning in _warnings(job, found) if trained else _validation_warnings(job, found):
+            screen.tell(f"warning: {warning}", "bold yellow")
     bar.remove_task(task)
+
+
+def describe_data(job: TrainingJob) -> str:
+    """What a run is trained with, in one line."""
+    train, *others = map(len, job.folders)
+    channels, gray, total = job.options.channels, job.gray, train + sum(others)
+    mixed = ""
+    if channels == 3 and gray:
+        mixed = f" ({gray} of {total} images are gray: their channel is repeated)"
+    elif channels == 1 and gray < total:
+        mixed = f" ({total - gray} of {total} images have colors: they become gray)"
+    validation = f", {others[0]} to validate with" if others else ", none to validate with"
+    repeated = ""
+    if job.options.batch > train:
+        repeated = f"; a batch of {job.options.batch} has some of the {train} images more than once"
+    return (
+        f"{train} images to train with{validation}; channels: {channels}{mixed}; classes: {len(job.class_names)}"
+        f"{repeated}"
+    )
+
+
+def _warnings(job: TrainingJob, found: Survey) -> Iterator[str]:
+    """What is odd about the training images. Raises `ValueError` if there is nothing to learn from them."""
+    options, full = job.options, job.options.method == "full"
+    counts, folder = (found.masks, options.masks) if full else (found.seeds, options.scribbles)
+    flag, value = (
+        ("--masks-unlabeled", options.masks_unlabeled) if full else ("--unlabeled", options.unlabeled)
+    )
+    if not counts.any():
+        raise ValueError(
+            f"no pixel of the {found.images} files in {folder} is labeled, there is nothing to learn from: all have "
+            f"the value {value}, which means unlabeled: draw labels, or give {flag}"
+        )
+    if not full and found.whole == found.images:
+        said = (
+            f"every pixel of all {found.images} files in {folder} is a seed: if one of the values means unlabeled, "
+            f"give it with --unlabeled (often 0, with --seeds-offset 1); to train with full masks, give --method full "
+            f"--masks {folder}"
+        )
+        if options.method != "pce":
+            raise ValueError(f"{said}: the method {options.method} has nothing to label")
+        yield said
+    missing = [f"{number} ({name})" for number, name in enumerate(job.class_names) if not counts[number]]
+    if missing:
+        what = "class" if len(missing) == 1 else "classes"
+        yield (
+            f"no pixel of the {found.images} files in {folder} is labeled as {what} {', '.join(missing)}: the network "
+            f"cannot learn {'it' if len(missing) == 1 else 'them'}"
+        )
+
+
+def _validation_warnings(job: TrainingJob, found: Survey) -> Iterator[str]:
+    """What is odd about the images to validate with."""
+    if not found.masks.any():
+        yield f"no pixel of the masks of val.txt counts: all are {job.options.masks_unlabeled} (--masks-unlabeled)"
 
 
 def run(job: TrainingJob, out: Path, device: torch.device, bar: Progress, title: str) -> History:

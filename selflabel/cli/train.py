@@ -39,6 +39,7 @@ def train(options: TrainOptions) -> None:
 
     DATA has images/, scribbles/ and masks/ with files of the same stems (255 = unlabeled), train.txt and val.txt
     with a stem a line, and classes.txt with a class a line. Masks are used to validate, and by the method full.
+    All files are read before the run: those that cannot be used are named.
 
     Writes OUT/config.toml (all options, resolved), OUT/history.csv and .jsonl (a line each step), OUT/last.pt and
     OUT/best.pt (best mean Dice on val). The same command goes on from the last checkpoint where a run was
@@ -57,11 +58,12 @@ def train(options: TrainOptions) -> None:
         job = prepare(options.data, _with_file(options))
         with process_group(on_cpu=options.device == "cpu") as (process, found), screen.training() as bar:
             bar.disable = bar.disable or process.rank > 0
+            device = running.device(options.device, found)
             with run_folder.held(out) if process.rank == 0 else nullcontext():
                 if process.rank == 0:
                     run_folder.open_run(out, job, options.data)
-                running.load_all(job, bar)
-                device = running.device(options.device, found)
+                    screen.tell(running.describe_data(job))
+                running.load_all(job, bar, known=process.rank > 0 or run_folder.has_begun(out))
                 history = running.run(job, out, device, bar, job.options.method)
                 if process.rank > 0:
                     return

@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 from selflabel.datasets.letterbox import Letterbox
 from selflabel.files.digest import digest
 from selflabel.files.folders import by_stem
-from selflabel.files.images import IMAGE_SUFFIXES, image_size, read_image
-from selflabel.files.label_files import LABEL_SUFFIXES, read_index
+from selflabel.files.images import IMAGE_SUFFIXES, image_channels, image_size, read_image
+from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, read_index
 from selflabel.files.lists import read_stems
-from selflabel.files.opening import read_file
+from selflabel.files.opening import FileError, read_file
 from selflabel.labels import UNLABELED
 
 LUMA = (0.299, 0.587, 0.114)
@@ -93,6 +93,7 @@ class Folder(Dataset[Sample]):
     size: images become squares of this size in pixels (`Letterbox`); None leaves them as they are.
     channels: 1 (color becomes gray) or 3 (gray is repeated); None leaves them.
     scribbles, masks: folders of seeds and masks; None reads none, and seeds are all unlabeled then.
+    scribbles_format, masks_format: the meaning of the values in their files.
     cache: keep what was read, 6 bytes a pixel (gray).
 
     Raises `ValueError` at once for missing files, with their names. Files are read when their turn comes: then
@@ -108,8 +109,11 @@ class Folder(Dataset[Sample]):
     scribbles: str | None = "scribbles"
     masks: str | None = None
     cache: bool = True
+    scribbles_format: LabelFormat = VOC_FORMAT
+    masks_format: LabelFormat = VOC_FORMAT
     _files: Mapping[str, tuple[Path, Path | None, Path | None]] = field(init=False, repr=False)
     _kept: dict[int, "_Arrays"] = field(init=False, repr=False, default_factory=dict)
+    _whole: set[str] = field(init=False, repr=False, default_factory=set)
 
     def __post_init__(self) -> None:
         if not 1 <= self.classes <= UNLABELED:
@@ -135,6 +139,16 @@ class Folder(Dataset[Sample]):
     def digest(self) -> str:
         """Digest of the stems and of the bytes of all their files, which are read once."""
         return digest(self._contents())
+
+    @cached_property
+    def gray(self) -> tuple[str, ...]:
+        """Stems of the images of one channel, from the headers of all; what cannot be read is left out."""
+        return tuple(stem for stem, (picture, _, _) in self._files.items() if _channels(picture) == 1)
+
+    @property
+    def whole_seeds(self) -> int:
+        """How many of the images that were read have a seed at every pixel."""
+        return len(self._whole)
 
     def _contents(self) -> Iterator[bytes]:
         for stem, files in self._files.items():
@@ -176,8 +190,8 @@ class Folder(Dataset[Sample]):
         picture, seeds_file, mask_file = self._files[stem]
         image = self._image(picture)
         shape = (image.shape[1], image.shape[2])
-        seeds = torch.full(shape, UNLABELED) if seeds_file is None else self._index(seeds_file, shape)
-        mask = None if mask_file is None else self._index(mask_file, shape)
+        seeds = torch.full(shape, UNLABELED) if seeds_file is None else self._seeds(seeds_file, shape, stem)
+        mask = None if mask_file is None else self._index(mask_file, shape, self.masks_format)
         if self.size is not None:
             letterbox = Letterbox(*shape, self.size)
             image, seeds = letterbox.image(image), letterbox.seeds(seeds)
@@ -188,18 +202,28 @@ class Folder(Dataset[Sample]):
     def _image(self, path: Path) -> Float32[Tensor, "c h w"]:
         return with_channels(read_image(path), self.channels)
 
-    def _index(self, path: Path, shape: tuple[int, int]) -> Int64[Tensor, "h w"]:
-        index = read_index(path)
+    def _seeds(self, path: Path, shape: tuple[int, int], stem: str) -> Int64[Tensor, "h w"]:
+        seeds = self._index(path, shape, self.scribbles_format)
+        if bool((seeds != UNLABELED).all()):
+            self._whole.add(stem)
+        return seeds
+
+    def _index(self, path: Path, shape: tuple[int, int], form: LabelFormat) -> Int64[Tensor, "h w"]:
+        index = read_index(path, form)
         if index.shape != shape:
             raise ValueError(
                 f"{path} has {index.shape[0]} x {index.shape[1]} pixels, its image {shape[0]} x {shape[1]}"
             )
         wrong = np.unique(index[(index >= self.classes) & (index != UNLABELED)])
         if wrong.size:
-            shown = ", ".join(str(value) for value in wrong[:8])
+            offset = form.offset
+            shown = ", ".join(str(value + offset) for value in wrong[:8].astype(int))
+            remedy = "raise the number of classes, or say what the values mean (LabelFormat)"
+            if wrong.size == 1:
+                remedy += f"; if {wrong[0] + offset} means unlabeled, that it does (--unlabeled {wrong[0] + offset})"
             raise ValueError(
-                f"{path}: expected labels in 0..{self.classes - 1} or {UNLABELED} (unlabeled), got {shown}: "
-                f"raise the number of classes, or map the values of the file"
+                f"{path}: expected labels in {offset}..{self.classes - 1 + offset} or {form.unlabeled} (unlabeled), "
+                f"got {shown}: {remedy}"
             )
         return torch.from_numpy(index.astype(np.int64))
 
@@ -241,6 +265,14 @@ def _found(folder: Path, suffixes: Sequence[str], stems: Sequence[str], what: st
         more = f" and {len(missing) - 4} others" if len(missing) > 4 else ""
         raise ValueError(f"{folder}: there is no {what} of {', '.join(missing[:4])}{more}")
     return there
+
+
+def _channels(path: Path) -> int | None:
+    """Channels of an image; None if it cannot be read, as reading it will say."""
+    try:
+        return image_channels(path)
+    except FileError:
+        return None
 
 
 def _shape(image: Tensor) -> str:

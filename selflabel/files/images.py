@@ -7,9 +7,9 @@ from jaxtyping import Float32, Shaped
 from PIL import UnidentifiedImageError
 
 from selflabel.files.opening import about, read_file
-from selflabel.files.pictures import picture_raster, picture_size
+from selflabel.files.pictures import picture_channels, picture_raster, picture_size
 from selflabel.files.rasters import Raster
-from selflabel.files.tiffs import is_tiff, tiff_raster, tiff_size
+from selflabel.files.tiffs import is_tiff, tiff_channels, tiff_raster, tiff_size
 
 IMAGE_SUFFIXES = (
     ".png",
@@ -45,6 +45,16 @@ def image_size(path: Path) -> tuple[int, int]:
     data = read_file(path)
     with about(path):
         return decoded_size(data)
+
+
+def image_channels(path: Path) -> int:
+    """Channels of `read_image`, from the header of the file: 1 (gray) or 3; other numbers it refuses.
+
+    Raises `FileError` as `read_image` does.
+    """
+    data = read_file(path)
+    with about(path):
+        return tiff_channels(data) if is_tiff(data) else picture_channels(data)
 
 
 def decoded_size(data: bytes) -> tuple[int, int]:

@@ -22,6 +22,7 @@ ORIENTATION: Final = 0x0112
 
 _PLAIN = ("L", "RGB", "LA", "RGBA")
 """Modes of 8 bit a channel whose array is the image itself."""
+_GRAY = ("1", "L", "LA", "I", "F")
 _WITH_ALPHA = ("LA", "RGBA")
 _BITS_AT, _KIND_AT = 24, 25
 """Where the header of a PNG file has its bit depth and its kind of color."""
@@ -31,6 +32,12 @@ def picture_size(data: bytes) -> tuple[int, int]:
     """Height and width, turned as the file says. Raises as `picture_raster` does."""
     with _opened(data) as picture:
         return upright_size(picture.height, picture.width, _orientation(picture))
+
+
+def picture_channels(data: bytes) -> int:
+    """1 for gray, 3 for colors and palettes, without alpha. Raises as `picture_raster` does."""
+    with _opened(data) as picture:
+        return 1 if picture.mode in _GRAY or picture.mode.startswith("I;16") else 3
 
 
 def picture_raster(data: bytes) -> Raster:

@@ -56,6 +56,16 @@ def tiff_size(data: bytes) -> tuple[int, int]:
         return upright_size(page.imagelength, page.imagewidth, _orientation(page))
 
 
+def tiff_channels(data: bytes) -> int:
+    """Channels of the image without alpha, 3 for palettes, CMYK and the like. Raises as `tiff_raster` does."""
+    with TiffFile(io.BytesIO(data)) as file:
+        page = _image_page(file)
+        if page.photometric not in _LAID_OUT or page.photometric == PHOTOMETRIC.PALETTE:
+            return 3
+        planes, _, _, _, channels = page.shaped
+        return planes * channels - int(_has_alpha(page))
+
+
 def tiff_raster(data: bytes) -> Raster:
     """The numbers in the bytes of a TIFF file: strips or tiles, planes or not, either byte order, BigTIFF too.
 
@@ -259,15 +269,20 @@ def _raster(numbers: Shaped[np.ndarray, "h w c"], page: TiffPage, form: str) -> 
     if page.photometric == PHOTOMETRIC.MINISWHITE and top is not None:
         inverted = _keeps_numbers(page)
         numbers = numbers if inverted else top - numbers
-    extra = page.extrasamples
     return Raster(
         upright(numbers, _orientation(page)),
         top,
         form,
-        alpha=bool(extra) and int(extra[-1]) in _ALPHAS,
+        alpha=_has_alpha(page),
         palette=palette,
         white_is_zero=inverted,
     )
+
+
+def _has_alpha(page: TiffPage) -> bool:
+    """Whether the last channel is said to be alpha."""
+    extra = page.extrasamples
+    return bool(extra) and int(extra[-1]) in _ALPHAS
 
 
 def _by_pillow(data: bytes, page: TiffPage, form: str, exact: bool) -> Raster:

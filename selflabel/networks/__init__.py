@@ -16,6 +16,7 @@ Weights are random, drawn from torch's global generator; no name needs a connect
 """
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -27,7 +28,7 @@ from selflabel.networks.any_size import AnySize
 from selflabel.networks.huggingface import DEEPLAB, SEGFORMER, VIT, Family
 from selflabel.networks.unet import STRIDE, UNet
 
-__all__ = ["NETWORKS", "AnySize", "UNet", "module_of", "network"]
+__all__ = ["NETWORKS", "AnySize", "UNet", "check_name", "module_of", "network"]
 
 DEFAULT_WIDTH = 12
 
@@ -78,6 +79,22 @@ def network(
     if colon:
         return _factory(wanted)
     raise ValueError(f"expected a network out of {_known()}, got {name!r}")
+
+
+def check_name(name: str) -> None:
+    """Raise `ValueError` for a name that stands for no network, without making one or importing other code.
+
+    Whether the module of a ``package.module:factory`` is there is seen here, whether it has the factory is not.
+    """
+    module = module_of(name)
+    if module is None:
+        if name.partition(":")[0] not in NETWORKS:
+            raise ValueError(f"expected a network out of {_known()}, got {name!r}")
+        return
+    if not _is_there(module):
+        raise ValueError(
+            f"expected a network out of {_known()}, got {name!r}: there is no module {module!r} to import"
+        )
 
 
 def module_of(name: str) -> str | None:
@@ -164,6 +181,14 @@ def _factory(wanted: Wanted) -> nn.Module:
     if not isinstance(result, nn.Module):
         raise ValueError(f"expected {spelled} to return a torch.nn.Module, got {type(result).__name__}")
     return AnySize(result, wanted.channels, wanted.classes, axes=wanted.axes)
+
+
+def _is_there(module: str) -> bool:
+    """True if a module can be found; its packages are imported, not itself."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
 
 
 def _package(name: str, install: str, needed_by: str) -> ModuleType:

@@ -87,11 +87,15 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The outcome of an image: predicted, `skipped` as done before, or failed for a `reason`."""
+    """The outcome of an image: predicted, `skipped` as done before, or failed for a `reason`.
+
+    grayed: the network takes gray images, and this one had colors.
+    """
 
     stem: str
     skipped: bool = False
     reason: str | None = None
+    grayed: bool = False
 
 
 def predict_folder(
@@ -143,7 +147,8 @@ def _predicted(
                 yield Prediction(stem, skipped=True)
                 continue
             with about(path):
-                image = with_channels(decode_image(data, path.suffix), predictor.channels)
+                decoded = decode_image(data, path.suffix)
+                image = with_channels(decoded, predictor.channels)
             probs = predictor(image).numpy()
         except (ValueError, RuntimeError) as error:  # RuntimeError: sizes a network cannot take
             if overwrite:  # what is there is of an earlier run
@@ -155,7 +160,7 @@ def _predicted(
         # of an overwritten run: a stem has one file
         storage.other_path(out, stem).unlink(missing_ok=True)
         ledger.append(_entry(stem, found, _digest_of(target)))
-        yield Prediction(stem)
+        yield Prediction(stem, grayed=decoded.shape[2] > len(image))
 
 
 def _digest_of(path: Path) -> str:

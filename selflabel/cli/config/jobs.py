@@ -15,9 +15,9 @@ from selflabel.cli.config.options import PARTS, TrainingOptions, by_part
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.samples import Folder, read_split
 from selflabel.files.folders import has_all
-from selflabel.files.label_files import LABEL_SUFFIXES
+from selflabel.files.label_files import LABEL_SUFFIXES, LabelFormat
 from selflabel.files.lists import read_names
-from selflabel.networks import network
+from selflabel.networks import check_name, network
 from selflabel.training.batches import Batches
 from selflabel.training.monitor import Monitor
 from selflabel.training.objectives import Objective
@@ -28,13 +28,20 @@ from selflabel.training.settings import TrainingSettings
 OPTIMIZERS: dict[str, type[OptimizerFactory]] = {"adamw": AdamW, "sgd": SGD}
 KEPT_BYTES = 2**32
 """Bytes of images kept in memory at most; larger data sets are read again for each batch."""
+LEAST_SIZE = 8
+"""Side in pixels of the smallest square that images are resized to: half of what the U-Net divides sides by."""
+LAYOUT = (
+    "expected a folder with images/, scribbles/, train.txt (a stem a line), classes.txt (a name a line) and, to "
+    "validate, val.txt and masks/"
+)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingJob:
     """A run that is ready to start.
 
-    options: resolved, those of the data filled in. class_names: from classes.txt, or the numbers.
+    options: resolved, those of the data filled in. class_names: from classes.txt, or the numbers. gray: how many of
+    all images are gray.
     """
 
     options: TrainingOptions
@@ -43,6 +50,7 @@ class TrainingJob:
     settings: TrainingSettings
     monitor: Monitor | None
     class_names: tuple[str, ...]
+    gray: int = 0
 
     def network(self) -> nn.Module:
         """A new network, its weights drawn from the seed alone."""
@@ -71,14 +79,21 @@ def prepare(
     """
     objective = recipes.objective(options)
     monitor = recipes.monitor(options) if monitor is None else monitor
+    settings, augmentation = _settings(options), _augmentation(options)
+    check_name(options.network)
+    _check_size(options.size)
+    _check_root(root)
     class_names = _class_names(root, options)
     train = _training_folder(root, options, len(class_names))
     if options.batch > 1:
         train.check_one_size()
-    channels = options.channels or train[0].image.shape[0]
-    train = replace(train, channels=channels)
-    train = replace(train, cache=0 < len(train) * options.size**2 * (4 * channels + 2) < KEPT_BYTES)
     held_out = _validation_folder(root, options, train)
+    folders = [train] if held_out is None else [train, held_out]
+    gray = sum(len(folder.gray) for folder in folders)
+    channels = options.channels or (1 if gray == sum(map(len, folders)) else 3)
+    cache = 0 < len(train) * options.size**2 * (4 * channels + 2) < KEPT_BYTES
+    train = replace(train, channels=channels, cache=cache)
+    held_out = None if held_out is None else replace(held_out, channels=channels, cache=cache)
     there = [folder for job in others for folder in job.folders]
     options = replace(options, num_classes=len(class_names), channels=channels)
     batches = Batches(
@@ -86,13 +101,13 @@ def prepare(
         classes=len(class_names),
         batch=options.batch,
         seed=options.seed,
-        augmentation=_augmentation(options),
+        augmentation=augmentation,
         held_out=None if held_out is None else _same(held_out, there),
         held_out_batch=options.batch if options.size else 1,
     )
     if isinstance(objective, SelfLabeling):
         objective.check(len(class_names))
-    return TrainingJob(options, batches, objective, _settings(options), monitor, class_names)
+    return TrainingJob(options, batches, objective, settings, monitor, class_names, gray)
 
 
 def new_network(options: TrainingOptions) -> nn.Module:
@@ -114,6 +129,24 @@ def new_network(options: TrainingOptions) -> nn.Module:
             options.size or None,
             pretrained=options.pretrained,
         )
+
+
+def _check_size(size: int) -> None:
+    if 0 < size < LEAST_SIZE:
+        raise ValueError(
+            f"expected --size {LEAST_SIZE} or more pixels (or 0: images as they are), got {size}: nothing can be seen "
+            f"in images of {size} x {size}"
+        )
+
+
+def _check_root(root: Path) -> None:
+    """Raise `ValueError` unless the folder looks like a data set."""
+    if not root.is_dir():
+        raise ValueError(
+            f"{root}: {'it is no folder' if root.exists() else 'there is no such folder'}: {LAYOUT}"
+        )
+    if not (root / "images").is_dir():
+        raise ValueError(f"{root} has no folder images: {LAYOUT}")
 
 
 def _class_names(root: Path, options: TrainingOptions) -> tuple[str, ...]:
@@ -142,6 +175,8 @@ def _training_folder(root: Path, options: TrainingOptions, classes: int) -> Fold
         scribbles=scribbles,
         masks=options.masks if full else None,
         cache=options.size > 0,
+        scribbles_format=LabelFormat(options.unlabeled, options.seeds_offset),
+        masks_format=LabelFormat(options.masks_unlabeled, options.masks_offset),
     )
 
 

@@ -22,6 +22,8 @@ Device = Annotated[str, Option("auto, cpu, cuda, ...")]
 AllowCode = Annotated[
     bool, Option("Import the module that a run or a file of options names as its network, and run its code.")
 ]
+Unlabeled = Annotated[int, Option("Value in the seeds of pixels without a label.", min=-1, max=65535)]
+SeedsOffset = Annotated[int, Option("Value in the seeds of class 0 (napari, ilastik: 1).")]
 Stems = Annotated[Path | None, Option("Text file of stems, such as val.txt: only these.")]
 
 
@@ -135,7 +137,7 @@ class MethodOptions:
     ] = False
     relabel_every: Annotated[
         int | None,
-        Option("Make labels of all images every N steps, instead of those of each batch."),
+        Option("Make labels of all images every N steps, instead of those of each batch.", min=1),
     ] = None
     warm_start: Annotated[
         bool,
@@ -151,12 +153,20 @@ class DataOptions:
     size: Annotated[
         int, Option("Images are padded to a square and resized to this; 0 leaves them as they are.", min=0)
     ] = 128
-    channels: Annotated[int | None, Option("1 (gray) or 3.", min=1, shown="as the first image")] = None
+    channels: Annotated[
+        int | None, Option("1 (gray) or 3.", min=1, max=3, shown="3 if any image has colors, else 1")
+    ] = None
     num_classes: Annotated[
         int | None, Option("Labels of class N or above are an error.", min=1, shown="lines of classes.txt")
     ] = None
     scribbles: Annotated[str, Option("Folder in DATA of the seeds.")] = "scribbles"
+    unlabeled: Unlabeled = 255
+    seeds_offset: SeedsOffset = 0
     masks: Annotated[str, Option("Folder in DATA of the masks.")] = "masks"
+    masks_unlabeled: Annotated[
+        int, Option("Value in the masks of pixels that do not count.", min=-1, max=65535)
+    ] = 255
+    masks_offset: Annotated[int, Option("Value in the masks of class 0.")] = 0
     augment: Annotated[bool, Option("Random changes of the training images; by default left and right.")] = (
         True
     )
@@ -184,17 +194,17 @@ class NetworkOptions:
             shown="random weights",
         ),
     ] = None
-    steps: Annotated[int, Option("Batches of the whole run.")] = 600
+    steps: Annotated[int, Option("Batches of the whole run.", min=1)] = 600
     batch: Annotated[int, Option("Images a step.", min=1)] = 12
     optimizer: Annotated[str, Option("adamw or sgd.")] = "adamw"
     learning_rate: Annotated[float, Option("Of the first step.", flags=("--learning-rate", "--lr"))] = 1e-3
-    power: Annotated[float, Option("Of the polynomial decay.")] = 0.9
-    pretrain_steps: Annotated[int, Option("First steps, on the seeds alone.")] = 100
-    warmup_steps: Annotated[int, Option("Next steps, in which the weight rises.")] = 100
-    network_steps: Annotated[int, Option("Of the network for each batch.")] = 1
+    power: Annotated[float, Option("Of the polynomial decay.", min=0)] = 0.9
+    pretrain_steps: Annotated[int, Option("First steps, on the seeds alone.", min=0)] = 100
+    warmup_steps: Annotated[int, Option("Next steps, in which the weight rises.", min=0)] = 100
+    network_steps: Annotated[int, Option("Of the network for each batch.", min=1)] = 1
     average: Annotated[float | None, Option("Decay of a moving average of the weights.")] = None
     bfloat16: Annotated[bool, Option("Automatic mixed precision.", flags=("--bfloat16/--float32",))] = False
-    seed: Annotated[int, Option("Of weights, order, augmentation.")] = 1
+    seed: Annotated[int, Option("Of weights, order, augmentation.", min=0)] = 1
 
 
 @option_group
@@ -202,9 +212,11 @@ class ReadingOptions:
     """How often the run is looked at and kept."""
 
     PANEL: ClassVar[str] = RUN
-    validate_every: Annotated[int, Option("In steps.")] = 50
-    measure_every: Annotated[int, Option("Steps between readings of both objectives.")] = 10
-    checkpoint_every: Annotated[int, Option("In steps.")] = 50
+    validate_every: Annotated[int, Option("In steps; 0: at the end only.", min=0)] = 50
+    measure_every: Annotated[
+        int, Option("Steps between readings of both objectives; 0: at the end only.", min=0)
+    ] = 10
+    checkpoint_every: Annotated[int, Option("In steps; 0: at the end only.", min=0)] = 50
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,215 @@
+"""Data sets that `selflabel train` refuses, warns about, or describes: all is found before the run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.runs import call, make_data, train, weights
+
+from selflabel.files.label_files import write_index
+from selflabel.training import load_checkpoint
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_data(tmp_path / "data")
+
+
+def change(folder: Path, edit: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Edit every label file of a folder."""
+    for path in folder.iterdir():
+        Image.fromarray(edit(np.array(Image.open(path))).astype(np.uint8)).save(path)
+
+
+def in_color(root: Path, *stems: str) -> None:
+    for stem in stems:
+        path = root / "images" / f"{stem}.png"
+        gray = np.array(Image.open(path))
+        Image.fromarray(np.stack([gray, 255 - gray, gray], 2)).save(path)
+
+
+# --- channels ---
+
+
+def test_one_gray_image_takes_no_colors(root: Path, tmp_path: Path) -> None:
+    """The number of channels is that of all images, whatever the order of the list."""
+    in_color(root, "t1", "t2", "t3", "v0", "v1")
+    stems = (root / "train.txt").read_text().split()
+    for order in (stems, stems[::-1]):
+        out = tmp_path / order[0]
+        (root / "train.txt").write_text("\n".join(order))
+        result = train(root, out)
+        assert result.exit_code == 0, result.output
+        assert "channels = 3" in (out / "config.toml").read_text()
+        assert "channels: 3 (1 of 6 images are gray: their channel is repeated)" in result.output
+
+
+def test_images_to_validate_with_count_too(root: Path, tmp_path: Path) -> None:
+    in_color(root, "v1")
+    assert "channels: 3 (5 of 6 images are gray" in train(root, tmp_path / "run").output
+    asked = train(root, tmp_path / "gray", "--channels", 1)
+    assert "channels: 1 (1 of 6 images have colors: they become gray)" in asked.output
+    predicted = call(
+        *("predict", tmp_path / "gray", root / "images", "--out", tmp_path / "probs", "--allow-code")
+    )
+    assert predicted.exit_code == 0, predicted.output
+    assert "1 image has colors, which became gray" in predicted.output
+
+
+def test_gray_data_stay_gray(root: Path, tmp_path: Path) -> None:
+    result = train(root, tmp_path / "run")
+    assert "4 images to train with, 2 to validate with; channels: 1; classes: 2" in result.output
+    assert train(root, tmp_path / "two", "--channels", 2).exit_code == 2
+
+
+def test_a_batch_larger_than_the_data_set_is_told(root: Path, tmp_path: Path) -> None:
+    result = train(root, tmp_path / "run", "--batch", 5)
+    assert "a batch of 5 has some of the 4 images more than once" in result.output
+
+
+# --- seeds ---
+
+
+def test_no_seed_at_all_is_refused(root: Path, tmp_path: Path) -> None:
+    change(root / "scribbles", lambda index: np.full_like(index, 255))
+    result = train(root, tmp_path / "run")
+    assert result.exit_code == 2
+    assert "no pixel of the 4 files in scribbles is labeled, there is nothing to learn from" in result.output
+    assert "--unlabeled" in result.output
+    assert not (tmp_path / "run" / "last.pt").exists()
+    change(root / "masks", lambda index: np.full_like(index, 255))
+    full = train(root, tmp_path / "run", "--method", "full")
+    assert full.exit_code == 2
+    assert "no pixel of the 4 files in masks is labeled" in full.output
+    assert "--masks-unlabeled" in full.output
+
+
+@pytest.mark.parametrize(("method", "folder"), [("pce", "scribbles"), ("full", "masks")])
+def test_a_class_that_is_never_labeled_is_named(root: Path, tmp_path: Path, method: str, folder: str) -> None:
+    change(root / folder, lambda index: np.where(index == 1, 255, index))
+    result = train(root, tmp_path / "run", "--method", method)
+    assert result.exit_code == 0, result.output
+    assert f"no pixel of the 4 files in {folder} is labeled as class 1 (class 1)" in result.output
+    assert "cannot learn it" in result.output
+
+
+def test_several_classes_are_named_together(root: Path, tmp_path: Path) -> None:
+    (root / "classes.txt").write_text("ground\ndisk\nrim\nsky\n")
+    result = train(root, tmp_path / "run")
+    assert "classes 2 (rim), 3 (sky): the network cannot learn them" in result.output
+
+
+def test_seeds_at_every_pixel_are_refused(root: Path, tmp_path: Path) -> None:
+    """Scribbles in which 0 means unlabeled look like this."""
+    change(root / "scribbles", lambda index: np.where(index == 255, 0, index + 1))
+    (root / "classes.txt").write_text("ground\ndisk\nrim\n")
+    result = train(root, tmp_path / "run")
+    assert result.exit_code == 2
+    assert "every pixel of all 4 files in scribbles is a seed" in result.output
+    assert "--unlabeled (often 0, with --seeds-offset 1)" in result.output
+    alone = train(root, tmp_path / "run", "--method", "pce")
+    assert alone.exit_code == 0
+    assert "warning: every pixel" in alone.output
+
+
+def test_masks_in_which_nothing_counts(root: Path, tmp_path: Path) -> None:
+    for stem in ("v0", "v1"):
+        write_index(root / "masks" / f"{stem}.png", np.full((16, 14), 255, np.uint8))
+    result = train(root, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "no pixel of the masks of val.txt counts" in result.output
+
+
+def test_values_mean_what_the_options_say(root: Path, tmp_path: Path) -> None:
+    """Scribbles with 0 = unlabeled, masks with classes from 1: the run of the same data as usual."""
+    usual = train(root, tmp_path / "usual", "--method", "full")
+    assert usual.exit_code == 0
+    change(root / "scribbles", lambda index: np.where(index == 255, 0, index + 1))
+    change(root / "masks", lambda index: np.where(index == 1, 8, 7))
+    options = ("--unlabeled", 0, "--seeds-offset", 1, "--masks-offset", 7, "--masks-unlabeled", 0)
+    mapped = train(root, tmp_path / "mapped", "--method", "full", *options)
+    assert mapped.exit_code == 0, mapped.output
+    for one, other in zip(
+        weights(tmp_path / "usual" / "last.pt"), weights(tmp_path / "mapped" / "last.pt"), strict=True
+    ):
+        assert np.array_equal(one.numpy(), other.numpy())
+    assert load_checkpoint(tmp_path / "mapped" / "last.pt").about["options"]["unlabeled"] == 0
+
+
+def test_labels_outside_the_classes_are_refused_with_the_remedy(root: Path, tmp_path: Path) -> None:
+    change(root / "scribbles", lambda index: np.where(index == 255, 2, index))
+    result = train(root, tmp_path / "run")
+    assert result.exit_code == 2
+    assert "4 of 4 images cannot be used" in result.output
+    assert "got 2: raise the number of classes" in result.output
+    assert "if 2 means unlabeled, that it does (--unlabeled 2)" in result.output
+    assert train(root, tmp_path / "run", "--unlabeled", 2).exit_code == 0
+
+
+# --- files ---
+
+
+def test_all_damaged_files_are_named_before_the_run(root: Path, tmp_path: Path) -> None:
+    for name in ("images/t1.png", "scribbles/t2.png"):
+        (root / name).write_bytes((root / name).read_bytes()[:70])
+    for size in ((), ("--size", 0, "--batch", 1)):  # kept in memory or not
+        result = train(root, tmp_path / "run", *size)
+        assert result.exit_code == 2
+        assert "2 of 4 images cannot be used" in result.output
+        assert "images/t1.png" in result.output
+        assert "scribbles/t2.png" in result.output
+        assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_no_more_than_twenty_files_are_listed(tmp_path: Path) -> None:
+    root = make_data(tmp_path / "data", train=24)
+    for path in (root / "images").glob("t*.png"):
+        path.write_bytes(b"")
+    result = train(root, tmp_path / "run")
+    assert "24 of 24 images cannot be used" in result.output
+    assert "and 4 more" in result.output
+    assert len(result.output.splitlines()) < 30
+
+
+def test_folders_that_are_no_data_sets(root: Path, tmp_path: Path) -> None:
+    for folder, message in (
+        (
+            tmp_path / "nope",
+            "nope: there is no such folder: expected a folder with images/, scribbles/, train.txt",
+        ),
+        (root / "train.txt", "train.txt: it is no folder"),
+        (root / "images", "images has no folder images: expected a folder with images/"),
+    ):
+        result = train(folder, tmp_path / "run")
+        assert result.exit_code == 2
+        assert message in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--size", 3), "expected --size 8 or more pixels (or 0: images as they are), got 3"),
+        (("--network", "uned"), "expected a network out of"),
+        (("--network", "no_such_module:make"), "there is no module 'no_such_module'"),
+        (("--device", "abacus"), "there is no device 'abacus'"),
+    ],
+)
+def test_names_are_checked_before_numbers_and_files(
+    root: Path, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    (root / "images" / "t0.png").write_bytes(b"")
+    result = train(root, tmp_path / "run", *options)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    "option", ["--steps", "--validate-every", "--pretrain-steps", "--relabel-every", "--seed", "--power"]
+)
+def test_numbers_out_of_range_are_refused_by_their_option(root: Path, tmp_path: Path, option: str) -> None:
+    result = train(root, tmp_path / "run", option, -1)
+    assert result.exit_code == 2
+    assert option in result.output
