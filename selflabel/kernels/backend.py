@@ -49,6 +49,7 @@ CPU_DTYPES = {
 GPU_DTYPES: dict[Routine, tuple[torch.dtype, ...]] = {
     Routine.DESCENT: (torch.float32,),
     Routine.GATED: (torch.float32,),
+    Routine.LATTICE: (torch.float32,),
 }
 """The same on a GPU."""
 

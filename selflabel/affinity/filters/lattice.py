@@ -9,7 +9,7 @@ from torch import Tensor
 
 from selflabel.affinity.filters.exact import SeparableFilter
 from selflabel.affinity.filters.lattice_torch import TorchLattice
-from selflabel.affinity.filters.protocol import Filter, check_features, grid_features
+from selflabel.affinity.filters.protocol import Filter, check_features, check_features_shape, grid_features
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.kernels.tracing import opaque
 
@@ -44,15 +44,21 @@ class Lattice:
 
     @opaque
     def build(self, features: Float[Tensor, "b n d"]) -> Filter:
-        """The filter, compiled if there are kernels for the features; no gradient to the features.
+        """The filter, by kernels if there are some for the features; no gradient to the features.
 
         features: already divided by their bandwidths; float32 or float64, values must be of the same type. Cost: a
         sort of n (d + 1) keys an image (compiled: a hashing), and lookups for the vertices of the blur; a filtering is
         O(k n d). Raises `ValueError` if features have no ``[b n d]`` shape, are empty, not finite, or reach over so
         many cells that a vertex has no 64-bit key.
         """
+        check_features_shape(features)
+        kernels = backend(Routine.LATTICE, features.device, features.dtype)
+        if kernels is Backend.GPU:
+            from selflabel.affinity.filters.lattice_gpu import TritonLattice
+
+            return TritonLattice.build(features.detach(), self.variance, self.radius)
         check_features(features)
-        if backend(Routine.LATTICE, features.device, features.dtype) is Backend.CPU:
+        if kernels is Backend.CPU:
             from selflabel.affinity.filters.lattice_cpu import CompiledLattice
 
             return CompiledLattice.build(features.detach(), self.variance, self.radius)

@@ -40,6 +40,20 @@ class AddingFilter(Filter, Protocol):
 
 
 @runtime_checkable
+class ScalingFilter(Filter, Protocol):
+    """The same, on values that lie class by class in memory: those on a GPU do."""
+
+    def add_scaled(
+        self,
+        values: Float[Tensor, "b k n"],
+        scale: Float[Tensor, "_ 1 n"] | None,
+        factor: float,
+        to: Float[Tensor, "b k n"],
+    ) -> None:
+        """``to += factor · diag(scale) K diag(scale) values``."""
+
+
+@runtime_checkable
 class FilterBuilder(Protocol):
     """A frozen record of settings that builds filters ``K_ij = exp(-½ ‖f_i - f_j‖²)``: `Lattice` or `Exact`."""
 
@@ -85,19 +99,26 @@ def filter_values(
     return result
 
 
+NOT_FINITE = "expected finite features, got nan or inf"
+
+
 def check_features(features: Tensor) -> None:
     """Raise `ValueError` unless features are finite, float32 or float64, ``[b n d]`` with b, n, d >= 1.
 
     Raises `RuntimeError` inside of `torch.func`'s transforms, where every new tensor is wrapped.
     """
+    check_features_shape(features)
+    if not bool(features.isfinite().all()):
+        raise ValueError(NOT_FINITE)
+
+
+def check_features_shape(features: Tensor) -> None:
+    """The same without a look at the values, for which the host would wait for the device."""
     check_untransformed(features)
     if features.ndim != 3 or 0 in features.shape:
         raise ValueError(f"expected features of shape [b n d], none of them 0, got {list(features.shape)}")
     if features.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"expected float32 or float64 features, got {features.dtype}")
-    if not bool(features.isfinite().all()):
-        raise ValueError("expected finite features, got nan or inf")
-
 
 def check_values(values: Tensor, batch: int | None, pixels: int, dtype: torch.dtype) -> None:
     """Raise `ValueError` unless values are ``[batch k pixels]`` of the given type; batch None: any number of images."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.filters.protocol import AddingFilter, Filter
+from selflabel.affinity.filters.protocol import AddingFilter, Filter, ScalingFilter
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +21,8 @@ class ScaledFilter:
         """Add the filtered values to `to`."""
         if isinstance(self.filter, AddingFilter):
             self.filter.add(values, self.scale, self.weight, to)
+        elif isinstance(self.filter, ScalingFilter):
+            self.filter.add_scaled(values, self.scale, self.weight, to)
         elif self.scale is None:
             to.add_(self.filter.apply(values), alpha=self.weight)
         else:
@@ -30,7 +32,7 @@ class ScaledFilter:
 def apply_sum(filters: tuple[ScaledFilter, ...], values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
     """The sum of all filters, applied. In memory pixel by pixel if the values are and a filter is compiled."""
     if not any(isinstance(scaled.filter, AddingFilter) for scaled in filters):
-        result = torch.zeros_like(values)
+        result = torch.zeros_like(values, memory_format=torch.contiguous_format)
         for scaled in filters:
             scaled.add(values, result)
         return result

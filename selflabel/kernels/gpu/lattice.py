@@ -1,0 +1,193 @@
+"""The permutohedral lattice in Triton: splat, blur and slice of tables whose rows are vertices, its columns classes.
+
+A row is `padded`: its columns are read in vectors, by neighboring threads. All sums have a fixed order.
+"""
+
+import triton.language as tl
+from torch import Tensor
+
+from selflabel.kernels.gpu.launch import blocks, kernel_of, on_device, tile
+
+VECTOR = tl.constexpr(4)
+"""Columns that are read at once: the width of a table, a multiple of it, is given in these."""
+
+
+@kernel_of("columns", "vectors", "own_scale")
+def _rows(
+    values, scale, to, pixels, columns, vectors, own_scale, SCALED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    width = vectors * VECTOR
+    image = tl.program_id(2)
+    pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = pixel < pixels
+    at = (image.to(tl.int64) * columns + column[None, :]) * pixels + pixel[:, None]
+    x = tl.load(values + at, mask=inside[:, None] & (column < columns)[None, :], other=0.0)
+    if SCALED:
+        x *= tl.load(scale + image * own_scale + pixel, mask=inside, other=0.0)[:, None]
+    row = image.to(tl.int64) * pixels + pixel
+    tl.store(to + row[:, None] * width + column[None, :], x, mask=inside[:, None] & (column < width)[None, :])
+
+
+@kernel_of("count", "vectors")
+def _sums(x, index, weight, ends, to, count, vectors, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    width = vectors * VECTOR
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside, wanted = row < count, column < width
+    first = tl.load(ends + row, mask=inside, other=0)
+    length = tl.load(ends + row + 1, mask=inside, other=0) - first
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for step in range(tl.max(length, 0)):
+        there = step < length
+        if WEIGHTED:
+            entry = tl.load(index + first + step, mask=there, other=0)
+            own = tl.load(weight + first + step, mask=there, other=0.0)
+            at = entry.to(tl.int64)[:, None] * width + column[None, :]
+            total += own[:, None] * tl.load(x + at, mask=there[:, None] & wanted[None, :], other=0.0)
+        else:
+            at = (first + step).to(tl.int64)[:, None] * width + column[None, :]
+            total += tl.load(x + at, mask=there[:, None] & wanted[None, :], other=0.0)
+    tl.store(
+        to + row.to(tl.int64)[:, None] * width + column[None, :], total, mask=inside[:, None] & wanted[None, :]
+    )
+
+
+@kernel_of("count", "vectors")
+def _blur(x, neighbors, taps, to, count, vectors, TAPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    width = vectors * VECTOR
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside, wanted = row < count, column < width
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for tap in tl.static_range(TAPS):
+        neighbor = tl.load(neighbors + row.to(tl.int64) * TAPS + tap, mask=inside, other=-1)
+        at = neighbor.to(tl.int64)[:, None] * width + column[None, :]
+        there = (neighbor >= 0)[:, None] & wanted[None, :]
+        total += tl.load(taps + tap) * tl.load(x + at, mask=there, other=0.0)
+    tl.store(
+        to + row.to(tl.int64)[:, None] * width + column[None, :], total, mask=inside[:, None] & wanted[None, :]
+    )
+
+
+@kernel_of("columns", "vectors", "own_scale")
+def _slice(
+    x,
+    vertex,
+    weight,
+    scale,
+    factor,
+    to,
+    pixels,
+    columns,
+    vectors,
+    own_scale,
+    CORNERS: tl.constexpr,
+    SCALED: tl.constexpr,
+    ADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    width = vectors * VECTOR
+    image = tl.program_id(2)
+    pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside, stored = pixel < pixels, column < width  # whole vectors
+    entry = (image.to(tl.int64) * pixels + pixel) * CORNERS
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for corner in tl.static_range(CORNERS):
+        row = tl.load(vertex + entry + corner, mask=inside, other=0).to(tl.int64)
+        own = tl.load(weight + entry + corner, mask=inside, other=0.0)
+        at = row[:, None] * width + column[None, :]
+        total += own[:, None] * tl.load(x + at, mask=inside[:, None] & stored[None, :], other=0.0)
+    if SCALED:
+        total *= tl.load(scale + image * own_scale + pixel, mask=inside, other=0.0)[:, None]
+    at = (image.to(tl.int64) * columns + column[None, :]) * pixels + pixel[:, None]
+    there = inside[:, None] & (column < columns)[None, :]
+    if ADDED:
+        total = tl.load(to + at, mask=there, other=0.0) + factor * total
+    tl.store(to + at, total, mask=there)
+
+
+def rows(values: Tensor, scale: Tensor | None, to: Tensor) -> None:
+    """``to[b n width] = scale · values [b k n]``, pixels by rows, zeros in the columns after the last.
+
+    `values` are contiguous; `scale` is ``[b n]`` or ``[1 n]``.
+    """
+    batch, columns, pixels = values.shape
+    width = to.shape[-1]
+    height, across = tile(width)
+    with on_device(to):
+        _rows[(blocks(pixels, height), blocks(width, across), batch)](
+            values,
+            values if scale is None else scale,
+            to,
+            pixels,
+            columns,
+            width // VECTOR.value,
+            _step(scale),
+            SCALED=scale is not None,
+            ROWS=height,
+            COLUMNS=across,
+        )
+
+
+def _step(scale: Tensor | None) -> int:
+    """From the scales of an image to those of the next."""
+    return 0 if scale is None or len(scale) == 1 else scale.shape[-1]
+
+
+def splat(x: Tensor, index: Tensor, weight: Tensor, ends: Tensor, to: Tensor) -> None:
+    """``to[r] = Σ_e weight[e] · x[index[e]]`` with e from ``ends[r]`` to ``ends[r + 1]``, in this order."""
+    _sum(x, index, weight, ends, to, True)
+
+
+def join(x: Tensor, ends: Tensor, to: Tensor) -> None:
+    """``to[r]``: the sum of the rows of x from ``ends[r]`` to ``ends[r + 1]``, in this order."""
+    _sum(x, ends, x, ends, to, False)
+
+
+def _sum(x: Tensor, index: Tensor, weight: Tensor, ends: Tensor, to: Tensor, weighted: bool) -> None:
+    count, width = to.shape
+    height, across = tile(width)
+    with on_device(to):
+        _sums[(blocks(count, height), blocks(width, across))](
+            x, index, weight, ends, to, count, width // VECTOR.value, WEIGHTED=weighted, ROWS=height, COLUMNS=across
+        )
+
+
+def blur(x: Tensor, neighbors: Tensor, taps: Tensor, to: Tensor) -> None:
+    """``to[r] = Σ_t taps[t] · x[neighbors[r, t]]``; a neighbor that is not there has the number -1."""
+    count, width = to.shape
+    height, across = tile(width)
+    with on_device(to):
+        _blur[(blocks(count, height), blocks(width, across))](
+            x, neighbors, taps, to, count, width // VECTOR.value, TAPS=len(taps), ROWS=height, COLUMNS=across
+        )
+
+
+def slice_rows(
+    x: Tensor, vertex: Tensor, weight: Tensor, scale: Tensor | None, to: Tensor, factor: float | None = None
+) -> None:
+    """``to[b k n] = scale · Σ_c weight[b n c] · x[vertex[b n c]]``; with a factor, so many times this is added to it."""
+    batch, columns, pixels = to.shape
+    width = x.shape[1]
+    height, across = tile(width)
+    with on_device(to):
+        _slice[(blocks(pixels, height), blocks(columns, across), batch)](
+            x,
+            vertex,
+            weight,
+            weight if scale is None else scale,
+            1.0 if factor is None else factor,
+            to,
+            pixels,
+            columns,
+            width // VECTOR.value,
+            _step(scale),
+            CORNERS=vertex.shape[-1],
+            SCALED=scale is not None,
+            ADDED=factor is not None,
+            ROWS=height,
+            COLUMNS=across,
+        )
