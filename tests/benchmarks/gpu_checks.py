@@ -48,10 +48,12 @@ KERNELS = (GaussianKernel(1.0, 20.0, 40.0), GaussianKernel(0.5, 2.0, None))
 CLASSES = 4
 
 
-class LatticeInTorch(Exact):
+class LatticeOnGPU(Exact):
     """The lattice that a GPU uses, on any device: spatial kernels are exact."""
 
     def build(self, features: Tensor) -> Filter:
+        if features.is_cuda:
+            return FINE.build(features)
         return TorchLattice.build(features, FINE.variance, FINE.radius)
 
 
@@ -91,7 +93,7 @@ def window(scene: Scene) -> Affinity:
 
 def lattice(scene: Scene) -> Affinity:
     # the reference is compiled where Numba is there: the same sums, to rounding
-    filtering: FilterBuilder = FINE if scene.image.dtype == torch.float64 else LatticeInTorch()
+    filtering: FilterBuilder = FINE if scene.image.dtype == torch.float64 else LatticeOnGPU()
     return DenseAffinity.from_image(scene.image, KERNELS[:1], filtering=filtering, symmetric=True)
 
 

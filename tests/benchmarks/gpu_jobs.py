@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from gpu_checks import LatticeInTorch
+from gpu_checks import LatticeOnGPU
 from gpu_peers import descend_by_autograd, published
 from torch import Tensor
 
@@ -120,8 +120,17 @@ def draw(shape: Shape, device: torch.device) -> tuple[Tensor, Tensor]:
     return (0.5 + parts[0] / 4 + 0.02 * noise).clamp(0, 1), 3 * parts[1]
 
 
-def bytes_of_lattice(lattice: TorchLattice, channels: int) -> float:
-    """Bytes of one filtering: all matrices once, the values in and out, each table between two products twice."""
+def bytes_of_lattice(lattice: Any, channels: int) -> float:
+    """Bytes of one filtering: all matrices once, the values in and out, each table between two products twice.
+
+    The matrices are those of `TorchLattice`, or the lists of `TritonLattice`.
+    """
+    if not isinstance(lattice, TorchLattice):
+        entries = 4 * lattice.weight.numel() + len(lattice.entries.pieces)
+        neighbors = sum(each.numel() for each in lattice.neighbors)
+        rows = lattice.vertices + sum(len(each) for each in lattice.neighbors)
+        values = 2 * lattice.batch * lattice.pixels + 2 * rows
+        return NUMBER * (entries + neighbors + channels * values)
     matrices = (lattice.splat, *lattice.blurs, lattice.slice)
     sparse = sum(NUMBER * (m.index.numel() + m.weight.numel() + m.offsets.numel()) for m in matrices)
     tables = sum(m.offsets.numel() for m in matrices[:-1])
@@ -231,14 +240,12 @@ def mean_field(sizes: Sizes, device: torch.device) -> Iterator[Job]:
     solver, steps = MeanField(rtol=0.0), 10
     for shape, goal in ((sizes.mean_field, times_floor(3)), (sizes.photograph, at_most(10))):
         image, logits = draw(shape, device)
-        build = partial(DenseAffinity.from_image, image, kernels, filtering=LatticeInTorch(), symmetric=True)
+        build = partial(DenseAffinity.from_image, image, kernels, filtering=LatticeOnGPU(), symmetric=True)
         affinity = build()
         problem = Problem.from_logits(solver.default_energy, logits, free_seeds(logits), affinity)
         lattice: Any = affinity.filters[0].filter
         labels = NUMBER * logits.numel()
-        moved = 0.0
-        if isinstance(lattice, TorchLattice):
-            moved = (steps + 1) * (bytes_of_lattice(lattice, shape[1]) + 2 * labels) + steps * 3 * labels
+        moved = (steps + 1) * (bytes_of_lattice(lattice, shape[1]) + 2 * labels) + steps * 3 * labels
         counted = (
             "11 filterings by the lattice and by place (2 labels), 10 updates (labels, unaries to labels)"
         )
@@ -255,14 +262,14 @@ def mean_field(sizes: Sizes, device: torch.device) -> Iterator[Job]:
 def filters(sizes: Sizes, device: torch.device) -> Iterator[Job]:
     side = sizes.lattice_side
     features = _place_and_gray(side, device, colors=3)
-    built = LatticeInTorch().build(features)
+    built = LatticeOnGPU().build(features)
     for channels, goal in ((3, at_most(0.5)), (21, at_most(1.0))):
         values = torch.rand(1, channels, side * side, device=device)
-        moved = bytes_of_lattice(built, channels) if isinstance(built, TorchLattice) else 0
+        moved = bytes_of_lattice(built, channels)
         counted = "matrices, values, and tables of vertices both ways"
         name = f"lattice, {side}² points in five dimensions, {channels} values"
         yield Job(name, partial(built.apply, values), moved, counted, goal)
-    build = partial(LatticeInTorch().build, features)
+    build = partial(LatticeOnGPU().build, features)
     yield Job(f"the lattice's build, {side}² points in five dimensions", build, 0, "", at_most(2.5))
 
 
@@ -328,13 +335,13 @@ def window(sizes: Sizes, device: torch.device) -> Iterator[Job]:
 def dense(sizes: Sizes, device: torch.device) -> Iterator[Job]:
     image, logits = draw(sizes.dense, device)
     inputs = NUMBER * (2 * logits.numel() + image.numel())
-    for filtering in (LatticeInTorch(), Exact()):
+    for filtering in (LatticeOnGPU(), Exact()):
         build = partial(
             DenseAffinity.from_image, image, (GaussianKernel(1.0, 100.0, 15.0),), filtering=filtering
         )
         built: Any = build().filters[0].filter
-        is_lattice = not isinstance(filtering, Exact) or isinstance(filtering, LatticeInTorch)
-        moved = bytes_of_lattice(built, logits.shape[1]) if isinstance(built, TorchLattice) else 0
+        is_lattice = isinstance(filtering, LatticeOnGPU)
+        moved = bytes_of_lattice(built, logits.shape[1]) if is_lattice else 0
         yield Job(
             f"dense CRF loss with its {'lattice' if is_lattice else 'exact filter'}, both ways, {by(sizes.dense)}",
             partial(_both_ways, partial(_dense_crf, build), logits.detach().requires_grad_()),

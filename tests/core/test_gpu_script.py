@@ -77,7 +77,7 @@ def test_an_unknown_job_is_refused(
 
 def test_the_count_of_a_lattice_is_that_of_its_arrays() -> None:
     """Two points far apart, three values: every matrix has weights, places and row beginnings."""
-    lattice = gpu_checks.LatticeInTorch().build(torch.tensor([[[0.0, 0.0], [50.0, 50.0]]]))
+    lattice = gpu_checks.LatticeOnGPU().build(torch.tensor([[[0.0, 0.0], [50.0, 50.0]]]))
     matrices = (lattice.splat, *lattice.blurs, lattice.slice)
     arrays = sum(x.nbytes for m in matrices for x in (m.index, m.offsets, m.weight))
     tables = sum(len(m.offsets) for m in matrices[:-1])

@@ -17,6 +17,9 @@ from selflabel.kernels.gpu.launch import blocks, kernel_of, on_device
 BLOCK = 256
 """Pixels or vertices of a program."""
 
+FARTHEST = tl.constexpr(1e15)
+"""Beyond this a cell has no number."""
+
 SIMPLICES = 128
 """Pixels of a program that sorts the coordinates of each."""
 
@@ -56,6 +59,8 @@ def _numbering(low, high, programs, reach, ends, numbers, D: tl.constexpr, BLOCK
         lowest, highest = tl.min(least, 0), tl.max(most, 0)
         tl.store(ends + j, lowest)
         tl.store(ends + D + j, highest)
+        # a range without end is refused later
+        lowest, highest = tl.maximum(lowest, -FARTHEST), tl.minimum(highest, FARTHEST)
         tl.store(numbers + j, lowest.to(tl.int64) - reach)
         tl.store(numbers + D + j, product)
         backward -= product
