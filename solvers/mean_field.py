@@ -65,7 +65,15 @@ class MeanField:
     def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
         """One filtering a step."""
         done, start = torch.zeros(len(labels), dtype=torch.bool, device=labels.device), None
-        if _is_compiled(problem):
+        kernels = _kernels(problem)
+        if kernels is Backend.GPU:
+            from selflabel.numerics.descent.mean_field_gpu import FusedMeanField
+
+            fused = FusedMeanField(problem, labels, self.rtol)
+            while True:
+                fused.step()
+                yield LazyStep(fused.labels, fused.energies, converged=fused.done, start_energy=fused.start_energies)
+        if kernels is Backend.CPU:
             from selflabel.numerics.descent.mean_field import CompiledMeanField
 
             field = CompiledMeanField(problem, labels, self.rtol)
@@ -112,9 +120,15 @@ class MeanField:
             yield Step(labels, value, converged=done, start_energy=start)
 
 
-def _is_compiled(problem: Problem) -> bool:
-    if backend(Routine.MEAN_FIELD, problem.probs.device, problem.probs.dtype) is not Backend.CPU:
-        return False
-    from selflabel.numerics.descent.mean_field import supports
+def _kernels(problem: Problem) -> Backend:
+    """Whose kernels take the problem."""
+    found = backend(Routine.MEAN_FIELD, problem.probs.device, problem.probs.dtype)
+    if found is Backend.CPU:
+        from selflabel.numerics.descent.mean_field import supports
 
-    return supports(problem)
+        return found if supports(problem) else Backend.TORCH
+    if found is Backend.GPU:
+        from selflabel.numerics.descent import mean_field_gpu
+
+        return found if mean_field_gpu.supports(problem) else Backend.TORCH
+    return found

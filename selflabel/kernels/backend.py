@@ -50,6 +50,7 @@ GPU_DTYPES: dict[Routine, tuple[torch.dtype, ...]] = {
     Routine.DESCENT: (torch.float32,),
     Routine.GATED: (torch.float32,),
     Routine.LATTICE: (torch.float32,),
+    Routine.MEAN_FIELD: (torch.float32,),
 }
 """The same on a GPU."""
 

@@ -1,0 +1,121 @@
+"""Mean field by kernels in Triton, against the guarded steps in torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+
+from selflabel import DenseAffinity, Energy, GaussianKernel, GridAffinity, Problem, Solution, solve
+from selflabel.affinity import Exact
+from selflabel.kernels.backend import Backend, Routine, backend
+from selflabel.labels import UNLABELED
+from selflabel.numerics.descent.mean_field_gpu import supports
+from selflabel.solvers import MeanField
+from selflabel.terms import BILINEAR, STANDARD
+
+pytestmark = pytest.mark.needs_triton
+
+SIZE = (5, 7)
+
+
+@contextmanager
+def mean_field_by(kernels: Backend) -> Iterator[None]:
+    with patch("selflabel.solvers.mean_field.backend", lambda routine, device, dtype: kernels):
+        yield
+
+
+def problem(
+    classes: int,
+    generator: torch.Generator,
+    device: torch.device,
+    *,
+    weight: float = 0.2,
+    seeded: bool = True,
+    allowed: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Problem:
+    image = torch.rand(2, 1, *SIZE, generator=generator).to(device, dtype)
+    logits = 2 * torch.randn(2, classes, *SIZE, generator=generator).to(device, dtype)
+    seeds = torch.full((2, *SIZE), UNLABELED, device=device)
+    if seeded:
+        seeds[0, 1, 1:4], seeds[1, 4] = 0, classes - 1
+    kernels = (GaussianKernel(1.0, 3.0, 80.0), GaussianKernel(0.5, 2.0, None))
+    affinity = DenseAffinity.from_image(image, kernels, filtering=Exact())
+    energy = Energy(STANDARD, BILINEAR, coupling_weight=0.8, pairwise_weight=weight, entropy_weight=1.3)
+    return Problem.from_logits(energy, logits, seeds, affinity, allowed)
+
+
+def solved(given: Problem, kernels: Backend, **options: int) -> Solution:
+    with mean_field_by(kernels):
+        return solve(given, MeanField(rtol=1e-7), trace=True, **options)
+
+
+def check(given: Problem, **options: int) -> Solution:
+    found, expected = solved(given, Backend.GPU, **options), solved(given, Backend.TORCH, **options)
+    torch.testing.assert_close(found.labels, expected.labels, rtol=1e-4, atol=3e-5)
+    torch.testing.assert_close(found.start_energy, expected.start_energy, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found.energy, expected.energy, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found.energy, given.value(found.labels), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found.labels, given.feasible(found.labels))
+    assert found.trace is not None
+    assert bool((found.trace.diff(dim=0) <= 1e-6 * found.trace[1:].abs()).all())
+    return found
+
+
+@pytest.mark.parametrize("classes", [1, 2, 21, 150])
+def test_steps_as_in_torch(classes: int, generator: torch.Generator, kernel_device: torch.device) -> None:
+    check(problem(classes, generator, kernel_device), max_steps=4)
+
+
+def test_converges(generator: torch.Generator, kernel_device: torch.device) -> None:
+    found = check(problem(3, generator, kernel_device, seeded=False, weight=0.05))
+    assert int(found.steps.max()) < 100
+
+
+def test_a_weight_of_zero_and_excluded_classes(
+    generator: torch.Generator, kernel_device: torch.device
+) -> None:
+    allowed = torch.tensor([[True, False, True], [True, True, True]], device=kernel_device)
+    found = check(problem(3, generator, kernel_device, allowed=allowed), max_steps=3)
+    assert float(found.labels[0, 1].sum()) == 0
+    check(problem(3, generator, kernel_device, weight=0.0), max_steps=3)
+
+
+class Negative:
+    """A filter that is no positive semidefinite matrix: full steps raise the energy."""
+
+    def apply(self, values: Tensor) -> Tensor:
+        return 3 * values - values.sum(2, keepdim=True)
+
+    def degree(self) -> Tensor:
+        raise AssertionError
+
+
+def test_steps_are_halved_where_the_energy_would_rise(
+    generator: torch.Generator, kernel_device: torch.device
+) -> None:
+    """In one image of two, whose labels stay until a step is short enough."""
+    given = problem(3, generator, kernel_device, seeded=False, weight=0.5)
+    assert isinstance(given.affinity, DenseAffinity)
+    scale = torch.tensor([1.0, 0.05], device=kernel_device).view(2, 1, 1).expand(2, 1, SIZE[0] * SIZE[1])
+    object.__setattr__(given.affinity.filters[0], "filter", Negative())
+    object.__setattr__(given.affinity.filters[0], "scale", scale)
+    found = check(given, max_steps=12)
+    assert found.trace is not None
+    repeated = (found.trace.diff(dim=0) == 0).any(0).tolist()
+    assert repeated == [True, False]
+
+
+def test_what_does_not_fit_runs_in_torch(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    given = problem(3, generator, cpu)
+    assert supports(given)
+    assert not supports(problem(3, generator, cpu, dtype=torch.float64))
+    grid = GridAffinity.from_image(torch.rand(2, 1, *SIZE, generator=generator), 9.0)
+    assert not supports(Problem(given.energy, given.probs, given.seeds, grid))
+    assert backend(Routine.MEAN_FIELD, cuda, torch.float32) is Backend.GPU
+    monkeypatch.setattr("selflabel.kernels.backend.has_triton", lambda: False)
+    assert backend(Routine.MEAN_FIELD, cuda, torch.float32) is Backend.TORCH
