@@ -72,7 +72,9 @@ class MeanField:
             fused = FusedMeanField(problem, labels, self.rtol)
             while True:
                 fused.step()
-                yield LazyStep(fused.labels, fused.energies, converged=fused.done, start_energy=fused.start_energies)
+                yield LazyStep(
+                    fused.labels, fused.energies, converged=fused.done, start_energy=fused.start_energies
+                )
         if kernels is Backend.CPU:
             from selflabel.numerics.descent.mean_field import CompiledMeanField
 

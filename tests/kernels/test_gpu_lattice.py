@@ -67,7 +67,10 @@ def test_numbers_of_columns(classes: int, generator: torch.Generator, kernel_dev
     given = features(2, 37, 2, 4.0, generator)
     x = torch.randn(2, classes, 37, generator=generator)
     wanted = TorchLattice.build(given.double(), 1.3, 2).apply(x.double())
-    assert relative(TritonLattice.build(given.to(kernel_device), 1.3, 2).apply(x.to(kernel_device)), wanted) < 2e-6
+    assert (
+        relative(TritonLattice.build(given.to(kernel_device), 1.3, 2).apply(x.to(kernel_device)), wanted)
+        < 2e-6
+    )
 
 
 @pytest.mark.parametrize("images", [1, 2])
@@ -115,9 +118,7 @@ def test_a_batch_is_its_images_and_a_run_the_next(
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-def test_features_are_finite(
-    wrong: float, generator: torch.Generator, kernel_device: torch.device
-) -> None:
+def test_features_are_finite(wrong: float, generator: torch.Generator, kernel_device: torch.device) -> None:
     given = features(2, 20, 2, 4.0, generator)
     given[1, 7, 0] = wrong
     with pytest.raises(ValueError, match="expected finite features"):
@@ -128,7 +129,10 @@ def test_keys_fit(generator: torch.Generator, kernel_device: torch.device) -> No
     """Wide features have 64-bit keys; wider ones are an error."""
     given, x = features(1, 30, 3, 3e4, generator), torch.ones(1, 1, 30)
     wanted = TorchLattice.build(given, 1.3, 2).apply(x).double()
-    assert relative(TritonLattice.build(given.to(kernel_device), 1.3, 2).apply(x.to(kernel_device)), wanted) < 1e-5
+    assert (
+        relative(TritonLattice.build(given.to(kernel_device), 1.3, 2).apply(x.to(kernel_device)), wanted)
+        < 1e-5
+    )
     with pytest.raises(ValueError, match="64-bit keys"):
         TritonLattice.build(features(1, 9, 6, 1e5, generator).to(kernel_device), 1.3, 2)
 
@@ -148,8 +152,7 @@ def test_tables_between_blurs(
     stride: int, radius: int, generator: torch.Generator, kernel_device: torch.device
 ) -> None:
     """The union of the shifted tables, and the neighbors in both directions, as by sorting and by searching."""
-    table = torch.randint(0, 3000, (170,), generator=generator).unique()
-    other = torch.randint(0, 3000, (60,), generator=generator).unique()
+    table, other = (torch.unique(torch.randint(0, 3000, (n,), generator=generator)) for n in (170, 60))
     wanted, weights = spread(table, stride, radius), torch.arange(1, 2 * radius + 2).double()
     here, step = table.to(kernel_device), torch.tensor(stride, device=kernel_device)
     made = vertices.Spread.of(here, step, radius)
@@ -199,7 +202,9 @@ def test_an_affinity_and_its_gradient(
     monkeypatch.setattr(
         "selflabel.affinity.filters.lattice.backend", lambda routine, device, dtype: Backend.GPU
     )
-    found = both_ways(image.to(kernel_device), labels.float().to(kernel_device), weight.float().to(kernel_device))
+    found = both_ways(
+        image.to(kernel_device), labels.float().to(kernel_device), weight.float().to(kernel_device)
+    )
     for one, other in zip(found, expected, strict=True):
         assert relative(one, other) < 3e-6
 

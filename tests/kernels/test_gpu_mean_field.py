@@ -48,13 +48,13 @@ def problem(
     return Problem.from_logits(energy, logits, seeds, affinity, allowed)
 
 
-def solved(given: Problem, kernels: Backend, **options: int) -> Solution:
+def solved(given: Problem, kernels: Backend, max_steps: int = 200) -> Solution:
     with mean_field_by(kernels):
-        return solve(given, MeanField(rtol=1e-7), trace=True, **options)
+        return solve(given, MeanField(rtol=1e-7), trace=True, max_steps=max_steps)
 
 
-def check(given: Problem, **options: int) -> Solution:
-    found, expected = solved(given, Backend.GPU, **options), solved(given, Backend.TORCH, **options)
+def check(given: Problem, max_steps: int = 200) -> Solution:
+    found, expected = (solved(given, kernels, max_steps) for kernels in (Backend.GPU, Backend.TORCH))
     torch.testing.assert_close(found.labels, expected.labels, rtol=1e-4, atol=3e-5)
     torch.testing.assert_close(found.start_energy, expected.start_energy, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(found.energy, expected.energy, rtol=1e-6, atol=1e-5)

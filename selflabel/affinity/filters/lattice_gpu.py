@@ -1,6 +1,6 @@
 """The permutohedral lattice in Triton: the vertices, weights and sums of `TorchLattice`, all columns of a row at once.
 
-The tables that the blurs pass are those of `TorchLattice`, up to vertices from which no path leads on, which add nothing.
+The tables between the blurs are those of `TorchLattice`, and some vertices more, which add nothing.
 """
 
 import math

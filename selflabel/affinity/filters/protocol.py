@@ -120,6 +120,7 @@ def check_features_shape(features: Tensor) -> None:
     if features.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"expected float32 or float64 features, got {features.dtype}")
 
+
 def check_values(values: Tensor, batch: int | None, pixels: int, dtype: torch.dtype) -> None:
     """Raise `ValueError` unless values are ``[batch k pixels]`` of the given type; batch None: any number of images."""
     fits = values.ndim == 3 and values.shape[2] == pixels and batch in (None, values.shape[0])

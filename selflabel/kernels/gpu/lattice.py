@@ -14,7 +14,16 @@ VECTOR = tl.constexpr(4)
 
 @kernel_of("columns", "vectors", "own_scale")
 def _rows(
-    values, scale, to, pixels, columns, vectors, own_scale, SCALED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    values,
+    scale,
+    to,
+    pixels,
+    columns,
+    vectors,
+    own_scale,
+    SCALED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
     width = vectors * VECTOR
     image = tl.program_id(2)
@@ -30,7 +39,18 @@ def _rows(
 
 
 @kernel_of("count", "vectors")
-def _sums(x, index, weight, ends, to, count, vectors, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _sums(
+    x,
+    index,
+    weight,
+    ends,
+    to,
+    count,
+    vectors,
+    WEIGHTED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     width = vectors * VECTOR
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -49,12 +69,16 @@ def _sums(x, index, weight, ends, to, count, vectors, WEIGHTED: tl.constexpr, RO
             at = (first + step).to(tl.int64)[:, None] * width + column[None, :]
             total += tl.load(x + at, mask=there[:, None] & wanted[None, :], other=0.0)
     tl.store(
-        to + row.to(tl.int64)[:, None] * width + column[None, :], total, mask=inside[:, None] & wanted[None, :]
+        to + row.to(tl.int64)[:, None] * width + column[None, :],
+        total,
+        mask=inside[:, None] & wanted[None, :],
     )
 
 
 @kernel_of("count", "vectors")
-def _blur(x, neighbors, taps, to, count, vectors, TAPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _blur(
+    x, neighbors, taps, to, count, vectors, TAPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
     width = vectors * VECTOR
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -66,7 +90,9 @@ def _blur(x, neighbors, taps, to, count, vectors, TAPS: tl.constexpr, ROWS: tl.c
         there = (neighbor >= 0)[:, None] & wanted[None, :]
         total += tl.load(taps + tap) * tl.load(x + at, mask=there, other=0.0)
     tl.store(
-        to + row.to(tl.int64)[:, None] * width + column[None, :], total, mask=inside[:, None] & wanted[None, :]
+        to + row.to(tl.int64)[:, None] * width + column[None, :],
+        total,
+        mask=inside[:, None] & wanted[None, :],
     )
 
 
@@ -152,7 +178,16 @@ def _sum(x: Tensor, index: Tensor, weight: Tensor, ends: Tensor, to: Tensor, wei
     height, across = tile(width)
     with on_device(to):
         _sums[(blocks(count, height), blocks(width, across))](
-            x, index, weight, ends, to, count, width // VECTOR.value, WEIGHTED=weighted, ROWS=height, COLUMNS=across
+            x,
+            index,
+            weight,
+            ends,
+            to,
+            count,
+            width // VECTOR.value,
+            WEIGHTED=weighted,
+            ROWS=height,
+            COLUMNS=across,
         )
 
 
@@ -169,7 +204,7 @@ def blur(x: Tensor, neighbors: Tensor, taps: Tensor, to: Tensor) -> None:
 def slice_rows(
     x: Tensor, vertex: Tensor, weight: Tensor, scale: Tensor | None, to: Tensor, factor: float | None = None
 ) -> None:
-    """``to[b k n] = scale · Σ_c weight[b n c] · x[vertex[b n c]]``; with a factor, so many times this is added to it."""
+    """``to[b k n] = scale · Σ_c weight[b n c] · x[vertex[b n c]]``; with a factor, added so many times."""
     batch, columns, pixels = to.shape
     width = x.shape[1]
     height, across = tile(width)

@@ -31,7 +31,7 @@ def kernel_of(*sizes: str) -> Callable[[Callable[..., Any]], Any]:
 
 def on_device(array: Tensor) -> AbstractContextManager[Any]:
     """Launches inside of it go to the device of the array."""
-    context: AbstractContextManager[Any] = torch.cuda.device_of(array)  # type: ignore[no-untyped-call]
+    context: AbstractContextManager[Any] = torch.cuda.device_of(array)
     return context
 
 

@@ -162,7 +162,7 @@ class Labels(NamedTuple):
 def update(current: Labels, trial: Labels, accepted: Tensor, rates: Tensor, terms: Terms) -> None:
     """One step in the logits, from the trial where it is accepted, else from the current labels.
 
-    Writes the new trial to ``current.value``, and to `trial` the labels that it starts from: the two change their parts.
+    Writes the new trial to ``current.value``, and to `trial` the labels that it starts from: the two change roles.
     A step goes by the `rates` of the images from their logits to those that minimize the tangent.
     """
     batch, classes, pixels = current.value.shape

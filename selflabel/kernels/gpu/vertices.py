@@ -28,7 +28,9 @@ ENDS = 1024
 
 
 @kernel_of("pixels", "every")
-def _positions(features, middle, t, low, high, pixels, every, scale, shear, D: tl.constexpr, BLOCK: tl.constexpr):
+def _positions(
+    features, middle, t, low, high, pixels, every, scale, shear, D: tl.constexpr, BLOCK: tl.constexpr
+):
     program = tl.program_id(0)
     # beyond the last pixel the last one again, which changes no range
     pixel = tl.minimum(program * BLOCK + tl.arange(0, BLOCK), every - 1)
@@ -71,7 +73,17 @@ def _numbering(low, high, programs, reach, ends, numbers, D: tl.constexpr, BLOCK
 
 @kernel_of("pixels", "every")
 def _simplices(
-    t, numbers, factors, root_gain, keys, weights, pixels, every, D: tl.constexpr, CORNERS: tl.constexpr, BLOCK: tl.constexpr
+    t,
+    numbers,
+    factors,
+    root_gain,
+    keys,
+    weights,
+    pixels,
+    every,
+    D: tl.constexpr,
+    CORNERS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside, corner = pixel < every, tl.arange(0, CORNERS)
@@ -231,7 +243,16 @@ def _meeting(
 
 @kernel_of("size")
 def _merge(
-    table, size, step, found, sums, to, neighbors, FORTH: tl.constexpr, RADIUS: tl.constexpr, BLOCK: tl.constexpr
+    table,
+    size,
+    step,
+    found,
+    sums,
+    to,
+    neighbors,
+    FORTH: tl.constexpr,
+    RADIUS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row, shift = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     inside = row < size
@@ -240,7 +261,9 @@ def _merge(
     for tap in tl.static_range(2 * RADIUS + 1):
         lower = tl.load(found + _at(shift - tap + 2 * RADIUS, size, row), mask=inside, other=0) // 2
         start = _at(tap, size, tl.zeros_like(row))
-        place += tl.load(sums + start + lower, mask=inside, other=0) - tl.load(sums + start, mask=inside, other=0)
+        place += tl.load(sums + start + lower, mask=inside, other=0) - tl.load(
+            sums + start, mask=inside, other=0
+        )
     at = _at(shift, size, row)
     flag = tl.load(sums + at + 1, mask=inside, other=0) - tl.load(sums + at, mask=inside, other=0)
     new = inside & (flag > 0)
@@ -249,7 +272,9 @@ def _merge(
     if FORTH:
         for tap in tl.static_range(2 * RADIUS + 1):
             hit = tl.load(found + _at(shift + tap, size, row), mask=new, other=0)
-            tl.store(neighbors + place.to(tl.int64) * taps + tap, tl.where(hit % 2 == 1, hit // 2, -1), mask=new)
+            tl.store(
+                neighbors + place.to(tl.int64) * taps + tap, tl.where(hit % 2 == 1, hit // 2, -1), mask=new
+            )
     else:
         tl.store(neighbors + row.to(tl.int64) * taps + shift, place, mask=inside)
 
@@ -260,9 +285,7 @@ def _nearest(source, size, target, count, step, rounds, neighbors, RADIUS: tl.co
     inside = row < count
     wanted = tl.load(target + row, mask=inside, other=0) + (tap - RADIUS) * tl.load(step)
     place, there = _lower_bound(source, size, wanted, rounds)
-    tl.store(
-        neighbors + row.to(tl.int64) * (2 * RADIUS + 1) + tap, tl.where(there, place, -1), mask=inside
-    )
+    tl.store(neighbors + row.to(tl.int64) * (2 * RADIUS + 1) + tap, tl.where(there, place, -1), mask=inside)
 
 
 def positions(
@@ -280,14 +303,14 @@ def positions(
     low, high = (features.new_empty(programs, d) for _ in range(2))
     ends, numbers = features.new_empty(2 * d), features.new_empty(2 * d + 2, dtype=torch.int64)
     with on_device(features):
-        _positions[(programs,)](
-            features, middle, t, low, high, pixels, every, scale, shear, D=d, BLOCK=ENDS
-        )
+        _positions[(programs,)](features, middle, t, low, high, pixels, every, scale, shear, D=d, BLOCK=ENDS)
         _numbering[(1,)](low, high, programs, reach, ends, numbers, D=d, BLOCK=ENDS)
     return t, ends, numbers
 
 
-def simplices(t: Tensor, numbers: Tensor, factors: Tensor, root_gain: float, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+def simplices(
+    t: Tensor, numbers: Tensor, factors: Tensor, root_gain: float, kind: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Keys and weights ``[b n corners]`` of the vertices around each pixel, as `kernels.cpu.lattice.simplices`.
 
     `factors`: the matrix of the quadratic form of the weights, ``[corners, width]``, its width a power of two.
