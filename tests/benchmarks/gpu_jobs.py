@@ -123,14 +123,12 @@ def draw(shape: Shape, device: torch.device) -> tuple[Tensor, Tensor]:
 def bytes_of_lattice(lattice: Any, channels: int) -> float:
     """Bytes of one filtering: all matrices once, the values in and out, each table between two products twice.
 
-    The matrices are those of `TorchLattice`, or the lists of `TritonLattice`.
+    Matrices are those of `TorchLattice`, or the lists of `TritonLattice`.
     """
     if not isinstance(lattice, TorchLattice):
-        entries = 4 * lattice.weight.numel() + len(lattice.entries.pieces)
-        neighbors = sum(each.numel() for each in lattice.neighbors)
+        lists = 4 * lattice.weight.numel() + sum(each.numel() for each in lattice.neighbors)
         rows = lattice.vertices + sum(len(each) for each in lattice.neighbors)
-        values = 2 * lattice.batch * lattice.pixels + 2 * rows
-        return NUMBER * (entries + neighbors + channels * values)
+        return NUMBER * (lists + 2 * channels * (lattice.batch * lattice.pixels + rows))
     matrices = (lattice.splat, *lattice.blurs, lattice.slice)
     sparse = sum(NUMBER * (m.index.numel() + m.weight.numel() + m.offsets.numel()) for m in matrices)
     tables = sum(m.offsets.numel() for m in matrices[:-1])
@@ -246,9 +244,7 @@ def mean_field(sizes: Sizes, device: torch.device) -> Iterator[Job]:
         lattice: Any = affinity.filters[0].filter
         labels = NUMBER * logits.numel()
         moved = (steps + 1) * (bytes_of_lattice(lattice, shape[1]) + 2 * labels) + steps * 3 * labels
-        counted = (
-            "11 filterings by the lattice and by place (2 labels), 10 updates (labels, unaries to labels)"
-        )
+        counted = "11 filterings by the lattice and by place (2 labels), 10 updates (3 labels)"
         name = f"mean field, {steps} iterations, {by(shape)}"
         yield Job(name, partial(solve, problem, solver, max_steps=steps), moved, counted)
 

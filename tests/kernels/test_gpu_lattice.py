@@ -14,7 +14,7 @@ from selflabel.affinity.filters.lattice_gpu import TritonLattice
 from selflabel.affinity.filters.lattice_torch import TorchLattice, blur, spread
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.kernels.gpu import lattice as kernels
-from selflabel.kernels.gpu import launch, vertices
+from selflabel.kernels.gpu import launch, simplices, vertices
 
 pytestmark = pytest.mark.needs_triton
 
@@ -23,7 +23,8 @@ pytestmark = pytest.mark.needs_triton
 def few_programs(kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter's time is that of programs, not of pixels."""
     if kernel_device.type == "cpu":
-        monkeypatch.setattr(vertices, "BLOCK", 512)
+        for module in (simplices, vertices):
+            monkeypatch.setattr(module, "BLOCK", 512)
         monkeypatch.setattr(launch, "TILE", 8192)
 
 
@@ -133,7 +134,7 @@ def test_keys_fit(generator: torch.Generator, kernel_device: torch.device) -> No
         relative(TritonLattice.build(given.to(kernel_device), 1.3, 2).apply(x.to(kernel_device)), wanted)
         < 1e-5
     )
-    with pytest.raises(ValueError, match="64-bit keys"):
+    with pytest.raises(ValueError, match="lattice cells"):
         TritonLattice.build(features(1, 9, 6, 1e5, generator).to(kernel_device), 1.3, 2)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from selflabel.affinity.filters.permutohedral import blur_taps, diagonal_factors, gain, key_strides
 from selflabel.affinity.filters.protocol import NOT_FINITE, check_values
 from selflabel.kernels.gpu import lattice as kernels
-from selflabel.kernels.gpu import vertices
+from selflabel.kernels.gpu import simplices, vertices
 from selflabel.kernels.gpu.launch import padded
 
 PIECE = 64
@@ -27,7 +27,7 @@ class TritonLattice:
 
     batch: int
     pixels: int
-    entries: vertices.Entries
+    entries: simplices.Entries
     weight: Float[Tensor, "b n corners"]
     neighbors: tuple[Int[Tensor, "_ taps"], ...]
     """The blurs in turn: for each row the row before them at each tap, -1 if there is none."""
@@ -45,15 +45,15 @@ class TritonLattice:
         constants = _constants(variance, radius, d, features.device)
         low, high = torch.aminmax(features, dim=1)
         scale, shear = math.sqrt(variance), (math.sqrt(1 + d) - 1) / d
-        t, ends, numbers = vertices.positions(features, (low + high) / 2, scale, shear, 2 * radius)
+        t, ends, numbers = simplices.positions(features, (low + high) / 2, scale, shear, 2 * radius)
         found = ends.tolist()
         if not all(map(math.isfinite, found)):
             raise ValueError(NOT_FINITE)
         _, _, image = key_strides([int(x) for x in found[:d]], [int(x) for x in found[d:]], radius, batch)
         kind = torch.int32 if batch * image < 2**31 else torch.int64  # sorts twice as fast
         root = math.sqrt(gain(variance, d, blur_taps(variance, radius)))
-        keys, weight = vertices.simplices(t, numbers, constants.factors, root, kind)
-        entries = vertices.entries(keys, weight, PIECE)
+        keys, weight = simplices.simplices(t, numbers, constants.factors, root, kind)
+        entries = simplices.entries(keys, weight, PIECE)
         steps = tuple(numbers[d : 2 * d + 1].unbind())
         return cls(batch, n, entries, weight, _blurs(entries.table, steps, radius), constants.taps)
 

@@ -1,1 +1,1 @@
-"""The place of kernels in Triton, under the file names of `selflabel.kernels.cpu`. There are none yet."""
+"""Kernels in Triton, under the file names of `selflabel.kernels.cpu` where there is a counterpart."""

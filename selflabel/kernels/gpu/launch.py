@@ -12,6 +12,9 @@ from torch import Tensor
 TILE = 1024
 """Numbers of a block of rows and columns that a program works on."""
 
+BLOCK = 256
+"""Pixels, entries or vertices of a program that has no columns."""
+
 WIDEST = 32
 """Columns of a block, at most."""
 
