@@ -29,7 +29,9 @@ class Step:
     - `energy`: ``problem.value(labels)``;
     - `bound`: a lower bound of the energy;
     - `converged`: the images that are finished, whose labels change no more;
-    - `start_energy`: the energy of the labels that the solver started from, in its first step.
+    - `start_energy`: the energy of the labels that the solver started from, in its first step;
+    - `is_look_due`: False where finished images cost so little that the host need not wait for the device to know
+      whether all are.
     """
 
     labels: Float[Tensor, "b k *s"]
@@ -37,6 +39,7 @@ class Step:
     bound: Float[Tensor, " b"] | None = None
     converged: Bool[Tensor, " b"] | None = None
     start_energy: Float[Tensor, " b"] | None = None
+    is_look_due: bool = True
 
 
 class LazyStep(Step):
@@ -49,8 +52,10 @@ class LazyStep(Step):
         bound: Float[Tensor, " b"] | None = None,
         converged: Bool[Tensor, " b"] | None = None,
         start_energy: Float[Tensor, " b"] | None = None,
+        is_look_due: bool = True,
     ) -> None:
         values = {"energy": energy, "bound": bound, "converged": converged, "start_energy": start_energy}
+        object.__setattr__(self, "is_look_due", is_look_due)
         for name, value in {"read": labels, **values}.items():
             object.__setattr__(self, name, value)
 
@@ -269,7 +274,7 @@ def _run(
             callback(count, Step(copy, step.energy, step.bound, step.converged, step.start_energy))
         if step.converged is not None:
             done = done | step.converged
-            if bool(done.all()):
+            if (step.is_look_due or trace or callback is not None) and bool(done.all()):
                 break
     found = _read(step, solver, labels)
     _check_sums(found, solver)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import ClassVar
 
 import torch
@@ -129,7 +129,7 @@ class GradientDescent:
     def _few_steps(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         step, unknown = Step(labels), labels.new_zeros(len(labels), dtype=torch.float64)
         for step in islice(self._descend(problem, labels, unknown), self.coarse_steps):
-            if step.converged is not None and bool(step.converged.all()):
+            if step.is_look_due and step.converged is not None and bool(step.converged.all()):
                 break
         return step.labels
 
@@ -185,7 +185,7 @@ def _conjugate(search: LineSearch, rtol: float, start_energy: Float[Tensor, " b"
     search.accept(every)
     search.turn(every, zero, one)
     rate, quiet, energy, done = one, zero, start.energy, start.gradient_norm == 0
-    while True:
+    for number in count(1):
         trial = search.evaluate(rate, done)
         slack = 1e-7 * energy.abs()  # the rounding of float32 labels
         accepted = (trial.energy <= energy + slack) & ~done
@@ -196,7 +196,8 @@ def _conjugate(search: LineSearch, rtol: float, start_energy: Float[Tensor, " b"
         stuck = ~accepted & (rate < LEAST_RATE)
         energy = torch.where(accepted, trial.energy, energy)
         done = done | (quiet >= QUIET_STEPS) | stuck
-        yield LazyStep(search.labels, energy, converged=done, start_energy=start_energy)
+        look = number % search.steps_between_looks == 0
+        yield LazyStep(search.labels, energy, converged=done, start_energy=start_energy, is_look_due=look)
         limited_away = ~accepted & (trial.slope_start >= 0)  # what was left of the direction is not downhill
         beta = torch.where(accepted, hestenes_stiefel(trial), 0.0)
         search.turn(accepted | limited_away, beta, rate)

@@ -349,3 +349,24 @@ def test_sums_as_rough_as_those_of_the_prediction_are_taken() -> None:
     case = make_case(ENERGY, "grid4")
     solution = solve(replace(case, probs=case.probs * (1 + 9e-4)).problem, Fade((0, 0)))
     assert solution.results == (Result.CONVERGED,) * 2
+
+
+def test_the_device_is_not_waited_for_where_no_look_is_due() -> None:
+    """Images that are done wait for the next look and count no more steps; with a trace each step is looked at."""
+    asked: list[int] = []
+
+    class Cheap(Fade):
+        def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
+            for count in range(1, 100):
+                asked.append(count)
+                converged = torch.tensor([True, count >= 2])
+                yield Step(labels, converged=converged, is_look_due=count % 4 == 0)
+
+    problem = make_case(ENERGY, "grid4").problem
+    solution = solve(problem, Cheap())
+    assert asked == [1, 2, 3, 4]
+    assert solution.steps.tolist() == [1, 2]
+    assert solve(problem, Cheap(), max_steps=3).results == (Result.CONVERGED,) * 2
+    asked.clear()
+    solve(problem, Cheap(), trace=True)
+    assert asked == [1, 2]

@@ -1,5 +1,7 @@
 """Line search on square roots of labels in kernels for a GPU: two launches a step, and no wait."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -71,6 +73,8 @@ class GPUSearch:
 
     Takes the steps of `TorchSearch`, but for rounding. Memory: six times the labels, prediction included.
     """
+
+    steps_between_looks: ClassVar[int] = 8
 
     def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> None:
         energy, affinity, product = problem.energy, problem.affinity, problem.energy.coupling.product
