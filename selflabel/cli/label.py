@@ -9,7 +9,7 @@ import typer
 
 import selflabel
 from selflabel.cli.config.declarations import Argument, Option, known, option_group
-from selflabel.cli.config.options import RUN, LabelerOptions, SeedsOffset, Stems, Unlabeled
+from selflabel.cli.config.options import RUN, Colors, LabelerOptions, SeedsOffset, Stems, Unlabeled, Values
 
 if TYPE_CHECKING:
     from selflabel.labeling.folder import Outcome
@@ -37,6 +37,8 @@ class FileOptions:
     probs_key: Annotated[str, Option("Name of the array in npz files.")] = ""
     unlabeled: Unlabeled = 255
     seeds_offset: SeedsOffset = 0
+    values: Values = None
+    colors: Colors = None
     num_classes: Annotated[int | None, Option("Seeds of class N or above are an error.", min=1, max=255)] = (
         None
     )
@@ -143,7 +145,7 @@ def _owned(out: Path, part: "Shard") -> Iterator[None]:
 def _settings(options: LabelOptions) -> "LabelingSettings":
     """Everything that decides the labels. Raises `ValueError` for unknown names and parts that do not fit together."""
     from selflabel.cli.config import registry
-    from selflabel.files.label_files import LabelFormat
+    from selflabel.cli.config.label_formats import label_format
     from selflabel.files.probabilities import ProbabilityFormat
     from selflabel.labeling.settings import LabelingSettings
 
@@ -151,7 +153,7 @@ def _settings(options: LabelOptions) -> "LabelingSettings":
         raise ValueError("--all-classes needs --probs: without, only classes with seeds can win")
     settings = LabelingSettings(
         labeler=registry.labeler(options, predicted=options.probs is not None),
-        seeds_format=LabelFormat(options.unlabeled, options.seeds_offset),
+        seeds_format=label_format(options.unlabeled, options.seeds_offset, options.values, options.colors),
         probs_format=ProbabilityFormat(
             known("layout", options.probs_layout, registry.CHANNELS_LAST), options.probs_key
         ),

@@ -42,6 +42,14 @@ class ScoreOptions:
     ] = None
     unlabeled: Annotated[int, Option("Value in TRUTH of pixels that do not count.")] = 255
     truth_offset: Annotated[int, Option("Value in TRUTH of class 0.")] = 0
+    values: Annotated[
+        str | None, Option("Values in TRUTH of class 0, 1, ..., such as 0,255.", shown="0,1,2,...")
+    ] = None
+    colors: Annotated[
+        str | None, Option("File of the colors of classes, CSV or JSON, for a colored TRUTH.", metavar="FILE")
+    ] = None
+    pred_values: Annotated[str | None, Option("As --values, in PRED.", shown="0,1,2,...")] = None
+    pred_colors: Annotated[str | None, Option("As --colors, of PRED.", metavar="FILE")] = None
 
 
 def score(options: ScoreOptions) -> None:
@@ -75,8 +83,10 @@ def score(options: ScoreOptions) -> None:
 
 def _scored(options: ScoreOptions, num_classes: int | None) -> "FolderScore":
     from selflabel.cli import screen
+    from selflabel.cli.config.label_formats import label_format
+    from selflabel.files import UNLABELED
     from selflabel.files.folders import by_stem
-    from selflabel.files.label_files import LABEL_SUFFIXES, LabelFormat
+    from selflabel.files.label_files import LABEL_SUFFIXES
     from selflabel.files.lists import read_stems
     from selflabel.metrics.folders import Rules, score_folder
 
@@ -84,7 +94,8 @@ def _scored(options: ScoreOptions, num_classes: int | None) -> "FolderScore":
         num_classes=num_classes,
         first=_first(options),
         distances=options.hd95,
-        truth=LabelFormat(options.unlabeled, options.truth_offset),
+        truth=label_format(options.unlabeled, options.truth_offset, options.values, options.colors),
+        given=label_format(UNLABELED, 0, options.pred_values, options.pred_colors),
     )
     stems = None
     if options.stems is not None:

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from selflabel.datasets.letterbox import Letterbox
+from selflabel.files.conventions import check_no_mask, check_truth
 from selflabel.files.digest import digest
 from selflabel.files.folders import by_stem
 from selflabel.files.images import IMAGE_SUFFIXES, image_channels, image_size, read_image
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, read_index
 from selflabel.files.lists import read_stems
-from selflabel.files.opening import FileError, read_file
+from selflabel.files.opening import FileError, about, read_file
 from selflabel.labels import UNLABELED
 
 LUMA = (0.299, 0.587, 0.114)
@@ -191,7 +192,7 @@ class Folder(Dataset[Sample]):
         image = self._image(picture)
         shape = (image.shape[1], image.shape[2])
         seeds = torch.full(shape, UNLABELED) if seeds_file is None else self._seeds(seeds_file, shape, stem)
-        mask = None if mask_file is None else self._index(mask_file, shape, self.masks_format)
+        mask = None if mask_file is None else self._mask(mask_file, shape)
         if self.size is not None:
             letterbox = Letterbox(*shape, self.size)
             image, seeds = letterbox.image(image), letterbox.seeds(seeds)
@@ -206,7 +207,15 @@ class Folder(Dataset[Sample]):
         seeds = self._index(path, shape, self.scribbles_format)
         if bool((seeds != UNLABELED).all()):
             self._whole.add(stem)
+        with about(path):
+            check_no_mask(_counts(seeds), self.scribbles_format, self.classes)
         return seeds
+
+    def _mask(self, path: Path, shape: tuple[int, int]) -> Int64[Tensor, "h w"]:
+        mask = self._index(path, shape, self.masks_format)
+        with about(path):
+            check_truth(_counts(mask), self.masks_format, self.classes, "mask", "--masks-values")
+        return mask
 
     def _index(self, path: Path, shape: tuple[int, int], form: LabelFormat) -> Int64[Tensor, "h w"]:
         index = read_index(path, form)
@@ -218,7 +227,7 @@ class Folder(Dataset[Sample]):
         if wrong.size:
             offset = form.offset
             shown = ", ".join(str(value + offset) for value in wrong[:8].astype(int))
-            remedy = "raise the number of classes, or say what the values mean (LabelFormat)"
+            remedy = "raise the number of classes, or say what the values mean (--values, --masks-values)"
             if wrong.size == 1:
                 remedy += f"; if {wrong[0] + offset} means unlabeled, that it does (--unlabeled {wrong[0] + offset})"
             raise ValueError(
@@ -273,6 +282,11 @@ def _channels(path: Path) -> int | None:
         return image_channels(path)
     except FileError:
         return None
+
+
+def _counts(index: Int64[Tensor, "h w"]) -> Int64[np.ndarray, "values"]:
+    """How often each index occurs."""
+    return np.bincount(index.numpy().ravel(), minlength=UNLABELED + 1)
 
 
 def _shape(image: Tensor) -> str:

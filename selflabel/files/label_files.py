@@ -22,7 +22,7 @@ _LARGEST_WHOLE = 2**24
 """Up to here float32 has all whole numbers."""
 _HOW = (
     "label files hold one class index a pixel (a palette or gray PNG), not colors: "
-    "save them without converting to RGB, e.g. PIL.Image.fromarray(index)"
+    "save them without converting to RGB, e.g. PIL.Image.fromarray(index), or list the colors of the classes (--colors)"
 )
 
 
@@ -30,28 +30,93 @@ _HOW = (
 class LabelFormat:
     """The meaning of the numbers in a label file; nothing is guessed from the file.
 
-    unlabeled: the value of pixels without a label.
+    unlabeled: the value of pixels without a label; -1 where every pixel has one.
     offset: the value of class 0. napari and ilastik write 0 for unlabeled, classes from 1: `LabelFormat(0, 1)`.
+    values: the value of each class, such as (0, 255) for masks; other values than these and `unlabeled` are errors.
+    Where 255 is one of them it is a class, and no value means unlabeled unless another is named.
+    colors: for colored files, red, green, blue and the class of each color (255: unlabeled).
+
+    Raises `ValueError` for more than one of `offset`, `values` and `colors`, values twice, more than 255 of them, and a
+    value of a class that also means unlabeled.
     """
 
     unlabeled: int = UNLABELED
     offset: int = 0
+    values: tuple[int, ...] = ()
+    colors: tuple[tuple[int, int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.offset) + bool(self.values) + bool(self.colors) > 1:
+            raise ValueError("expected an offset, values or colors of the classes, got more than one of them")
+        if len(set(self.values)) < len(self.values) or len(self.values) > UNLABELED:
+            raise ValueError(f"expected up to {UNLABELED} different values, one a class, got {self.values}")
+        if self.unlabeled in self.values and self.unlabeled != UNLABELED:
+            raise ValueError(f"the value {self.unlabeled} cannot be a class and mean unlabeled")
+
+    @property
+    def explicit(self) -> bool:
+        """True if each value or color of a class is named."""
+        return bool(self.values or self.colors)
 
     def decode(self, values: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
         """Class indices of file values, 255 where there is no label.
 
-        Raises `ValueError` if a value stands for a class below 0 or above 254.
+        Raises `ValueError` if a value stands for a class below 0 or above 254, or for none of `values`.
         """
-        empty = values == self.unlabeled
-        index = values.astype(np.int64) - self.offset
-        wrong = ~empty & ((index < 0) | (index >= UNLABELED))
+        if values.dtype in (np.uint8, np.uint16):
+            present = np.flatnonzero(np.bincount(values.ravel()))
+            table = np.zeros(int(present[-1]) + 1 if present.size else 1, dtype=np.uint8)
+            table[present] = [self._class_of(value) for value in present.tolist()]
+            index: UInt8[np.ndarray, "h w"] = table[values]
+            return index
+        present, places = np.unique(values, return_inverse=True)
+        classes = np.array([self._class_of(value) for value in present.tolist()], dtype=np.uint8)
+        return classes[places.reshape(values.shape)]
+
+    def decode_colors(self, colors: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w"]:
+        """Class indices of RGB or RGBA, 255 where there is no label: fully transparent pixels have none.
+
+        Raises `ValueError` for colors that are not listed, and for pixels that are transparent in part.
+        """
+        packed = colors[..., :3].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+        clear = np.zeros(packed.shape, dtype=bool)
+        if colors.shape[2] == 4:
+            clear = colors[..., 3] == 0
+            if not (clear | (colors[..., 3] == UNLABELED)).all():
+                raise ValueError(
+                    "expected pixels of full color or none, got some that are transparent in part"
+                )
+        known = {(red << 16) | (green << 8) | blue: index for red, green, blue, index in self.colors}
+        present, places = np.unique(packed, return_inverse=True)
+        unknown = {value for value in present.tolist() if value not in known}
+        wrong = np.isin(packed, list(unknown)) & ~clear
         if wrong.any():
-            found = int(values[wrong][0])
+            value, count = int(packed[wrong][0]), len({*packed[wrong].tolist()})
+            color = (value >> 16, value >> 8 & 255, value & 255)
             raise ValueError(
-                f"value {found} is no class: with offset {self.offset} classes are {self.offset} to "
+                f"the color {color} is no class, and {count - 1} others are not: list them with their classes (255 for "
+                f"unlabeled), or save the file without JPEG, smooth edges and resizing"
+            )
+        classes = np.array([known.get(value, UNLABELED) for value in present.tolist()], dtype=np.uint8)
+        return np.where(clear, np.uint8(UNLABELED), classes[places.reshape(packed.shape)])
+
+    def _class_of(self, value: int) -> int:
+        if value in self.values:
+            return self.values.index(value)
+        if value == self.unlabeled:
+            return UNLABELED
+        if self.values:
+            raise ValueError(
+                f"value {value} is no class: the classes have the values {', '.join(map(str, self.values))}, and "
+                f"{self.unlabeled} means unlabeled"
+            )
+        index = value - self.offset
+        if not 0 <= index < UNLABELED:
+            raise ValueError(
+                f"value {value} is no class: with offset {self.offset} classes are {self.offset} to "
                 f"{self.offset + UNLABELED - 1}, and {self.unlabeled} means unlabeled"
             )
-        return np.where(empty, UNLABELED, index).astype(np.uint8)
+        return index
 
 
 VOC_FORMAT: Final = LabelFormat()
@@ -70,18 +135,35 @@ def read_index(path: Path, form: LabelFormat = VOC_FORMAT) -> UInt8[np.ndarray, 
 def decode_index(data: bytes, suffix: str = "", form: LabelFormat = VOC_FORMAT) -> UInt8[np.ndarray, "h w"]:
     """The labels in the bytes of a file: the numbers that it stores, of whatever depth, never rescaled or colored.
 
-    Palette, gray and 1-bit images of all formats that keep numbers, integer TIFF, and TIFF of whole floats.
+    Palette, gray and 1-bit images of all formats that keep numbers, integer TIFF, and TIFF of whole floats; where
+    `form` lists colors, the colors of whatever image.
 
     Raises `ValueError` for colors (with what to do about it), formats that change numbers (JPEG), fractions, and
     for values that are no class; else as `decode_image` does.
     """
-    return form.decode(_numbers(read_raster(data, suffix)))
+    raster = read_raster(data, suffix)
+    if not raster.exact:
+        raise ValueError(f"{raster.form} changes numbers: save label files as PNG (palette or gray) or TIFF")
+    return form.decode_colors(_colors(raster)) if form.colors else form.decode(_numbers(raster))
+
+
+def _colors(raster: Raster) -> UInt8[np.ndarray, "h w c"]:
+    """The colors of an image file, RGB or RGBA. Raises `ValueError` where they are not of 8 bit."""
+    numbers: np.ndarray = raster.numbers
+    if raster.palette is not None and numbers.ndim == 2 and int(numbers.max()) < len(raster.palette):
+        colors: UInt8[np.ndarray, "h w c"] = raster.palette[numbers]
+        return colors
+    if numbers.dtype != np.uint8 or raster.top != UNLABELED or raster.palette is not None:
+        raise ValueError(f"expected colors of 8 bit, got {numbers.dtype} ({raster.form})")
+    channels = numbers[..., None] if numbers.ndim == 2 else numbers
+    if channels.shape[2] > 2:
+        return channels
+    gray = channels[..., :1].repeat(3, axis=2)
+    return np.concatenate([gray, channels[..., 1:]], axis=2)
 
 
 def _numbers(raster: Raster) -> Integer[np.ndarray, "h w"]:
-    """The numbers of an image file as whole numbers. Raises `ValueError` where they are none, or may have changed."""
-    if not raster.exact:
-        raise ValueError(f"{raster.form} changes numbers: save label files as PNG (palette or gray) or TIFF")
+    """The numbers of an image file as whole numbers. Raises `ValueError` where they are none."""
     numbers: np.ndarray = raster.numbers
     if numbers.ndim == 3 and numbers.shape[2] == 2 and raster.alpha and (numbers[..., 1] == raster.top).all():
         numbers = numbers[..., 0]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from selflabel.files import UNLABELED
+from selflabel.files.conventions import check_seeds_meaning
 from selflabel.files.digest import digest
 from selflabel.files.images import decode_image
 from selflabel.files.label_files import decode_index
@@ -104,6 +105,7 @@ def _decoded(job: Job, contents: list[bytes], settings: LabelingSettings) -> _In
         with about(job.seeds, "seeds"):
             seeds = decode_index(scribbles, job.seeds.suffix, settings.seeds_format)
         check_seeds(seeds, size, settings.num_classes)
+        check_seeds_meaning(seeds, settings.seeds_format, settings.num_classes)
     if job.probs is not None and prediction is not None:
         with about(job.probs, "probabilities"):
             given = decode_probabilities(prediction, job.probs.suffix, size, settings.probs_format)

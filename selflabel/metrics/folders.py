@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
+from selflabel.files.conventions import check_contiguous, check_truth
 from selflabel.files.folders import by_stem, stem_of
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, read_index
 from selflabel.metrics.confusion import IGNORED, LEVELS, accuracy, confusion, dice, iou, mean_of_defined
@@ -20,13 +21,14 @@ class Rules:
     num_classes: classes 0 .. num_classes-1 may occur, others are an error; None: those that occur.
     first: means start at this class (1 leaves the background out).
     distances: also compute HD95, which takes most of the time.
-    truth: the meaning of the values in the true files.
+    truth, given: the meaning of the values in the true files, and in the label files.
     """
 
     num_classes: int | None = None
     first: int = 0
     distances: bool = True
     truth: LabelFormat = VOC_FORMAT
+    given: LabelFormat = VOC_FORMAT
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def score_folder(
     comparison, and then each of them must have both files. Two files are compared whatever their names are.
     `progress` gets (done, all) after each image.
 
-    Raises `ValueError` if a folder has no label files, or no image can be compared.
+    Raises `ValueError` if a folder has no label files, no image can be compared, or all files of a folder hold 0 and
+    255 alone where there may be two classes (`conventions`).
     """
     given, true = by_stem(labels, LABEL_SUFFIXES), by_stem(truth, LABEL_SUFFIXES)
     if labels.is_file() and truth.is_file():
@@ -104,12 +107,14 @@ def score_folder(
     missing = tuple(stem for stem in true if stem not in given and (stems is None or stem in wanted))
     scores: list[ImageScore] = []
     total = np.zeros((LEVELS, LEVELS), dtype=np.int64)
+    pixels = np.zeros((2, LEVELS), dtype=np.int64)
     failures: list[tuple[str, str]] = []
     for done, stem in enumerate(wanted, start=1):
         try:
-            score, counts = _score_pair(stem, given, true, rules)
+            score, counts, found = _score_pair(stem, given, true, rules)
             scores.append(score)
             total += counts
+            pixels += found
         except (ValueError, OSError) as error:
             failures.append((stem, str(error)))
         if progress is not None:
@@ -117,6 +122,7 @@ def score_folder(
     if not scores:
         reason = failures[0][1] if failures else "no stems given"
         raise ValueError(f"none of {len(wanted)} images could be scored: {reason}")
+    _check_meaning(pixels, rules)
     return _summary(tuple(scores), total, rules, missing, tuple(failures))
 
 
@@ -137,12 +143,25 @@ def score_image(
 
 def _score_pair(
     stem: str, given: dict[str, Path], true: dict[str, Path], rules: Rules
-) -> tuple[ImageScore, Int64[np.ndarray, "t p"]]:
+) -> tuple[ImageScore, Int64[np.ndarray, "t p"], Int64[np.ndarray, "2 p"]]:
+    """The score of an image, its confusion counts, and how often each index occurs in its labels and its truth."""
     if stem not in given:
         raise ValueError("no label file of this stem")
     if stem not in true:
         raise ValueError("no true file of this stem")
-    return score_image(stem, read_index(given[stem]), read_index(true[stem], rules.truth), rules)
+    index, truth = read_index(given[stem], rules.given), read_index(true[stem], rules.truth)
+    pixels = np.stack([np.bincount(each.ravel(), minlength=LEVELS) for each in (index, truth)])
+    check_contiguous(pixels[0], rules.given, rules.num_classes, "labels", "--pred-values")
+    check_contiguous(pixels[1], rules.truth, rules.num_classes, "true labels", "--values")
+    return *score_image(stem, index, truth, rules), pixels
+
+
+def _check_meaning(pixels: Int64[np.ndarray, "2 p"], rules: Rules) -> None:
+    """Raise `ValueError` for folders of masks of 0 and 255, read as class 0 and no label."""
+    given, true = pixels
+    check_truth(true, rules.truth, rules.num_classes, "true files", "--values")
+    if true[1:IGNORED].any():  # else labels of class 0 alone may be all that there is
+        check_truth(given, rules.given, rules.num_classes, "label files", "--pred-values")
 
 
 def _check_range(name: str, present: Int64[np.ndarray, " n"], num_classes: int) -> None:

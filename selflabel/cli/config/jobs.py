@@ -11,11 +11,12 @@ from torch import nn
 
 from selflabel.cli.config import recipes, registry
 from selflabel.cli.config.declarations import known
+from selflabel.cli.config.label_formats import label_format
 from selflabel.cli.config.options import PARTS, TrainingOptions, by_part
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.samples import Folder, read_split
 from selflabel.files.folders import has_all
-from selflabel.files.label_files import LABEL_SUFFIXES, LabelFormat
+from selflabel.files.label_files import LABEL_SUFFIXES
 from selflabel.files.lists import read_names
 from selflabel.networks import check_name, network
 from selflabel.training.batches import Batches
@@ -175,8 +176,12 @@ def _training_folder(root: Path, options: TrainingOptions, classes: int) -> Fold
         scribbles=scribbles,
         masks=options.masks if full else None,
         cache=options.size > 0,
-        scribbles_format=LabelFormat(options.unlabeled, options.seeds_offset),
-        masks_format=LabelFormat(options.masks_unlabeled, options.masks_offset),
+        scribbles_format=label_format(
+            options.unlabeled, options.seeds_offset, options.values, options.colors
+        ),
+        masks_format=label_format(
+            options.masks_unlabeled, options.masks_offset, options.masks_values, options.masks_colors
+        ),
     )
 
 

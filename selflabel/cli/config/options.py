@@ -22,8 +22,17 @@ Device = Annotated[str, Option("auto, cpu, cuda, ...")]
 AllowCode = Annotated[
     bool, Option("Import the module that a run or a file of options names as its network, and run its code.")
 ]
-Unlabeled = Annotated[int, Option("Value in the seeds of pixels without a label.", min=-1, max=65535)]
+Unlabeled = Annotated[
+    int, Option("Value in the seeds of pixels without a label; -1: all have one.", min=-1, max=65535)
+]
 SeedsOffset = Annotated[int, Option("Value in the seeds of class 0 (napari, ilastik: 1).")]
+Values = Annotated[
+    str | None, Option("Values in the seeds of class 0, 1, ..., such as 0,255.", shown="0,1,2,...")
+]
+Colors = Annotated[
+    str | None,
+    Option("File of the colors of classes, CSV or JSON, for seeds that are colored.", metavar="FILE"),
+]
 Stems = Annotated[Path | None, Option("Text file of stems, such as val.txt: only these.")]
 
 
@@ -162,11 +171,15 @@ class DataOptions:
     scribbles: Annotated[str, Option("Folder in DATA of the seeds.")] = "scribbles"
     unlabeled: Unlabeled = 255
     seeds_offset: SeedsOffset = 0
+    values: Values = None
+    colors: Colors = None
     masks: Annotated[str, Option("Folder in DATA of the masks.")] = "masks"
     masks_unlabeled: Annotated[
         int, Option("Value in the masks of pixels that do not count.", min=-1, max=65535)
     ] = 255
     masks_offset: Annotated[int, Option("Value in the masks of class 0.")] = 0
+    masks_values: Annotated[str | None, Option("As --values, in the masks.", shown="0,1,2,...")] = None
+    masks_colors: Annotated[str | None, Option("As --colors, of the masks.", metavar="FILE")] = None
     augment: Annotated[bool, Option("Random changes of the training images; by default left and right.")] = (
         True
     )
