@@ -48,6 +48,8 @@ def kmeans_loss(logits: Float[Tensor, "b k *s"], features: Float[Tensor, "b c *s
 def _scatter(labels: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     """The sum per image, and the squared distances, which are its gradient."""
     least = FLOOR * features[0, 0].numel()  # the mass of an empty class, whose distances have no weight
+    # distances do not change when all features move, but sums of numbers far from zero lose the digits of the means
+    features = features - features.flatten(2).mean(2)[(...,) + (None,) * (features.ndim - 2)]
     masses = labels.flatten(2).sum(2, keepdim=True).clamp_min(least)
     means = torch.einsum("bkn,bcn->bkc", labels.flatten(2), features.flatten(2)) / masses
     distances = torch.zeros_like(labels)

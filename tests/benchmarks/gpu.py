@@ -51,7 +51,7 @@ class Clock:
 
     def median(self, work: Callable[[], object]) -> float:
         once = self.first(work)
-        repeats = max(2, min(self.repeats, int(LONGEST / max(once, 1e-6))))
+        repeats = max(1, min(self.repeats, int(LONGEST / max(once, 1e-6))))
         if repeats > 2:
             work()
         return statistics.median(
@@ -87,10 +87,12 @@ class Clock:
         target = torch.empty_like(source)
         return 2 * size / (1e-3 * self.median(lambda: target.copy_(source)))
 
-    def waits(self, work: Callable[[], object]) -> int | None:
-        """The number of times that the call waits for the device; None on the CPU."""
+    def costs(self, work: Callable[[], object]) -> tuple[str, str]:
+        """How often the call waits for the device, and megabytes that it takes beyond those taken before."""
         if self.device.type != "cuda":
-            return None
+            return "", ""
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
@@ -98,16 +100,8 @@ class Clock:
                 work()
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        return sum("synchronizing" in str(warning.message) for warning in caught)
-
-    def peak(self, work: Callable[[], object]) -> float | None:
-        """Megabytes that the call takes beyond those taken before; None on the CPU."""
-        if self.device.type != "cuda":
-            return None
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
+        waits = sum("synchronizing" in str(warning.message) for warning in caught)
+        return str(waits), f"{(torch.cuda.max_memory_allocated() - before) / 1e6:.0f}"
 
 
 @dataclass
@@ -164,7 +158,7 @@ def row(job: Job, clock: Clock, speed: float, kernels: str) -> str:
     ratio = ms / floor if floor else 0.0
     goal = job.goal
     target = "" if goal is None else f"{goal.text}{'' if goal.is_met(ms, ratio) else ', NOT MET'}"
-    waits, peak = clock.waits(job.work), clock.peak(job.work)
+    waits, peak = clock.costs(job.work)
     cells = [
         job.name,
         kernels,
@@ -173,8 +167,8 @@ def row(job: Job, clock: Clock, speed: float, kernels: str) -> str:
         f"{floor:.3f}" if floor else "",
         f"{ratio:.1f}" if floor else "",
         target,
-        "" if waits is None else str(waits),
-        "" if peak is None else f"{peak:.0f}",
+        waits,
+        peak,
         job.note(),
     ]
     return f"| {' | '.join(cells)} |"

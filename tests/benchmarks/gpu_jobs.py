@@ -213,7 +213,7 @@ def _smooth_problem(shape: Shape, device: torch.device) -> Problem:
 
 
 def training(sizes: Sizes, device: torch.device) -> Iterator[Job]:
-    """The solver of a training step of soft ADM as by default, and its parts."""
+    """The solver of a training step of soft ADM as by default, and without the walker's labels."""
     image, logits = draw(sizes.training, device)
     seeds, classes = strokes(sizes.training, device), sizes.training[1]
     walks = Problem.from_seeds(
@@ -226,7 +226,6 @@ def training(sizes: Sizes, device: torch.device) -> Iterator[Job]:
         return solve(problem, GradientDescent(), start=solve(walks, RandomWalker()).labels)
 
     size = by(sizes.training)
-    yield Job(f"random walker's labels, {size}", partial(solve, walks, RandomWalker()), 0, "")
     yield Job(
         f"GradientDescent from the prediction, {size}", partial(solve, problem, GradientDescent()), 0, ""
     )

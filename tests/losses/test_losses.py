@@ -260,6 +260,19 @@ def test_kmeans_takes_any_features_of_any_origin() -> None:
     assert float(moved) == pytest.approx(total / pixels(logits), rel=1e-3)
 
 
+def test_kmeans_far_from_zero_keeps_its_digits() -> None:
+    """Means of alike classes differ by little: as sums of large numbers they would lose it."""
+    generator = torch.Generator().manual_seed(90_113)
+    features = 3000 + torch.randn(1, 2, 40, 50, generator=generator)
+    logits = torch.randn(1, 4, 40, 50, generator=generator)
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        own = logits.to(dtype).requires_grad_()
+        (gradient,) = torch.autograd.grad(kmeans_loss(own, features.to(dtype)), own)
+        gradients.append(gradient.double())
+    assert (gradients[0] - gradients[1]).norm() <= 1e-5 * gradients[1].norm()
+
+
 # --- errors -------------------------------------------------------------------------------------------------
 
 

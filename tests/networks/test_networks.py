@@ -386,7 +386,9 @@ def test_the_width_is_the_number_of_channels_at_full_size() -> None:
 
 
 @pytest.mark.cuda
-def test_on_the_device() -> None:
+def test_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32: convolutions of cuDNN are rounded to ten bits otherwise (TF32)."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     made = seeded("unet:4", 1, 3)
     images = images_of(2, 1, 40, 33)
     here = made(images)
