@@ -31,6 +31,7 @@ class Routine(enum.Enum):
 
     LAYOUT = "layout"
     LATTICE = "lattice"
+    SEPARABLE = "separable"
     MEAN_FIELD = "mean_field"
     DESCENT = "descent"
     ELIMINATION = "elimination"
@@ -50,6 +51,7 @@ GPU_DTYPES: dict[Routine, tuple[torch.dtype, ...]] = {
     Routine.DESCENT: (torch.float32,),
     Routine.GATED: (torch.float32,),
     Routine.LATTICE: (torch.float32,),
+    Routine.SEPARABLE: (torch.float32,),
     Routine.MEAN_FIELD: (torch.float32,),
 }
 """The same on a GPU."""

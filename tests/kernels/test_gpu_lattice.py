@@ -84,7 +84,7 @@ def test_scales_and_adds(images: int, generator: torch.Generator, kernel_device:
     for own in (scale, None):
         factor: Tensor | float = 1.0 if own is None else own.double()
         wanted = to + 0.7 * factor * exact.apply(factor * x.double())
-        added = to.to(kernel_device)
+        added = to.clone().to(kernel_device)
         found.add_scaled(x.to(kernel_device), None if own is None else own.to(kernel_device), 0.7, added)
         assert relative(added, wanted) < 2e-6
 

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.affinity.filters.protocol import Filter, check_features, check_values
+from selflabel.kernels.backend import Backend, Routine, backend
 
 TILE_ON_CPU = (256, 1024)
 """Rows and columns of K that exist at a time, to fit the second-level cache."""
@@ -34,8 +35,8 @@ class Exact:
     def build_grid(
         self, size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype, device: torch.device
     ) -> Filter:
-        """The `SeparableFilter` of place alone; `sigmas` in pixels."""
-        return SeparableFilter.build(size, sigmas, dtype=dtype, device=device)
+        """The filter of place alone, `separable`; `sigmas` in pixels."""
+        return separable(size, sigmas, dtype, device)
 
 
 @dataclass(frozen=True)
@@ -182,3 +183,26 @@ def _filter_middle(
         else:
             result[:, start:stop] = weights.t() @ x[:, low:high]
     return result
+
+
+def separable(
+    size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Filter:
+    """The filter of place alone, exact: a `SeparableFilter`, or the same by kernels if there are some."""
+    if backend(Routine.SEPARABLE, device, dtype) is Backend.GPU:
+        return _separable_on_gpu(size, sigmas, device)
+    return SeparableFilter.build(size, sigmas, dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=4)
+def _separable_on_gpu(size: tuple[int, ...], sigmas: tuple[float, ...], device: torch.device) -> Filter:
+    """The same for all images of a size, so the last few are kept: to copy weights to a device is to wait."""
+    from selflabel.affinity.filters.separable_gpu import MOST_RADIUS, TritonSeparable
+
+    found = SeparableFilter.build(size, sigmas, device=device)
+    radii = [(len(band) - band.shape[1]) // 2 for band in found.bands]
+    if max(radii) > MOST_RADIUS:
+        return found
+    # the first pixel of a block weighs the first ones of its window
+    taps = [band[: 2 * radius + 1, 0].contiguous() for band, radius in zip(found.bands, radii, strict=True)]
+    return TritonSeparable(size, tuple(taps))

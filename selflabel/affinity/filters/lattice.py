@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.filters.exact import SeparableFilter
+from selflabel.affinity.filters.exact import separable
 from selflabel.affinity.filters.lattice_torch import TorchLattice
 from selflabel.affinity.filters.protocol import Filter, check_features, check_features_shape, grid_features
 from selflabel.kernels.backend import Backend, Routine, backend
@@ -75,7 +75,7 @@ class Lattice:
         compiled = backend(Routine.LATTICE, device, dtype) is Backend.CPU
         if compiled and min(sigmas) >= LEAST_SIGMA_PIXELS:
             return _compiled_grid(self, size, sigmas, dtype)
-        return SeparableFilter.build(size, sigmas, dtype=dtype, device=device)
+        return separable(size, sigmas, dtype, device)
 
 
 FINE = Lattice()
