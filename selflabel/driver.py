@@ -14,7 +14,14 @@ from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder
 from selflabel.affinity.protocol import Affinity, SparseAffinity
-from selflabel.inputs import check_tensor, check_untransformed, extent, widened_distributions
+from selflabel.inputs import (
+    check_count,
+    check_kind,
+    check_tensor,
+    check_untransformed,
+    extent,
+    widened_distributions,
+)
 from selflabel.kernels.tracing import opaque
 from selflabel.labels import channels_first, check_distributions
 from selflabel.problem import Energy, Problem
@@ -139,6 +146,11 @@ def _listed(values: Tensor) -> str:
     return f"{shown}, …" if len(values) > 3 else shown
 
 
+def check_solver(solver: object) -> None:
+    """Raise `ValueError` for the name or the class of a solver in place of one."""
+    check_kind(solver, Solver, "a solver such as GraphCut()", "selflabel.solvers.SOLVERS[name]() by its name")
+
+
 def check_fit(solver: Solver, energy: Energy, affinity: Affinity) -> None:
     """Raise `ValueError` if the solver cannot minimize this energy on this affinity. No pixel is read."""
     if solver.needs_edges and not isinstance(affinity, SparseAffinity):
@@ -170,15 +182,10 @@ def solve(
     says which part does not fit and what would); `SolveError` if labels become nan or inf, unless `throw` is
     off: then that image has `Result.NONFINITE`.
     """
-    if max_steps < 1:
-        raise ValueError(f"expected max_steps >= 1, got {max_steps}")
-    if isinstance(problem, Problem):
-        check_untransformed(problem.probs)
-    if not isinstance(problem, Problem) or isinstance(solver, type):
-        raise ValueError(
-            f"expected a Problem and a solver such as GraphCut(), got {_described(problem)} and "
-            f"{_described(solver)}"
-        )
+    check_count(max_steps, "max_steps")
+    check_kind(problem, Problem, "a Problem", "the order is solve(problem, solver)")
+    check_solver(solver)
+    check_untransformed(problem.probs)
     if start is not None:
         check_tensor(start, "start")
     if start is not None and start.shape != problem.probs.shape:
@@ -200,7 +207,7 @@ def _checked(step: Step | None, solver: Solver, like: Tensor) -> Step | None:
         return None
     if not isinstance(step, Step):
         raise SolveError(
-            f"{solver.name}: expected `iterate` to yield a Step, got {_described(step)}: yield Step(labels)"
+            f"{solver.name}: expected `iterate` to yield a Step, got a {type(step).__name__}: yield Step(labels)"
         )
     for name in ("energy", "bound", "converged", "start_energy"):
         value = getattr(step, name)
@@ -232,10 +239,6 @@ def _check_sums(labels: Tensor, solver: Solver) -> None:
             f"{solver.name}: images {wrong.nonzero().flatten().tolist()} of the batch: expected labels >= 0 that sum "
             f"to one over the classes, got some off by {float(off[wrong].max()):g}: check what its `iterate` yields"
         )
-
-
-def _described(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def _run(

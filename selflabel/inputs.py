@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,20 @@ def check_tensor(values: Any, name: str) -> None:
     else:
         remedy = "convert it"
     raise ValueError(f"expected {name} as a torch tensor, got {type(values).__name__}: {remedy}")
+
+
+def check_kind(value: Any, kind: Any, name: str, remedy: str) -> None:
+    """Raise `ValueError` unless the value is of the kind; a class or a name in its place is no value."""
+    if isinstance(value, type) or not isinstance(value, kind):
+        got = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        shown = f" {value!r}" if isinstance(value, str) else ""
+        raise ValueError(f"expected {name}, got {got}{shown}: {remedy}")
+
+
+def check_count(value: Any, name: str) -> None:
+    """Raise `ValueError` unless the value is a whole number from 1 on."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
+        raise ValueError(f"expected {name} as a whole number >= 1, got {value!r}")
 
 
 def check_untransformed(values: Tensor) -> None:

@@ -10,7 +10,15 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity, SparseAffinity
-from selflabel.inputs import as_tensor, check_tensor, extent, size_remedy, widened, widened_distributions
+from selflabel.inputs import (
+    as_tensor,
+    check_kind,
+    check_tensor,
+    extent,
+    size_remedy,
+    widened,
+    widened_distributions,
+)
 from selflabel.labels import (
     UNLABELED,
     check_distributions,
@@ -53,6 +61,10 @@ class Energy:
     entropy_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        check_kind(self.coupling, Coupling, "a coupling", "a constant of selflabel.terms, such as COLLISION")
+        check_kind(
+            self.relaxation, Relaxation, "a relaxation", "a constant of selflabel.terms, such as BILINEAR"
+        )
         for name in ("coupling_weight", "pairwise_weight", "entropy_weight"):
             value = getattr(self, name)
             if not 0 <= value < inf:
@@ -116,6 +128,7 @@ class Problem:
         check_index_type(self.seeds)
         _check_probs_type(self.probs)
         object.__setattr__(self, "probs", widened_distributions(self.probs))
+        check_kind(self.affinity, Affinity, "an affinity", "build it, as in GridAffinity.from_image(image)")
         batch = (self.probs.shape[0], *self.probs.shape[2:])
         if tuple(self.seeds.shape) != batch:
             raise ValueError(
@@ -130,9 +143,11 @@ class Problem:
             )
         object.__setattr__(self, "seeds", self.seeds.long())
         if self.classes is not None:
-            if self.classes.shape != self.probs.shape[:2]:
+            check_tensor(self.classes, "classes")
+            if self.classes.shape != self.probs.shape[:2] or self.classes.dtype != torch.bool:
                 raise ValueError(
-                    f"expected `classes` of shape {tuple(self.probs.shape[:2])}, got {tuple(self.classes.shape)}"
+                    f"expected `classes` as booleans of shape {tuple(self.probs.shape[:2])}, got "
+                    f"{self.classes.dtype} {tuple(self.classes.shape)}"
                 )
             check_distributions(self.probs, "probabilities", FROM_LOGITS)
             object.__setattr__(self, "probs", restrict_classes(self.probs, self.classes))

@@ -15,11 +15,11 @@ from selflabel.affinity.stencil import (
     Offset,
     Stencil,
     boxes,
-    check_positive,
     check_spacing,
     checked_features,
     twice_squared,
 )
+from selflabel.inputs import check_count
 from selflabel.kernels.memory import require_memory
 
 GATED_CRF_KERNELS = (GaussianKernel(1.0, 6.0, 15.0),)
@@ -177,7 +177,7 @@ def check_window(
 ) -> None:
     """Raise `ValueError` unless features, radius, kernels and gates make a window."""
     checked_features(features)
-    check_positive("radius", radius)
+    check_count(radius, "radius")
     if not kernels:
         raise ValueError("expected at least one kernel, got none")
     wanted = (features.shape[0], 1, *features.shape[2:])

@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float32, Num, Shaped, UInt8
 from torch import Tensor
 
-from selflabel.driver import Result, Solver
+from selflabel.driver import Result, Solver, check_solver
 from selflabel.files import UNLABELED
 from selflabel.files.images import to_unit
 from selflabel.files.label_files import VOC_FORMAT
 from selflabel.files.probabilities import Probabilities, as_probabilities
+from selflabel.inputs import check_kind
 from selflabel.labeling.classes import candidates, check_seeds, numbered, probabilities_of
 from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.presets import default_labeler
@@ -78,6 +79,13 @@ def label(
     Raises `ValueError` for values that do not fit each other, `SolveError` if the solver fails, `ImportError`
     without a package that it needs.
     """
+    if not isinstance(solver, Labeler):
+        check_solver(solver)
+    for name, values in (("the image", image), ("seeds", seeds), ("probs", probs)):
+        if values is not None:
+            check_kind(
+                values, np.ndarray | Tensor, f"{name} as a NumPy array or torch tensor", "numpy.asarray(…)"
+            )
     labeler = solver if isinstance(solver, Labeler) else default_labeler(solver)
     settings = LabelingSettings(
         labeler, num_classes=num_classes, all_classes=all_classes, min_confidence=min_confidence

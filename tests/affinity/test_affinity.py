@@ -248,7 +248,7 @@ def test_window_of_features_and_of_one_pixel() -> None:
 
 
 def test_window_errors() -> None:
-    with pytest.raises(ValueError, match="expected a finite radius > 0, got 0"):
+    with pytest.raises(ValueError, match="expected radius as a whole number >= 1, got 0"):
         WindowAffinity.from_image(FLAT, 0)
     with pytest.raises(ValueError, match="at least one kernel"):
         WindowAffinity.from_image(FLAT, 1, ())

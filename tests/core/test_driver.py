@@ -174,7 +174,7 @@ def test_the_limit_counts_steps() -> None:
         solution = solve(problem, Fade(flags=False), max_steps=limit)
         assert solution.results == (Result.MAX_STEPS,) * 2
         assert solution.steps.tolist() == [limit] * 2
-    with pytest.raises(ValueError, match="expected max_steps >= 1, got 0"):
+    with pytest.raises(ValueError, match="expected max_steps as a whole number >= 1, got 0"):
         solve(problem, Fade(), max_steps=0)
 
 
@@ -284,7 +284,7 @@ def test_what_is_solved_by_what_is_checked() -> None:
     problem = make_case(Energy(), "grid4").problem
     with pytest.raises(ValueError, match="the class GraphCut"):
         solve(problem, GraphCut)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a Problem and a solver"):
+    with pytest.raises(ValueError, match="expected a Problem, got a GraphCut"):
         solve(GraphCut(), problem)  # type: ignore[arg-type]
 
 

@@ -15,7 +15,13 @@ from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid, 
 from selflabel.affinity.image import Image, as_image
 from selflabel.affinity.stencil import check_spacing
 from selflabel.datasets.samples import Batch
-from selflabel.inputs import as_tensor, check_tensor, logits_of, size_remedy, widened_distributions
+from selflabel.inputs import (
+    as_tensor,
+    check_tensor,
+    logits_of,
+    size_remedy,
+    widened_distributions,
+)
 from selflabel.labels import UNLABELED
 from selflabel.losses import dense_crf_loss, gated_crf_loss, potts_loss
 from selflabel.losses.base import checked_seeds

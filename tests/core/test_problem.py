@@ -180,7 +180,7 @@ def test_shapes_are_checked() -> None:
         Problem(MIXED, case.probs, case.seeds[:1], case.affinity)
     with pytest.raises(ValueError, match=r"an affinity over \(2, 5, 6\).*got \(1, 5, 6\)"):
         Problem(MIXED, case.probs, case.seeds, case.alone(0).affinity)
-    with pytest.raises(ValueError, match=r"`classes` of shape \(2, 3\), got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"`classes` as booleans of shape \(2, 3\), got torch.bool \(2, 4\)"):
         Problem(MIXED, case.probs, case.seeds, case.affinity, torch.ones(2, 4, dtype=torch.bool))
 
 

@@ -1,0 +1,96 @@
+"""Names, classes and lists in the place of solvers, couplings, affinities and tensors."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from selflabel import GridAffinity, Problem
+from selflabel.driver import check_solver
+from selflabel.inputs import check_count, check_kind
+from selflabel.labels import UNLABELED
+from selflabel.solvers import GraphCut
+from selflabel.terms import Coupling
+
+pytestmark = pytest.mark.quick
+
+KINDS: dict[str, tuple[Callable[[], object], str]] = {
+    "solver by name": (
+        lambda: check_solver("mean-field"),
+        r"expected a solver such as GraphCut\(\), got a str 'mean-field': selflabel\.solvers\.SOLVERS",
+    ),
+    "solver's class": (lambda: check_solver(GraphCut), "got the class GraphCut"),
+    "coupling by name": (
+        lambda: check_kind("collision", Coupling, "a coupling", "a constant of selflabel.terms"),
+        "expected a coupling, got a str 'collision': a constant",
+    ),
+    "list for an array": (
+        lambda: check_kind([1], np.ndarray | Tensor, "the image as an array", "numpy.asarray(…)"),
+        "expected the image as an array, got a list",
+    ),
+    "steps with a fraction": (
+        lambda: check_count(2.5, "max_steps"),
+        "max_steps as a whole number >= 1, got 2.5",
+    ),
+    "no steps": (lambda: check_count(0, "max_steps"), "whole number >= 1, got 0"),
+    "a switch for a number": (lambda: check_count(True, "radius"), "radius as a whole number >= 1, got True"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_other_kinds_of_values_come_with_the_right_one(name: str) -> None:
+    call, message = KINDS[name]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_classes_are_booleans() -> None:
+    logits, seeds = torch.zeros(1, 3, 4, 4), torch.full((1, 4, 4), UNLABELED)
+    energy, affinity = GraphCut.default_energy, GridAffinity.from_image(torch.zeros(1, 3, 4, 4))
+    for wrong in (torch.ones(1, 3), torch.ones(1, 2, dtype=torch.bool)):
+        with pytest.raises((ValueError, TypeError), match="classes"):
+            Problem.from_logits(energy, logits, seeds, affinity, wrong)
+
+
+def test_entries_refuse_other_kinds() -> None:
+    """In a process of its own, without this one's checks of types."""
+    script = """
+import numpy as np, torch, selflabel
+from selflabel import Energy, Problem, solve
+from selflabel.solvers import GraphCut, MeanField
+seeds = torch.full((1, 4, 4), 255)
+image = np.zeros((4, 4, 3), np.uint8)
+energy = GraphCut.default_energy
+problem = Problem.from_seeds(energy, seeds, 2, GraphCut.default_affinity(torch.zeros(1, 3, 4, 4)))
+calls = [
+    lambda: selflabel.label(image, seeds[0], "mean-field"),
+    lambda: selflabel.label(image, seeds[0], MeanField),
+    lambda: selflabel.label(image.tolist(), seeds[0]),
+    lambda: selflabel.label(image, seeds[0].tolist()),
+    lambda: solve(problem, "graph-cut"),
+    lambda: solve(GraphCut(), problem),
+    lambda: solve(problem, GraphCut(), max_steps=1.5),
+    lambda: solve(problem, GraphCut(), start=problem.probs.numpy()),
+    lambda: Energy(coupling="collision"),
+    lambda: Energy(relaxation="bilinear"),
+    lambda: Problem.from_seeds(energy, seeds, 2, image),
+    lambda: Problem.from_logits(energy, {"out": problem.probs}, seeds, problem.affinity),
+    lambda: Problem(energy, problem.probs, seeds, problem.affinity, torch.ones(1, 2)),
+    lambda: selflabel.WindowAffinity.from_image(torch.zeros(1, 3, 4, 4), 2.5),
+    lambda: selflabel.GridAffinity.from_features(image),
+    lambda: selflabel.losses.dense_crf_loss({"out": problem.probs}, problem.affinity),
+]
+import selflabel.losses
+for number, call in enumerate(calls):
+    try:
+        call()
+    except ValueError as error:
+        assert "expected" in str(error) and ", got " in str(error), (number, error)
+    else:
+        raise AssertionError(number)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
