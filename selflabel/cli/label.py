@@ -30,11 +30,18 @@ class FileOptions:
         Path | None,
         Option("Folder of scribbles or clicks of the same stems: class indices.", shown="none, with --probs"),
     ] = None
-    probs: Annotated[Path | None, Option("Folder of predictions, npy or npz, instead of an annotator.")] = (
-        None
-    )
-    probs_layout: Annotated[str, Option("Axes of the predictions: khw or hwk.")] = "khw"
-    probs_key: Annotated[str, Option("Name of the array in npz files.")] = ""
+    probs: Annotated[
+        Path | None, Option("Folder of predictions, npz, npy or TIFF, instead of an annotator.")
+    ] = None
+    probs_layout: Annotated[
+        str, Option("Axes of the predictions: khw, hwk, or auto: as the image's size says.")
+    ] = "auto"
+    probs_key: Annotated[
+        str, Option("Name of the array in npz files.", shown="the only one beside `classes`")
+    ] = ""
+    probs_values: Annotated[
+        str, Option("probabilities, logits, or auto: logits in arrays of this name, else probabilities.")
+    ] = "auto"
     unlabeled: Unlabeled = 255
     seeds_offset: SeedsOffset = 0
     values: Values = None
@@ -155,7 +162,9 @@ def _settings(options: LabelOptions) -> "LabelingSettings":
         labeler=registry.labeler(options, predicted=options.probs is not None),
         seeds_format=label_format(options.unlabeled, options.seeds_offset, options.values, options.colors),
         probs_format=ProbabilityFormat(
-            known("layout", options.probs_layout, registry.CHANNELS_LAST), options.probs_key
+            known("layout", options.probs_layout, registry.CHANNELS_LAST),
+            options.probs_key,
+            known("kind of values", options.probs_values, registry.LOGITS),
         ),
         num_classes=options.num_classes,
         all_classes=options.all_classes,

@@ -1,31 +1,39 @@
-"""Probability files in, soft-label files out: npy and npz."""
+"""Probability files in, soft-label files out: npy, npz and TIFF."""
 
 import io
-import zipfile
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Integer, Num, Shaped, UInt8
+from jaxtyping import Float, Integer, Num, Shaped
 
 from selflabel.files import UNLABELED
+from selflabel.files.arrays import ARRAY_SUFFIXES, TIFF_SUFFIXES, StoredArray, stored_arrays
 from selflabel.files.atomic import write_atomic
+from selflabel.files.number_types import normalized, softmax
 from selflabel.files.opening import about, read_file
 
-PROBABILITY_SUFFIXES = (".npz", ".npy")
+PROBABILITY_SUFFIXES: Final = ARRAY_SUFFIXES
+CLASSES: Final = "classes"
+"""Name of the array that says the class of each row."""
+LOGITS: Final = "logits"
+"""Name of an array that holds logits."""
 
 
 @dataclass(frozen=True)
 class ProbabilityFormat:
-    """How an array of probabilities is laid out; nothing is guessed from the file.
+    """How an array of probabilities is laid out.
 
-    channels_last: [h w k] instead of [k h w].
-    key: the array's name in an npz file; "" takes the only one, or the soft labels that selflabel wrote.
+    channels_last: [h w k] instead of [k h w]; None: as the image's size says.
+    key: the array's name in an npz file; "" takes the only one beside `classes`.
+    logits: take a softmax first; None: of an array that is named logits.
     """
 
-    channels_last: bool = False
+    channels_last: bool | None = None
     key: str = ""
+    logits: bool | None = None
 
 
 PLAIN_FORMAT: Final = ProbabilityFormat()
@@ -35,22 +43,25 @@ PLAIN_FORMAT: Final = ProbabilityFormat()
 class Probabilities:
     """probs: [k h w], each pixel sums to one. classes: the class of each row, or None for 0 .. k-1.
 
-    Raises `ValueError` for more than 255 classes, and for classes outside 0 .. 254: 255 means unlabeled.
+    Raises `ValueError` for more than 255 classes, for another number of classes than rows, for a class twice, and for
+    classes outside 0 .. 254: 255 means unlabeled.
     """
 
     probs: Float[np.ndarray, "k h w"]
-    classes: Integer[np.ndarray, " k"] | None = None
+    classes: Integer[np.ndarray, " _"] | None = None
 
     def __post_init__(self) -> None:
-        _check_classes(len(self.probs), self.classes)
+        _check_count(len(self.probs))
+        if self.classes is not None:
+            class_list(self.classes, len(self.probs))
 
 
 def read_probabilities(
     path: Path, size: tuple[int, int], form: ProbabilityFormat = PLAIN_FORMAT
 ) -> Probabilities:
-    """The probabilities in an npy or npz file for an image of `size` (h, w).
+    """The probabilities in a file for an image of `size` (h, w).
 
-    Raises `FileError`, for all that `decode_probabilities` refuses, too.
+    Raises `FileError` where `decode_probabilities` raises.
     """
     data = read_file(path)
     with about(path):
@@ -60,81 +71,75 @@ def read_probabilities(
 def decode_probabilities(
     data: bytes, suffix: str, size: tuple[int, int], form: ProbabilityFormat = PLAIN_FORMAT
 ) -> Probabilities:
-    """The probabilities in the bytes of an npy or npz file: float32, with sums of one up to rounding.
+    """The probabilities in the bytes of an npy, npz or TIFF file: float32, with sums of one up to rounding.
 
-    uint8 means 0..255 for 0..1. Of the npz files that `selflabel label --soft` writes, `classes` names the rows.
+    The axis of classes is the first or the last one, as fits the image; axes of length one beside (a batch of one, the
+    depth of nnU-Net's slices) do not matter. Types are those of `normalized`. An array `classes` in an npz file names
+    the rows, whatever the name of the other array is. Shapes are checked before values are read.
 
     Raises `ValueError` for another size (and says so if only the layout differs), nan, values outside [0, 1]
-    (logits), sums off one by more than the rounding of the file's type allows, more than 255 classes or
-    classes outside 0 .. 254, and unknown or ambiguous npz keys; `OSError` for damaged files.
+    (logits), sums off one by more than the rounding of the file's type allows, more than 255 classes, wrong lists of
+    classes, and unknown or ambiguous npz keys; `OSError` for damaged files.
     """
-    array, classes = _load(data, suffix, form)
+    arrays = stored_arrays(data, suffix)
+    if suffix.lower() in TIFF_SUFFIXES:
+        form = replace(form, channels_last=False)  # bands are no axis of the file
+    listed = arrays.pop(CLASSES) if len(arrays) > 1 and CLASSES in arrays and form.key != CLASSES else None
+    name = _key(arrays, form.key)
+    stored = arrays[name]
+    axes = _class_axes(stored.shape, size, form.channels_last, stored.dtype)
+    _check_count(stored.shape[axes[0]])
+    classes = None if listed is None else _read_classes(listed, stored.shape[axes[0]])
+    array = stored.read()
+    if form.logits is None and name.lower() == LOGITS:
+        _check_logits(array, axes[0])
+        form = replace(form, logits=True)
     return as_probabilities(array, size, form, classes)
 
 
 def as_probabilities(
-    array: Num[np.ndarray, "..."],
+    array: Num[np.ndarray, "..."] | Shaped[np.ndarray, "..."],
     size: tuple[int, int],
     form: ProbabilityFormat = PLAIN_FORMAT,
-    classes: Integer[np.ndarray, " k"] | None = None,
+    classes: Shaped[np.ndarray, " _"] | None = None,
 ) -> Probabilities:
     """An array for an image of `size` (h, w) as probabilities; `classes` names its rows.
 
     Raises `ValueError` as `decode_probabilities` does.
     """
-    if array.ndim != 3:
-        raise ValueError(f"expected probabilities of three axes, got shape {array.shape}")
-    array = np.moveaxis(array, -1, 0) if form.channels_last else array
-    if array.shape[1:] != size:
-        other = array.shape[1:] if form.channels_last else array.shape[:2]
-        given = "[h w k]" if form.channels_last else "[k h w]"
-        hint = ""
-        if not form.channels_last and other == size:
-            hint = ": this looks like [h w k], which has to be asked for (--probs-layout hwk)"
+    axes = _class_axes(array.shape, size, form.channels_last, array.dtype)
+    take = softmax if form.logits else normalized
+    rows = [np.moveaxis(array, axis, 0).reshape(-1, *size) for axis in axes]
+    _check_count(len(rows[0]))
+    found = class_list(classes, len(rows[0])) if classes is not None else None
+    if len(rows) == 1:
+        return Probabilities(take(rows[0]), found)
+    fits = [] if form.logits else [each for each in rows if _sums_to_one(each)]
+    if len(fits) != 1:
         raise ValueError(
-            f"expected probabilities {given} for {size[0]} x {size[1]} pixels, got {array.shape}{hint}"
+            f"expected the axes of probabilities, of which shape {array.shape} does not tell [k h w] from [h w k]: say "
+            f"which it is (--probs-layout)"
         )
-    if classes is not None and classes.shape != array.shape[:1]:
-        raise ValueError(f"{classes.size} classes for {array.shape[0]} rows of probabilities")
-    _check_classes(len(array), classes)
-    return Probabilities(normalized(array), classes)
+    return Probabilities(normalized(fits[0]), found)
 
 
-def normalized(array: Num[np.ndarray, "k h w"]) -> Float[np.ndarray, "k h w"]:
-    """Probabilities checked, then divided by their sum: float32 [k h w].
+def class_list(classes: Shaped[np.ndarray, "..."], rows: int) -> Integer[np.ndarray, " k"]:
+    """The class of each row, checked; whole numbers as floats count.
 
-    Raises `ValueError` as `decode_probabilities` does.
+    Raises `ValueError` for other types, nan, fractions, another number of classes than rows, a class twice, and
+    classes outside 0 .. 254.
     """
-    classes = array.shape[0]
-    if array.dtype == np.uint8:
-        values, tolerance = array.astype(np.float32) / np.float32(255), (classes + 1) * 0.5 / 255
-    elif np.issubdtype(array.dtype, np.floating):
-        values = array.astype(np.float32)
-        tolerance = 1e-2 if array.dtype == np.float16 else 1e-3
-    else:
-        raise ValueError(f"expected probabilities as floats or uint8, got {array.dtype}")
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        raise ValueError(
-            f"{int((~np.isfinite(values)).sum())} of {values.size} probabilities are nan or infinite"
-        )
-    if low < -tolerance or high > 1 + tolerance:
-        raise ValueError(
-            f"probabilities must lie in [0, 1], got {low:g} to {high:g}: logits need a softmax first"
-        )
-    values = values.clip(0, 1, out=values)
-    total = values.sum(axis=0, dtype=np.float64)
-    worst = float(total.flat[np.abs(total - 1).argmax()])
-    if abs(worst - 1) > tolerance:
-        raise ValueError(f"probabilities must sum to 1 at each pixel, got a sum of {worst:g}")
-    values *= (1 / total).astype(np.float32)
-    return values
-
-
-def quantized(probs: Float[np.ndarray, "*axes"]) -> UInt8[np.ndarray, "*axes"]:
-    """Probabilities as 0..255, rounded."""
-    bytes_: UInt8[np.ndarray, "*axes"] = np.rint(probs.clip(0, 1) * 255).astype(np.uint8)
-    return bytes_
+    if classes.dtype.kind not in "iuf":
+        raise ValueError(f"expected classes as whole numbers, got {classes.dtype}")
+    if classes.shape != (rows,):
+        raise ValueError(f"{classes.size} classes for {rows} rows of probabilities: expected one a row")
+    wrong = classes[~((classes >= 0) & (classes < UNLABELED) & (np.floor(classes) == classes))]
+    if wrong.size:
+        raise ValueError(f"expected classes in 0..{UNLABELED - 1}, got {wrong[0]}")
+    value, times = Counter(classes.tolist()).most_common(1)[0] if rows else (0, 0)
+    if times > 1:
+        raise ValueError(f"expected each class once in the list of classes, got {value:g} {times} times")
+    return classes.astype(np.int64)
 
 
 def write_soft(path: Path, labels: Shaped[np.ndarray, "k h w"], classes: Integer[np.ndarray, " k"]) -> None:
@@ -153,31 +158,99 @@ def encoded_soft(labels: Shaped[np.ndarray, "k h w"], classes: Integer[np.ndarra
     return buffer.getvalue()
 
 
-def _check_classes(count: int, classes: Integer[np.ndarray, " k"] | None) -> None:
+def _check_count(count: int) -> None:
     if count > UNLABELED:
         raise ValueError(f"expected at most {UNLABELED} classes, got {count}: {UNLABELED} means unlabeled")
-    if classes is None:
-        return
-    wrong = classes[(classes < 0) | (classes >= UNLABELED)]
-    if wrong.size:
-        raise ValueError(f"expected classes in 0..{UNLABELED - 1}, got {wrong[0]}")
 
 
-def _load(
-    data: bytes, suffix: str, form: ProbabilityFormat
-) -> tuple[Num[np.ndarray, "..."], Integer[np.ndarray, " k"] | None]:
+def _key(arrays: dict[str, StoredArray], key: str) -> str:
+    """The name of the array that is meant."""
+    numbers = [name for name, stored in arrays.items() if not stored.dtype.hasobject]
+    names = ", ".join(sorted(numbers)) or "none"
+    if "" in arrays:  # a file of one array
+        key = ""
+    elif key and key not in arrays:
+        raise ValueError(f"the file has no array {key}, only {names}")
+    elif not key and len(numbers) != 1:
+        raise ValueError(f"the file has the arrays {names}: say which one (--probs-key)")
+    else:
+        key = key or numbers[0]
+    if arrays[key].dtype.hasobject:
+        raise ValueError(
+            f"the array {key or 'of the file'} holds Python objects, which are pickles and are not opened "
+            f"(allow_pickle): save numbers"
+        )
+    return key
+
+
+def _read_classes(listed: StoredArray, rows: int) -> Integer[np.ndarray, " k"]:
+    if listed.shape != (rows,):  # before it is read
+        count = listed.shape[0] if len(listed.shape) == 1 else f"a list of shape {listed.shape} for the"
+        raise ValueError(f"{count} classes for {rows} rows of probabilities: expected one a row")
+    return class_list(listed.read(), rows)
+
+
+def _class_axes(
+    shape: tuple[int, ...], size: tuple[int, int], last: bool | None, dtype: np.dtype
+) -> tuple[int, ...]:
+    """The axis of classes, or two axes where the size leaves two: all others are the image's, or of length one.
+
+    last: it comes after the image's axes (True), before them (False), or either (None).
+    """
+    wanted = [n for n in size if n > 1]
+    found: dict[bool, int] = {}
+    for axis in range(len(shape)) if len(shape) > 2 else ():
+        before, after = ([n for n in part if n > 1] for part in (shape[:axis], shape[axis + 1 :]))
+        if before + after != wanted or 0 in shape:
+            continue
+        for at_end, behind in ((False, before), (True, after)):
+            if not behind:
+                found.setdefault(at_end, axis)
+    axes = sorted({axis for at_end, axis in found.items() if last in (None, at_end)})
+    if not axes:
+        raise ValueError(_misfit(shape, size, last, dtype, other=bool(found)))
+    return tuple(axes[:1] if shape[axes[0]] == 1 else axes)  # of one class, all axes of length one agree
+
+
+def _misfit(
+    shape: tuple[int, ...], size: tuple[int, int], last: bool | None, dtype: np.dtype, *, other: bool
+) -> str:
+    """Why a shape is not that of probabilities of an image."""
+    layouts = {None: ("[k h w]", ", or [h w k]"), False: ("[k h w]", ""), True: ("[h w k]", "")}
+    layout, also = layouts[last]
+    text = f"expected probabilities {layout} for {size[0]} x {size[1]} pixels (height x width){also}, got {shape}"
+    long = [n for n in shape if n != 1]
+    if other:
+        name, option = ("[k h w]", "khw") if last else ("[h w k]", "hwk")
+        return f"{text}: this looks like {name}, which has to be asked for (--probs-layout {option} or auto)"
+    if len(shape) < 3 and shape == size:
+        hint = (
+            "class indices? give them as seeds"
+            if dtype.kind in "iu"
+            else "of one class? np.stack([1 - p, p])"
+        )
+        return f"{text}: expected three axes, one of them the classes; {hint}"
+    if len(shape) < 3:
+        return f"{text}: expected three axes"
+    if len(long) > 3:
+        return f"{text}: several images or a volume? save a file of three axes for each image"
+    if sorted(size) in (sorted(long[1:]), sorted(long[:-1])) and size[0] != size[1]:
+        return f"{text}: height and width are exchanged"
+    return f"{text}: predict or resize to the size of the image"
+
+
+def _sums_to_one(rows: Shaped[np.ndarray, "k h w"]) -> bool:
     try:
-        if suffix.lower() != ".npz":
-            return np.load(io.BytesIO(data), allow_pickle=False), None
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            names = sorted(file.files)
-            if not form.key and names == ["classes", "labels"]:
-                return file["labels"], file["classes"]
-            if not form.key and len(names) != 1:
-                raise ValueError(f"the file has the arrays {', '.join(names)}: say which one (--probs-key)")
-            key = form.key or names[0]
-            if key not in names:
-                raise ValueError(f"the file has no array {key}, only {', '.join(names)}")
-            return file[key], None
-    except (EOFError, zipfile.BadZipFile) as error:
-        raise OSError(f"damaged npy or npz file: {error}") from error
+        normalized(rows)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_logits(array: Shaped[np.ndarray, "..."], axis: int) -> None:
+    """Raise `ValueError` if an array named logits holds probabilities."""
+    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1, 1)
+    if _sums_to_one(rows):
+        raise ValueError(
+            f"the array is named {LOGITS}, but holds probabilities: say which they are (--probs-values)"
+        )

@@ -12,9 +12,10 @@ from PIL import Image
 from selflabel.files.atomic import refuse_link, remove_leftovers, write_together
 from selflabel.files.digest import digest
 from selflabel.files.label_files import encoded_index, encoded_png
+from selflabel.files.number_types import quantized
 from selflabel.files.opening import FileError, read_file
 from selflabel.files.palette import overlay
-from selflabel.files.probabilities import encoded_soft, quantized
+from selflabel.files.probabilities import encoded_soft
 from selflabel.labeling.one import Labeled
 from selflabel.labeling.plan import Job
 from selflabel.labeling.settings import Soft

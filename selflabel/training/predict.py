@@ -19,8 +19,9 @@ from selflabel.files.digest import digest
 from selflabel.files.images import decode_image
 from selflabel.files.ledger import Entry, Ledger, encoded
 from selflabel.files.lock import sole_user
+from selflabel.files.number_types import quantized
 from selflabel.files.opening import about, read_file
-from selflabel.files.probabilities import quantized, write_soft
+from selflabel.files.probabilities import write_soft
 
 MANIFEST = "predictions.jsonl"
 REMEDY = "restore the file from a copy, or give --overwrite to predict again"

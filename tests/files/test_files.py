@@ -29,10 +29,10 @@ from selflabel.files.digest import digest
 from selflabel.files.folders import by_stem
 from selflabel.files.images import decode_image
 from selflabel.files.label_files import decode_index
+from selflabel.files.number_types import quantized
 from selflabel.files.probabilities import (
     ProbabilityFormat,
     decode_probabilities,
-    quantized,
     read_probabilities,
     write_soft,
 )
@@ -91,9 +91,12 @@ def bad(value: float) -> np.ndarray:
         (npy(PROBS * 0.9), ".npy", "sum to 1.*got a sum of 0.9"),
         (npy(np.log(PROBS)), ".npy", "logits need a softmax"),
         (npy(PROBS[:, :, :5]), ".npy", r"expected probabilities \[k h w\] for 4 x 6 pixels"),
-        (npy(PROBS.transpose(1, 2, 0)), ".npy", "looks like.*--probs-layout hwk"),
         (npy(PROBS[0]), ".npy", "three axes"),
-        (npy((PROBS * 100).astype(np.int32)), ".npy", "floats or uint8, got int32"),
+        (
+            npy((PROBS * 100).astype(np.int32)),
+            ".npy",
+            r"floats, bool, uint8 \(0..255\) or uint16 \(0..65535\), got int32",
+        ),
         (npz(p=PROBS, q=PROBS), ".npz", "arrays p, q: say which"),
         (npz(labels=PROBS, classes=np.arange(2)), ".npz", "2 classes for 3 rows"),
     ],

@@ -32,7 +32,8 @@ LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {
     "conjugate-gradients": ConjugateGradients,
 }
 SOFT = {"none": None, "uint8": Soft.UINT8, "float16": Soft.FLOAT16}
-CHANNELS_LAST = {"khw": False, "hwk": True}
+CHANNELS_LAST = {"auto": None, "khw": False, "hwk": True}
+LOGITS = {"auto": None, "probabilities": False, "logits": True}
 NO_ANNOTATOR = "none"
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "ANNOTATORS",
     "CHANNELS_LAST",
     "LINEAR_SOLVERS",
+    "LOGITS",
     "NO_ANNOTATOR",
     "SOFT",
     "SOLVERS",
