@@ -154,12 +154,15 @@ def _identity(
 
 def _images(folder: Path, stems: Path | None) -> Mapping[str, Path]:
     """Files by stem: those of the folder or, in their order, of a text file of stems."""
-    from selflabel.files.folders import by_stem
+    from selflabel.files.folders import bare, by_stem
     from selflabel.files.images import IMAGE_SUFFIXES
     from selflabel.files.lists import read_stems
 
     found = by_stem(folder, IMAGE_SUFFIXES)
-    return found if stems is None else {stem: found[stem] for stem in read_stems(stems, found)}
+    chosen = found if stems is None else read_stems(stems, found)
+    return {
+        bare(found[stem].name): found[stem] for stem in chosen
+    }  # what is written is spelled as the image is
 
 
 def _weights(run: Path, checkpoint: str) -> Path:

@@ -41,17 +41,22 @@ class Listing:
         )
 
 
-def stem_of(name: str, suffixes: Iterable[str] = ()) -> str:
-    """What files of one image have in common: the name without the suffixes of images, `suffixes`, and ".ome".
-
-    In composed form (NFC): macOS stores "é" as two characters, others as one.
-    """
+def bare(name: str, suffixes: Iterable[str] = ()) -> str:
+    """A file's name without the suffixes of images, `suffixes`, and ".ome": for the names of what is written."""
     stripped = STRIPPED.union(suffixes)
     while True:
         rest, _, suffix = name.rpartition(".")
         if not rest or f".{suffix.lower()}" not in stripped:
-            return unicodedata.normalize("NFC", name)
+            return name
         name = rest
+
+
+def stem_of(name: str, suffixes: Iterable[str] = ()) -> str:
+    """What files of one image have in common: the `bare` name in composed form (NFC).
+
+    macOS stores "é" as two characters, others as one.
+    """
+    return unicodedata.normalize("NFC", bare(name, suffixes))
 
 
 def listing(path: Path, suffixes: Sequence[str]) -> Listing:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selflabel.files.folders import Listing, listing, some, stem_of
+from selflabel.files.folders import Listing, bare, listing, some, stem_of
 from selflabel.files.images import IMAGE_SUFFIXES
 from selflabel.files.label_files import LABEL_SUFFIXES
 from selflabel.files.probabilities import PROBABILITY_SUFFIXES
@@ -13,7 +13,7 @@ from selflabel.files.probabilities import PROBABILITY_SUFFIXES
 
 @dataclass(frozen=True)
 class Job:
-    """One image to label, from seeds, a prediction, or both."""
+    """One image to label, from seeds, a prediction, or both. stem: in the names of what is written."""
 
     stem: str
     image: Path
@@ -89,12 +89,13 @@ def make_plan(
     jobs: list[Job] = []
     failures: list[Failure] = []
     for stem in chosen:
+        name = bare(found[stem].name)  # what is written is spelled as the image is
         lacking = next((each for each in partners if stem not in each.files), None)
         if lacking is not None:
-            failures.append(Failure(stem, lacking.none_of(stem)))
+            failures.append(Failure(name, lacking.none_of(stem)))
             continue
         own, given = (None if each is None else each.files[stem] for each in (seeds_of, probs_of))
-        jobs.append(Job(stem, found[stem], own, given))
+        jobs.append(Job(name, found[stem], own, given))
     left_out = [*there.left_out("image"), *_not_chosen(len(there.files), len(found), limit, part)]
     for each in partners:
         left_out += each.left_out(there.files)

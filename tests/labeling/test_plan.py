@@ -43,6 +43,7 @@ def test_names_that_belong_together(tmp_path: Path, image: str, seeds: str) -> N
     assert [(job.image.name, job.seeds and job.seeds.name) for job in plan.jobs] == [(image, seeds)]
     assert plan.failures == ()
     assert plan.left_out == ()
+    assert image.startswith(plan.jobs[0].stem + ".")  # what is written is spelled as the image is
 
 
 def test_what_is_left_out_of_a_plan(tmp_path: Path) -> None:
