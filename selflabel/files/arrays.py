@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Shaped
 
-from selflabel.files.tiffs import tiff_stack, tiff_stack_shape
+from selflabel.files.tiff_stacks import tiff_stack, tiff_stack_shape
 
 TIFF_SUFFIXES: Final = (".tif", ".tiff")
 ARRAY_SUFFIXES: Final = (".npz", ".npy", *TIFF_SUFFIXES)

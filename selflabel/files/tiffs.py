@@ -26,7 +26,7 @@ _OLD_REDUCED = 2
 _ALPHAS = (1, 2)
 """Values of ExtraSamples: associated and unassociated alpha. 0 is unspecified."""
 
-_OF_BYTES = (
+OF_BYTES = (
     COMPRESSION.LZW,
     COMPRESSION.ADOBE_DEFLATE,
     COMPRESSION.DEFLATE,
@@ -37,7 +37,7 @@ _OF_BYTES = (
 """Compressions of any bytes; the others are of pictures."""
 _EXACT_PICTURES = (COMPRESSION.CCITTRLE, COMPRESSION.CCITT_T4, COMPRESSION.CCITT_T6)
 _LAID_OUT = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
-_WHOLE_BITS = (1, 8, 16, 32, 64)
+WHOLE_BITS = (1, 8, 16, 32, 64)
 """Bits a sample that tifffile unpacks by itself."""
 _DIFFERENCES, _FLOAT_PREDICTOR = 2, 3
 """Values of Predictor: what was compressed are differences of neighbors in a row."""
@@ -53,7 +53,7 @@ def tiff_size(data: bytes) -> tuple[int, int]:
     """Height and width, turned as the file says; no pixel is read. Raises as `tiff_raster` does."""
     with TiffFile(io.BytesIO(data)) as file:
         page = _image_page(file)
-        return upright_size(page.imagelength, page.imagewidth, _orientation(page))
+        return upright_size(page.imagelength, page.imagewidth, orientation_of(page))
 
 
 def tiff_channels(data: bytes) -> int:
@@ -83,9 +83,9 @@ def tiff_raster(data: bytes) -> Raster:
             page.photometric in _LAID_OUT
             and page.dtype is not None
             and page.dtype.kind in "biuf"
-            and bits in _WHOLE_BITS
+            and bits in WHOLE_BITS
         )
-        packed = page.compression in _OF_BYTES
+        packed = page.compression in OF_BYTES
         form = (
             "TIFF"
             if page.compression == 1
@@ -93,88 +93,28 @@ def tiff_raster(data: bytes) -> Raster:
         )
         exact = page.compression == COMPRESSION.NONE or packed or page.compression in _EXACT_PICTURES
         if plain and page.compression == COMPRESSION.NONE:
-            numbers = _laid_out(page)
+            numbers = laid_out(page)
         elif plain and packed:
-            numbers = _laid_out_unpacked(data, page)
+            numbers = laid_out_unpacked(data, page)
         else:
             return _by_pillow(data, page, form, exact)
         return _raster(numbers, page, form)
-
-
-def tiff_stack_shape(data: bytes) -> tuple[tuple[int, int, int], np.dtype]:
-    """Shape [k h w] and type of `tiff_stack`; no pixel is read. Raises as it does."""
-    with TiffFile(io.BytesIO(data)) as file:
-        pages = _stacked_pages(file)
-        planes, _, height, width, channels = pages[0].shaped
-        assert pages[0].dtype is not None
-        return (len(pages) * planes * channels, height, width), pages[0].dtype
-
-
-def tiff_stack(data: bytes) -> Shaped[np.ndarray, "k h w"]:
-    """The bands of a TIFF file, in one page or a page each: numbers of 8 bits and more, packed by a method of bytes.
-
-    Raises `ValueError` for pages that differ, for pages of several bands each, turned ones, and for other numbers and
-    compressions; on damaged data whatever tifffile and pillow raise.
-    """
-    with TiffFile(io.BytesIO(data)) as file:
-        bands = [
-            _laid_out(page) if page.compression == COMPRESSION.NONE else _laid_out_unpacked(data, page)
-            for page in _stacked_pages(file)
-        ]
-        return np.moveaxis(np.concatenate(bands, axis=2), 2, 0)
-
-
-def _stacked_pages(file: TiffFile) -> list[TiffPage]:
-    """The pages of a stack of bands, checked."""
-    pages = [_page(file, number) for number in range(len(file.pages))]
-    pages = [page for page in pages if not _is_companion(page)]
-    if not pages:
-        raise OSError("a TIFF file without pages")
-    first = pages[0]
-    planes, depth, height, width, channels = first.shaped
-    check_size(height, width)
-    if depth > 1 or (len(pages) == 1 and _images(file, first) > 1):
-        raise ValueError("expected bands in one page, or a page each, got a volume")
-    if len(pages) > 1 and planes * channels > 1:
-        raise ValueError(
-            f"expected one page, or pages of one band, got {len(pages)} of {planes * channels} bands"
-        )
-    for page in pages:
-        if (page.shaped, page.dtype) != (first.shaped, first.dtype):
-            raise ValueError(f"expected pages of one shape and type, got {first.shaped} and {page.shaped}")
-        known = page.photometric in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB)
-        packed = page.compression == COMPRESSION.NONE or page.compression in _OF_BYTES
-        whole = page.dtype is not None and page.dtype.kind in "biuf" and page.bitspersample in _WHOLE_BITS
-        if not (known and packed and whole):
-            raise ValueError(
-                f"expected bands of numbers without compression or with deflate or LZW, got "
-                f"{_named(page.photometric)} of {page.bitspersample} bits, {_named(page.compression)}"
-            )
-        if _orientation(page) > 1:
-            raise ValueError(
-                f"expected upright bands, got Orientation {_orientation(page)}: save them upright"
-            )
-    return pages
-
-
-def _named(code: object) -> object:
-    return getattr(code, "name", code)
 
 
 def _image_page(file: TiffFile) -> TiffPage:
     """The page of the image, its size checked."""
     found: list[TiffPage] = []
     for number in range(len(file.pages)):
-        page = _page(file, number)
-        if number == 0 or not _is_companion(page):
-            found = [page] if found and _is_companion(found[0]) else [*found, page]
+        page = page_at(file, number)
+        if number == 0 or not is_companion(page):
+            found = [page] if found and is_companion(found[0]) else [*found, page]
         if len(found) > 1:
             raise ValueError(f"expected one image, got {len(file.pages)} pages: save the one that is meant")
     if not found:
         raise OSError("a TIFF file without pages")
     page = found[0]
     planes, depth, height, width, channels = page.shaped
-    if depth > 1 or _images(file, page) > 1:
+    if depth > 1 or images_behind(file, page) > 1:
         raise ValueError("expected one image, got a stack: save the plane that is meant")
     check_size(height, width)
     if planes * channels > MOST_CHANNELS:
@@ -184,13 +124,14 @@ def _image_page(file: TiffFile) -> TiffPage:
     return page
 
 
-def _page(file: TiffFile, number: int) -> TiffPage:
+def page_at(file: TiffFile, number: int) -> TiffPage:
+    """A page with all its tags."""
     page = file.pages.get(number)
     assert isinstance(page, TiffPage)
     return page
 
 
-def _is_companion(page: TiffPage) -> bool:
+def is_companion(page: TiffPage) -> bool:
     """Whether a page is a smaller copy or a mask of another one."""
     old = page.tags.get(_OLD_SUBFILE)
     return bool(
@@ -200,7 +141,7 @@ def _is_companion(page: TiffPage) -> bool:
     )
 
 
-def _images(file: TiffFile, page: TiffPage) -> int:
+def images_behind(file: TiffFile, page: TiffPage) -> int:
     """How many images stand behind the one page, as ImageJ and tifffile write large stacks."""
     if file.is_imagej and file.imagej_metadata is not None:
         return int(file.imagej_metadata.get("images", 1))
@@ -210,12 +151,13 @@ def _images(file: TiffFile, page: TiffPage) -> int:
     return 1
 
 
-def _orientation(page: TiffPage) -> int:
+def orientation_of(page: TiffPage) -> int:
+    """The Orientation tag, 1 where there is none: upright."""
     tag = page.tags.get(_ORIENTATION)
     return tag.value if tag is not None and isinstance(tag.value, int) else 1
 
 
-def _laid_out(page: TiffPage) -> Shaped[np.ndarray, "h w c"]:
+def laid_out(page: TiffPage) -> Shaped[np.ndarray, "h w c"]:
     """The samples of a page whose segments are not compressed."""
     planes, _, height, width, channels = page.shaped
     samples = np.asarray(page.asarray()).reshape(planes, height, width, channels)
@@ -226,7 +168,7 @@ def _laid_out(page: TiffPage) -> Shaped[np.ndarray, "h w c"]:
     return np.moveaxis(samples, 0, 2).reshape(height, width, planes * channels)
 
 
-def _laid_out_unpacked(data: bytes, page: TiffPage) -> Shaped[np.ndarray, "h w c"]:
+def laid_out_unpacked(data: bytes, page: TiffPage) -> Shaped[np.ndarray, "h w c"]:
     """The samples of a page: libtiff unpacks its segments, tifffile lays them out."""
     buffer = io.BytesIO(data)
     buffer.seek(0, io.SEEK_END)
@@ -240,7 +182,7 @@ def _laid_out_unpacked(data: bytes, page: TiffPage) -> Shaped[np.ndarray, "h w c
         counts.append(count)
     buffer.seek(0)
     with TiffFile(buffer) as file:
-        new = _page(file, page.index)
+        new = page_at(file, page.index)
         for codes, values in ((_OFFSETS, offsets), (_COUNTS, counts)):
             for code in codes:
                 if code in new.tags:
@@ -250,7 +192,7 @@ def _laid_out_unpacked(data: bytes, page: TiffPage) -> Shaped[np.ndarray, "h w c
                 new.tags[code].overwrite(value)
     buffer.seek(0)
     with TiffFile(buffer) as file:
-        return _laid_out(_page(file, page.index))
+        return laid_out(page_at(file, page.index))
 
 
 def _unpacked(segment: bytes, page: TiffPage, number: int) -> bytes:
@@ -330,7 +272,7 @@ def _raster(numbers: Shaped[np.ndarray, "h w c"], page: TiffPage, form: str) -> 
         inverted = _keeps_numbers(page)
         numbers = numbers if inverted else top - numbers
     return Raster(
-        upright(numbers, _orientation(page)),
+        upright(numbers, orientation_of(page)),
         top,
         form,
         alpha=_has_alpha(page),
@@ -350,7 +292,7 @@ def _by_pillow(data: bytes, page: TiffPage, form: str, exact: bool) -> Raster:
     buffer = io.BytesIO(data)
     if _ORIENTATION in page.tags:  # some versions of pillow turn by it, some do not: `upright` does
         with TiffFile(buffer) as file:
-            _page(file, page.index).tags[_ORIENTATION].overwrite(1)
+            page_at(file, page.index).tags[_ORIENTATION].overwrite(1)
         buffer.seek(0)
     try:
         picture = Image.open(buffer, formats=("TIFF",))
@@ -358,7 +300,7 @@ def _by_pillow(data: bytes, page: TiffPage, form: str, exact: bool) -> Raster:
     except (UnidentifiedImageError, SyntaxError, KeyError) as error:
         raise ValueError(_unknown(page, form)) from error
     picture.info.pop("xmp", None)  # has an orientation of its own, in other programs' words
-    turn, alpha, keeps = _orientation(page), picture.mode in ("LA", "RGBA", "PA"), _keeps_numbers(page)
+    turn, alpha, keeps = orientation_of(page), picture.mode in ("LA", "RGBA", "PA"), _keeps_numbers(page)
     with picture:
         picture.load()
         if picture.mode == "P":
