@@ -32,6 +32,7 @@ class Routine(enum.Enum):
     LAYOUT = "layout"
     LATTICE = "lattice"
     SEPARABLE = "separable"
+    EXACT = "exact"
     MEAN_FIELD = "mean_field"
     DESCENT = "descent"
     ELIMINATION = "elimination"
@@ -52,6 +53,7 @@ GPU_DTYPES: dict[Routine, tuple[torch.dtype, ...]] = {
     Routine.GATED: (torch.float32,),
     Routine.LATTICE: (torch.float32,),
     Routine.SEPARABLE: (torch.float32,),
+    Routine.EXACT: (torch.float32,),
     Routine.MEAN_FIELD: (torch.float32,),
 }
 """The same on a GPU."""

@@ -376,8 +376,8 @@ FAMILIES: dict[str, Family] = {
     "window": Family(window, (Routine.GATED,)),
     "mean-field": Family(mean_field, (Routine.LATTICE, Routine.MEAN_FIELD)),
     "lattice": Family(filters, (Routine.LATTICE,)),
-    "exact": Family(exact),
-    "dense": Family(dense, (Routine.LATTICE,)),
+    "exact": Family(exact, (Routine.EXACT,)),
+    "dense": Family(dense, (Routine.LATTICE, Routine.EXACT)),
     "walker": Family(walker),
 }
 """By the name that `--jobs` knows them by."""

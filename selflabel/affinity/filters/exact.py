@@ -29,7 +29,16 @@ class Exact:
     """Exact filtering, quadratic in the pixels, on any device. It has no settings."""
 
     def build(self, features: Float[Tensor, "b n d"]) -> Filter:
-        """The `ExactFilter` of features that are already divided by their bandwidths."""
+        """The `ExactFilter` of features that are already divided by their bandwidths, or the same by kernels.
+
+        Raises `ValueError` if features have no ``[b n d]`` shape, are empty or not finite.
+        """
+        check_features(features)
+        if backend(Routine.EXACT, features.device, features.dtype) is Backend.GPU:
+            from selflabel.affinity.filters.exact_gpu import MOST_DIMENSIONS, TritonExact
+
+            if features.shape[2] <= MOST_DIMENSIONS:
+                return TritonExact.build(features)
         return ExactFilter.build(features)
 
     def build_grid(
@@ -53,11 +62,7 @@ class ExactFilter:
 
     @classmethod
     def build(cls, features: Float[Tensor, "b n d"]) -> "ExactFilter":
-        """features: already divided by their bandwidths; float32 or float64, values must be of the same type.
-
-        Raises `ValueError` if features have no ``[b n d]`` shape, are empty or not finite.
-        """
-        check_features(features)
+        """From checked features, already divided by their bandwidths; values must be of the same type."""
         with torch.no_grad():
             f = features.detach() - features.detach().mean(1, keepdim=True)
             half = -0.5 * f.square().sum(2, keepdim=True)
