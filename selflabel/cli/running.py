@@ -67,11 +67,11 @@ def _warnings(job: TrainingJob, found: Survey) -> Iterator[str]:
             f"no pixel of the {found.images} files in {folder} is labeled, there is nothing to learn from: all have "
             f"the value {value}, which means unlabeled: draw labels, or give {flag}"
         )
-    if not full and found.whole == found.images:
+    if not full and found.whole == found.images and options.unlabeled != -1:
         said = (
             f"every pixel of all {found.images} files in {folder} is a seed: if one of the values means unlabeled, "
-            f"give it with --unlabeled (often 0, with --seeds-offset 1); to train with full masks, give --method full "
-            f"--masks {folder}"
+            f"give it with --unlabeled (often 0, with --seeds-offset 1; -1 says that none does); "
+            f"to train with full masks, give --method full --masks {folder}"
         )
         if options.method != "pce":
             raise ValueError(f"{said}: the method {options.method} has nothing to label")

@@ -1,6 +1,7 @@
 """`selflabel score`: label files against true ones."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,9 @@ from selflabel.cli.config.declarations import Argument, Option, option_group
 
 if TYPE_CHECKING:
     from selflabel.metrics.folders import FolderScore
+
+NO_LABELS = ("confidence", "soft", "overlays")
+"""Folders that `selflabel label` writes beside its labels."""
 
 
 @option_group
@@ -64,6 +68,7 @@ def score(options: ScoreOptions) -> None:
     from selflabel.files.lists import read_names
 
     try:
+        _check_folder(options.pred)
         names = read_names(options.classes) if options.classes is not None else ()
         found = _scored(options, len(names) or options.num_classes)
     except (ValueError, OSError) as error:
@@ -76,6 +81,8 @@ def score(options: ScoreOptions) -> None:
         except OSError as error:
             raise screen.stop(f"{options.json_file} cannot be written: {error}") from error
     _show(found, names, options.per_image, options.hd95)
+    for note in _notes(found, names, options.per_image):
+        screen.tell(note, "bold yellow")
     screen.failures(found.failures)
     if found.failures:
         raise typer.Exit(screen.BAD_IMAGES)
@@ -108,6 +115,12 @@ def _scored(options: ScoreOptions, num_classes: int | None) -> "FolderScore":
             bar.update(task, completed=done, total=total)
 
         return score_folder(options.pred, options.truth, rules, stems=stems, progress=progress)
+
+
+def _check_folder(pred: Path) -> None:
+    """Raise `ValueError` for a folder of `selflabel label` that does not hold its labels."""
+    if pred.name in NO_LABELS and (pred.parent / "labels").is_dir():
+        raise ValueError(f"{pred} holds no labels ({pred.name}): they are in {pred.parent / 'labels'}")
 
 
 def _first(options: ScoreOptions) -> int:
@@ -144,9 +157,28 @@ def _show(found: "FolderScore", names: tuple[str, ...], per_image: bool, hd95: b
 
 def _caption(found: "FolderScore") -> str:
     text = f"{len(found.images)} images, {100 * found.accuracy:.2f} % of the pixels right"
+    if found.void:
+        text += f"; {100 * found.void:.2f} % of the pixels of TRUTH do not count"
+    if found.unlabeled:
+        text += f"; {100 * found.unlabeled:.2f} % of the counted pixels have no label, which is wrong"
     if found.missing:
         text += f"; {len(found.missing)} images of TRUTH have no labels and are left out"
     return text
+
+
+def _notes(found: "FolderScore", names: tuple[str, ...], per_image: bool) -> Iterator[str]:
+    """What a reader of the numbers should know, a line each."""
+    from selflabel.files.folders import some
+
+    if found.beyond and not per_image:
+        listed = some([_name(number, names) for number in found.beyond])
+        yield f"classes of PRED that TRUTH never has count as wrong, with IoU 0: {listed}"
+    absent = [entry.index for entry in found.classes if entry.iou != entry.iou]
+    if absent and not per_image:
+        listed = some([_name(number, names) for number in absent])
+        yield f"classes that occur in neither folder take no part in the means: {listed}"
+    if found.left_out:
+        yield f"left out: {'; '.join(found.left_out)}"
 
 
 def _name(index: int, names: tuple[str, ...]) -> str:
@@ -168,6 +200,8 @@ def _write_json(path: Path, found: "FolderScore", names: tuple[str, ...], first:
         "image_dice": found.image_dice,
         "image_hd95": found.image_hd95,
         "accuracy": found.accuracy,
+        "void": found.void,
+        "unlabeled": found.unlabeled,
         "classes": [
             {"name": names[entry.index] if entry.index < len(names) else str(entry.index), **asdict(entry)}
             for entry in found.classes

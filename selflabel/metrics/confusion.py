@@ -20,7 +20,10 @@ def confusion(truth: UInt8[np.ndarray, "h w"], index: UInt8[np.ndarray, "_ _"]) 
     Raises `ValueError` if the shapes differ.
     """
     if truth.shape != index.shape:
-        raise ValueError(f"labels of {_size(index)} pixels for a truth of {_size(truth)}")
+        raise ValueError(
+            f"labels of {_size(index)} pixels for a truth of {_size(truth)}: both must be of one size (resize "
+            f"labels with nearest neighbors)"
+        )
     pairs = truth.astype(np.int32).ravel() * LEVELS + index.ravel()
     counts = np.bincount(pairs, minlength=LEVELS * LEVELS).reshape(LEVELS, LEVELS)
     counts[IGNORED] = 0

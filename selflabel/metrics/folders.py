@@ -1,14 +1,14 @@
 """Scores of a folder of label files against a folder of true ones."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from selflabel.files.conventions import check_contiguous, check_truth
-from selflabel.files.folders import by_stem, stem_of
+from selflabel.files.folders import SHOWN, listing, stem_of
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, read_index
 from selflabel.metrics.confusion import IGNORED, LEVELS, accuracy, confusion, dice, iou, mean_of_defined
 from selflabel.metrics.hausdorff import hd95
@@ -68,6 +68,10 @@ class FolderScore:
       whose class numbers mean something within an image only.
     missing: stems with a truth and no labels.
     failures: (stem, reason) of pairs that could not be scored.
+    left_out: why other files of the two folders do not count, a phrase a reason.
+    void: share of the pixels that do not count, as they have no class in the truth. unlabeled: share of the counted
+      pixels that have no label: they are wrong.
+    beyond: classes of the labels that the truth never has.
     """
 
     images: tuple[ImageScore, ...]
@@ -81,6 +85,10 @@ class FolderScore:
     accuracy: float
     missing: tuple[str, ...]
     failures: tuple[tuple[str, str], ...]
+    left_out: tuple[str, ...] = ()
+    void: float = 0.0
+    unlabeled: float = 0.0
+    beyond: tuple[int, ...] = ()
 
 
 def score_folder(
@@ -97,10 +105,11 @@ def score_folder(
     comparison, and then each of them must have both files. Two files are compared whatever their names are.
     `progress` gets (done, all) after each image.
 
-    Raises `ValueError` if a folder has no label files, no image can be compared, or all files of a folder hold 0 and
-    255 alone where there may be two classes (`conventions`).
+    Raises `ValueError` if a folder has no label files, no image can be compared, no pixel of one of the two folders
+    has a class, or all files of a folder hold 0 and 255 alone where there may be two classes (`conventions`).
     """
-    given, true = by_stem(labels, LABEL_SUFFIXES), by_stem(truth, LABEL_SUFFIXES)
+    folders = listing(labels, LABEL_SUFFIXES), listing(truth, LABEL_SUFFIXES)
+    given, true = (folder.files for folder in folders)
     if labels.is_file() and truth.is_file():
         true = {stem_of(labels.name): truth}
     wanted = sorted(given if stems is None else stems)
@@ -120,10 +129,21 @@ def score_folder(
         if progress is not None:
             progress(done, len(wanted))
     if not scores:
-        reason = failures[0][1] if failures else "no stems given"
-        raise ValueError(f"none of {len(wanted)} images could be scored: {reason}")
+        raise ValueError(f"none of {len(wanted)} images could be scored: {_reasons(failures)}")
     _check_meaning(pixels, rules)
-    return _summary(tuple(scores), total, rules, missing, tuple(failures))
+    left_out = [
+        f"{phrase} in {path}"
+        for path, folder in zip((labels, truth), folders, strict=True)
+        for phrase in folder.left_out("label file")
+    ]
+    beyond = np.flatnonzero((pixels[0] > 0) & (pixels[1] == 0))
+    return replace(
+        _summary(tuple(scores), total, rules, missing, tuple(failures)),
+        left_out=tuple(left_out),
+        void=float(pixels[1, IGNORED] / pixels[1].sum()),
+        unlabeled=float(total[:, IGNORED].sum() / max(1, total.sum())),
+        beyond=tuple(beyond[beyond != IGNORED].tolist()),
+    )
 
 
 def score_image(
@@ -159,9 +179,24 @@ def _score_pair(
 def _check_meaning(pixels: Int64[np.ndarray, "2 p"], rules: Rules) -> None:
     """Raise `ValueError` for folders of masks of 0 and 255, read as class 0 and no label."""
     given, true = pixels
+    for what, counts, option in (("true", true, "--unlabeled, --values"), ("label", given, "--pred-values")):
+        if not counts[:IGNORED].any():
+            raise ValueError(
+                f"no pixel of the {what} files has a class, all mean unlabeled: give the folder of the labels, or say "
+                f"what the values mean ({option})"
+            )
     check_truth(true, rules.truth, rules.num_classes, "true files", "--values")
     if true[1:IGNORED].any():  # else labels of class 0 alone may be all that there is
         check_truth(given, rules.given, rules.num_classes, "label files", "--pred-values")
+
+
+def _reasons(failures: Sequence[tuple[str, str]]) -> str:
+    """Why images failed, the first ones."""
+    if not failures:
+        return "no stems given"
+    shown = [f"{stem}: {reason}" for stem, reason in failures[:SHOWN]]
+    more = len(failures) - SHOWN
+    return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
 
 
 def _check_range(name: str, present: Int64[np.ndarray, " n"], num_classes: int) -> None:

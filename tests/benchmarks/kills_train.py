@@ -3,8 +3,8 @@
     python tests/benchmarks/kills_train.py               # 100 kills, about a quarter of an hour on two cores
     python tests/benchmarks/kills_train.py --kills 5     # a try
 
-Small data sets are generated. Runs of four kinds take turns. Each is killed at random moments (seeded, as shares of
-the time that the run takes from its first file on) until it ends by itself. Then weights, optimizer, history and
+Small data sets are generated. Runs of four kinds take turns. Each is killed at moments that a seeded generator draws:
+some time after one of its next steps, or while it starts. Once it ends by itself, weights, optimizer, history and
 scores must be bit for bit those of the run that was not killed, seconds apart, and no temporary file may be left.
 After each kill the files must be whole, and the last checkpoint no earlier than before. Exit code 1 if anything was
 not so.
@@ -45,12 +45,19 @@ LONGEST = 600.0
 """Seconds that a run may take."""
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of a run that is left alone: until its first file, and in all."""
+NEXT_STEPS, BETWEEN = 16, 0.25
+"""A kill comes at most so many steps after the last one, and so many seconds after that step."""
+STARTING, START = 0.15, 6.0
+"""Share of the kills that come while the command starts, and how long after its first moment they may, in seconds."""
+POLL = 0.002
 
-    first: float
-    whole: float
+
+@dataclass(frozen=True)
+class Moment:
+    """When to kill: some seconds after the history has a row of this step; step 0: after the start."""
+
+    step: int
+    seconds: float
 
 
 def make_data(root: Path) -> Path:
@@ -94,30 +101,43 @@ def start(data: Path, out: Path, kind: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
-def reference(data: Path, out: Path, kind: str) -> Timing:
+def reference(data: Path, out: Path, kind: str) -> None:
     """A run that is left alone. Raises `RuntimeError` if it fails."""
-    began, first = time.monotonic(), 0.0
-    process = start(data, out, kind)
-    while process.poll() is None:
-        if not first and (out / "last.pt").exists():
-            first = time.monotonic() - began
-        if time.monotonic() - began > LONGEST:
-            process.kill()
-        time.sleep(0.005)
-    if process.returncode:
-        raise RuntimeError(f"{kind}: exit code {process.returncode}: {out.with_suffix('.log').read_text()}")
-    return Timing(first, time.monotonic() - began)
+    code = start(data, out, kind).wait(LONGEST)
+    if code:
+        raise RuntimeError(f"{kind}: exit code {code}: {out.with_suffix('.log').read_text()}")
 
 
-def killed_after(data: Path, out: Path, kind: str, seconds: float) -> int | None:
-    """Start or resume a run, and kill it and its children after some seconds; the exit code if it ended before."""
+def killed_at(data: Path, out: Path, kind: str, moment: Moment | None) -> int | None:
+    """Start or resume a run, and kill it and its children at a moment; the exit code if it ended before."""
     process = start(data, out, kind)
     try:
-        return process.wait(seconds)
+        if moment is None:
+            return process.wait(LONGEST)
+        until = time.monotonic() + LONGEST
+        while moment.step and rows(out) < moment.step and time.monotonic() < until:
+            code = process.poll()
+            if code is not None:
+                return code
+            time.sleep(POLL)
+        return process.wait(moment.seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return None
+
+
+def rows(out: Path) -> int:
+    """Lines of the history, whole or not."""
+    path = out / "history.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def draw_moment(draw: random.Random, step: int) -> Moment:
+    """The next moment to kill a run whose last checkpoint is of this step."""
+    if draw.random() < STARTING:
+        return Moment(0, START * draw.random())
+    return Moment(max(0, step) + draw.randint(1, NEXT_STEPS), BETWEEN * draw.random())
 
 
 def faults_of_parts(out: Path, before: int) -> Iterator[str]:
@@ -180,30 +200,25 @@ def timeless(path: Path) -> list[str]:
 
 
 def run_killed(
-    data: Path, folder: Path, kind: str, timing: Timing, draw: random.Random, left: int, counts: Counter[str]
+    data: Path, folder: Path, kind: str, draw: random.Random, left: int, counts: Counter[str]
 ) -> Iterator[str]:
-    """Train a run with kills, at most `left`, and compare its end."""
+    """Train a run with kills, until there have been `left` in all, and compare its end."""
     out, step = folder / "run", -1
-    for _ in range(10 * left + 10):
-        share = draw.random()
-        if counts["kills"] >= left:
-            share = LONGEST  # no kill any more: it ends
-        code = killed_after(data, out, kind, timing.first * 0.9 + share * (timing.whole - timing.first))
-        if code is None:
-            counts["kills"] += 1
-            yield from faults_of_parts(out, step)
-            if (out / "last.pt").exists():
-                now = load_checkpoint(out / "last.pt").step
-                counts["kills after a step"] += now > 0
-                step = now
-            continue
-        counts["runs"] += 1
-        if code:
-            yield f"exit code {code}: {out.with_suffix('.log').read_text()[-400:]}"
-        else:
-            yield from faults_of_whole(out, folder.parent / kind.replace(" ", "-") / "run")
-        return
-    yield "it does not come to its end"
+    while True:
+        moment = draw_moment(draw, step) if counts["kills"] < left else None
+        code = killed_at(data, out, kind, moment)
+        if code is not None:
+            break
+        counts["kills"] += 1
+        counts["kills while it starts"] += moment is not None and not moment.step
+        yield from faults_of_parts(out, step)
+        if (out / "last.pt").exists():
+            step = load_checkpoint(out / "last.pt").step
+    counts["runs"] += 1
+    if code:
+        yield f"exit code {code}: {out.with_suffix('.log').read_text()[-400:]}"
+    else:
+        yield from faults_of_whole(out, folder.parent / kind.replace(" ", "-") / "run")
 
 
 def main() -> int:
@@ -217,21 +232,22 @@ def main() -> int:
     draw, counts, faults = random.Random(options.seed), Counter[str](), list[str]()
     with tempfile.TemporaryDirectory(prefix="kills-train-") as name:
         root = Path(name)
-        data, timings = make_data(root / "data"), dict[str, Timing]()
+        data = make_data(root / "data")
         while counts["kills"] < options.kills:
             kind = list(KINDS)[counts["runs"] % len(KINDS)]
-            if kind not in timings:
-                (root / kind.replace(" ", "-")).mkdir()
-                timings[kind] = reference(data, root / kind.replace(" ", "-") / "run", kind)
+            alone = root / kind.replace(" ", "-")
+            if not alone.exists():
+                alone.mkdir()
+                reference(data, alone / "run", kind)
             folder = root / f"killed-{counts['runs']}"
             folder.mkdir()
             before = counts["kills"]
-            for fault in run_killed(data, folder, kind, timings[kind], draw, options.kills, counts):
+            for fault in run_killed(data, folder, kind, draw, options.kills, counts):
                 faults.append(f"{kind}, run {counts['runs']}: {fault}")
                 print(faults[-1], flush=True)
             print(f"{kind}: {counts['kills'] - before} kills, then whole", flush=True)
     print(
-        f"{counts['kills']} kills ({counts['kills after a step']} after the first step) in {counts['runs']} runs, "
+        f"{counts['kills']} kills ({counts['kills while it starts']} while it starts) in {counts['runs']} runs, "
         f"{len(faults)} faults"
     )
     return 1 if faults else 0

@@ -89,7 +89,8 @@ def test_no_seed_at_all_is_refused(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("method", "folder"), [("pce", "scribbles"), ("full", "masks")])
 def test_a_class_that_is_never_labeled_is_named(root: Path, tmp_path: Path, method: str, folder: str) -> None:
     change(root / folder, lambda index: np.where(index == 1, 255, index))
-    result = train(root, tmp_path / "run", "--method", method)
+    values = ("--masks-values", "0,1", "--values", "0,1")  # that 255 is no class has to be said
+    result = train(root, tmp_path / "run", "--method", method, *values)
     assert result.exit_code == 0, result.output
     assert f"no pixel of the 4 files in {folder} is labeled as class 1 (class 1)" in result.output
     assert "cannot learn it" in result.output
@@ -108,7 +109,7 @@ def test_seeds_at_every_pixel_are_refused(root: Path, tmp_path: Path) -> None:
     result = train(root, tmp_path / "run")
     assert result.exit_code == 2
     assert "every pixel of all 4 files in scribbles is a seed" in result.output
-    assert "--unlabeled (often 0, with --seeds-offset 1)" in result.output
+    assert "--unlabeled (often 0, with --seeds-offset 1; -1 says that none does)" in result.output
     alone = train(root, tmp_path / "run", "--method", "pce")
     assert alone.exit_code == 0
     assert "warning: every pixel" in alone.output

@@ -171,7 +171,7 @@ def test_stems_must_be_there(tmp_path: Path) -> None:
     pred = write(tmp_path / "pred", a=np.zeros((2, 2)))
     found = score_folder(pred, truth, Rules(), stems=["a", "b"])
     assert found.failures == (("b", "no label file of this stem"),)
-    with pytest.raises(ValueError, match="none of 1 images could be scored: no label file"):
+    with pytest.raises(ValueError, match=r"none of 1 images could be scored: .*no label file"):
         score_folder(pred, truth, Rules(), stems=["b"])
     with pytest.raises(ValueError, match="none of 0 images could be scored: no stems"):
         score_folder(pred, truth, Rules(), stems=[])
