@@ -92,9 +92,9 @@ def tiff_raster(data: bytes) -> Raster:
             else f"TIFF ({getattr(page.compression, 'name', page.compression)})"
         )
         exact = page.compression == COMPRESSION.NONE or packed or page.compression in _EXACT_PICTURES
-        if plain and page.compression == COMPRESSION.NONE:
+        if plain and page.compression == COMPRESSION.NONE and page.predictor == 1:
             numbers = laid_out(page)
-        elif plain and packed:
+        elif plain and (packed or page.compression == COMPRESSION.NONE):
             numbers = laid_out_unpacked(data, page)
         else:
             return _by_pillow(data, page, form, exact)
@@ -207,6 +207,8 @@ def _unpacked(segment: bytes, page: TiffPage, number: int) -> bytes:
     length = -(-columns * channels * page.bitspersample // 8)
     if page.fillorder == 2:
         segment = segment.translate(_REVERSED)
+    if page.compression == COMPRESSION.NONE:
+        return segment  # where nothing is compressed, a Predictor means nothing
     found = _through_libtiff(segment, int(page.compression), rows, length)
     if page.predictor in (_DIFFERENCES, _FLOAT_PREDICTOR):
         undo = _summed if page.predictor == _DIFFERENCES else _floats
