@@ -291,6 +291,8 @@ def _has_alpha(page: TiffPage) -> bool:
 
 def _by_pillow(data: bytes, page: TiffPage, form: str, exact: bool) -> Raster:
     """The numbers of a page of a picture's compression, of CMYK and the like, or of 2, 4 or 12 bits."""
+    if page.bitspersample > 8 and not exact:  # JPEG of 12 and 16 bits
+        raise ValueError(_unknown(page, form))
     buffer = io.BytesIO(data)
     if _ORIENTATION in page.tags:  # some versions of pillow turn by it, some do not: `upright` does
         with TiffFile(buffer) as file:
