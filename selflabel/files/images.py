@@ -27,6 +27,10 @@ IMAGE_SUFFIXES = (
 )
 
 
+ROUNDING = 1e-5
+"""How far floating-point images may leave [0, 1], as resized ones do; they are cut."""
+
+
 def read_image(path: Path) -> Float32[np.ndarray, "h w c"]:
     """The image in a file, in [0, 1], with one channel (gray) or three (RGB).
 
@@ -60,6 +64,11 @@ def image_channels(path: Path) -> int:
 def decoded_size(data: bytes) -> tuple[int, int]:
     """Height and width of `decode_image`, from the header. Raises as it does."""
     return tiff_size(data) if is_tiff(data) else picture_size(data)
+
+
+def stored_size(data: bytes) -> tuple[int, int]:
+    """Height and width as stored, whatever the Orientation: no pixel is read for it. Raises as `decode_image` does."""
+    return tiff_size(data, turned=False) if is_tiff(data) else picture_size(data, turned=False)
 
 
 def decode_image(data: bytes, suffix: str = "") -> Float32[np.ndarray, "h w c"]:
@@ -142,8 +151,8 @@ def to_unit(array: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w c"]:
             f"the image has {np.count_nonzero(~np.isfinite(array))} pixel values that are nan or inf: replace them"
         )
     low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 1):
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise ValueError(
             f"floating-point images must lie in [0, 1], got {low:g} to {high:g}: scale the image first"
         )
-    return array.astype(np.float32)
+    return array.astype(np.float32).clip(0, 1)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image, ImageFile
 
-from selflabel.files.rasters import Raster, check_size, upright, upright_size
+from selflabel.files.rasters import MOST_PIXELS, Raster, check_size, upright, upright_size
 
 FORMATS: Final = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "WEBP", "JPEG2000")
 """Formats of pillow that are read; others run programs (EPS), or are no images of pixels. MPO is found as JPEG."""
@@ -28,10 +28,13 @@ _BITS_AT, _KIND_AT = 24, 25
 """Where the header of a PNG file has its bit depth and its kind of color."""
 
 
-def picture_size(data: bytes) -> tuple[int, int]:
-    """Height and width, turned as the file says. Raises as `picture_raster` does."""
+def picture_size(data: bytes, *, turned: bool = True) -> tuple[int, int]:
+    """Height and width, `turned` as the file says or as stored. Raises as `picture_raster` does.
+
+    Where a PNG is turned may stand behind its pixels: they are read for it.
+    """
     with _opened(data) as picture:
-        return upright_size(picture.height, picture.width, _orientation(picture))
+        return upright_size(picture.height, picture.width, _orientation(picture) if turned else 1)
 
 
 def picture_channels(data: bytes) -> int:
@@ -70,7 +73,7 @@ def _opened(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `check_size` decides
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{error}: cut it into tiles, or check whether the file is damaged") from error
+        raise ValueError(f"expected at most {MOST_PIXELS} pixels: {error}; cut it into tiles") from error
     check_size(picture.height, picture.width)
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format not in SEVERAL_VIEWS:

@@ -49,11 +49,11 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in MAGIC
 
 
-def tiff_size(data: bytes) -> tuple[int, int]:
-    """Height and width, turned as the file says; no pixel is read. Raises as `tiff_raster` does."""
+def tiff_size(data: bytes, *, turned: bool = True) -> tuple[int, int]:
+    """Height and width, `turned` as the file says or as stored; no pixel is read. Raises as `tiff_raster` does."""
     with TiffFile(io.BytesIO(data)) as file:
         page = _image_page(file)
-        return upright_size(page.imagelength, page.imagewidth, orientation_of(page))
+        return upright_size(page.imagelength, page.imagewidth, orientation_of(page) if turned else 1)
 
 
 def tiff_channels(data: bytes) -> int:

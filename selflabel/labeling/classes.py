@@ -13,14 +13,18 @@ MOST_UNANNOUNCED = 64
 """Different values in the seeds: more than this, and no number of classes given, are taken for a photograph."""
 
 
+def check_same_size(seeds: tuple[int, ...], image: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless seeds and image have one height and one width."""
+    if seeds != image:
+        hint = ": has one of them been turned (EXIF orientation)?" if seeds == image[::-1] else ""
+        raise ValueError(
+            f"seeds of {seeds[0]} x {seeds[1]} pixels for an image of {image[0]} x {image[1]} (height x width){hint}"
+        )
+
+
 def check_seeds(seeds: UInt8[np.ndarray, "_ _"], size: tuple[int, int], num_classes: int | None) -> None:
     """Raise `ValueError` for seeds of another size than the image's, and for classes beyond `num_classes`."""
-    if seeds.shape != size:
-        hint = ": has one of them been turned (EXIF orientation)?" if seeds.shape == size[::-1] else ""
-        raise ValueError(
-            f"seeds of {seeds.shape[0]} x {seeds.shape[1]} pixels for an image of {size[0]} x {size[1]} "
-            f"(height x width){hint}"
-        )
+    check_same_size(seeds.shape, size)
     if num_classes is None:
         values = np.unique(seeds).size
         if values > MOST_UNANNOUNCED:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,11 +11,11 @@ from jaxtyping import Float32, UInt8
 from selflabel.files import UNLABELED
 from selflabel.files.conventions import check_seeds_meaning
 from selflabel.files.digest import digest
-from selflabel.files.images import decode_image
+from selflabel.files.images import decode_image, stored_size
 from selflabel.files.label_files import decode_index
 from selflabel.files.opening import about, read_file
 from selflabel.files.probabilities import Probabilities, decode_probabilities
-from selflabel.labeling.classes import check_seeds
+from selflabel.labeling.classes import check_same_size, check_seeds
 from selflabel.labeling.lines import Record
 from selflabel.labeling.one import label_arrays
 from selflabel.labeling.outputs import OutputFolder
@@ -97,6 +98,8 @@ def _by_kind(job: Job, contents: list[bytes]) -> tuple[bytes, bytes | None, byte
 
 def _decoded(job: Job, contents: list[bytes], settings: LabelingSettings) -> _Inputs:
     pixels, scribbles, prediction = _by_kind(job, contents)
+    if job.seeds is not None and scribbles is not None:
+        _compare_headers(job.image, pixels, job.seeds, scribbles)
     with about(job.image, "image"):
         image = decode_image(pixels, job.image.suffix)
     size = (image.shape[0], image.shape[1])
@@ -110,3 +113,13 @@ def _decoded(job: Job, contents: list[bytes], settings: LabelingSettings) -> _In
         with about(job.probs, "probabilities"):
             given = decode_probabilities(prediction, job.probs.suffix, size, settings.probs_format)
     return _Inputs(image, seeds, given)
+
+
+def _compare_headers(image_path: Path, image: bytes, seeds_path: Path, seeds: bytes) -> None:
+    """Raise `ValueError` for sizes that differ however the files are turned, before any pixel is read."""
+    with about(image_path, "image"):
+        size = stored_size(image)
+    with about(seeds_path, "seeds"):
+        other = stored_size(seeds)
+    if sorted(size) != sorted(other):
+        check_same_size(other, size)
