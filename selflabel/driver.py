@@ -5,7 +5,7 @@ The file is not called after the function: importing it would put a module where
 
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -96,6 +96,14 @@ class Solver(Protocol):
         """
 
 
+@runtime_checkable
+class HardSolver(Solver, Protocol):
+    """A solver of hard labels, which says apart how probable they are."""
+
+    def marginals(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+        """How probable each class is, distributions as of a soft solver: `labels` are the most probable ones."""
+
+
 class Result(enum.Enum):
     """How the solve of one image ended; the value is the message, with advice."""
 
@@ -130,6 +138,8 @@ class Solution:
     """How many steps each image took."""
     trace: Float[Tensor, "t b"] | None
     """The energy at the start and after each step, if asked for."""
+    marginals: Float[Tensor, "b k *s"] | None = None
+    """How probable each class is, if asked for: soft labels themselves, or what a solver of hard labels says of its."""
 
     def __repr__(self) -> str:
         batch, classes, *size = self.labels.shape
@@ -170,13 +180,14 @@ def solve(
     max_steps: int = 200,
     throw: bool = True,
     trace: bool = False,
+    marginals: bool = False,
     callback: Callable[[int, Step], None] | None = None,
 ) -> Solution:
     """Minimize ``problem.energy`` over the labels with `solver`, from `start` (default: the prediction).
 
-    With `trace` the energy of every step is recorded; without, it costs nothing. `callback` is called with the
-    number of each step and the `Step`. No gradients are recorded, inputs are not written to, and seeds keep their
-    classes.
+    With `trace` the energy of every step is recorded, with `marginals` how probable each class is (of hard labels, too:
+    `HardSolver`); without, they cost nothing. `callback` is called with the number of each step and the `Step`. No
+    gradients are recorded, inputs are not written to, and seeds keep their classes.
 
     Raises `ValueError` if values or shapes do not fit, or if the solver cannot minimize this energy (the message
     says which part does not fit and what would); `SolveError` if labels become nan or inf, unless `throw` is
@@ -198,7 +209,13 @@ def solve(
             start = widened_distributions(start).to(problem.probs)
             check_distributions(start, "labels to start from", "pass labels, not logits")
         labels = problem.feasible(problem.probs if start is None else start)
-        return _run(problem, solver, labels, max_steps, throw, trace, callback)
+        solution = _run(problem, solver, labels, max_steps, throw, trace, callback)
+        if not marginals:
+            return solution
+        hard = isinstance(solver, HardSolver)
+        return replace(
+            solution, marginals=solver.marginals(problem, solution.labels) if hard else solution.labels
+        )
 
 
 def _checked(step: Step | None, solver: Solver, like: Tensor) -> Step | None:

@@ -14,11 +14,18 @@ from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.protocol import Affinity, Edges, SparseAffinity
 from selflabel.driver import Step
 from selflabel.labels import UNLABELED, one_hot
+from selflabel.numerics.cuts.margins import margin_levels
 from selflabel.numerics.cuts.maximum_flow import Array, maximum_flow
 from selflabel.numerics.cuts.minimum_cut import minimum_cut
 from selflabel.numerics.cuts.moves import MoveSearch, PottsGraph, explore
 from selflabel.problem import Energy, Problem
 from selflabel.terms import BILINEAR, STANDARD
+
+REWARDS = np.array([0.5, 1.5, 4.0])
+"""Margins in units of the temperature at which `GraphCut.marginals` cuts: a probability of 0.62, 0.82, 0.98 of two."""
+
+LEAST_MARGIN = 0.05
+"""In the same units: a label stays the most probable class, also if probabilities are stored in eight bits."""
 
 
 class Moves(enum.Enum):
@@ -41,7 +48,7 @@ class GraphCut:
 
     *Energies*: couplings that are finite at hard labels (not the reverse one), relaxations that are the
     Potts model there (bi-linear, quadratic, normalized quadratic), sparse affinities with any weight per
-    pair; else `ValueError`. `entropy_weight` has no effect: hard labels have none. The result is never above
+    pair, no entropy; else `ValueError`. The result is never above
     the start for the standard coupling with the bi-linear relaxation; other energies may be lower at soft
     labels than at any hard ones.
 
@@ -69,11 +76,16 @@ class GraphCut:
     """Fuse the start of the expansions from five labelings: lower energies, up to twice the time."""
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
-        """Raise `ValueError` for couplings that are infinite at hard labels, and relaxations that are not Potts there.
+        """Raise `ValueError` for couplings that are infinite at hard labels, relaxations not Potts there, and entropy.
 
         `ImportError` without an engine for minimum cuts (PyMaxflow or OR-Tools).
         """
         maximum_flow()
+        if energy.entropy_weight:
+            raise ValueError(
+                f"graph-cut: expected entropy_weight 0, as hard labels have no entropy, got {energy.entropy_weight}: "
+                f"use that, or the mean-field or gradient-descent solver"
+            )
         if energy.coupling.at_vertices is None:
             raise ValueError(
                 f"graph-cut: expected a coupling that is finite at hard labels, got {energy.coupling.name!r}: "
@@ -99,9 +111,54 @@ class GraphCut:
             for image in images:
                 if not image.converged:
                     image.sweep()
-            yield _step(images, labels, bounded=linear and not problem.energy.entropy_weight)
+            yield _step(images, labels, bounded=linear)
             if all(image.converged for image in images):
                 return
+
+    def marginals(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+        """How probable each class is where `labels` are a solution: one-hot at the seeds, else from energies.
+
+        With ``u_k`` the unaries of a pixel, y its label, a the class of least unary but y, and T the temperature
+
+            P(k) ∝ exp(-(m + u_k - u_a) / T) for k ≠ y,    P(y) ∝ 1
+
+        The margin m is the energy per pixel that it takes to change the region around the pixel that is easiest to
+        change, from its labels to their seconds a (`margin_levels`); within the bounds that a few cuts give it is
+        ``u_a - u_y``. So a pixel is as sure as the evidence around it, not as its neighbors agree: given their labels
+        alone (``exp(-(u_k + Σ_j w_ij [y_j ≠ k]) / T)``) nearly all pixels seem sure, right or wrong. Min-marginals
+        (Kohli & Torr, CVIU 2008) take one cut a pixel and class.
+
+        T is the coupling weight η: without pairs P is the prediction itself (standard and collision coupling), and
+        to multiply the energy changes nothing. Where η is 0, T is λ. Cost: up to that of the labels.
+        """
+        costs, edges = _costs(problem), _edges(problem)
+        found = [_marginals(problem, costs, edges, labels, number) for number in range(len(labels))]
+        return torch.stack(found).to(labels).view(labels.shape)
+
+
+def _marginals(problem: Problem, costs: Tensor, edges: Edges, labels: Tensor, number: int) -> Tensor:
+    """`GraphCut.marginals` of one image ``[k n]``."""
+    energy = problem.energy
+    graph, classes, seeds = _graph(problem, costs, edges, number)
+    given = _numpy(labels[number].flatten(1))
+    index = np.searchsorted(classes, given.argmax(0))
+    result, free = given.copy(), np.flatnonzero(seeds == UNLABELED)
+    if len(classes) > 1 and len(free):
+        temperature = energy.coupling_weight or energy.pairwise_weight or 1.0
+        unary, own, every = graph.unary[:, free] / temperature, index[free], np.arange(len(free))
+        least = unary[own, every]
+        unary[own, every] = np.inf
+        rivals = unary.argmin(0)
+        second = unary[rivals, every]
+        open_, _ = graph.fold(seeds != UNLABELED, index)
+        levels = margin_levels(open_, own, rivals, REWARDS * temperature)
+        low, high = np.append(LEAST_MARGIN, REWARDS), np.append(REWARDS, np.inf)
+        margin = np.clip(second - least, low[levels], high[levels])
+        weights = np.exp(np.subtract(second - margin, unary, out=unary), out=unary)
+        weights[own, every] = 1
+        weights /= weights.sum(0)
+        result[np.ix_(classes, free)] = weights
+    return torch.from_numpy(result)
 
 
 def _costs(problem: Problem) -> Float[Tensor, "b k *s"]:
@@ -114,6 +171,19 @@ def _costs(problem: Problem) -> Float[Tensor, "b k *s"]:
 def _edges(problem: Problem) -> Edges:
     assert isinstance(problem.affinity, SparseAffinity), "checked"
     return problem.affinity.edges()
+
+
+def _graph(problem: Problem, costs: Tensor, edges: Edges, number: int) -> tuple[PottsGraph, Array, Array]:
+    """The energy of one image, the classes that its labels number ``[k]``, and its seeds ``[n]``: they cost nothing."""
+    energy, mask = problem.energy, problem.classes
+    classes = np.arange(costs.shape[1]) if mask is None else np.flatnonzero(_numpy(mask[number]))
+    seeds = _numpy(problem.seeds[number]).ravel()
+    unary = energy.coupling_weight * _numpy(costs[number].flatten(1).double())[classes]
+    unary[:, seeds != UNLABELED] = 0
+    weight = energy.pairwise_weight * _numpy(edges.weight[number]).astype(np.float64)
+    kept = np.flatnonzero(weight > 0)
+    first, second = (_numpy(x)[kept] for x in (edges.first, edges.second))
+    return PottsGraph(unary, first, second, weight[kept]), classes, seeds
 
 
 def _numpy(values: Tensor) -> Array:
@@ -152,16 +222,8 @@ class _Image:
         number: int,
         ceiling: float,
     ) -> None:
-        energy, mask = problem.energy, problem.classes
-        self.classes = np.arange(costs.shape[1]) if mask is None else np.flatnonzero(_numpy(mask[number]))
-        seeds = _numpy(problem.seeds[number]).ravel()
-        seeded = seeds != UNLABELED
-        unary = energy.coupling_weight * _numpy(costs[number].flatten(1).double())[self.classes]
-        unary[:, seeded] = 0
-        weight = energy.pairwise_weight * _numpy(edges.weight[number]).astype(np.float64)
-        kept = np.flatnonzero(weight > 0)
-        first, second = (_numpy(x)[kept] for x in (edges.first, edges.second))
-        self.graph, self.constant = PottsGraph(unary, first, second, weight[kept]), 0.0
+        self.graph, self.classes, seeds = _graph(problem, costs, edges, number)
+        self.constant, seeded = 0.0, seeds != UNLABELED
         self.index, self.pixels = seeds.astype(np.int64), np.arange(len(seeds))
         self._settle(seeded, np.where(seeded, np.searchsorted(self.classes, seeds), 0))
         self._settle_winners()

@@ -42,13 +42,13 @@ class Labeler:
         num_classes: int,
         probs: Float[Tensor, "k h w"] | None = None,
     ) -> Solution:
-        """Label one image in [0, 1] with classes 0 .. num_classes-1; the solution is that of a batch of one.
+        """Label one image in [0, 1] with classes 0 .. num_classes-1: the solution of a batch of one, with marginals.
 
         Raises what the parts raise: `ValueError` for values that do not fit, `SolveError` for nan.
         """
         problem = self._problem(Image(image[None]), seeds[None], num_classes, probs)
         with torch.no_grad():
-            return solve(problem, self.solver, max_steps=self.max_steps)
+            return solve(problem, self.solver, max_steps=self.max_steps, marginals=True)
 
     def _problem(
         self,

@@ -29,13 +29,13 @@ class Labeled:
     index: UInt8[np.ndarray, "h w"]
     """The class of every pixel, 255 where it was left unlabeled."""
     labels: Float32[np.ndarray, "k h w"]
-    """Soft labels of the classes that could win: probabilities."""
+    """Probabilities of the classes that could win: the soft labels, or the marginals of hard ones."""
     classes: UInt8[np.ndarray, " k"]
     """The classes that could win: one a row of `labels`."""
     start_energy: float
     """The energy that the solver started from, a sum over the image."""
     energy: float
-    """The energy of the soft labels."""
+    """The energy of the labels, soft or hard as the solver's are."""
     bound: float | None
     """A lower bound of the energy, from solvers that have one."""
     steps: int
@@ -113,8 +113,9 @@ def label_arrays(
     channels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
     numbers = torch.from_numpy(numbered(seeds, classes))
     solution = settings.labeler.label(channels, numbers, len(classes), probs)
-    labels = solution.labels[0].numpy().astype(np.float32)
-    index = classes[labels.argmax(axis=0)]
+    assert solution.marginals is not None, "asked for"
+    labels = solution.marginals[0].numpy().astype(np.float32)
+    index = classes[solution.labels[0].argmax(dim=0).numpy()]
     index[labels.max(axis=0) < settings.min_confidence] = UNLABELED
     return Labeled(
         index=np.where(seeds == UNLABELED, index, seeds),

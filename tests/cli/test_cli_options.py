@@ -47,6 +47,7 @@ def test_options_of_annotators_and_of_their_parts() -> None:
         (["--affinity", "x"], "no affinity 'x': there are grid, contrast, window, dense"),
         (["--affinity", "grid", "--radius", "3"], "the grid affinity has no --radius"),
         (["--set", "moves"], "expected --set key=value"),
+        (["--entropy-weight", "0.5"], "graph-cut: expected entropy_weight 0"),
         (["--set", "speed=3"], "graph-cut has no option 'speed': it has moves"),
         (["--set", "moves=jump"], "expected moves as"),
         (["--set", "annotator.trees=x"], "has no option 'trees'"),

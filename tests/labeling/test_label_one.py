@@ -76,10 +76,22 @@ def test_graph_cut_labels_and_inputs_stay_as_they_are() -> None:
     assert (found.index == TRUTH).mean() > 0.97
     assert found.index.dtype == np.uint8
     assert found.confidence.shape == TRUTH.shape
-    assert found.confidence.min() == 1  # hard
+    assert (found.confidence[SEEDS != 255] == 1).all()
+    assert found.confidence[SEEDS == 255].max() < 1
     assert found.result is selflabel.Result.CONVERGED
     np.testing.assert_array_equal(image, IMAGE)
     np.testing.assert_array_equal(seeds, SEEDS)
+
+
+def test_hard_labels_below_a_confidence_are_left_out_too() -> None:
+    probs = np.random.default_rng(7_811).dirichlet(np.ones(3), TRUTH.shape).transpose(2, 0, 1)
+    every = selflabel.label(IMAGE, SEEDS, probs=probs)
+    assert 0.5 < every.confidence.min() < 0.8 < np.quantile(every.confidence, 0.8)
+    found = selflabel.label(IMAGE, SEEDS, probs=probs, min_confidence=0.8)
+    unsure = every.confidence < 0.8
+    assert 0.1 < unsure.mean() < 0.9
+    np.testing.assert_array_equal(found.index, np.where(unsure, 255, every.index))
+    np.testing.assert_array_equal(every.classes[every.labels.argmax(0)], every.index)
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -230,7 +230,7 @@ def test_a_soft_start_below_the_result_is_rounded_and_improved(monkeypatch: pyte
 @pytest.mark.parametrize("relaxation", [QUADRATIC_POTTS, NORMALIZED_QUADRATIC], ids=lambda r: r.name)
 def test_other_energies_with_hard_labels(coupling: Coupling, relaxation: Relaxation) -> None:
     problem = random_problem(np.random.default_rng(812), (3, 4), 2, 10)
-    energy = replace(problem.energy, coupling=coupling, relaxation=relaxation, entropy_weight=1.0)
+    energy = replace(problem.energy, coupling=coupling, relaxation=relaxation)
     problem = replace(problem, energy=energy)
     solution = solve(problem, GraphCut())
     np.testing.assert_allclose(solution.energy.numpy(), optimum(problem, 2), rtol=1e-5, atol=1e-5)
@@ -315,6 +315,10 @@ def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         solve(replace(problem, energy=Energy(REVERSE)), GraphCut())
     with pytest.raises(ValueError, match=r"relaxation .* 'collision-divergence': use 'bilinear'"):
         solve(replace(problem, energy=Energy(relaxation=COLLISION_DIVERGENCE)), GraphCut())
+    with pytest.raises(
+        ValueError, match=r"entropy_weight 0, as hard labels have no entropy, got 0.5: use that, or"
+    ):
+        solve(replace(problem, energy=Energy(entropy_weight=0.5)), GraphCut())
     with pytest.raises(ValueError, match=r"lists its pairs, got Dense: use a grid"):
         solve(replace(problem, affinity=Dense()), GraphCut())
     monkeypatch.setattr(maximum_flow, "ENGINES", ())

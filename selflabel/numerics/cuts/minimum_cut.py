@@ -39,7 +39,7 @@ def minimum_cut(
         result[nodes[ones]] = True
         if not open_.any():
             break
-        cost, first, second, capacity = _fix(cost, first, second, capacity, open_, ones)
+        cost, first, second, capacity = fix(cost, first, second, capacity, open_, ones)
         nodes, degree = nodes[open_], None
     return result
 
@@ -51,10 +51,10 @@ FEWER = (
 """What to do if graph cut runs out of memory."""
 
 
-def _fix(
+def fix(
     cost: Array, first: Array, second: Array, capacity: Array, open_: Array, ones: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """The problem on the open nodes: edges to decided nodes are folded into the costs."""
+    """The problem on the open nodes: edges to decided nodes, 1 at `ones` and else 0, are folded into the costs."""
     open_first, open_second = open_[first], open_[second]
     cost = cost.copy()
     for here, there, border in (
