@@ -212,10 +212,10 @@ def solve(
         solution = _run(problem, solver, labels, max_steps, throw, trace, callback)
         if not marginals:
             return solution
-        hard = isinstance(solver, HardSolver)
-        return replace(
-            solution, marginals=solver.marginals(problem, solution.labels) if hard else solution.labels
+        found = (
+            solver.marginals(problem, solution.labels) if isinstance(solver, HardSolver) else solution.labels
         )
+        return replace(solution, marginals=found)
 
 
 def _checked(step: Step | None, solver: Solver, like: Tensor) -> Step | None:
