@@ -5,6 +5,7 @@ so that help is immediate.
 """
 
 import gc
+import sys
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ import typer
 import selflabel
 from selflabel.cli.compare import compare
 from selflabel.cli.demo import demo
+from selflabel.cli.endings import outputs_may_fail, signals_interrupt
 from selflabel.cli.flags import command
 from selflabel.cli.label import label
 from selflabel.cli.predict import predict
@@ -38,7 +40,7 @@ app.command()(command(demo))
 
 def _version(asked: bool) -> bool:
     if asked:
-        typer.echo(selflabel.__version__)
+        sys.stdout.write(f"{selflabel.__version__}\n")
         raise typer.Exit
     return asked
 
@@ -62,6 +64,7 @@ def _keep_memory() -> None:
 def main() -> None:
     """The entry point of the command `selflabel`."""
     try:
-        app(obj=_keep_memory)
+        with outputs_may_fail(), signals_interrupt():
+            app(obj=_keep_memory)
     finally:
         gc.freeze()  # or Python would look for garbage in all that was imported before it ends: half a second

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from selflabel.cli.config.declarations import Argument, Option, option_group
 from selflabel.cli.config.options import AllowCode, Device
 
@@ -125,7 +123,7 @@ def _write_report(options: CompareOptions, found: "Sequence[RunHistory]", measur
     write_csv(out / "comparison.csv", found)
     text = markdown(found)
     write_atomic(out / "comparison.md", lambda file: file.write(text.encode()))
-    typer.echo(text)
+    screen.say(text)
     readings = min(len(run.rows) for run in found) // max(1, measure_every)
     window = options.smooth or max(1, readings // 20)
     pictures = [out / "comparison.png", out / "comparison.svg"]

@@ -34,7 +34,12 @@ def command(body: Callable[[T], None]) -> Callable[..., None]:
             given["given"] = frozenset(
                 name for name, source in sources.items() if source is not None and source.name != "DEFAULT"
             )
-        body(kind(**given))
+        try:
+            body(kind(**given))
+        except KeyboardInterrupt:  # the commands tell more where there is more to tell
+            from selflabel.cli import screen
+
+            raise screen.interrupted("") from None
 
     context = inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     parameters = [context, *map(_parameter, options.values())]

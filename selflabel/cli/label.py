@@ -96,6 +96,15 @@ def label(options: LabelOptions) -> None:
     skipped when the command runs again; images that cannot be labeled are listed at the end, and the exit
     code is 1 then.
     """
+    try:
+        _label(options)
+    except KeyboardInterrupt:  # once images are labeled, `_label_all` says how many are left
+        from selflabel.cli import screen
+
+        raise screen.interrupted(" before labeling began: no labels were written") from None
+
+
+def _label(options: LabelOptions) -> None:
     from selflabel.labeling.engines.processes import forked, one_thread, without_collections
 
     with one_thread(), without_collections():  # the libraries' threads: processes are forked from this one
@@ -246,10 +255,7 @@ def _label_all(work: "Generator[Outcome, None, None]", total: int, out: Path) ->
     screen.listed("labeled again", [(each.stem, each.reason) for each in report.stale], "yellow")
     screen.failures([(failure.stem, failure.reason) for failure in report.failures])
     if interrupted:
-        screen.tell(
-            f"interrupted with {total - len(outcomes)} images left: the same command goes on", "bold yellow"
-        )
-        raise typer.Exit(screen.INTERRUPTED)
+        raise screen.interrupted(f" with {total - len(outcomes)} images left: the same command goes on")
     if broken:
         raise screen.stop(broken, screen.BAD_IMAGES)
     if report.failures:
@@ -257,17 +263,15 @@ def _label_all(work: "Generator[Outcome, None, None]", total: int, out: Path) ->
 
 
 def _summary(report: "FolderReport", out: Path) -> None:
-    from rich.table import Table
-
     from selflabel.cli import screen
 
-    table = Table(show_header=False)
+    table = screen.Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in _lines(report):
         table.add_row(name, value)
     screen.show(table)
-    typer.echo(f"labels are in {out / 'labels'}")
+    screen.say(f"labels are in {out / 'labels'}")
 
 
 def _lines(report: "FolderReport") -> Sequence[tuple[str, str]]:

@@ -49,7 +49,7 @@ def predict(options: PredictOptions) -> None:
         raise screen.stop(str(error)) from error
     identity = _identity(options, predictor, weights, step)
     done = _predict_all(predictor, images, storage, identity, options)
-    typer.echo(
+    screen.say(
         f"{done.count - done.skipped - len(done.failures)} predicted, {done.skipped} done before: {options.out} "
         f"({weights}, step {step})"
     )
@@ -101,8 +101,7 @@ def _predict_all(
         raise screen.stop(f"{out} cannot be written: {error}", code) from error
     except KeyboardInterrupt:
         left = len(images) - done.count
-        screen.tell(f"interrupted with {left} images left: the same command goes on", "bold yellow")
-        raise screen.leave(screen.INTERRUPTED) from None
+        raise screen.interrupted(f" with {left} images left: the same command goes on") from None
     return done
 
 

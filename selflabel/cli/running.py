@@ -160,8 +160,7 @@ def reported(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        screen.tell(f"interrupted: the same command goes on from the last checkpoint in {out}", "bold yellow")
-        raise screen.leave(screen.INTERRUPTED) from None
+        raise screen.interrupted(f": the same command goes on from the last checkpoint in {out}") from None
     except (TrainingError, SolveError) as error:
         raise screen.stop(str(error), screen.BAD_IMAGES) from error
     except (ValueError, ImportError) as error:

@@ -129,11 +129,9 @@ def _first(options: ScoreOptions) -> int:
 
 
 def _show(found: "FolderScore", names: tuple[str, ...], per_image: bool, hd95: bool) -> None:
-    from rich.table import Table
-
     from selflabel.cli import screen
 
-    table = Table()
+    table = screen.Table()
     table.add_column("class")
     counts = () if per_image else ("in both", "in one")
     for title in ("IoU", "Dice", *(("HD95", *counts) if hd95 else ())):
@@ -152,7 +150,7 @@ def _show(found: "FolderScore", names: tuple[str, ...], per_image: bool, hd95: b
         "mean within images", screen.number(found.image_iou), screen.number(found.image_dice), *distance
     )
     screen.show(table)
-    typer.echo(_caption(found))
+    screen.say(_caption(found))
 
 
 def _caption(found: "FolderScore") -> str:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import typer
-
 from selflabel.cli.config.declarations import Argument, Option, declared, option_group
 from selflabel.cli.config.options import RUN, AllowCode, Device, Layered, TrainingOptions, merged
 
@@ -86,14 +84,13 @@ def _with_file(options: TrainOptions) -> TrainingOptions:
 
 
 def _summary(job: "TrainingJob", history: "History", final: "Final | None", out: Path) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from selflabel.cli import screen
 
     last, total = history.rows[-1], len(history.rows)
     steps, scores = history.column("dice")
-    table = Table(show_header=False)
+    table = screen.Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_row("steps", str(total))
@@ -114,6 +111,6 @@ def _summary(job: "TrainingJob", history: "History", final: "Final | None", out:
         table.add_row(f"seconds a step, {name}", screen.number(spent / total))
     screen.show(table)
     best_file = "best.pt and " if (out / "best.pt").exists() else ""
-    typer.echo(
+    screen.say(
         f"{best_file}last.pt {'are' if best_file else 'is'} in {out}: selflabel predict {out} IMAGES --out PROBS"
     )

@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -20,6 +21,9 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+ENDING = frozenset(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals by which users and machines end a command."""
 
 THREADS = Path("/proc/self/task")
 """On Linux: one folder for each thread of this process, threads of libraries included."""
@@ -105,8 +109,8 @@ def run_jobs(
 
     Workers that are `ready` (`forked`) come first. A job is taken from the iterable when a process is free for it. A
     process that dies costs its job, reported as a `Crash`, and is replaced. Processes are killed when the iterator is
-    closed or raises, Ctrl-C included. They ignore Ctrl-C and use one thread each; `work`, jobs and results must
-    pickle.
+    closed or raises, Ctrl-C included. They ignore Ctrl-C and SIGTERM, end with this process, and use one thread each;
+    `work`, jobs and results must pickle.
 
     Raises `RuntimeError` if `work` raises.
     """
@@ -179,11 +183,11 @@ def _cause_of_death(process: BaseProcess) -> str:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while a process starts: the child inherits that from its first line on."""
+    """Hold Ctrl-C and other signals back while a process starts: the child inherits that from its first line on."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:
@@ -217,9 +221,23 @@ def without_collections() -> Iterator[None]:
             gc.enable()
 
 
+def _end_with_parent() -> None:
+    """Wait for the process that started this one to end, and end this one."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
 def _serve(pipe: Connection, others: Iterable[Connection]) -> None:
-    """The loop of a worker process; it ends when all copies of the other end of its pipe are closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The loop of a worker process; it ends when all copies of the other end of its pipe are closed.
+
+    Signals that end a command, which reach all processes of a group, are for the process that feeds it: that one stops
+    its workers. If it dies, they do, at once: a worker that went on would write files of a run that is over.
+    """
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     for other in others:
         other.close()
