@@ -1,6 +1,6 @@
 """RandomWalker against dense algebra and scikit-image."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from skimage import data, transform
 from skimage.segmentation import random_walker
 from support.problems import Dense
-from support.walks import dense_solution, random_problem
+from support.walks import dense_solution, exact_solution, random_problem
 from torch import Tensor
 
 from selflabel.affinity import GridAffinity, WindowAffinity
+from selflabel.affinity.stencil import Stencil
 from selflabel.driver import Result, solve
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
@@ -194,25 +195,54 @@ def test_no_seeds_at_all(method: LinearSolver | None) -> None:
     np.testing.assert_allclose(alone.labels, problem.probs, atol=1e-6)
 
 
-def test_regions_that_rounding_cuts_off_are_determined(either_elimination: str) -> None:
-    """Weights of 1 inside a region and 1e-30 around it: its matrix is singular in double precision.
-
-    Elimination without subtractions is exact; with them, the region stays at the prediction.
-    """
-    features = torch.zeros(1, 1, 8, 8)
-    features[..., 2:6, 2:6] = 1.0
-    affinity = GridAffinity.from_features(features, float(np.sqrt(1 / (2 * 69.0))), 4)
-    assert 0 < float(affinity.edges().weight.min()) < 1e-29
-    seeds = torch.full((1, 8, 8), UNLABELED)
-    seeds[0, 0, 0] = 1
+@METHODS
+@pytest.mark.parametrize("size", [(9, 8), (5, 6, 7)])
+@pytest.mark.parametrize("edge", [4.0, 5.9, 8.3, 12.0])
+def test_objects_behind_strong_edges_have_the_labels_around_them(
+    size: tuple[int, ...], edge: float, method: LinearSolver | None
+) -> None:
+    """Weights of 1 within an object without seeds, down to 1e-31 around it: singular in double precision."""
+    ground, objects = torch.zeros(2, 1, *size, dtype=torch.float64), torch.zeros(2, 1, *size)
+    ground[..., size[-1] // 2 :] = 30.0  # two halves, with seeds of a class each
+    objects[..., 2:4, 1:3] = 1.0
+    objects[1, ..., 3, 2] = 0.0  # not a box
+    affinity = GridAffinity.from_features(ground + edge * objects, 0.5**0.5)
+    seeds = torch.full((2, *size), UNLABELED)
+    seeds[..., 0, 0], seeds[..., 0, -1] = 1, 0
     energy = Energy(QUADRATIC, QUADRATIC_POTTS, coupling_weight=0.0)
-    problem = Problem(energy, torch.full((1, 2, 8, 8), 0.5), seeds, affinity)
-    labels = solve(problem, RandomWalker(Elimination())).labels
-    assert torch.isfinite(labels).all()
-    assert (labels.sum(1) - 1).abs().max() < 1e-6
-    assert labels[0, 1, 7, 7] > 1 - 1e-6
-    inside = 1.0 if either_elimination == "compiled" else 0.5
-    np.testing.assert_allclose(labels[0, 1, 2:6, 2:6], inside, atol=1e-6)
+    problem = Problem(energy, torch.full((2, 2, *size), 0.5), seeds, affinity)
+    solution = solve(problem, RandomWalker(method))
+    assert solution.results == (Result.CONVERGED,) * 2
+    np.testing.assert_allclose(solution.labels[:, 1], ground[:, 0] == 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("drawn", [0, 1])
+@pytest.mark.parametrize("method", [Elimination(), ConjugateGradients()], ids=["direct", "cg"])
+@pytest.mark.parametrize("name", ["mixed", "steps", "wide", "graded"])
+def test_weights_of_all_sizes_are_exact_or_do_not_converge(
+    name: str, method: LinearSolver, drawn: int, either_elimination: str
+) -> None:
+    """The reference is elimination in fractions."""
+    rng, size = np.random.default_rng(drawn), (4, 5)
+    draw: dict[str, Callable[[tuple[int, ...]], NDArray[np.float64]]] = {
+        "mixed": lambda shape: rng.choice([1.0, 1e-9, 1e-20, 0.0], shape, p=[0.6, 0.2, 0.15, 0.05]),
+        "steps": lambda shape: rng.choice([1.0, 1e-15], shape),
+        "wide": lambda shape: 10.0 ** rng.uniform(-30, 30, shape),
+        "graded": lambda shape: 10.0**-4.0 * np.indices(shape).sum(0),
+    }
+    base = GridAffinity.from_features(torch.zeros(1, 1, *size), neighbors=8)
+    weights = tuple(torch.from_numpy(draw[name](tuple(weight.shape))) for weight in base.weights)
+    seeds = torch.full((1, *size), UNLABELED)
+    seeds[0, 0, 0], seeds[0, 2, 3], seeds[0, -1, -1] = 0, 1, 2
+    for eta in (0.0, 0.1):
+        energy = Energy(QUADRATIC, QUADRATIC_POTTS, eta, 1.0)
+        problem = Problem.from_seeds(energy, seeds, 3, Stencil(size, base.offsets, weights))
+        solution = solve(problem, RandomWalker(method), max_steps=3)
+        if solution.results == (Result.CONVERGED,):
+            np.testing.assert_allclose(solution.labels[0], exact_solution(problem), atol=1e-6)
+        else:
+            assert isinstance(method, ConjugateGradients)
+            assert name == "wide"
 
 
 @METHODS
@@ -253,16 +283,16 @@ def test_a_coupling_without_weight_may_be_any() -> None:
     assert torch.equal(solve(other, RandomWalker()).labels, solve(problem, RandomWalker()).labels)
 
 
-class NotGrounded:
-    """Sparse LU of the system as it is."""
+class SparseLU:
+    """As `Elimination` without Numba."""
 
     def solve(self, system: System, start: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        yield factorized(system), torch.ones(len(start), dtype=torch.bool)
+        yield factorized(system)
 
 
 @COMPILED
 def test_factorizations_agree_on_a_photograph() -> None:
-    """Strokes and scattered seeds, three neighborhoods, two images; the reference is not grounded."""
+    """Strokes and scattered seeds, three neighborhoods, two images; the reference is sparse LU."""
     image, strokes = photograph()
     rng = np.random.default_rng(50_881)
     scattered = np.where(rng.random((96, 96)) < 0.05, rng.integers(0, 3, (96, 96)), UNLABELED)
@@ -277,14 +307,14 @@ def test_factorizations_agree_on_a_photograph() -> None:
         for eta in (0.0, 0.05):
             energy = Energy(QUADRATIC, QUADRATIC_POTTS, coupling_weight=eta, pairwise_weight=3.0)
             problem = Problem.from_seeds(energy, seeds, 3, affinity)
-            solution, reference = (solve(problem, RandomWalker(x)) for x in (Elimination(), NotGrounded()))
+            solution, reference = (solve(problem, RandomWalker(x)) for x in (Elimination(), SparseLU()))
             assert (solution.labels - reference.labels).abs().max() < 1e-6
             assert solution.labels.is_contiguous()
 
 
-@COMPILED
-def test_regions_behind_weak_weights_are_exact() -> None:
-    """Along a line, labels change in proportion to resistance; a grounded system would show the prediction."""
+@METHODS
+def test_regions_behind_weak_weights_are_exact(method: LinearSolver | None) -> None:
+    """Along a line, labels change in proportion to resistance."""
     features = torch.zeros(1, 1, 1, 40, dtype=torch.float64)
     features[..., 10:30] = 6.0  # exp(-36) twice, and less between
     features[..., 20:30] -= 12.0
@@ -293,7 +323,7 @@ def test_regions_behind_weak_weights_are_exact() -> None:
     affinity = GridAffinity.from_features(features, 0.5**0.5, 4)
     resistance = np.concatenate([[0.0], np.cumsum(1 / affinity.edges().weight[0].numpy())])
     problem = Problem.from_seeds(Energy(QUADRATIC, QUADRATIC_POTTS, 0.0), seeds, 2, affinity)
-    labels = solve(problem, RandomWalker(Elimination())).labels[0, :, 0].numpy()
+    labels = solve(problem, RandomWalker(method)).labels[0, :, 0].numpy()
     np.testing.assert_allclose(labels[1], resistance / resistance[-1], atol=1e-7)
 
 

@@ -1,5 +1,7 @@
 """Problems of the random walker and their solution from the explicit matrix."""
 
+from fractions import Fraction
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -44,3 +46,33 @@ def dense_solution(problem: Problem) -> NDArray[np.float64]:
         labels[:, free] = np.linalg.solve(system, right.T).T
         result.append(labels)
     return np.stack(result).reshape(problem.probs.shape)
+
+
+def exact_solution(problem: Problem) -> NDArray[np.float64]:
+    """The same for the first image, in fractions; pixels that no walker leaves keep their prediction."""
+    eta, scale = (Fraction(w) for w in (problem.energy.coupling_weight, problem.energy.pairwise_weight))
+    seeds, edges = problem.seeds[0].flatten().tolist(), problem.affinity.edges()  # type: ignore[attr-defined]
+    probs = problem.probs[0].double().flatten(1).T.tolist()
+    place = {p: i for i, p in enumerate(p for p, seed in enumerate(seeds) if seed == UNLABELED)}
+    rows = [[Fraction(0)] * (len(place) + len(probs[0])) for _ in place]
+    for p, i in place.items():
+        rows[i][i] = 2 * eta
+        rows[i][len(place) :] = [2 * eta * Fraction(prob) for prob in probs[p]]
+    pairs = list(zip(edges.first.tolist(), edges.second.tolist(), edges.weight[0].tolist(), strict=True))
+    for here, there, weight in pairs + [(q, p, weight) for p, q, weight in pairs]:
+        if here in place:
+            flow = scale * Fraction(weight)
+            rows[place[here]][place[here]] += flow
+            column = place[there] if there in place else len(place) + seeds[there]
+            rows[place[here]][column] += -flow if there in place else flow
+    for p, i in place.items():
+        if rows[i][i] == 0:
+            rows[i] = [Fraction(int(i == j)) for j in place.values()] + [Fraction(prob) for prob in probs[p]]
+    for i, row in enumerate(rows):  # Gauss and Jordan
+        rows[i] = row = [x / row[i] for x in row]
+        for j, other in enumerate(rows):
+            if j != i and other[i]:
+                rows[j] = [x - other[i] * y for x, y in zip(other, row, strict=True)]
+    labels = np.eye(256)[seeds].T[: len(probs[0])]
+    labels[:, list(place)] = np.array([row[len(place) :] for row in rows], dtype=np.float64).T
+    return labels.reshape(tuple(problem.probs.shape[1:]))

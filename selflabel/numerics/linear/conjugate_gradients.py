@@ -7,17 +7,21 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.sparse import coo_array, csr_array, diags_array
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn.functional import pad
 
 from selflabel.kernels.memory import Array
-from selflabel.numerics.linear.direct import factorize
+from selflabel.numerics.linear.clusters import Equations, as_system, equations, may_have_clusters
+from selflabel.numerics.linear.factors import Factors, factorize
 from selflabel.numerics.linear.system import System
 
 STRONG = 0.03
 """Share of its ends' degrees (geometric mean) from which on an edge holds an aggregate together."""
+
+LARGEST_ERROR = 1e-6
+"""Of labels, as far as the preconditioner can tell it: with more, an image is not finished."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,39 @@ class ConjugateGradients:
         self, system: System, start: Float[Tensor, "b k *s"]
     ) -> Iterator[tuple[Float[Tensor, "b k *s"], Bool[Tensor, " b"]]]:
         """Yield every `stride` iterations."""
-        system = system.grounded()
-        coarse = _Coarse(system, self.block)
+        boxes = _boxes(tuple(system.free.shape[2:]), self.block)
+        given = [equations(system, n) for n in range(len(start))] if may_have_clusters(system) else []
+        if not any(each.is_contracted for each in given):
+            yield from self._iterate(system, start.double() * system.free, boxes)
+            return
+        runs = [self._on_nodes(each, own, boxes) for each, own in zip(given, start, strict=True)]
+        ends: list[Any] = [None] * len(runs)
+        while True:
+            ends = [next(run, end) for run, end in zip(runs, ends, strict=True)]
+            done = torch.tensor([bool(end[1]) for end in ends], device=start.device)
+            yield torch.stack([values for values, _ in ends]), done
+            if done.all():
+                return
+
+    def _on_nodes(
+        self, given: Equations, start: Float[Tensor, "k *s"], boxes: Array
+    ) -> Iterator[tuple[Float[Tensor, "k *s"], Bool[Tensor, " 1"]]]:
+        """The same for one image, on nodes that stand for its clusters."""
+        pixels, node = (torch.from_numpy(x).to(start.device) for x in (given.pixels, given.node))
+        chosen = given.pixels[np.unique(given.node, return_index=True)[1]]  # a pixel of each node
+        full = torch.zeros_like(start, dtype=torch.float64)
+        if not len(chosen):
+            yield full, torch.ones(1, dtype=torch.bool)
+            return
+        on_nodes = start.double().flatten(1)[None, :, torch.from_numpy(chosen).to(start.device)]
+        for values, done in self._iterate(as_system(given, start.device), on_nodes, boxes[chosen]):
+            full.view(len(start), -1)[:, pixels] = values[0][:, node]
+            yield full.clone(), done
+
+    def _iterate(
+        self, system: System, x: Float[Tensor, "b k *s"], boxes: Array
+    ) -> Iterator[tuple[Float[Tensor, "b k *s"], Bool[Tensor, " b"]]]:
+        coarse = _Coarse(system, boxes)
         b = system.right
 
         def precondition(r: Tensor) -> Tensor:
@@ -62,13 +97,12 @@ class ConjugateGradients:
             return scaled + coarse.correct(r - system.apply(scaled))
 
         # numbers: the steps of the generalized two-level method there
-        x = start.double() * system.free
-        x += coarse.correct(b - system.apply(x))  # 2: V_start = Q b + Pᵀ x
-        r = b - system.apply(x)  # 2
+        x += coarse.correct(system.residual(x))  # 2: V_start = Q b + Pᵀ x
+        r = system.residual(x)  # 2
         z = precondition(r)  # 3
         p = z.clone()  # 3
         rz = _dot(r, z)
-        target = self.rtol**2 * _dot(b, precondition(b)).amax(1, keepdim=True)
+        target = self.rtol**2 * _dot(b, precondition(b)).amax(1, keepdim=True).expand_as(rz)
         while True:
             for _ in range(self.stride):
                 active = rz > target
@@ -82,9 +116,24 @@ class ConjugateGradients:
                 p.mul_(beta).add_(z)  # 11
                 rz = rz_next
             done = (rz <= target).flatten(1).all(1)
-            yield x + coarse.correct(b - system.apply(x)), done
+            if done.all():  # what rounding has left out of r
+                r = system.residual(x)
+                z = precondition(r)
+                right = z.abs().flatten(2).amax(2).view_as(rz) <= LARGEST_ERROR
+                if not right.all():
+                    p, rz = z.clone(), _dot(r, z)
+                    target = torch.where(right, target, 1e-4 * rz)
+                    done &= right.flatten(1).all(1)
+            yield x + coarse.correct(system.residual(x)), done
             if done.all():
                 return
+
+
+def _boxes(size: tuple[int, ...], block: int) -> Array:
+    """The box of `block` pixels a side in which each pixel lies."""
+    counts = tuple(-(-n // block) for n in size)
+    boxes: Array = np.ravel_multi_index(tuple(axis // block for axis in np.indices(size)), counts)
+    return boxes.ravel()
 
 
 def _dot(a: Float[Tensor, "b k *s"], b: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *ones"]:
@@ -95,17 +144,13 @@ def _dot(a: Float[Tensor, "b k *s"], b: Float[Tensor, "b k *s"]) -> Float[Tensor
 class _Coarse:
     """The coarse systems ``E = Zᵀ A Z``, factorized: Z ``[n aggregates]`` is one at the pixels of each aggregate."""
 
-    def __init__(self, system: System, block: int) -> None:
-        size = system.free.shape[2:]
-        boxes = np.ravel_multi_index(
-            tuple(axis // block for axis in np.indices(size)), tuple(-(-n // block) for n in size)
-        ).ravel()
+    def __init__(self, system: System, boxes: Array) -> None:
         edges = system.affinity.edges()
         first, second = edges.first.cpu().numpy(), edges.second.cpu().numpy()
         ground = system.right.sum(1)  # what ties each pixel to predictions and seeds, which sum to one
         self.members: list[Tensor] = []
         """The aggregate of each pixel, by image; pixels that are not free belong to one more."""
-        self.factors: list[Any] = []
+        self.factors: list[tuple[Factors, int] | None] = []
         for number in range(len(system.free)):
             free = system.free[number].flatten().cpu().numpy()
             weight = system.scale * edges.weight[number].double().cpu().numpy()
@@ -116,20 +161,19 @@ class _Coarse:
             count, member = _aggregates(first[strong], second[strong], free)
             crossing = np.flatnonzero(inner & (member[first] != member[second]))
             ends = member[first[crossing]], member[second[crossing]]
-            links = coo_array((weight[crossing], ends), shape=(count, count)).tocsr()
-            links = links + links.T
             hold = np.bincount(member, ground[number].flatten().cpu().numpy(), count + 1)[:count]
-            matrix = (diags_array(hold + links.sum(1)) - links).tocsc() if count else None
-            self.factors.append(factorize(matrix) if count else None)
+            ends = member[first[crossing]], member[second[crossing]]
+            aggregates = Equations(np.arange(count), np.arange(count), *ends, weight[crossing], hold[:, None])
+            self.factors.append((factorize(aggregates)[0], count) if count else None)
             self.members.append(torch.from_numpy(member).to(system.free.device))
 
     def correct(self, residual: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """``Q r = Z E⁻¹ Zᵀ r``."""
         result = torch.zeros_like(residual)
-        for values, member, factors, out in zip(residual, self.members, self.factors, result, strict=True):
-            if factors is None:
+        for values, member, own, out in zip(residual, self.members, self.factors, result, strict=True):
+            if own is None:
                 continue
-            count = factors.shape[0]
+            factors, count = own
             sums = values.new_zeros(len(values), count + 1).index_add_(1, member, values.flatten(1))
             solved = factors.solve(np.ascontiguousarray(sums[:, :count].T.cpu().numpy()))
             padded = pad(torch.from_numpy(solved.T.copy()).to(values.device), (0, 1))

@@ -11,10 +11,6 @@ from torch import Tensor
 from selflabel.affinity.protocol import SparseAffinity
 from selflabel.affinity.stencil import Stencil
 
-GROUND = 1e-12
-"""Relative regularization that makes a system nonsingular; visible only in large regions joined to seeds by weights
-below 1e-9."""
-
 Box = tuple[slice, ...]
 """A box of pixels: a slice along each axis."""
 
@@ -34,25 +30,24 @@ class System:
     free: Bool[Tensor, "b 1 *s"]
     diagonal: Float[Tensor, "b 1 *s"]
     right: Float[Tensor, "b k *s"]
-    prior: Float[Tensor, "b k *s"] | None = None
-    """The prediction, if the coupling is zero: what `grounded` ties the pixels to."""
 
     def apply(self, values: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """The matrix times values that are 0 off the free pixels."""
         product = self.affinity.apply(values).mul_(-self.scale).mul_(self.free)
         return product.addcmul_(self.diagonal, values)
 
-    def grounded(self) -> "System":
-        """The system, regularized if it has a prior (its solution then differs by about `GROUND`).
+    def residual(self, values: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+        """``right - A y`` of values that are 0 off the free pixels, from the differences of neighbors.
 
-        For methods that subtract: in double precision, regions joined to seeds by tiny weights only are singular.
+        So weak weights count beside strong ones whose ends have the same labels. Costs half more than `apply`.
         """
-        if self.prior is None:
-            return self
-        hold = GROUND * self.diagonal * self.free
-        return replace(
-            self, diagonal=self.diagonal + hold, right=self.right.addcmul(hold, self.prior), prior=None
-        )
+        result = self.right - self.right.sum(1, keepdim=True) * values
+        free = self.free.to(values.dtype)
+        for pairs in self.affinity.pairs():
+            weight = self.scale * pairs.weight.to(values.dtype) * pairs.first(free) * pairs.second(free)
+            flow = (pairs.second(values) - pairs.first(values)).mul_(weight)
+            pairs.add(result, flow, -flow)
+        return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +68,7 @@ class RandomWalk:
         right = self.affinity.apply(fixed).mul_(self.scale)
         right = right.add_(self.probs, alpha=2 * self.coupling).mul_(free)
         diagonal = torch.where(free, degree + 2 * self.coupling, 1.0)
-        prior = None if self.coupling else self.probs.double()
-        return System(self.affinity, self.scale, free, diagonal, right, prior)
+        return System(self.affinity, self.scale, free, diagonal, right)
 
     def crop(self, images: slice, box: Box) -> "RandomWalk":
         """The walk within a box of some images: pairs that leave the box are dropped."""
