@@ -23,6 +23,7 @@ from selflabel.numerics.descent.coordinates import (
     centered_gradient,
 )
 from selflabel.numerics.descent.line_search import (
+    MOST_GROWTH,
     LineSearch,
     TorchSearch,
     hestenes_stiefel,
@@ -46,6 +47,12 @@ QUIET_STEPS = 3
 
 LEAST_RATE = 1e-4
 """Rate below which an image whose step was refused is finished."""
+
+ENERGY_SLACK = 1e-7
+"""Fraction of the energy by which an accepted step may raise it: the rounding of float32 labels."""
+
+STEPS_BETWEEN_LOOKS = 8
+"""Steps on a GPU after which the host waits to see whether all images have converged; finished ones cost nothing."""
 
 LABEL_TOLERANCE = 0.01
 """Factor of the tolerance for convex quadratics: near the minimum the excess energy is the square of the error."""
@@ -124,6 +131,8 @@ class GradientDescent:
     ) -> Iterator[Step]:
         if _is_convex_quadratic(problem.energy):
             return _linear(problem, labels, self.rtol, start_energy)
+        if _runs_on_gpu(problem):
+            return _on_gpu(problem, labels, self.rtol, start_energy)
         return _conjugate(_line_search(problem, labels), self.rtol, start_energy)
 
     def _few_steps(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
@@ -169,11 +178,6 @@ def _line_search(problem: Problem, labels: Float[Tensor, "b k *s"]) -> LineSearc
 
         if supports(problem):
             return CompiledSearch(problem, labels)
-    if coordinates is SQUARE_ROOTS and kernels is Backend.GPU:
-        from selflabel.numerics.descent import gpu_search
-
-        if gpu_search.supports(problem):
-            return gpu_search.GPUSearch(problem, labels)
     return TorchSearch(problem, labels, coordinates)
 
 
@@ -185,9 +189,9 @@ def _conjugate(search: LineSearch, rtol: float, start_energy: Float[Tensor, " b"
     search.accept(every)
     search.turn(every, zero, one)
     rate, quiet, energy, done = one, zero, start.energy, start.gradient_norm == 0
-    for number in count(1):
+    while True:
         trial = search.evaluate(rate, done)
-        slack = 1e-7 * energy.abs()  # the rounding of float32 labels
+        slack = ENERGY_SLACK * energy.abs()
         accepted = (trial.energy <= energy + slack) & ~done
         search.accept(accepted)
         rate = rate * secant_factor(trial, accepted)
@@ -196,11 +200,34 @@ def _conjugate(search: LineSearch, rtol: float, start_energy: Float[Tensor, " b"
         stuck = ~accepted & (rate < LEAST_RATE)
         energy = torch.where(accepted, trial.energy, energy)
         done = done | (quiet >= QUIET_STEPS) | stuck
-        look = number % search.steps_between_looks == 0
-        yield LazyStep(search.labels, energy, converged=done, start_energy=start_energy, is_look_due=look)
+        yield LazyStep(search.labels, energy, converged=done, start_energy=start_energy)
         limited_away = ~accepted & (trial.slope_start >= 0)  # what was left of the direction is not downhill
         beta = torch.where(accepted, hestenes_stiefel(trial), 0.0)
         search.turn(accepted | limited_away, beta, rate)
+
+
+def _runs_on_gpu(problem: Problem) -> bool:
+    """Are there kernels on this device that take all decisions themselves?"""
+    kernels = backend(Routine.DESCENT, problem.probs.device, problem.probs.dtype)
+    if kernels is not Backend.GPU or _coordinates(problem.energy) is not SQUARE_ROOTS:
+        return False
+    from selflabel.numerics.descent.gpu_search import supports
+
+    return supports(problem)
+
+
+def _on_gpu(
+    problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float, start_energy: Float[Tensor, " b"]
+) -> Iterator[Step]:
+    """`_conjugate`, whose scalars stay on the device."""
+    from selflabel.numerics.descent.gpu_search import GPUSearch, StepRules
+
+    search = GPUSearch(problem, labels, StepRules(rtol, QUIET_STEPS, LEAST_RATE, MOST_GROWTH, ENERGY_SLACK))
+    search.begin()
+    for number in count(1):
+        search.step()
+        is_look_due = number % STEPS_BETWEEN_LOOKS == 0
+        yield LazyStep(search.labels, search.energies(), None, search.done(), start_energy, is_look_due)
 
 
 def _linear(

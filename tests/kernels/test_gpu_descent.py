@@ -5,15 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 from support.problems import make_case, random_labels
+from torch import Tensor
 
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import solve
 from selflabel.kernels.backend import Backend, Routine
+from selflabel.kernels.gpu.descent import SearchState, decide
 from selflabel.numerics.descent.coordinates import SQUARE_ROOTS
-from selflabel.numerics.descent.gpu_search import GPUSearch, supports
+from selflabel.numerics.descent.gpu_search import GPUSearch, StepRules, supports
 from selflabel.numerics.descent.line_search import LineSearch, TorchSearch, Trial
 from selflabel.problem import Energy, Problem
 from selflabel.solvers import GradientDescent
+from selflabel.solvers.gradient_descent import _conjugate
 from selflabel.terms import (
     COLLISION,
     COLLISION_DIVERGENCE,
@@ -30,6 +33,27 @@ pytestmark = pytest.mark.needs_triton
 DEFAULT = Energy(COLLISION, COLLISION_DIVERGENCE, 0.3, 6.0)
 STEPS = ((0.0, 0.0), (0.3, 0.2), (0.5, 0.0), (0.2, 0.4), (0.1, 0.0))
 """Rates, and beta of the direction that follows."""
+
+
+RULES = StepRules(2e-4, 3, 1e-4, 2.0, 1e-7)
+
+
+class ByHand(GPUSearch):
+    """A search whose rates and directions are given, as those of `TorchSearch` are."""
+
+    def evaluate(self, rate: Tensor, done: Tensor) -> Trial:
+        self._progress.rates.copy_(rate)
+        self._progress.done.copy_(done)
+        self._try()
+        self._progress.turns.zero_()
+        return Trial(*self._sums.sum(2).unbind(1))
+
+    def accept(self, images: Tensor) -> None:
+        self._progress.sides.copy_(self._progress.sides ^ images.int())
+
+    def turn(self, images: Tensor, beta: Tensor, rate: Tensor) -> None:
+        self._progress.turns.copy_(images)
+        self._progress.betas.copy_(beta)
 
 
 def assert_same(found: Trial, expected: Trial) -> None:
@@ -53,7 +77,7 @@ def walk_both(problem: Problem, device: torch.device) -> tuple[LineSearch, LineS
     problem = moved(problem, device)
     labels = problem.feasible(random_labels(problem.probs.cpu()).to(device))
     assert supports(problem)
-    searches = GPUSearch(problem, labels), TorchSearch(problem, labels, SQUARE_ROOTS)
+    searches = ByHand(problem, labels, RULES), TorchSearch(problem, labels, SQUARE_ROOTS)
     no = torch.zeros(len(labels), dtype=torch.bool, device=device)
     one = torch.ones(len(labels), dtype=torch.float64, device=device)
     for number, (rate, beta) in enumerate(STEPS[:-1]):
@@ -125,7 +149,7 @@ def test_excluded_classes_stay_excluded(kernel_device: torch.device) -> None:
 
 def test_finished_images_stay_as_they_are(kernel_device: torch.device) -> None:
     problem = moved(make_case(DEFAULT, "grid4", size=(6, 7), classes=3, batch=2).problem, kernel_device)
-    search = GPUSearch(problem, problem.probs)
+    search = ByHand(problem, problem.probs, RULES)
     no = torch.zeros(2, dtype=torch.bool, device=kernel_device)
     one = torch.ones(2, dtype=torch.float64, device=kernel_device)
     search.evaluate(0 * one, no)
@@ -160,6 +184,65 @@ def kernels_for_solvers(monkeypatch: pytest.MonkeyPatch) -> None:
         return Backend.GPU if dtype == torch.float32 else Backend.TORCH
 
     monkeypatch.setattr("selflabel.solvers.gradient_descent.backend", chosen)
+
+
+class Replayed:
+    """A line search in torch whose trials are given, and what it is told."""
+
+    def __init__(self, trials: Tensor) -> None:
+        self.trials = iter(trials.unbind(2))
+        self.accepted: list[Tensor] = []
+        self.turned: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def labels(self) -> Tensor:
+        return torch.ones(1, 1, 1, 1)
+
+    def evaluate(self, rate: Tensor, done: Tensor) -> Trial:
+        return Trial(*next(self.trials).unbind(1))
+
+    def accept(self, images: Tensor) -> None:
+        self.accepted.append(images)
+
+    def turn(self, images: Tensor, beta: Tensor, rate: Tensor) -> None:
+        self.turned.append((images, beta, rate))
+
+
+def test_decisions_are_those_of_the_solver(generator: torch.Generator, kernel_device: torch.device) -> None:
+    """Ninety images whose trials are drawn: energies that fall, rest and rise, slopes of any sign, and nan."""
+    batch, steps = 90, 12
+    trials = torch.randn(batch, 5, steps, generator=generator, dtype=torch.float64)
+    trials[:, 0] = 100 - trials[:, 0].abs().cumsum(1) / torch.tensor([1.0, 100.0, 1e4]).repeat(30)[:, None]
+    trials[:, 0] += (torch.rand(batch, steps, generator=generator) < 0.2) * 5
+    trials[:, 3] = trials[:, 3].abs()
+    trials[0, 3, 0], trials[1, :, 4] = 0, float("nan")
+    search = Replayed(trials)
+    expected = _conjugate(search, RULES.rtol, torch.zeros(batch, dtype=torch.float64))
+    shares = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    whole = [torch.zeros(batch, dtype=torch.int32, device=kernel_device) for _ in range(3)]
+    numbers = [torch.zeros(batch, dtype=torch.float64, device=kernel_device) for _ in range(4)]
+    progress = SearchState(*whole, *numbers)
+    told = []
+    for number in range(steps):
+        sides = progress.sides.clone()
+        sums = (trials[:, :, number, None] * shares).to(kernel_device).contiguous()
+        decide(progress, sums, RULES, is_first=number == 0)
+        told.append(
+            [x.cpu().clone() for x in (progress.done, progress.turns, progress.betas, progress.rates)]
+        )
+        if number == 0:
+            continue
+        step = next(expected)
+        assert step.energy is not None
+        assert step.converged is not None
+        torch.testing.assert_close(progress.energies.cpu(), step.energy, rtol=1e-12, atol=0)
+        assert torch.equal(progress.done.cpu() != 0, step.converged)
+        assert torch.equal((sides ^ progress.sides).cpu() != 0, search.accepted[-1])
+    assert 5 < int(progress.done.sum()) < batch
+    for (done, turns, *found), (images, *wanted) in zip(told, search.turned, strict=False):
+        going = done == 0
+        assert torch.equal(turns[going] != 0, images[going])
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one[going], other[going], rtol=1e-6, atol=0)
 
 
 @pytest.mark.usefixtures("kernels_for_solvers")

@@ -1,8 +1,9 @@
 """Steps of square roots of labels, and their energies and gradients: a step reads and writes each array once.
 
-Two launches a step: `move` turns the direction and goes ahead along it, `measure` evaluates the trial. An image has two
-points, the current one and that of the last trial; `sides` says which is which, so that a trial is accepted without a
-copy. Images that are done cost nothing. Sums are made in a fixed order: the same bytes on every run.
+Three launches a step, and no wait: `move` turns the direction and goes ahead along it, `measure` evaluates the trial,
+and `decide` accepts or refuses it and chooses the next rate, for each image by itself. An image has two points, the
+current one and that of the last trial; `sides` says which is which, so that a trial is accepted without a copy. Images
+that are done cost nothing. Sums are made in a fixed order: the same bytes on every run.
 """
 
 from typing import NamedTuple
@@ -29,10 +30,38 @@ class Points(NamedTuple):
     """``[2 b n]``: of the energy by the labels (`selflabel.terms.Gradient`)."""
     direction: Tensor
     """``[b k n]``."""
+
+
+class SearchState(NamedTuple):
+    """What `decide` changes: a number for each image ``[b]``, in int32 or float64."""
+
     sides: Tensor
-    """``[b]`` int32: the current point of each image."""
+    """int32: the current point."""
     done: Tensor
-    """``[b]`` int32: images that are left alone."""
+    """int32: 1 for images that are left alone."""
+    turns: Tensor
+    """int32: 1 where the direction becomes ``-n + beta d``, limited for a step of the next rate."""
+    betas: Tensor
+    rates: Tensor
+    """Of the next step."""
+    energies: Tensor
+    """At the current point."""
+    quiet: Tensor
+    """Steps in a row that gained little."""
+
+
+class StepRules(NamedTuple):
+    """How `decide` decides: `solvers.gradient_descent`."""
+
+    rtol: float
+    quiet_steps: float
+    """Steps in a row that gain less than `rtol` of the energy before an image is done."""
+    least_rate: float
+    """Rate below which an image whose step was refused is done."""
+    most_growth: float
+    """Largest factor of the rate."""
+    slack: float
+    """Fraction of the energy by which an accepted step may raise it: rounding."""
 
 
 class Given(NamedTuple):
@@ -59,6 +88,14 @@ class Limits(NamedTuple):
     """The least."""
 
 
+class Formulas(NamedTuple):
+    """The energy: numbers of coupling and relaxation (`kernels.gpu.formulas`), and the weight of the coupling."""
+
+    coupling: int
+    relaxation: int
+    weight: float
+
+
 @kernel
 def _natural(root, gradient, curvature):
     """``u c / (c⁺ + 2 u h)`` with ``c = g - y·g``, both sides times 2 u: the gradient by the roots is ``2 u c``."""
@@ -76,10 +113,9 @@ def _move(
     done,
     free,
     allowed,
-    rates,
     turns,
     betas,
-    turn_rates,
+    rates,
     pixels,
     classes,
     floor,
@@ -97,16 +133,17 @@ def _move(
         of_image = classes * pixels
         root = tl.load(roots + at * of_image + here, mask=inside, other=0.0)
         ahead = tl.load(direction + image * of_image + here, mask=inside, other=0.0)
+        rate = tl.load(rates + image).to(tl.float32)
         if tl.load(turns + image) != 0:
             slope = tl.load(gradient + at * of_image + here, mask=inside, other=0.0)
             bend = tl.load(curvature + at * pixels + i, mask=i < pixels, other=1.0)
-            beta, rate = tl.load(betas + image).to(tl.float32), tl.load(turn_rates + image).to(tl.float32)
+            beta = tl.load(betas + image).to(tl.float32)
             ahead = beta * ahead - _natural(root, slope, bend[None, :])
             ahead = tl.minimum(tl.maximum(ahead, (left - 1) / rate * root), reach / rate)
             tl.store(direction + image * of_image + here, ahead, mask=inside)
         is_free = tl.load(free + image * pixels + i, mask=i < pixels, other=0.0)
         is_allowed = tl.load(allowed + image * classes + k, mask=k < classes, other=0.0)
-        moved = root + tl.load(rates + image).to(tl.float32) * ahead
+        moved = root + rate * ahead
         moved = is_allowed * tl.maximum(moved, floor * is_free[None, :])
         moved /= tl.sqrt(tl.where(i < pixels, tl.sum(moved * moved, 0), 1.0))[None, :]
         tl.store(roots + trial * of_image + here, moved, mask=inside)
@@ -115,12 +152,13 @@ def _move(
 @kernel
 def _store_sums(sums, start, end, norm, overlap, energy):
     """Five numbers of a program: energy and inner products of a tile, in float64."""
-    to = sums + 5 * (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0))
+    tiles = tl.num_programs(0)
+    to = sums + 5 * tl.program_id(1) * tiles + tl.program_id(0)
     tl.store(to, tl.sum(energy.to(tl.float64), 0))
-    tl.store(to + 1, tl.sum(tl.sum(start, 0).to(tl.float64), 0))
-    tl.store(to + 2, tl.sum(tl.sum(end, 0).to(tl.float64), 0))
-    tl.store(to + 3, tl.sum(tl.sum(norm, 0).to(tl.float64), 0))
-    tl.store(to + 4, tl.sum(tl.sum(overlap, 0).to(tl.float64), 0))
+    tl.store(to + tiles, tl.sum(tl.sum(start, 0).to(tl.float64), 0))
+    tl.store(to + 2 * tiles, tl.sum(tl.sum(end, 0).to(tl.float64), 0))
+    tl.store(to + 3 * tiles, tl.sum(tl.sum(norm, 0).to(tl.float64), 0))
+    tl.store(to + 4 * tiles, tl.sum(tl.sum(overlap, 0).to(tl.float64), 0))
 
 
 @kernel
@@ -180,47 +218,90 @@ def _measure(
         _store_sums(sums, along * old, along * slope, natural * slope, natural * old, energy)
 
 
-def move(
-    points: Points,
-    given: Given,
-    limits: Limits,
-    rates: Tensor,
-    turns: Tensor,
-    betas: Tensor,
-    turn_rates: Tensor,
-) -> None:
-    """Roots of the trial: `rates` times the direction ahead, of norm one again. Numbers an image are in float64.
+@kernel
+def _sum(sums, tiles, BLOCK: tl.constexpr):
+    """The sum of the numbers of all tiles, in a fixed order."""
+    total = tl.zeros([BLOCK], tl.float64)
+    for start in range(0, tiles, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        total += tl.load(sums + i, mask=i < tiles, other=0.0)
+    return tl.sum(total, 0)
 
-    Directions of images whose `turns` is not 0 become ``-n + beta d`` first, limited for a step of the turn's rate.
-    """
+
+@kernel
+def _decide(
+    sides, done, turns, betas, rates, energies, quiet, sums, tiles,
+    rtol, quiet_steps, least_rate, most_growth, slack, FIRST: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    image = tl.program_id(0)
+    of_image = sums + 5 * image * tiles
+    energy, norm = _sum(of_image, tiles, BLOCK), _sum(of_image + 3 * tiles, tiles, BLOCK)
+    if FIRST:
+        tl.store(sides + image, 1 - tl.load(sides + image))
+        tl.store(energies + image, energy)
+        tl.store(done + image, (norm == 0).to(tl.int32))
+        tl.store(turns + image, 1)
+        tl.store(rates + image, 1.0)
+    else:
+        if tl.load(done + image) == 0:
+            start, end = _sum(of_image + tiles, tiles, BLOCK), _sum(of_image + 2 * tiles, tiles, BLOCK)
+            overlap = _sum(of_image + 4 * tiles, tiles, BLOCK)
+            before, rate = tl.load(energies + image), tl.load(rates + image)
+            accepted = energy <= before + slack * tl.abs(before)
+            rises = end > start
+            change = tl.where(rises, end - start, 1.0)
+            factor = tl.where(rises, -start / change, most_growth)
+            least, most = tl.where(accepted, 0.3, 0.1), tl.where(accepted, most_growth, 0.5)
+            rate *= tl.minimum(tl.maximum(factor, least), most)
+            is_little = before - energy <= rtol * tl.abs(before)
+            still = tl.load(quiet + image)
+            still = tl.where(accepted, tl.where(is_little, still + 1, 0.0), still)
+            beta = tl.maximum((norm - overlap) / change, 0.0)  # Hestenes-Stiefel, or a restart
+            is_kept = accepted & rises & (beta * end < norm)
+            is_turning = accepted | (
+                start >= 0
+            )  # refused, and what was left of the direction is not downhill
+            is_over = (still >= quiet_steps) | ((accepted == 0) & (rate < least_rate))
+            tl.store(sides + image, tl.load(sides + image) ^ accepted.to(tl.int32))
+            tl.store(energies + image, tl.where(accepted, energy, before))
+            tl.store(done + image, is_over.to(tl.int32))
+            tl.store(turns + image, is_turning.to(tl.int32))
+            tl.store(betas + image, tl.where(is_kept, beta, 0.0))
+            tl.store(rates + image, rate)
+            tl.store(quiet + image, still)
+
+
+def move(points: Points, given: Given, limits: Limits, progress: SearchState) -> None:
+    """Roots of the trial: a step of the rate along the direction, of norm one again; the direction turns first."""
     batch, classes, pixels = points.direction.shape
     tiles = Tiles.of((1, classes, 1, pixels))
     size = tiles.rows * tiles.columns
     with device_of(points.roots):
         _move[(-(-pixels // size), batch)](
-            *points, given.free, given.allowed, rates, turns, betas, turn_rates, pixels, classes, *limits[:3],
-            CLASSES=tiles.classes, PIXELS=size,
+            *points, progress.sides, progress.done, given.free, given.allowed, *progress[2:5], pixels, classes,
+            *limits[:3], CLASSES=tiles.classes, PIXELS=size,
         )  # fmt: skip
 
 
 def measure(
-    points: Points,
-    given: Given,
-    pairs: StencilPairs,
-    tiles: Tiles,
-    coupling_weight: float,
-    limits: Limits,
-    numbers: tuple[int, int],
-    sums: Tensor,
-) -> None:
-    """Gradient and curvature at the trial; `sums` ``[b tiles 5]`` in float64: energy, d·g', d·g, n·g, n·g'.
+    points: Points, given: Given, pairs: StencilPairs, formulas: Formulas, tiles: Tiles, limits: Limits,
+    progress: SearchState, sums: Tensor,
+) -> None:  # fmt: skip
+    """Gradient and curvature at the trial; `sums` ``[b 5 tiles]`` in float64: energy, d·g', d·g, n·g and n·g'.
 
-    `numbers` of the formulas of coupling and relaxation. Letters as in `numerics.descent.line_search`.
+    Letters as in `numerics.descent.line_search`.
     """
     batch, classes, _ = points.direction.shape
     with device_of(points.roots):
         _measure[(tiles.count, batch)](
-            *points, given.target, given.free, *pairs, sums, len(pairs.offsets), *tiles.size, classes,
-            coupling_weight, limits.curvature, COUPLING=numbers[0], RELAXATION=numbers[1],
+            *points, progress.sides, progress.done, given.target, given.free, *pairs, sums, len(pairs.offsets),
+            *tiles.size, classes, formulas.weight, limits.curvature,
+            COUPLING=formulas.coupling, RELAXATION=formulas.relaxation,
             CLASSES=tiles.classes, ROWS=tiles.rows, COLUMNS=tiles.columns,
         )  # fmt: skip
+
+
+def decide(progress: SearchState, sums: Tensor, rules: StepRules, *, is_first: bool = False) -> None:
+    """Accept or refuse the trials that `measure` has summed up; the first one, at the start, is taken as it is."""
+    with device_of(sums):
+        _decide[(len(sums),)](*progress, sums, sums.shape[2], *rules, FIRST=is_first, BLOCK=1024)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -228,8 +228,6 @@ class CompiledSearch:
     Takes the steps of `TorchSearch`, but for rounding. Memory: six times the labels, prediction included. `grain`:
     labels at a time; it changes the order of sums only.
     """
-
-    steps_between_looks: ClassVar[int] = 1
 
     def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], grain: int = GRAIN) -> None:
         self._shape = tuple(labels.shape)

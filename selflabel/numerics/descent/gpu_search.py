@@ -1,6 +1,4 @@
-"""Line search on square roots of labels in kernels for a GPU: two launches a step, and no wait."""
-
-from typing import ClassVar
+"""Conjugate gradients on square roots of labels in kernels for a GPU: three launches a step, and no wait."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,7 +9,7 @@ from selflabel.kernels.gpu import descent, formulas
 from selflabel.kernels.gpu.compile import Tiles
 from selflabel.kernels.gpu.stencil import StencilPairs
 from selflabel.numerics.descent.coordinates import LEAST_CURVATURE, ROOT_FLOOR, ROOT_LEFT, ROOT_REACH
-from selflabel.numerics.descent.line_search import PerImage, Trial
+from selflabel.numerics.descent.line_search import PerImage
 from selflabel.problem import Problem
 from selflabel.terms import (
     BILINEAR,
@@ -28,6 +26,8 @@ from selflabel.terms import (
 
 LARGEST = 1 << 31
 """Labels and weights of an image must be fewer: places are counted in 32 bits."""
+
+StepRules = descent.StepRules
 
 LIMITS = descent.Limits(ROOT_FLOOR, ROOT_LEFT, ROOT_REACH, LEAST_CURVATURE)
 
@@ -69,60 +69,73 @@ def pairs_of(affinity: Stencil, scale: float) -> StencilPairs:
 
 
 class GPUSearch:
-    """Line search on square roots of labels (`coordinates.SQUARE_ROOTS`) for problems that are supported.
+    """Conjugate gradients on square roots of labels (`coordinates.SQUARE_ROOTS`) for problems that are supported.
 
-    Takes the steps of `TorchSearch`, but for rounding. Memory: six times the labels, prediction included.
+    `begin`, then `step` after `step`: what `TorchSearch` does with the rules of `solvers.gradient_descent`, but for
+    rounding. Nothing waits for the device: decisions are made there, for each image by itself. Memory: six times the
+    labels, prediction included.
     """
 
-    steps_between_looks: ClassVar[int] = 8
-
-    def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> None:
+    def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], rules: descent.StepRules) -> None:
         energy, affinity, product = problem.energy, problem.affinity, problem.energy.coupling.product
         assert isinstance(affinity, Stencil), "checked by `supports`"
         assert product is not None, "checked by `supports`"
-        self._shape, self._weight = tuple(labels.shape), energy.coupling_weight
+        self._shape, self._rules = tuple(labels.shape), rules
         self._tiles = Tiles.of(self._shape)
-        self._numbers = COUPLINGS[energy.coupling], RELAXATIONS[energy.relaxation]
+        self._formulas = descent.Formulas(
+            COUPLINGS[energy.coupling], RELAXATIONS[energy.relaxation], energy.coupling_weight
+        )
         self._pairs = pairs_of(affinity, energy.pairwise_weight)
-        roots = labels.flatten(2).sqrt()
+        batch, roots = len(labels), labels.flatten(2).sqrt()
         zeros = torch.zeros_like(roots)
-        whole = torch.zeros(len(labels), dtype=torch.int32, device=labels.device)
         self._points = descent.Points(
             roots=torch.stack([roots, zeros]),
             gradient=zeros.new_zeros(2, *zeros.shape),
-            curvature=zeros.new_ones(2, len(labels), zeros.shape[2]),
+            curvature=zeros.new_ones(2, batch, zeros.shape[2]),
             direction=zeros,
-            sides=whole,
-            done=whole,
         )
+        whole = zeros.new_zeros(3, batch, dtype=torch.int32).unbind()
+        self._progress = descent.SearchState(*whole, *zeros.new_zeros(4, batch, dtype=torch.float64).unbind())
         allowed = problem.probs.new_ones(labels.shape[:2]) if problem.classes is None else problem.classes
         self._given = descent.Given(
             product.target(problem.probs).flatten(2).contiguous(),
             problem.free.flatten(1).float(),
             allowed.float().contiguous(),
         )
-        self._sums = zeros.new_zeros(len(labels), self._tiles.count, 5, dtype=torch.float64)
-        self._turn = whole, self._sums[:, 0, 0], self._sums[:, 0, 0]
+        self._sums = zeros.new_zeros(batch, 5, self._tiles.count, dtype=torch.float64)
 
     def labels(self) -> Float[Tensor, "b k *s"]:
-        """A copy: one pass over the labels."""
-        every = torch.arange(len(self._given.free), device=self._given.free.device)
-        return self._points.roots[self._points.sides.long(), every].square_().view(self._shape)
+        """A copy at the current point: one pass over the labels."""
+        sides = self._progress.sides.view(-1, 1, 1) != 0
+        return torch.where(sides, self._points.roots[1], self._points.roots[0]).square_().view(self._shape)
 
-    def evaluate(self, rate: PerImage, done: Bool[Tensor, " b"]) -> Trial:
-        """One pass over the pixels of the images that are not done; directions that turn do so in the same pass."""
-        points = self._points._replace(done=done.int())
-        descent.move(points, self._given, LIMITS, rate.contiguous(), *self._turn)
+    def energies(self) -> PerImage:
+        """A copy, at the current point."""
+        return self._progress.energies.clone()
+
+    def done(self) -> Bool[Tensor, " b"]:
+        """The images whose labels change no more; steps cost nothing there."""
+        return self._progress.done != 0
+
+    def begin(self) -> None:
+        """Evaluate the energy and turn downhill."""
+        self._try()
+        descent.decide(self._progress, self._sums, self._rules, is_first=True)
+
+    def step(self) -> None:
+        """A trial of each image that is not done, accepted or refused."""
+        self._try()
+        descent.decide(self._progress, self._sums, self._rules)
+
+    def _try(self) -> None:
+        descent.move(self._points, self._given, LIMITS, self._progress)
         descent.measure(
-            points, self._given, self._pairs, self._tiles, self._weight, LIMITS, self._numbers, self._sums
+            self._points,
+            self._given,
+            self._pairs,
+            self._formulas,
+            self._tiles,
+            LIMITS,
+            self._progress,
+            self._sums,
         )
-        self._turn = torch.zeros_like(self._turn[0]), *self._turn[1:]
-        return Trial(*self._sums.sum(1).unbind(1))
-
-    def accept(self, images: Bool[Tensor, " b"]) -> None:
-        """No pass over the pixels: points are exchanged."""
-        self._points = self._points._replace(sides=self._points.sides ^ images.int())
-
-    def turn(self, images: Bool[Tensor, " b"], beta: PerImage, rate: PerImage) -> None:
-        """No pass over the pixels: the next `evaluate` turns each direction just before it moves along it."""
-        self._turn = images.int(), beta.contiguous(), rate.contiguous()

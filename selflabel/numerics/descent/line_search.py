@@ -6,7 +6,7 @@ Letters: d is the direction, g the gradient by the coordinates at the trial poin
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -41,10 +41,6 @@ class Trial:
 class LineSearch(Protocol):
     """Labels ``[b k *s]`` of the current point, and a direction, zero at first. Images do not mix."""
 
-    steps_between_looks: ClassVar[int]
-    """Steps after which the caller should see whether all images have converged: more than one where finished images
-    cost nothing, and the host would wait."""
-
     def labels(self) -> Float[Tensor, "b k *s"]:
         """The labels at the current point."""
 
@@ -64,8 +60,6 @@ class LineSearch(Protocol):
 
 class TorchSearch:
     """Line search in any coordinates, for any energy and device. Memory: nine times the labels."""
-
-    steps_between_looks: ClassVar[int] = 1
 
     def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], coordinates: Coordinates) -> None:
         self._problem, self._coordinates = problem, coordinates
