@@ -106,7 +106,8 @@ def _run_all(
         if process.size > 1:
             raise ValueError("compare runs in one process: use `torchrun` with `selflabel train`")
         device = running.device(options.device, there)
-        screen.tell(running.describe_data(jobs[0][0]))
+        for line in running.describe_data(jobs[0][0], options.data):
+            screen.tell(line)
         for one, own in zip(plan, jobs, strict=True):
             found += [_run(options, one, job, device, bar) for job in own]
     return found
@@ -174,6 +175,7 @@ def _run(
     options: CompareOptions, one: "Spec", job: "TrainingJob", device: "torch.device", bar: "Progress"
 ) -> "RunHistory":
     from selflabel.cli import run_folder, running
+    from selflabel.datasets.survey import UnusableFiles
     from selflabel.reports.comparison import RunHistory
     from selflabel.training import TrainingError
 
@@ -186,5 +188,7 @@ def _run(
             running.load_all(job, bar, known=run_folder.has_begun(folder))
             history = running.run(job, folder, device, bar, title)
             return RunHistory(one.label, seed, history.rows, running.final_scores(job, folder, device))
+    except UnusableFiles:
+        raise
     except (ValueError, TrainingError) as error:
         raise type(error)(f"run {title!r}: {error}") from error

@@ -42,7 +42,7 @@ def predict(options: PredictOptions) -> None:
     try:
         run_folder.check_there(options.run)
         weights = _weights(options.run, options.checkpoint)
-        images = _images(options.images, options.stems)
+        images, left_out = _images(options.images, options.stems)
         storage = _storage(options)
         predictor, step = _predictor(options, weights)
     except (ValueError, OSError, ImportError) as error:
@@ -53,6 +53,8 @@ def predict(options: PredictOptions) -> None:
         f"{done.count - done.skipped - len(done.failures)} predicted, {done.skipped} done before: {options.out} "
         f"({weights}, step {step})"
     )
+    if left_out:
+        screen.tell(f"left out of {options.images}: {'; '.join(left_out)}")
     if done.grayed:
         had = "image has colors, which" if done.grayed == 1 else "images have colors, which"
         screen.tell(f"{done.grayed} {had} became gray: the run is one of gray images", "bold yellow")
@@ -151,17 +153,19 @@ def _identity(
     }
 
 
-def _images(folder: Path, stems: Path | None) -> Mapping[str, Path]:
-    """Files by stem: those of the folder or, in their order, of a text file of stems."""
-    from selflabel.files.folders import bare, by_stem
+def _images(folder: Path, stems: Path | None) -> tuple[Mapping[str, Path], tuple[str, ...]]:
+    """Files by stem, those of the folder or, in their order, of a text file of stems; and why others are left out."""
+    from selflabel.files.folders import listing
     from selflabel.files.images import IMAGE_SUFFIXES
     from selflabel.files.lists import read_stems
 
-    found = by_stem(folder, IMAGE_SUFFIXES)
-    chosen = found if stems is None else read_stems(stems, found)
-    return {
-        bare(found[stem].name): found[stem] for stem in chosen
-    }  # what is written is spelled as the image is
+    there = listing(folder, IMAGE_SUFFIXES)
+    found, left_out = there.files, there.left_out("image")
+    if stems is None:
+        return found, left_out
+    chosen = {stem: found[stem] for stem in read_stems(stems, found)}
+    others = len(found) - len(chosen)
+    return chosen, (*((f"{others} images are not among the stems asked for",) if others else ()), *left_out)
 
 
 def _weights(run: Path, checkpoint: str) -> Path:

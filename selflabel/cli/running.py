@@ -12,7 +12,9 @@ from rich.progress import Progress, TaskID
 from selflabel.cli import screen
 from selflabel.cli.config.jobs import TrainingJob
 from selflabel.cli.run_folder import about, read_scores, write_scores
-from selflabel.datasets.survey import Survey, survey
+from selflabel.datasets.survey import Survey, UnusableFiles, survey
+from selflabel.files.folders import listing, some
+from selflabel.files.images import IMAGE_SUFFIXES
 from selflabel.reports.comparison import Final
 from selflabel.training import History, Row, evaluate, load_weights, train
 from selflabel.training.checkpoint import LAST
@@ -36,8 +38,8 @@ def load_all(job: TrainingJob, bar: Progress, *, known: bool = False) -> None:
     bar.remove_task(task)
 
 
-def describe_data(job: TrainingJob) -> str:
-    """What a run is trained with, in one line."""
+def describe_data(job: TrainingJob, root: Path) -> Iterator[str]:
+    """What a run is trained with and, in a second line, what is left out."""
     train, *others = map(len, job.folders)
     channels, gray, total = job.options.channels, job.gray, train + sum(others)
     mixed = ""
@@ -49,10 +51,20 @@ def describe_data(job: TrainingJob) -> str:
     repeated = ""
     if job.options.batch > train:
         repeated = f"; a batch of {job.options.batch} has some of the {train} images more than once"
-    return (
-        f"{train} images to train with{validation}; channels: {channels}{mixed}; classes: {len(job.class_names)}"
-        f"{repeated}"
+    rarely = ""
+    if others and not 0 < job.options.validate_every <= job.options.steps:
+        rarely = " at the end only"
+    yield (
+        f"{train} images to train with{validation}{rarely}; channels: {channels}{mixed}; classes: "
+        f"{len(job.class_names)}{repeated}"
     )
+    there = listing(root / "images", IMAGE_SUFFIXES)
+    listed = {stem for folder in job.folders for stem in folder.stems}
+    unlisted = [stem for stem in there.files if stem not in listed]
+    left_out = [f"{len(unlisted)} images are in none of the lists ({some(unlisted)})"] if unlisted else []
+    left_out += there.left_out("image")
+    if left_out:
+        yield f"left out of {root / 'images'}: {'; '.join(left_out)}"
 
 
 def _warnings(job: TrainingJob, found: Survey) -> Iterator[str]:
@@ -163,6 +175,11 @@ def reported(out: Path) -> Iterator[None]:
         raise screen.interrupted(f": the same command goes on from the last checkpoint in {out}") from None
     except (TrainingError, SolveError) as error:
         raise screen.stop(str(error), screen.BAD_IMAGES) from error
+    except UnusableFiles as error:
+        screen.listed(f"of {error.total} images cannot be used", error.failures, "bold red")
+        raise screen.stop(
+            "nothing was trained: repair these files, or take their stems out of the lists"
+        ) from error
     except (ValueError, ImportError) as error:
         raise screen.stop(str(error)) from error
     except OSError as error:

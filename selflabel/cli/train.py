@@ -60,7 +60,8 @@ def train(options: TrainOptions) -> None:
             with run_folder.held(out) if process.rank == 0 else nullcontext():
                 if process.rank == 0:
                     run_folder.open_run(out, job, options.data)
-                    screen.tell(running.describe_data(job))
+                    for line in running.describe_data(job, options.data):
+                        screen.tell(line)
                 running.load_all(job, bar, known=process.rank > 0 or run_folder.has_begun(out))
                 history = running.run(job, out, device, bar, job.options.method)
                 if process.rank > 0:

@@ -1,6 +1,6 @@
 """What a data set holds, found by reading all of it before training starts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,17 @@ from torch import Tensor
 from selflabel.datasets.samples import Folder
 from selflabel.labels import UNLABELED
 
-MOST_SHOWN = 20
-"""Files that an error names one by one."""
+
+class UnusableFiles(ValueError):
+    """Files of a data set that cannot be used. failures: stems and reasons; total: images that were read."""
+
+    def __init__(self, failures: Sequence[tuple[str, str]], total: int) -> None:
+        super().__init__(failures, total)
+        self.failures, self.total = tuple(failures), total
+
+    def __str__(self) -> str:
+        reasons = "; ".join(reason for _, reason in self.failures)
+        return f"{len(self.failures)} of {self.total} images cannot be used: {reasons}"
 
 
 @dataclass(frozen=True)
@@ -31,26 +40,22 @@ class Survey:
 def survey(folder: Folder, progress: Callable[[], None] = lambda: None) -> Survey:
     """Read all images of a folder, which keeps them if it caches; `progress` is called after each.
 
-    Raises `ValueError` that names every file that cannot be used. Cost: one pass over the files.
+    Raises `UnusableFiles` that names all of them. Cost: one pass over the files.
     """
     seeds, masks = (np.zeros(folder.classes, np.int64) for _ in range(2))
-    failures: list[str] = []
+    failures: list[tuple[str, str]] = []
     for number in range(len(folder)):
         try:
             sample = folder[number]
         except ValueError as error:
-            failures.append(str(error))
+            failures.append((folder.stems[number], str(error)))
         else:
             seeds += _counts(sample.seeds, folder.classes)
             if sample.mask is not None:
                 masks += _counts(sample.mask, folder.classes)
         progress()
-    if len(failures) == 1:
-        raise ValueError(failures[0])
     if failures:
-        shown = "".join(f"\n  {failure}" for failure in failures[:MOST_SHOWN])
-        more = f"\n  and {len(failures) - MOST_SHOWN} more" if len(failures) > MOST_SHOWN else ""
-        raise ValueError(f"{len(failures)} of {len(folder)} images cannot be used:{shown}{more}")
+        raise UnusableFiles(failures, len(folder))
     return Survey(seeds, masks, len(folder), folder.whole_seeds)
 
 

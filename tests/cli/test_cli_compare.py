@@ -203,3 +203,18 @@ def test_a_missing_matplotlib_stops_before_the_runs(
     assert result.exit_code == 2
     assert "the figure needs matplotlib: pip install" in result.output
     assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_run_measured_with_another_energy_is_not_gone_on_with(root: Path, tmp_path: Path) -> None:
+    """The first adm run gives the measure of all: another one is told as such, with the options to give."""
+    out = tmp_path / "out"
+    assert compare(root, out, "--runs", "pce", "--runs", "adm:graph-cut,sigma=15").exit_code == 0
+    result = compare(root, out, "--runs", "pce", "--runs", "adm:graph-cut,sigma=5")
+    assert result.exit_code == 2
+    assert "run 'pce, seed 1'" in result.output
+    assert "measured with another energy (" in result.output
+    assert "15.0 -> 5.0" in result.output
+    assert "or of --measure-with" in result.output
+    measured = ("--measure-with", "adm:graph-cut,sigma=15")
+    again = compare(root, out, "--runs", "pce", "--runs", "adm:graph-cut,sigma=5", *measured)
+    assert again.exit_code == 0, again.output

@@ -59,7 +59,7 @@ def test_images_to_validate_with_count_too(root: Path, tmp_path: Path) -> None:
 
 
 def test_gray_data_stay_gray(root: Path, tmp_path: Path) -> None:
-    result = train(root, tmp_path / "run")
+    result = train(root, tmp_path / "run", "--validate-every", 3)
     assert "4 images to train with, 2 to validate with; channels: 1; classes: 2" in result.output
     assert train(root, tmp_path / "two", "--channels", 2).exit_code == 2
 
@@ -143,7 +143,7 @@ def test_labels_outside_the_classes_are_refused_with_the_remedy(root: Path, tmp_
     change(root / "scribbles", lambda index: np.where(index == 255, 2, index))
     result = train(root, tmp_path / "run")
     assert result.exit_code == 2
-    assert "4 of 4 images cannot be used" in result.output
+    assert "4 of 4 images cannot be used:" in result.output
     assert "got 2: raise the number of classes" in result.output
     assert "if 2 means unlabeled, that it does (--unlabeled 2)" in result.output
     assert train(root, tmp_path / "run", "--unlabeled", 2).exit_code == 0
@@ -158,20 +158,31 @@ def test_all_damaged_files_are_named_before_the_run(root: Path, tmp_path: Path) 
     for size in ((), ("--size", 0, "--batch", 1)):  # kept in memory or not
         result = train(root, tmp_path / "run", *size)
         assert result.exit_code == 2
-        assert "2 of 4 images cannot be used" in result.output
+        assert "2 of 4 images cannot be used:" in result.output
         assert "images/t1.png" in result.output
         assert "scribbles/t2.png" in result.output
         assert not (tmp_path / "run" / "last.pt").exists()
 
 
-def test_no_more_than_twenty_files_are_listed(tmp_path: Path) -> None:
-    root = make_data(tmp_path / "data", train=24)
-    for path in (root / "images").glob("t*.png"):
-        path.write_bytes(b"")
-    result = train(root, tmp_path / "run")
-    assert "24 of 24 images cannot be used" in result.output
-    assert "and 4 more" in result.output
-    assert len(result.output.splitlines()) < 30
+def test_what_is_left_out_is_told(root: Path, tmp_path: Path) -> None:
+    (root / "val.txt").write_text("v0\n")
+    (root / "images" / "notes.txt").write_text("x")
+    run, probs = tmp_path / "run", tmp_path / "probs"
+    result = train(root, run)
+    assert result.exit_code == 0, result.output
+    said = "1 images are in none of the lists (v1); 1 file is no image (.txt)"
+    assert f"left out of {root / 'images'}: {said}" in result.output
+    predicted = call(
+        "predict", run, root / "images", "--out", probs, "--stems", root / "val.txt", "--allow-code"
+    )
+    said = "5 images are not among the stems asked for; 1 file is no image (.txt)"
+    assert f"left out of {root / 'images'}: {said}" in predicted.output
+
+
+def test_validation_at_the_end_only_is_told(root: Path, tmp_path: Path) -> None:
+    result = train(root, tmp_path / "run", "--validate-every", 0)
+    assert "2 to validate with at the end only" in result.output
+    assert "at the end only" not in train(root, tmp_path / "other", "--validate-every", 2).output
 
 
 def test_folders_that_are_no_data_sets(root: Path, tmp_path: Path) -> None:
@@ -194,14 +205,13 @@ def test_folders_that_are_no_data_sets(root: Path, tmp_path: Path) -> None:
         (("--size", 3), "expected --size 8 or more pixels (or 0: images as they are), got 3"),
         (("--network", "uned"), "expected a network out of"),
         (("--network", "no_such_module:make"), "there is no module 'no_such_module'"),
-        (("--device", "abacus"), "there is no device 'abacus'"),
     ],
 )
 def test_names_are_checked_before_numbers_and_files(
     root: Path, tmp_path: Path, options: tuple[object, ...], message: str
 ) -> None:
     (root / "images" / "t0.png").write_bytes(b"")
-    result = train(root, tmp_path / "run", *options)
+    result = train(root, tmp_path / "run", *options, "--pretrain-steps", 100)
     assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "run" / "config.toml").exists()

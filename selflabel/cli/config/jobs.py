@@ -80,10 +80,10 @@ def prepare(
     """
     objective = recipes.objective(options)
     monitor = recipes.monitor(options) if monitor is None else monitor
-    settings, augmentation = _settings(options), _augmentation(options)
     check_name(options.network)
     _check_size(options.size)
     _check_root(root)
+    augmentation, settings = _augmentation(options), _settings(options)
     class_names = _class_names(root, options)
     train = _training_folder(root, options, len(class_names))
     if options.batch > 1:
