@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, Num
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity, SparseAffinity
@@ -43,6 +43,10 @@ from selflabel.terms import (
 
 LARGEST_WEIGHT = 1e100
 """The largest weight of a term or a pair: products of two, and their sums over an image, are finite in float64."""
+
+
+LARGEST_COST = 1e30
+"""The largest cost of a class in a pixel: differences and sums of some are finite in float32."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,22 @@ def _check_probs_type(probs: Tensor) -> None:
         )
 
 
+def _check_costs(costs: Tensor, probs: Tensor, energy: Energy) -> None:
+    """Raise `ValueError` unless costs fit the prediction, are finite, and the coupling is linear in the labels."""
+    if costs.shape != probs.shape:
+        raise ValueError(f"expected costs of shape {tuple(probs.shape)}, got {tuple(costs.shape)}")
+    if energy.coupling != STANDARD:
+        raise ValueError(
+            f"expected the coupling 'standard' with costs, as it is linear in the labels, got {energy.coupling.name!r}"
+        )
+    largest = float(costs.abs().amax())
+    if not largest <= LARGEST_COST:
+        raise ValueError(
+            f"expected costs of {LARGEST_COST:g} at most, got {largest:g}: for a class that a pixel must not have, use "
+            f"a cost above the sum of all others, or `classes` where the whole image must not"
+        )
+
+
 def _check_weights(affinity: SparseAffinity) -> None:
     """Raise `ValueError` for weights that are nan, negative or too large: there is no minimum, or no way to find it."""
     blocks = [pairs.weight for pairs in affinity.pairs() if pairs.weight.numel()]
@@ -114,8 +134,10 @@ class Problem:
     """An `Energy` bound to a batch: prediction σ ``[b k *s]``, seeds ``[b *s]`` (255 = unlabeled), affinity.
 
     `classes` ``[b k]`` says which classes an image may have (default: all); the others get probability zero in
-    the prediction and in every solution. Raises `ValueError` when shapes disagree; values are checked by
-    `check`, which `solve` calls.
+    the prediction and in every solution. `costs` ``[b k *s]`` are what each class costs in a pixel, of any size
+    (`from_costs`): then ``H(y_i) = Σ_k y_i^k c_i^k``. Of a prediction alone, no class costs more than 30: logarithms of
+    probabilities below 1e-13 are cut (`labels.LOG_FLOOR`). Raises `ValueError` when shapes disagree; values are checked
+    by `check`, which `solve` calls.
     """
 
     energy: Energy
@@ -123,6 +145,7 @@ class Problem:
     seeds: Integer[Tensor, "b *s"]
     affinity: Affinity
     classes: Bool[Tensor, "b k"] | None = None
+    costs: Float[Tensor, "b k *s"] | None = None
 
     def __post_init__(self) -> None:
         check_index_type(self.seeds)
@@ -142,6 +165,8 @@ class Problem:
                 f"{size_remedy(tuple(self.probs.shape), tuple(self.affinity.shape))}"
             )
         object.__setattr__(self, "seeds", self.seeds.long())
+        if self.costs is not None:
+            _check_costs(self.costs, self.probs, self.energy)
         if self.classes is not None:
             check_tensor(self.classes, "classes")
             if self.classes.shape != self.probs.shape[:2] or self.classes.dtype != torch.bool:
@@ -170,6 +195,31 @@ class Problem:
             check_tensor(logits, "logits")
         probs = widened(as_tensor(logits, "logits").detach()).softmax(1)
         return cls(energy, probs, as_tensor(seeds, "seeds"), affinity, classes)
+
+    @classmethod
+    def from_costs(
+        cls,
+        energy: Energy,
+        costs: Num[Tensor, "b k *s"] | Num[np.ndarray, "b k *s"],
+        seeds: Integer[Tensor, "b *s"] | Integer[np.ndarray, "b *s"],
+        affinity: Affinity,
+        classes: Bool[Tensor, "b k"] | None = None,
+    ) -> "Problem":
+        """The problem with ``H(y_i) = Σ_k y_i^k c_i^k``: each class costs c in a pixel, any finite number.
+
+        For unaries that are no probabilities, or too large for them: `Problem(probs)` cuts costs at 30, this does not.
+        Graph cut minimizes exactly these costs, in float64; mean field and gradient descent take them in the type
+        of the costs. Solvers start from ``softmax(-η c)``. For a class that a pixel must not have, a cost above the sum
+        of all others.
+
+        Raises `ValueError` for costs that are nan, infinite, or beyond ±1e30, and unless the coupling is the standard
+        one, which is linear in the labels.
+        """
+        costs = as_tensor(costs, "costs").detach()
+        costs = widened(costs) if costs.is_floating_point() else costs.double()
+        least = costs.amin(1, keepdim=True) if costs.numel() else costs
+        probs = ((least - costs).double() * energy.coupling_weight).softmax(1).to(costs.dtype)
+        return cls(energy, probs, as_tensor(seeds, "seeds"), affinity, classes, costs)
 
     @classmethod
     def from_seeds(
@@ -205,6 +255,14 @@ class Problem:
         check_distributions(self.probs, "probabilities", FROM_LOGITS)
         if self.energy.pairwise_weight and isinstance(self.affinity, SparseAffinity):
             _check_weights(self.affinity)
+
+    @property
+    def vertex_costs(self) -> Float[Tensor, "b k *s"] | None:
+        """What H is of each hard label; None where that is infinite."""
+        if self.costs is not None:
+            return self.costs
+        at_vertices = self.energy.coupling.at_vertices
+        return None if at_vertices is None else at_vertices(self.probs)
 
     @cached_property
     def free(self) -> Bool[Tensor, "b 1 *s"]:
@@ -252,8 +310,11 @@ class Problem:
             grad = Gradient(torch.zeros_like(labels), torch.zeros_like(labels[:, :1]))
         if energy.coupling_weight:
             coupling, weight = energy.coupling, energy.coupling_weight
-            grad.value.add_(coupling.gradient(labels, self.probs), alpha=weight)
-            grad.curvature.add_(coupling.curvature(labels, self.probs), alpha=weight)
+            if self.costs is None:
+                grad.value.add_(coupling.gradient(labels, self.probs), alpha=weight)
+                grad.curvature.add_(coupling.curvature(labels, self.probs), alpha=weight)
+            else:  # linear: no curvature
+                grad.value.add_(self.costs, alpha=weight)
         if energy.entropy_weight:
             grad.value.sub_(entropy_gradient(labels), alpha=energy.entropy_weight)
             grad.curvature.add_(energy.entropy_weight)
@@ -264,7 +325,11 @@ class Problem:
         energy = self.energy
         value = labels.new_zeros(labels.shape[0], dtype=torch.float64)
         if energy.coupling_weight:
-            value += energy.coupling_weight * total(energy.coupling.value(labels, self.probs) * self.free)
+            costs = self.costs
+            each = (
+                energy.coupling.value(labels, self.probs) if costs is None else (labels * costs).sum(1, True)
+            )
+            value += energy.coupling_weight * total(each * self.free)
         if energy.entropy_weight:
             value -= energy.entropy_weight * total(entropy(labels) * self.free)
         return value

@@ -163,9 +163,9 @@ def _marginals(problem: Problem, costs: Tensor, edges: Edges, labels: Tensor, nu
 
 def _costs(problem: Problem) -> Float[Tensor, "b k *s"]:
     """Cost of each hard label."""
-    at_vertices = problem.energy.coupling.at_vertices
-    assert at_vertices is not None, "checked"
-    return at_vertices(problem.probs)
+    costs = problem.vertex_costs
+    assert costs is not None, "checked"
+    return costs
 
 
 def _edges(problem: Problem) -> Edges:

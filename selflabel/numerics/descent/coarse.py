@@ -57,8 +57,8 @@ def coarsen(problem: Problem) -> Problem | None:
     """The problem for labels that are constant on blocks of 2 pixels an axis; None if it cannot be halved.
 
     Dense affinities cannot, nor axes shorter than ``2 SMALLEST``. Weights between two blocks are summed
-    (`Stencil.coarsen`), predictions averaged, and a block with a seed is a seed, of its smallest class. So its energy
-    is about that of the problem.
+    (`Stencil.coarsen`), predictions and costs averaged, and a block with a seed is a seed, of its smallest class. So
+    its energy is about that of the problem.
     """
     size = tuple(problem.probs.shape[2:])
     if not isinstance(problem.affinity, Stencil) or min(size) < 2 * SMALLEST:
@@ -74,6 +74,7 @@ def coarsen(problem: Problem) -> Problem | None:
         coarse_seeds(problem.seeds),
         problem.affinity.coarsen(),
         problem.classes,
+        None if problem.costs is None else coarse_labels(problem.costs),
     )
 
 

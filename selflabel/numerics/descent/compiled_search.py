@@ -58,7 +58,7 @@ COUPLINGS: dict[Coupling, formulas.ProductFormulas] = {
 
 
 def supports(problem: Problem) -> bool:
-    """Grids and windows in float32 on the CPU, energies with scalar formulas, no entropy.
+    """Grids and windows in float32 on the CPU, energies with scalar formulas, no entropy, no costs.
 
     Windows of more than two offsets a class run in torch: the copies of their weights cost more than is saved.
     """
@@ -69,6 +69,7 @@ def supports(problem: Problem) -> bool:
         and energy.relaxation in RELAXATIONS
         and energy.coupling in COUPLINGS
         and not energy.entropy_weight
+        and problem.costs is None
         and probs.device.type == "cpu"
         and probs.dtype == affinity.weights[0].dtype == torch.float32
     )

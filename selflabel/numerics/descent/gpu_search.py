@@ -46,7 +46,7 @@ COUPLINGS: dict[Coupling, int] = {STANDARD: formulas.STANDARD.value, COLLISION: 
 
 
 def supports(problem: Problem) -> bool:
-    """Grids and windows in float32, energies with scalar formulas, no entropy. Devices are `backend`'s matter."""
+    """Grids and windows in float32, energies with scalar formulas, no entropy, no costs. Devices are `backend`'s."""
     energy, affinity, probs = problem.energy, problem.affinity, problem.probs
     return (
         isinstance(affinity, Stencil)
@@ -54,6 +54,7 @@ def supports(problem: Problem) -> bool:
         and energy.relaxation in RELAXATIONS
         and energy.coupling in COUPLINGS
         and not energy.entropy_weight
+        and problem.costs is None
         and probs.dtype == affinity.weights[0].dtype == torch.float32
     )
 

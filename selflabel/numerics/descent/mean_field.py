@@ -50,10 +50,11 @@ SAMPLE_PIXELS = 8192
 
 
 def supports(problem: Problem) -> bool:
-    """True for float32 labels and an affinity of compiled lattices alone, unless unaries are huge."""
+    """True for a prediction in float32 and an affinity of compiled lattices alone, unless unaries are huge."""
     affinity, energy = problem.affinity, problem.energy
     return (
         isinstance(affinity, DenseAffinity)
+        and problem.costs is None
         and all(isinstance(scaled.filter, CompiledLattice) for scaled in affinity.filters)
         and problem.probs.dtype == affinity.dtype == torch.float32
         and energy.coupling_weight / energy.entropy_weight < MOST_COUPLING

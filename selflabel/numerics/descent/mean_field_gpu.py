@@ -13,9 +13,11 @@ from selflabel.problem import Problem
 
 
 def supports(problem: Problem) -> bool:
-    """True for float32 labels and a dense affinity."""
+    """True for a prediction in float32 and a dense affinity."""
     affinity = problem.affinity
-    return isinstance(affinity, DenseAffinity) and problem.probs.dtype == affinity.dtype == torch.float32
+    if problem.costs is not None or not isinstance(affinity, DenseAffinity):
+        return False
+    return problem.probs.dtype == affinity.dtype == torch.float32
 
 
 class FusedMeanField:
