@@ -127,13 +127,11 @@ def test_features_are_finite(wrong: float, generator: torch.Generator, kernel_de
 
 
 def test_keys_fit(generator: torch.Generator, kernel_device: torch.device) -> None:
-    """Wide features have 64-bit keys; wider ones are an error."""
+    """Wide features have 64-bit keys, and few digits after the point; wider ones are an error."""
     given, x = features(1, 30, 3, 3e4, generator), torch.ones(1, 1, 30)
     wanted = TorchLattice.build(given, 1.3, 2).apply(x).double()
-    assert (
-        relative(TritonLattice.build(given.to(kernel_device), 1.3, 2).apply(x.to(kernel_device)), wanted)
-        < 1e-5
-    )
+    found = TritonLattice.build(given.to(kernel_device), 1.3, 2).apply(x.to(kernel_device))
+    assert relative(found, wanted) < 1e-3
     with pytest.raises(ValueError, match="lattice cells"):
         TritonLattice.build(features(1, 9, 6, 1e5, generator).to(kernel_device), 1.3, 2)
 

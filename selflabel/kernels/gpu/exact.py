@@ -3,11 +3,10 @@
 Their operands are split into parts of eleven bits (tf32), whose products but the least are added: as exact as float32.
 """
 
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.launch import blocks, kernel_of, on_device
+from selflabel.kernels.gpu.launch import Kernel, blocks, power_of_two
 
 ROWS = 128
 """Pixels of a program."""
@@ -19,7 +18,7 @@ WIDEST = 64
 """Columns of a program, at most."""
 
 
-@kernel_of("pixels", "columns", "own_scale")
+@Kernel
 def _filter(
     features,
     values,
@@ -74,21 +73,21 @@ def filter_exactly(
     `scale` is ``[b n]`` or ``[1 n]``. With a factor, added to `to` so many times.
     """
     batch, columns, pixels = values.shape
-    across = min(WIDEST, max(16, int(triton.next_power_of_2(columns))))
-    with on_device(values):
-        _filter[(blocks(pixels, ROWS), blocks(columns, across), batch)](
-            features,
-            values,
-            values if scale is None else scale,
-            1.0 if factor is None else factor,
-            to,
-            pixels,
-            columns,
-            0 if scale is None or len(scale) == 1 else pixels,
-            D=features.shape[1],
-            SCALED=scale is not None,
-            ADDED=factor is not None,
-            ROWS=ROWS,
-            KEYS=KEYS,
-            COLUMNS=across,
-        )
+    across = min(WIDEST, max(16, power_of_two(columns)))
+    _filter(
+        (blocks(pixels, ROWS), blocks(columns, across), batch),
+        features,
+        values,
+        values if scale is None else scale,
+        1.0 if factor is None else factor,
+        to,
+        pixels,
+        columns,
+        0 if scale is None or len(scale) == 1 else pixels,
+        features.shape[1],
+        scale is not None,
+        factor is not None,
+        ROWS,
+        KEYS,
+        across,
+    )

@@ -6,13 +6,13 @@ A row is `padded`: its columns are read in vectors, by neighboring threads. All 
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.launch import blocks, kernel_of, on_device, tile
+from selflabel.kernels.gpu.launch import Kernel, blocks, tile
 
-VECTOR = tl.constexpr(4)
-"""Columns that are read at once: the width of a table, a multiple of it, is given in these."""
+VECTOR = 4
+"""Columns that are read at once: the width of a table is given in these."""
 
 
-@kernel_of("columns", "vectors", "own_scale")
+@Kernel
 def _rows(
     values,
     scale,
@@ -25,7 +25,7 @@ def _rows(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    width = vectors * VECTOR
+    width = vectors * 4  # known to be a multiple
     image = tl.program_id(2)
     pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -38,7 +38,7 @@ def _rows(
     tl.store(to + row[:, None] * width + column[None, :], x, mask=inside[:, None] & (column < width)[None, :])
 
 
-@kernel_of("count", "vectors")
+@Kernel
 def _sums(
     x,
     index,
@@ -51,7 +51,7 @@ def _sums(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    width = vectors * VECTOR
+    width = vectors * 4  # known to be a multiple
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside, wanted = row < count, column < width
@@ -75,11 +75,11 @@ def _sums(
     )
 
 
-@kernel_of("count", "vectors")
+@Kernel
 def _blur(
     x, neighbors, taps, to, count, vectors, TAPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    width = vectors * VECTOR
+    width = vectors * 4  # known to be a multiple
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside, wanted = row < count, column < width
@@ -96,7 +96,7 @@ def _blur(
     )
 
 
-@kernel_of("columns", "vectors", "own_scale")
+@Kernel
 def _slice(
     x,
     vertex,
@@ -114,7 +114,7 @@ def _slice(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    width = vectors * VECTOR
+    width = vectors * 4  # known to be a multiple
     image = tl.program_id(2)
     pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -143,19 +143,19 @@ def rows(values: Tensor, scale: Tensor | None, to: Tensor) -> None:
     batch, columns, pixels = values.shape
     width = to.shape[-1]
     height, across = tile(width)
-    with on_device(to):
-        _rows[(blocks(pixels, height), blocks(width, across), batch)](
-            values,
-            values if scale is None else scale,
-            to,
-            pixels,
-            columns,
-            width // VECTOR.value,
-            _step(scale),
-            SCALED=scale is not None,
-            ROWS=height,
-            COLUMNS=across,
-        )
+    _rows(
+        (blocks(pixels, height), blocks(width, across), batch),
+        values,
+        values if scale is None else scale,
+        to,
+        pixels,
+        columns,
+        width // VECTOR,
+        _step(scale),
+        scale is not None,
+        height,
+        across,
+    )
 
 
 def _step(scale: Tensor | None) -> int:
@@ -176,29 +176,37 @@ def join(x: Tensor, ends: Tensor, to: Tensor) -> None:
 def _sum(x: Tensor, index: Tensor, weight: Tensor, ends: Tensor, to: Tensor, weighted: bool) -> None:
     count, width = to.shape
     height, across = tile(width)
-    with on_device(to):
-        _sums[(blocks(count, height), blocks(width, across))](
-            x,
-            index,
-            weight,
-            ends,
-            to,
-            count,
-            width // VECTOR.value,
-            WEIGHTED=weighted,
-            ROWS=height,
-            COLUMNS=across,
-        )
+    _sums(
+        (blocks(count, height), blocks(width, across)),
+        x,
+        index,
+        weight,
+        ends,
+        to,
+        count,
+        width // VECTOR,
+        weighted,
+        height,
+        across,
+    )
 
 
 def blur(x: Tensor, neighbors: Tensor, taps: Tensor, to: Tensor) -> None:
     """``to[r] = Σ_t taps[t] · x[neighbors[r, t]]``; a neighbor that is not there has the number -1."""
     count, width = to.shape
     height, across = tile(width)
-    with on_device(to):
-        _blur[(blocks(count, height), blocks(width, across))](
-            x, neighbors, taps, to, count, width // VECTOR.value, TAPS=len(taps), ROWS=height, COLUMNS=across
-        )
+    _blur(
+        (blocks(count, height), blocks(width, across)),
+        x,
+        neighbors,
+        taps,
+        to,
+        count,
+        width // VECTOR,
+        len(taps),
+        height,
+        across,
+    )
 
 
 def slice_rows(
@@ -208,21 +216,21 @@ def slice_rows(
     batch, columns, pixels = to.shape
     width = x.shape[1]
     height, across = tile(width)
-    with on_device(to):
-        _slice[(blocks(pixels, height), blocks(columns, across), batch)](
-            x,
-            vertex,
-            weight,
-            weight if scale is None else scale,
-            1.0 if factor is None else factor,
-            to,
-            pixels,
-            columns,
-            width // VECTOR.value,
-            _step(scale),
-            CORNERS=vertex.shape[-1],
-            SCALED=scale is not None,
-            ADDED=factor is not None,
-            ROWS=height,
-            COLUMNS=across,
-        )
+    _slice(
+        (blocks(pixels, height), blocks(columns, across), batch),
+        x,
+        vertex,
+        weight,
+        weight if scale is None else scale,
+        1.0 if factor is None else factor,
+        to,
+        pixels,
+        columns,
+        width // VECTOR,
+        _step(scale),
+        vertex.shape[-1],
+        scale is not None,
+        factor is not None,
+        height,
+        across,
+    )

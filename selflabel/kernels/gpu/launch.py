@@ -1,8 +1,11 @@
-"""What launches of kernels on tables share: how kernels are made, the device, and blocks of columns."""
+"""How kernels on tables are launched, and the blocks of columns that their programs work on.
+
+Triton binds and checks all arguments at every launch, which takes longer than many kernels run. Here a compiled kernel
+is kept for each form of its arguments, and launched without more.
+"""
 
 import inspect
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -18,29 +21,71 @@ BLOCK = 256
 WIDEST = 32
 """Columns of a block, at most."""
 
+ALIGNED = 16
+"""Bytes: arrays that begin at multiples are read in vectors."""
 
-def kernel_of(*sizes: str) -> Callable[[Callable[..., Any]], Any]:
-    """A decorator: the function for Triton, compiled once for all values of the arguments `sizes`.
 
-    Without it there would be versions for 1 and for multiples of 16. Functions are unwrapped, as tests wrap them in
-    type checks.
+def helper(function: Callable[..., Any]) -> Any:
+    """A function that kernels call. Unwrapped, as tests wrap functions in type checks."""
+    return triton.jit(inspect.unwrap(function))
+
+
+class Kernel:
+    """A kernel for Triton, compiled at its first launch with arguments of a new form; nothing at installation.
+
+    The form: types and alignment of arrays, and the constants, which are the last parameters. Other numbers have none:
+    there is one version for all of their values.
     """
 
-    def made(function: Callable[..., Any]) -> Any:
-        return triton.jit(inspect.unwrap(function), do_not_specialize=list(sizes))
+    def __init__(self, function: Callable[..., Any]) -> None:
+        function = inspect.unwrap(function)
+        names = inspect.signature(function).parameters
+        constants = [name for name in names if name.isupper()]
+        self._numbers = len(names) - len(constants)
+        self._jit: Any = triton.jit(function, do_not_specialize=list(names)[: self._numbers])
+        self._direct = True
+        self._compiled: dict[tuple[object, ...], Any] = {}
 
-    return made
+    def __call__(self, grid: tuple[int, ...], *arguments: Any) -> None:
+        """Launch programs on the device of the first argument, an array."""
+        device = arguments[0].device
+        if device.type != "cuda" or device.index == torch.cuda.current_device():
+            self._launch(device, grid, arguments)
+        else:
+            with torch.cuda.device(device):
+                self._launch(device, grid, arguments)
+
+    def _launch(self, device: torch.device, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        key = (device, *map(_form, arguments[: self._numbers]), *arguments[self._numbers :])
+        compiled = self._compiled.get(key)
+        if compiled is None or not self._direct:
+            self._compiled[key] = self._jit[grid](*arguments)  # None from the interpreter
+            return
+        stream = torch._C._cuda_getCurrentRawStream(device.index)
+        sizes = (*grid, 1, 1)[:3]
+        # no metadata, and no hooks before and after
+        about = compiled.function, compiled.packed_metadata, None, None, None
+        try:
+            compiled.run(*sizes, stream, *about, *arguments)
+        except TypeError:  # Triton 3.2 takes other arguments
+            self._direct = False
+            self._jit[grid](*arguments)
 
 
-def on_device(array: Tensor) -> AbstractContextManager[Any]:
-    """Launches inside of it go to the device of the array."""
-    context: AbstractContextManager[Any] = torch.cuda.device_of(array)
-    return context
+def _form(argument: Any) -> object:
+    if isinstance(argument, Tensor):
+        return argument.dtype, argument.data_ptr() % ALIGNED == 0
+    return type(argument) is int and argument.bit_length() < 32
 
 
 def blocks(count: int, block: int) -> int:
     """Blocks that hold so many."""
     return -(-count // block)
+
+
+def power_of_two(count: int) -> int:
+    """The least one that is not less."""
+    return 1 << (count - 1).bit_length()
 
 
 def padded(columns: int) -> int:
@@ -50,5 +95,5 @@ def padded(columns: int) -> int:
 
 def tile(width: int) -> tuple[int, int]:
     """Rows and columns of a block of a table of this width."""
-    columns = min(WIDEST, int(triton.next_power_of_2(width)))
+    columns = min(WIDEST, power_of_two(width))
     return TILE // columns, columns

@@ -6,11 +6,10 @@ A program works on all classes of a block of pixels; labels lie class by class i
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.launch import blocks, kernel_of, on_device
+from selflabel.kernels.gpu.launch import Kernel, blocks, power_of_two
 
 UNLABELED = tl.constexpr(255)
 """The seed of a pixel without one."""
@@ -38,7 +37,7 @@ class Terms(NamedTuple):
     """The least logarithm of a label or a prediction."""
 
 
-@kernel_of("classes")
+@Kernel
 def _energy(
     labels,
     filtered,
@@ -69,7 +68,7 @@ def _energy(
     tl.store(to + image * tl.num_programs(0) + block, tl.sum(own.to(tl.float64), 0))
 
 
-@kernel_of("classes")
+@Kernel
 def _update(
     current,
     current_filtered,
@@ -122,34 +121,42 @@ def _update(
     tl.store(current + at, tl.where((seed == UNLABELED)[None, :], mass, hard), mask=there)
 
 
+@Kernel
+def _decide(
+    parts,
+    done_before,
+    done,
+    energies,
+    rates,
+    new_energies,
+    accepted,
+    new_rates,
+    rtol,
+    count,
+    BLOCK: tl.constexpr,
+):
+    image = tl.program_id(0)
+    total = tl.zeros([BLOCK], tl.float64)
+    for start in range(0, count, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        total += tl.load(parts + image.to(tl.int64) * count + at, mask=at < count, other=0.0)
+    energy, before, rate = tl.sum(total, 0), tl.load(energies + image), tl.load(rates + image)
+    was_done = tl.load(done_before + image).to(tl.int32)
+    size = tl.abs(before)
+    # rounding of float32 labels
+    better = (energy <= before + 1e-7 * size).to(tl.int32) * (1 - was_done)
+    resting = better * (before - energy <= rtol * size).to(tl.int32)
+    ended = was_done | resting | (rate < 1e-3).to(tl.int32)
+    tl.store(done + image, ended.to(tl.uint8))
+    tl.store(accepted + image, better)
+    tl.store(new_energies + image, tl.where(better > 0, energy, before))
+    tl.store(new_rates + image, tl.where(better > 0, tl.minimum(2 * rate, 1.0), rate / 2))
+
+
 def _tile(classes: int) -> tuple[int, int]:
     """Classes and pixels of a program."""
-    padded = int(triton.next_power_of_2(classes))
+    padded = power_of_two(classes)
     return padded, max(16, TILE // padded)
-
-
-def energy(labels: Tensor, filtered: Tensor, terms: Terms) -> Tensor:
-    """``[b]``: ``η Σ -y·ln σ + λ Σ_ij W_ij (1 - y_i·y_j) - τ Σ S(y)`` with `filtered` = W y, in float64."""
-    batch, classes, pixels = labels.shape
-    across, height = _tile(classes)
-    parts = labels.new_empty(batch, blocks(pixels, height), dtype=torch.float64)
-    with on_device(labels):
-        _energy[(parts.shape[1], batch)](
-            labels,
-            filtered,
-            terms.probs,
-            terms.seeds,
-            parts,
-            terms.coupling,
-            terms.pairwise,
-            terms.temperature,
-            terms.floor,
-            pixels,
-            classes,
-            CLASSES=across,
-            PIXELS=height,
-        )
-    return parts.sum(1)
 
 
 class Labels(NamedTuple):
@@ -159,29 +166,81 @@ class Labels(NamedTuple):
     filtered: Tensor
 
 
-def update(current: Labels, trial: Labels, accepted: Tensor, rates: Tensor, terms: Terms) -> None:
+def energies(labels: Labels, terms: Terms) -> Tensor:
+    """``η Σ -y·ln σ + λ Σ_ij W_ij (1 - y_i·y_j) - τ Σ S(y)`` in float64, by blocks of pixels: ``[b blocks]``."""
+    batch, classes, pixels = labels.value.shape
+    across, height = _tile(classes)
+    parts = labels.value.new_empty(batch, blocks(pixels, height), dtype=torch.float64)
+    _energy(
+        (parts.shape[1], batch),
+        *labels,
+        terms.probs,
+        terms.seeds,
+        parts,
+        terms.coupling,
+        terms.pairwise,
+        terms.temperature,
+        terms.floor,
+        pixels,
+        classes,
+        across,
+        height,
+    )
+    return parts
+
+
+class State(NamedTuple):
+    """Of the images ``[b]``."""
+
+    energies: Tensor
+    done: Tensor
+    accepted: Tensor
+    """1 where the trial is, 0 where the labels before it are kept."""
+    rates: Tensor
+    """Of the next step."""
+
+    @classmethod
+    def at_start(cls, energies: Tensor) -> "State":
+        """Full steps from a trial that is accepted."""
+        ones = torch.ones_like(energies, dtype=torch.float32)
+        return cls(energies, torch.zeros_like(energies, dtype=torch.bool), ones.int(), ones)
+
+
+def decided(parts: Tensor, before: State, rtol: float) -> State:
+    """After a trial with these `energies`. Where they rise, it is not accepted, and the next step is half as long.
+
+    An image is done if a step gains less than `rtol` of its energy, or if no step is short enough.
+    """
+    after = State(*map(torch.empty_like, before))
+    flags = (state.done.view(torch.uint8) for state in (before, after))
+    rest = before.energies, before.rates, after.energies, after.accepted, after.rates
+    _decide((len(parts),), parts, *flags, *rest, rtol, parts.shape[1], 1024)
+    return after
+
+
+def update(current: Labels, trial: Labels, state: State, terms: Terms) -> None:
     """One step in the logits, from the trial where it is accepted, else from the current labels.
 
     Writes the new trial to ``current.value``, and to `trial` the labels that it starts from: the two change roles.
-    A step goes by the `rates` of the images from their logits to those that minimize the tangent.
+    A step goes by the rates of the images from their logits to those that minimize the tangent.
     """
     batch, classes, pixels = current.value.shape
     across, height = _tile(classes)
-    with on_device(accepted):
-        _update[(blocks(pixels, height), batch)](
-            *current,
-            *trial,
-            accepted.int(),
-            rates,
-            terms.probs,
-            terms.seeds,
-            terms.allowed,
-            terms.coupling,
-            terms.pairwise,
-            terms.temperature,
-            terms.floor,
-            pixels,
-            classes,
-            CLASSES=across,
-            PIXELS=height,
-        )
+    _update(
+        (blocks(pixels, height), batch),
+        *current,
+        *trial,
+        state.accepted,
+        state.rates,
+        terms.probs,
+        terms.seeds,
+        terms.allowed,
+        terms.coupling,
+        terms.pairwise,
+        terms.temperature,
+        terms.floor,
+        pixels,
+        classes,
+        across,
+        height,
+    )

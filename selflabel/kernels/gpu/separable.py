@@ -3,7 +3,7 @@
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.launch import blocks, kernel_of, on_device
+from selflabel.kernels.gpu.launch import Kernel, blocks
 
 FLAT = 1024
 """Pixels of a program along the last axis, whatever the lines they are on."""
@@ -12,7 +12,7 @@ SIDE = 32
 """Pixels of a program along another axis, and beside it."""
 
 
-@kernel_of("radius", "count", "image", "pixels", "scale_step")
+@Kernel
 def _filter(
     x,
     weights,
@@ -79,23 +79,23 @@ def filter_axis(
     scale = before if after is None else after
     lines = x.numel() // (length * rest)
     grid = (blocks(x.numel(), FLAT),) if rest == 1 else (lines, blocks(length, SIDE), blocks(rest, SIDE))
-    with on_device(x):
-        _filter[grid](
-            x,
-            weights,
-            x if scale is None else scale,
-            1.0 if factor is None else factor,
-            to,
-            len(weights) // 2,
-            length,
-            rest,
-            x.numel(),
-            classes * pixels,
-            pixels,
-            0 if scale is None or len(scale) == 1 else pixels,
-            LAST=rest == 1,
-            BEFORE=before is not None,
-            AFTER=after is not None,
-            ADDED=factor is not None,
-            SIDE=FLAT if rest == 1 else SIDE,
-        )
+    _filter(
+        grid,
+        x,
+        weights,
+        x if scale is None else scale,
+        1.0 if factor is None else factor,
+        to,
+        len(weights) // 2,
+        length,
+        rest,
+        x.numel(),
+        classes * pixels,
+        pixels,
+        0 if scale is None or len(scale) == 1 else pixels,
+        rest == 1,
+        before is not None,
+        after is not None,
+        factor is not None,
+        FLAT if rest == 1 else SIDE,
+    )

@@ -6,7 +6,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.launch import BLOCK, blocks, kernel_of, on_device
+from selflabel.kernels.gpu.launch import BLOCK, Kernel, blocks
 
 FARTHEST = tl.constexpr(1e15)
 """Beyond this a cell has no number."""
@@ -18,7 +18,7 @@ ENDS = 1024
 """Pixels of a program that finds the range of their cells."""
 
 
-@kernel_of("pixels", "every")
+@Kernel
 def _positions(
     features, middle, t, low, high, pixels, every, scale, shear, D: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -39,7 +39,7 @@ def _positions(
         tl.store(high + program * D + j, tl.max(cell, 0))
 
 
-@kernel_of("programs", "reach")
+@Kernel
 def _numbering(low, high, programs, reach, ends, numbers, D: tl.constexpr, BLOCK: tl.constexpr):
     product, backward = tl.full([], 1, tl.int64), tl.full([], 0, tl.int64)
     for back in tl.static_range(D):
@@ -62,7 +62,7 @@ def _numbering(low, high, programs, reach, ends, numbers, D: tl.constexpr, BLOCK
     tl.store(numbers + 2 * D + 1, product)
 
 
-@kernel_of("pixels", "every")
+@Kernel
 def _simplices(
     t,
     numbers,
@@ -112,7 +112,7 @@ def _simplices(
     tl.store(weights + at, weight, mask=there)
 
 
-@kernel_of("count")
+@Kernel
 def _changes(ordered, to, count, BLOCK: tl.constexpr):
     entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = entry < count
@@ -121,7 +121,7 @@ def _changes(ordered, to, count, BLOCK: tl.constexpr):
     tl.store(to + entry, ((own != before) | (entry == 0)).to(tl.int32), mask=inside)
 
 
-@kernel_of("count")
+@Kernel
 def _begins(number, begin, count, BLOCK: tl.constexpr):
     entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = entry < count
@@ -130,7 +130,7 @@ def _begins(number, begin, count, BLOCK: tl.constexpr):
     tl.store(begin + own - 1, entry, mask=inside & (own != before))
 
 
-@kernel_of("count", "piece")
+@Kernel
 def _pieces(number, begin, to, count, piece, BLOCK: tl.constexpr):
     entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = entry < count
@@ -139,7 +139,7 @@ def _pieces(number, begin, to, count, piece, BLOCK: tl.constexpr):
     tl.store(to + entry, (since % piece == 0).to(tl.int32), mask=inside)
 
 
-@kernel_of("count")
+@Kernel
 def _entries(
     ordered,
     place,
@@ -190,9 +190,8 @@ def positions(
     t = torch.empty_like(features)
     low, high = (features.new_empty(programs, d) for _ in range(2))
     ends, numbers = features.new_empty(2 * d), features.new_empty(2 * d + 2, dtype=torch.int64)
-    with on_device(features):
-        _positions[(programs,)](features, middle, t, low, high, pixels, every, scale, shear, D=d, BLOCK=ENDS)
-        _numbering[(1,)](low, high, programs, reach, ends, numbers, D=d, BLOCK=ENDS)
+    _positions((programs,), features, middle, t, low, high, pixels, every, scale, shear, d, ENDS)
+    _numbering((1,), low, high, programs, reach, ends, numbers, d, ENDS)
     return t, ends, numbers
 
 
@@ -205,20 +204,20 @@ def simplices(
     """
     batch, pixels, d = t.shape
     keys, weights = t.new_empty(batch, pixels, d + 1, dtype=kind), t.new_empty(batch, pixels, d + 1)
-    with on_device(t):
-        _simplices[(blocks(batch * pixels, SIMPLICES),)](
-            t,
-            numbers,
-            factors,
-            root_gain,
-            keys,
-            weights,
-            pixels,
-            batch * pixels,
-            D=d,
-            CORNERS=factors.shape[1],
-            BLOCK=SIMPLICES,
-        )
+    _simplices(
+        (blocks(batch * pixels, SIMPLICES),),
+        t,
+        numbers,
+        factors,
+        root_gain,
+        keys,
+        weights,
+        pixels,
+        batch * pixels,
+        d,
+        factors.shape[1],
+        SIMPLICES,
+    )
     return keys, weights
 
 
@@ -248,35 +247,35 @@ def entries(keys: Tensor, weights: Tensor, piece: int) -> Entries:
     ordered, place = keys.view(-1).sort(stable=True)
     begin, flags = (place.new_empty(count, dtype=torch.int32) for _ in range(2))
     grid = (blocks(count, BLOCK),)
-    with on_device(keys):
-        _changes[grid](ordered, flags, count, BLOCK=BLOCK)
-        number = flags.cumsum(0, dtype=torch.int32)
-        _begins[grid](number, begin, count, BLOCK=BLOCK)
-        _pieces[grid](number, begin, flags, count, piece, BLOCK=BLOCK)
-        own_piece = flags.cumsum(0, dtype=torch.int32)
-        vertices, pieces = torch.stack([number[-1], own_piece[-1]]).tolist()
-        found = Entries(
-            table=place.new_empty(vertices),
-            vertex=torch.empty_like(flags),
-            pixel=torch.empty_like(flags),
-            weight=weights.new_empty(count),
-            pieces=flags.new_empty(pieces + 1),
-            first_piece=flags.new_empty(vertices + 1),
-        )
-        _entries[grid](
-            ordered,
-            place,
-            number,
-            own_piece,
-            weights,
-            found.vertex,
-            found.pixel,
-            found.weight,
-            found.table,
-            found.first_piece,
-            found.pieces,
-            count,
-            CORNERS=corners,
-            BLOCK=BLOCK,
-        )
+    _changes(grid, ordered, flags, count, BLOCK)
+    number = flags.cumsum(0, dtype=torch.int32)
+    _begins(grid, number, begin, count, BLOCK)
+    _pieces(grid, number, begin, flags, count, piece, BLOCK)
+    own_piece = flags.cumsum(0, dtype=torch.int32)
+    vertices, pieces = torch.stack([number[-1], own_piece[-1]]).tolist()
+    found = Entries(
+        table=place.new_empty(vertices),
+        vertex=torch.empty_like(flags),
+        pixel=torch.empty_like(flags),
+        weight=weights.new_empty(count),
+        pieces=flags.new_empty(pieces + 1),
+        first_piece=flags.new_empty(vertices + 1),
+    )
+    _entries(
+        grid,
+        ordered,
+        place,
+        number,
+        own_piece,
+        weights,
+        found.vertex,
+        found.pixel,
+        found.weight,
+        found.table,
+        found.first_piece,
+        found.pieces,
+        count,
+        corners,
+        BLOCK,
+    )
     return found

@@ -11,15 +11,15 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.launch import BLOCK, blocks, kernel_of, on_device
+from selflabel.kernels.gpu.launch import BLOCK, Kernel, blocks, helper
 
 
-@kernel_of()
+@helper
 def _at(shift, size, row):
     return row.to(tl.int64) + (tl.zeros_like(row).to(tl.int64) + size) * shift
 
 
-@kernel_of()
+@helper
 def _lower_bound(table, size, wanted, rounds):
     low = tl.zeros_like(wanted).to(tl.int32)
     high = low + size
@@ -33,7 +33,7 @@ def _lower_bound(table, size, wanted, rounds):
     return low, there & (low < size)
 
 
-@kernel_of("size", "rounds")
+@Kernel
 def _search(table, size, step, rounds, found, RADIUS: tl.constexpr, BLOCK: tl.constexpr):
     row, shift = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     inside = row < size
@@ -42,7 +42,7 @@ def _search(table, size, step, rounds, found, RADIUS: tl.constexpr, BLOCK: tl.co
     tl.store(found + _at(shift, size, row), 2 * place + there.to(tl.int32), mask=inside)
 
 
-@kernel_of("size")
+@Kernel
 def _distinct(found, size, flags, RADIUS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < size
@@ -54,7 +54,7 @@ def _distinct(found, size, flags, RADIUS: tl.constexpr, BLOCK: tl.constexpr):
         tl.store(flags + _at(shift, size, row), (gap > shift).to(tl.int32), mask=inside)
 
 
-@kernel_of("size", "other_size", "rounds")
+@Kernel
 def _meeting(
     flags, table, size, step, other, other_size, other_step, rounds, RADIUS: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -70,7 +70,7 @@ def _meeting(
     tl.store(flags + at, new & met, mask=inside)
 
 
-@kernel_of("size")
+@Kernel
 def _merge(
     table,
     size,
@@ -108,7 +108,7 @@ def _merge(
         tl.store(neighbors + row.to(tl.int64) * taps + shift, place, mask=inside)
 
 
-@kernel_of("size", "count", "rounds")
+@Kernel
 def _nearest(source, size, target, count, step, rounds, neighbors, RADIUS: tl.constexpr, BLOCK: tl.constexpr):
     row, tap = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     inside = row < count
@@ -141,17 +141,12 @@ class Spread:
         grid = blocks(size, BLOCK)
         found = table.new_empty(4 * radius + 1, size, dtype=torch.int32)
         flags = table.new_empty(taps * size, dtype=torch.int32)
-        with on_device(table):
-            _search[(grid, 4 * radius + 1)](
-                table, size, step, size.bit_length(), found, RADIUS=radius, BLOCK=BLOCK
-            )
-            _distinct[(grid,)](found, size, flags, RADIUS=radius, BLOCK=BLOCK)
-            if meeting is not None:
-                other, stride = meeting
-                rounds = len(other).bit_length()
-                _meeting[(grid, taps)](
-                    flags, table, size, step, other, len(other), stride, rounds, RADIUS=radius, BLOCK=BLOCK
-                )
+        _search((grid, 4 * radius + 1), table, size, step, size.bit_length(), found, radius, BLOCK)
+        _distinct((grid,), found, size, flags, radius, BLOCK)
+        if meeting is not None:
+            other, stride = meeting
+            rounds = len(other).bit_length()
+            _meeting((grid, taps), flags, table, size, step, other, len(other), stride, rounds, radius, BLOCK)
         sums = flags.new_zeros(taps * size + 1)
         torch.cumsum(flags, 0, dtype=torch.int32, out=sums[1:])
         return cls(table, step, radius, found, sums)
@@ -169,19 +164,19 @@ class Spread:
         size, taps = len(self.table), 2 * self.radius + 1
         to = self.table.new_empty(count)
         neighbors = self.found.new_empty(count if forth else size, taps)
-        with on_device(to):
-            _merge[(blocks(size, BLOCK), taps)](
-                self.table,
-                size,
-                self.step,
-                self.found,
-                self.sums,
-                to,
-                neighbors,
-                FORTH=forth,
-                RADIUS=self.radius,
-                BLOCK=BLOCK,
-            )
+        _merge(
+            (blocks(size, BLOCK), taps),
+            self.table,
+            size,
+            self.step,
+            self.found,
+            self.sums,
+            to,
+            neighbors,
+            forth,
+            self.radius,
+            BLOCK,
+        )
         return to, neighbors
 
 
@@ -189,16 +184,16 @@ def nearest(source: Tensor, target: Tensor, step: Tensor, radius: int) -> Tensor
     """The places in `source` of the vertices -radius, ..., radius steps from those of `target`: ``[rows taps]``."""
     taps = 2 * radius + 1
     neighbors = source.new_empty(len(target), taps, dtype=torch.int32)
-    with on_device(source):
-        _nearest[(blocks(len(target), BLOCK), taps)](
-            source,
-            len(source),
-            target,
-            len(target),
-            step,
-            len(source).bit_length(),
-            neighbors,
-            RADIUS=radius,
-            BLOCK=BLOCK,
-        )
+    _nearest(
+        (blocks(len(target), BLOCK), taps),
+        source,
+        len(source),
+        target,
+        len(target),
+        step,
+        len(source).bit_length(),
+        neighbors,
+        radius,
+        BLOCK,
+    )
     return neighbors

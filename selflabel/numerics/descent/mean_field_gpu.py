@@ -1,13 +1,13 @@
 """Mean field by kernels on a GPU: one filtering a step, and two passes over the labels beside it."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selflabel.affinity.dense import DenseAffinity
 from selflabel.affinity.filters.weighted import apply_sum
 from selflabel.kernels.gpu import mean_field as kernels
-from selflabel.kernels.gpu.mean_field import Labels, Terms
+from selflabel.kernels.gpu.mean_field import Labels, State, Terms
 from selflabel.labels import LOG_FLOOR
 from selflabel.problem import Problem
 
@@ -23,8 +23,8 @@ def supports(problem: Problem) -> bool:
 class FusedMeanField:
     """Mean field on a problem that `supports` accepts: guarded steps, `MeanField`, of all images at once.
 
-    `start_energies`, `energies`, `done`: of each image, on the device, for which the host never waits. Memory: labels
-    and their filtering, now and on trial, beside the prediction.
+    All that it finds stays on the device, for which the host never waits. `start_energies`: of the labels at the start.
+    Memory: labels and their filtering, now and on trial, beside the prediction.
     """
 
     def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> None:
@@ -45,28 +45,29 @@ class FusedMeanField:
         value = labels.flatten(2).clone(memory_format=torch.contiguous_format)
         self._trial = Labels(value, apply_sum(self._filters, value))
         self._current = Labels(*map(torch.empty_like, self._trial))
-        self.start_energies = self.energies = kernels.energy(*self._trial, self._terms)
-        self.done = torch.zeros_like(self.energies, dtype=torch.bool)
-        self._accepted = ~self.done
-        self._rates = torch.ones_like(every[:, 0])
+        self.start_energies = kernels.energies(self._trial, self._terms).sum(1)
+        self._state = State.at_start(self.start_energies)
+
+    @property
+    def energies(self) -> Float[Tensor, " b"]:
+        """Of the labels as they are now, in float64."""
+        return self._state.energies
+
+    @property
+    def done(self) -> Bool[Tensor, " b"]:
+        """The images that have converged."""
+        return self._state.done
 
     def step(self) -> None:
         """One step of the images that are not done; where their energy would rise, the next step is half as long."""
-        kernels.update(self._current, self._trial, self._accepted, self._rates, self._terms)
+        kernels.update(self._current, self._trial, self._state, self._terms)
         self._current, self._trial = self._trial, self._current
         self._trial.filtered.zero_()
         for scaled in self._filters:
             scaled.add(*self._trial)
-        energies, before = kernels.energy(*self._trial, self._terms), self.energies
-        slack = 1e-7 * before.abs()  # rounding of float32 labels
-        accepted = (energies <= before + slack) & ~self.done
-        resting = accepted & (before - energies <= self._rtol * before.abs())
-        self.done = self.done | resting | (self._rates < 1e-3)
-        self._rates = torch.where(accepted, (2 * self._rates).clamp_max(1.0), self._rates / 2)
-        self.energies = torch.where(accepted, energies, before)
-        self._accepted = accepted
+        self._state = kernels.decided(kernels.energies(self._trial, self._terms), self._state, self._rtol)
 
     def labels(self) -> Float[Tensor, "b k *s"]:
         """The labels as they are now."""
-        chosen = torch.where(self._accepted[:, None, None], self._trial.value, self._current.value)
-        return chosen.view(self._shape)
+        accepted = self._state.accepted.bool()[:, None, None]
+        return torch.where(accepted, self._trial.value, self._current.value).view(self._shape)

@@ -1,0 +1,92 @@
+"""How kernels in Triton are launched: a stub in place of Triton counts what is compiled and what is only run."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from selflabel.kernels.gpu.launch import Kernel, padded, power_of_two, tile
+
+pytestmark = pytest.mark.needs_triton
+
+
+class Compiled:
+    """A compiled kernel; `fails` as other versions of Triton do."""
+
+    function, packed_metadata = "function", "metadata"
+
+    def __init__(self, fails: bool) -> None:
+        self.fails, self.runs = fails, list[tuple[Any, ...]]()
+
+    def run(self, *arguments: Any) -> None:
+        if self.fails:
+            raise TypeError("function takes another number of arguments")
+        self.runs.append(arguments)
+
+
+class Jit:
+    """`triton.JITFunction`, which returns what it has compiled."""
+
+    def __init__(self, fails: bool) -> None:
+        self.compiled, self.launches = Compiled(fails), 0
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def launched(*arguments: Any) -> Compiled:
+            self.launches += 1
+            return self.compiled
+
+        return launched
+
+
+def stub(fails: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Kernel, Jit]:
+    def function(x, factor, count, WIDE):  # type: ignore[no-untyped-def]
+        raise AssertionError
+
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 7, raising=False)
+    kernel, jit = Kernel(function), Jit(fails)
+    kernel._jit = jit
+    return kernel, jit
+
+
+def test_what_is_compiled_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, jit = stub(False, monkeypatch)
+    x = torch.zeros(64)
+    kernel((3, 2), x, 1.0, 5, True)
+    kernel((3, 2), x, 2.0, 6, True)
+    assert jit.launches == 1
+    assert jit.compiled.runs == [(3, 2, 1, 7, "function", "metadata", None, None, None, x, 2.0, 6, True)]
+
+
+def test_other_forms_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another type, alignment or constant, and numbers of more than 32 bits."""
+    kernel, jit = stub(False, monkeypatch)
+    x = torch.zeros(64)
+    for number, given in enumerate(
+        [
+            (x, 1.0, 5, True),
+            (x.double(), 1.0, 5, True),
+            (x[1:], 1.0, 5, True),
+            (x, 1.0, 5, False),
+            (x, 1.0, 2**40, True),
+        ]
+    ):
+        kernel((1,), *given)
+        assert jit.launches == number + 1
+        kernel((1,), *given)
+        assert jit.launches == number + 1
+
+
+def test_other_versions_of_triton_launch_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, jit = stub(True, monkeypatch)
+    for launches in (1, 2, 3):
+        kernel((1,), torch.zeros(4), 1.0, 5, True)
+        assert jit.launches == launches
+
+
+@pytest.mark.parametrize(
+    ("columns", "width", "block"), [(1, 4, 4), (4, 4, 4), (5, 8, 8), (21, 24, 32), (150, 152, 32)]
+)
+def test_blocks_of_columns(columns: int, width: int, block: int) -> None:
+    assert padded(columns) == width
+    assert tile(width)[1] == block
+    assert [power_of_two(count) for count in (1, 2, 3, 8, 9)] == [1, 2, 4, 8, 16]
