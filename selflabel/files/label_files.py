@@ -114,7 +114,8 @@ class LabelFormat:
         if not 0 <= index < UNLABELED:
             raise ValueError(
                 f"value {value} is no class: with offset {self.offset} classes are {self.offset} to "
-                f"{self.offset + UNLABELED - 1}, and {self.unlabeled} means unlabeled"
+                f"{self.offset + UNLABELED - 1}, and {self.unlabeled} means unlabeled; if classes have other values, "
+                f"name these (--values)"
             )
         return index
 

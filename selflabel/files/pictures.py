@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -67,13 +69,23 @@ def picture_raster(data: bytes) -> Raster:
         return Raster(upright(numbers, turn), top, form, alpha=with_alpha, exact=exact)
 
 
-def _opened(data: bytes) -> Image.Image:
+@contextmanager
+def large_allowed() -> Iterator[None]:
+    """Let pillow open and load pictures that are merely large, without a warning: `check_size` decides.
+
+    Raises `ValueError` for more pixels than pillow ever reads.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `check_size` decides
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
     except Image.DecompressionBombError as error:
         raise ValueError(f"expected at most {MOST_PIXELS} pixels: {error}; cut it into tiles") from error
+
+
+def _opened(data: bytes) -> Image.Image:
+    with large_allowed():
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
     check_size(picture.height, picture.width)
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format not in SEVERAL_VIEWS:

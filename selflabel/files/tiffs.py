@@ -12,6 +12,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
+from selflabel.files.pictures import large_allowed
 from selflabel.files.rasters import MOST_CHANNELS, Raster, check_size, upright, upright_size
 
 MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -218,24 +219,28 @@ def _unpacked(segment: bytes, page: TiffPage, number: int) -> bytes:
 
 def _through_libtiff(segment: bytes, compression: int, rows: int, length: int) -> bytes:
     """Compressed bytes of `rows` times `length` bytes, as a gray TIFF file of one strip that pillow opens."""
+    wide = 1 if length % 4 else 4  # bytes a pixel: pillow has a limit of pixels
     entries = (
-        (256, length),
+        (256, length // wide),
         (257, rows),
-        (258, 8),
+        (258, 8 * wide),
         (_COMPRESSION, compression),
         (262, 1),
         (273, 8),
         (277, 1),
         (278, rows),
         (279, len(segment)),
+        (339, 1 if wide == 1 else 2),
     )
     padded = segment + bytes(len(segment) % 2)
     directory = struct.pack("<H", len(entries)) + b"".join(
         struct.pack("<HHII", code, 4, 1, n) for code, n in entries
     )
     head = b"II*\0" + struct.pack("<I", 8 + len(padded))
-    with Image.open(io.BytesIO(head + padded + directory + bytes(4)), formats=("TIFF",)) as image:
-        return image.tobytes()
+    file = io.BytesIO(head + padded + directory + bytes(4))
+    with large_allowed(), Image.open(file, formats=("TIFF",)) as image:
+        numbers = np.asarray(image)
+        return numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
 
 
 def _summed(rows: UInt8[np.ndarray, "r n"], channels: int, page: TiffPage) -> bytes:
@@ -299,13 +304,14 @@ def _by_pillow(data: bytes, page: TiffPage, form: str, exact: bool) -> Raster:
             page_at(file, page.index).tags[_ORIENTATION].overwrite(1)
         buffer.seek(0)
     try:
-        picture = Image.open(buffer, formats=("TIFF",))
-        picture.seek(page.index)
+        with large_allowed():
+            picture = Image.open(buffer, formats=("TIFF",))
+            picture.seek(page.index)
     except (UnidentifiedImageError, SyntaxError, KeyError) as error:
         raise ValueError(_unknown(page, form)) from error
     picture.info.pop("xmp", None)  # has an orientation of its own, in other programs' words
     turn, alpha, keeps = orientation_of(page), picture.mode in ("LA", "RGBA", "PA"), _keeps_numbers(page)
-    with picture:
+    with picture, large_allowed():
         picture.load()
         if picture.mode == "P":
             colors = np.array(picture.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)

@@ -238,6 +238,15 @@ def test_files_that_would_fill_the_memory_are_refused_by_their_header(name: str)
     tracemalloc.stop()
 
 
+def test_large_pictures_are_read_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", GRAY.size - 1)
+    wide = np.repeat(RGB, 2, axis=1)[:, :59]  # 177 bytes a row
+    for array in (GRAY, RGB[:, :20], wide[:12, :59]):
+        data = encoded(Image.fromarray(array), "TIFF", compression="tiff_lzw")
+        np.testing.assert_array_equal(decode_image(data), to_unit(array))
+    np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(GRAY))), to_unit(GRAY))
+
+
 def test_no_pixels() -> None:
     for data in (tiff_of_tags(b"", {256: 0, 257: 4, 258: 8, 259: 1, 262: 1}), png_of_size(0, 4)):
         with pytest.raises((ValueError, OSError)), about(Path("a")):
