@@ -24,7 +24,6 @@ from selflabel.cli.train import train
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    add_completion=False,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From scribbles and network predictions to dense labels: one energy, interchangeable solvers.",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from selflabel.cli.config.declarations import Argument, Option, option_group
-from selflabel.cli.config.options import AllowCode, Device
+from selflabel.cli.config.options import AllowCode, Device, PrintingOptions
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ SEED_STEP = 2
 
 
 @option_group
-class CompareOptions:
+class CompareOptions(PrintingOptions):
     """What `selflabel compare` takes."""
 
     data: Annotated[Path, Argument("Folder as `selflabel train` takes.")]
@@ -107,7 +107,7 @@ def _run_all(
             raise ValueError("compare runs in one process: use `torchrun` with `selflabel train`")
         device = running.device(options.device, there)
         for line in running.describe_data(jobs[0][0], options.data):
-            screen.tell(line)
+            screen.note(line)
         for one, own in zip(plan, jobs, strict=True):
             found += [_run(options, one, job, device, bar) for job in own]
     return found
@@ -129,7 +129,7 @@ def _write_report(options: CompareOptions, found: "Sequence[RunHistory]", measur
     window = options.smooth or max(1, readings // 20)
     pictures = [out / "comparison.png", out / "comparison.svg"]
     draw(found, pictures, window=window, title=options.title)
-    screen.tell(f"the figure is {pictures[0]}")
+    screen.note(f"the figure is {pictures[0]}")
 
 
 def _entries(layer: Mapping[str, object]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from selflabel.cli.config.declarations import Option, option_group
+from selflabel.cli.config.options import PrintingOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @option_group
-class DemoOptions:
+class DemoOptions(PrintingOptions):
     """What `selflabel demo` takes."""
 
     out: Annotated[Path, Option("The picture to write (PNG).")] = Path("demo.png")
@@ -58,7 +59,7 @@ def demo(options: DemoOptions) -> None:
         write_atomic(out, lambda file: picture.save(file, format="PNG"))
     except OSError as error:
         raise screen.stop(f"{out} cannot be written: {error}") from error
-    screen.tell(f"{len(shown)} photographs, {len(labelers)} solvers: {out}")
+    screen.note(f"{len(shown)} photographs, {len(labelers)} solvers: {out}")
 
 
 def _is_installed(labeler: "Labeler") -> bool:
@@ -67,7 +68,7 @@ def _is_installed(labeler: "Labeler") -> bool:
     try:
         labeler.check()
     except ImportError as error:
-        screen.tell(f"left out: {error}")
+        screen.warn(f"left out: {error}")
         return False
     return True
 

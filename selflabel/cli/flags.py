@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 import typer
 
 from selflabel.cli.config.declarations import Argument, Declared, declared
-from selflabel.cli.config.options import Layered
+from selflabel.cli.config.options import Layered, PrintingOptions
 
 T = TypeVar("T")
 
@@ -28,6 +28,10 @@ def command(body: Callable[[T], None]) -> Callable[..., None]:
         context = values.pop(CONTEXT)
         if context.obj is not None:
             context.obj()
+        if issubclass(kind, PrintingOptions):
+            from selflabel.cli import screen  # not for the help
+
+            screen.configure(quiet=values["quiet"], verbose=values["verbose"])
         given = {name: _plain(options[name], value) for name, value in values.items()}
         if issubclass(kind, Layered):
             sources = {name: context.get_parameter_source(name) for name in options}

@@ -9,7 +9,16 @@ import typer
 
 import selflabel
 from selflabel.cli.config.declarations import Argument, Option, known, option_group
-from selflabel.cli.config.options import RUN, Colors, LabelerOptions, SeedsOffset, Stems, Unlabeled, Values
+from selflabel.cli.config.options import (
+    RUN,
+    Colors,
+    LabelerOptions,
+    PrintingOptions,
+    SeedsOffset,
+    Stems,
+    Unlabeled,
+    Values,
+)
 
 if TYPE_CHECKING:
     from selflabel.labeling.folder import Outcome
@@ -80,7 +89,7 @@ class RunOptions:
 
 
 @option_group
-class LabelOptions(RunOptions, OutputOptions, LabelerOptions, FileOptions):
+class LabelOptions(PrintingOptions, RunOptions, OutputOptions, LabelerOptions, FileOptions):
     """What `selflabel label` takes."""
 
 
@@ -139,7 +148,7 @@ def _label(options: LabelOptions) -> None:
             overwrite=options.overwrite,
             is_owner=True,
         )
-        _label_all(work, len(plan.jobs) + len(plan.failures), options.out)
+        _label_all(work, plan, options.out)
 
 
 @contextmanager
@@ -220,8 +229,9 @@ def _workers(asked: int | None, jobs: int) -> int:
     return max(1, min(there if asked is None else asked, jobs))
 
 
-def _label_all(work: "Generator[Outcome, None, None]", total: int, out: Path) -> None:
+def _label_all(work: "Generator[Outcome, None, None]", plan: "Plan", out: Path) -> None:
     """Show the progress of the work, then a summary of it."""
+    total = len(plan.jobs) + len(plan.failures)
     from contextlib import closing
 
     from selflabel.cli import screen
@@ -252,6 +262,7 @@ def _label_all(work: "Generator[Outcome, None, None]", total: int, out: Path) ->
         raise screen.stop(broken)
     report = FolderReport.of([*outcomes, *stale])
     _summary(report, out)
+    screen.left_out(plan.left_out)
     screen.listed("labeled again", [(each.stem, each.reason) for each in report.stale], "yellow")
     screen.failures([(failure.stem, failure.reason) for failure in report.failures])
     if interrupted:
@@ -270,8 +281,7 @@ def _summary(report: "FolderReport", out: Path) -> None:
     table.add_column(justify="right")
     for name, value in _lines(report):
         table.add_row(name, value)
-    screen.show(table)
-    screen.say(f"labels are in {out / 'labels'}")
+    screen.summary(table, f"labels are in {out / 'labels'}")
 
 
 def _lines(report: "FolderReport") -> Sequence[tuple[str, str]]:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selflabel.cli.config.declarations import Argument, Option, known, option_group
-from selflabel.cli.config.options import AllowCode, Device, Stems
+from selflabel.cli.config.options import AllowCode, Device, PrintingOptions, Stems
 
 if TYPE_CHECKING:
     from selflabel.training.predict import Predictor, Storage
 
 
 @option_group
-class PredictOptions:
+class PredictOptions(PrintingOptions):
     """What `selflabel predict` takes."""
 
     run: Annotated[Path, Argument("Folder of a run of `selflabel train`.")]
@@ -49,15 +49,16 @@ def predict(options: PredictOptions) -> None:
         raise screen.stop(str(error)) from error
     identity = _identity(options, predictor, weights, step)
     done = _predict_all(predictor, images, storage, identity, options)
-    screen.say(
-        f"{done.count - done.skipped - len(done.failures)} predicted, {done.skipped} done before: {options.out} "
-        f"({weights}, step {step})"
-    )
+    if not screen.is_quiet():
+        screen.say(
+            f"{done.count - done.skipped - len(done.failures)} predicted, {done.skipped} done before: {options.out} "
+            f"({weights}, step {step})"
+        )
     if left_out:
-        screen.tell(f"left out of {options.images}: {'; '.join(left_out)}")
+        screen.note(f"left out of {options.images}: {'; '.join(left_out)}")
     if done.grayed:
         had = "image has colors, which" if done.grayed == 1 else "images have colors, which"
-        screen.tell(f"{done.grayed} {had} became gray: the run is one of gray images", "bold yellow")
+        screen.warn(f"{done.grayed} {had} became gray: the run is one of gray images")
     screen.failures(done.failures)
     if done.failures:
         raise typer.Exit(screen.BAD_IMAGES)
@@ -155,17 +156,17 @@ def _identity(
 
 def _images(folder: Path, stems: Path | None) -> tuple[Mapping[str, Path], tuple[str, ...]]:
     """Files by stem, those of the folder or, in their order, of a text file of stems; and why others are left out."""
-    from selflabel.files.folders import listing
+    from selflabel.files.folders import bare, listing
     from selflabel.files.images import IMAGE_SUFFIXES
     from selflabel.files.lists import read_stems
 
     there = listing(folder, IMAGE_SUFFIXES)
     found, left_out = there.files, there.left_out("image")
-    if stems is None:
-        return found, left_out
-    chosen = {stem: found[stem] for stem in read_stems(stems, found)}
+    chosen = list(found) if stems is None else read_stems(stems, found)
     others = len(found) - len(chosen)
-    return chosen, (*((f"{others} images are not among the stems asked for",) if others else ()), *left_out)
+    if others:
+        left_out = (f"{others} images are not among the stems asked for", *left_out)
+    return {bare(found[stem].name): found[stem] for stem in chosen}, left_out  # spelled as the images are
 
 
 def _weights(run: Path, checkpoint: str) -> Path:

@@ -34,7 +34,7 @@ def load_all(job: TrainingJob, bar: Progress, *, known: bool = False) -> None:
         found = survey(folder, lambda: bar.advance(task))
         trained = folder is job.batches.samples
         for warning in _warnings(job, found) if trained else _validation_warnings(job, found):
-            screen.tell(f"warning: {warning}", "bold yellow")
+            screen.warn(f"warning: {warning}")
     bar.remove_task(task)
 
 

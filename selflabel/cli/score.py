@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selflabel.cli.config.declarations import Argument, Option, option_group
+from selflabel.cli.config.options import PrintingOptions
 
 if TYPE_CHECKING:
     from selflabel.metrics.folders import FolderScore
@@ -17,7 +18,7 @@ NO_LABELS = ("confidence", "soft", "overlays")
 
 
 @option_group
-class ScoreOptions:
+class ScoreOptions(PrintingOptions):
     """What `selflabel score` takes."""
 
     pred: Annotated[Path, Argument("Folder of label files, such as OUT/labels, or one file.")]
@@ -82,7 +83,8 @@ def score(options: ScoreOptions) -> None:
             raise screen.stop(f"{options.json_file} cannot be written: {error}") from error
     _show(found, names, options.per_image, options.hd95)
     for note in _notes(found, names, options.per_image):
-        screen.tell(note, "bold yellow")
+        screen.warn(note)
+    screen.left_out(found.left_out)
     screen.failures(found.failures)
     if found.failures:
         raise typer.Exit(screen.BAD_IMAGES)
@@ -175,8 +177,6 @@ def _notes(found: "FolderScore", names: tuple[str, ...], per_image: bool) -> Ite
     if absent and not per_image:
         listed = some([_name(number, names) for number in absent])
         yield f"classes that occur in neither folder take no part in the means: {listed}"
-    if found.left_out:
-        yield f"left out: {'; '.join(found.left_out)}"
 
 
 def _name(index: int, names: tuple[str, ...]) -> str:

@@ -1,5 +1,9 @@
-"""What commands show: errors, progress, tables. Answers go to standard output, all else to standard error."""
+"""What commands show: errors, progress, tables. Answers go to standard output, all else to standard error.
 
+Notes are records of the standard `logging`, as those of the library are; ``--quiet`` and ``--verbose`` set its level.
+"""
+
+import logging
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -21,6 +25,12 @@ from rich.style import StyleType
 from rich.text import Text
 
 from selflabel.cli.endings import INTERRUPTED
+from selflabel.files.causes import by_cause
+
+LOG = logging.getLogger(__name__)
+LIBRARY = logging.getLogger("selflabel")
+"""The parent of all our loggers."""
+STYLES = {logging.WARNING: "bold yellow", logging.ERROR: "bold red", logging.DEBUG: "dim"}
 
 BAD_IMAGES = 1
 BAD_USE = 2
@@ -29,6 +39,27 @@ _OBEYED = ("Cc", "Cs", "Co", "Zl", "Zp")
 """Categories of Unicode: controls, halves of pairs, private use, ends of lines and paragraphs."""
 _JOINERS = "\u200c\u200d"
 """Formats that words of some scripts need; the others turn or hide text."""
+
+
+class _Lines(logging.Handler):
+    """Shows records as lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        tell(self.format(record), STYLES.get(record.levelno, ""))
+
+
+def configure(*, quiet: bool, verbose: bool) -> None:
+    """Show the records of the library from a level on: errors (`quiet`), all (`verbose`), or all but details."""
+    for handler in [one for one in LIBRARY.handlers if isinstance(one, _Lines)]:
+        LIBRARY.removeHandler(handler)
+    LIBRARY.addHandler(_Lines())
+    LIBRARY.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+
+
+def is_quiet() -> bool:
+    """Whether errors alone are shown."""
+    return LIBRARY.getEffectiveLevel() >= logging.ERROR
 
 
 def stop(message: str, code: int = BAD_USE) -> typer.Exit:
@@ -83,6 +114,29 @@ class Table(rich.table.Table):
         super().add_row(*plain, style=style, end_section=end_section)
 
 
+def note(message: str) -> None:
+    """A line on standard error, unless the command is to be quiet."""
+    LOG.info("%s", message)
+
+
+def warn(message: str) -> None:
+    """A warning on standard error, unless the command is to be quiet."""
+    LOG.warning("%s", message)
+
+
+def left_out(phrases: Sequence[str]) -> None:
+    """Why files do not count, in one line."""
+    if phrases:
+        note("left out: " + "; ".join(phrases))
+
+
+def summary(table: rich.table.Table, text: str) -> None:
+    """The table and the line at the end of a command that writes files, unless it is to be quiet."""
+    if not is_quiet():
+        show(table)
+        say(text)
+
+
 def show(table: rich.table.Table) -> None:
     """A table on standard output, not cut where there is no terminal."""
     console = Console()
@@ -97,17 +151,20 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def failures(lines: Sequence[tuple[str, str]]) -> None:
-    """List the failures, a line each: name and reason."""
+    """List the failures, a line each cause: names and reason."""
     listed("failed", lines, "bold red")
 
 
 def listed(what: str, lines: Sequence[tuple[str, str]], style: str = "") -> None:
-    """How many there are, then a line each: name and reason; nothing if there is none."""
+    """How many there are, then a line each cause; nothing if there is none."""
     if not lines:
         return
     tell(f"{len(lines)} {what}:", style)
-    for name, reason in lines:
-        tell(f"  {name}: {reason}")
+    for cause in by_cause(lines):
+        tell(f"  {cause}")
+        for name, reason in lines if len(cause.names) > 1 else ():
+            if name in cause.names:
+                LOG.debug("    %s: %s", name, reason)
 
 
 class _Rate(ProgressColumn):
@@ -131,6 +188,7 @@ def progress() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=is_quiet(),
     )
 
 
@@ -147,4 +205,5 @@ def training() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console if console.is_terminal else Console(stderr=True, width=160),
+        disable=is_quiet(),
     )

@@ -4,7 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from selflabel.cli.config.declarations import Argument, Option, declared, option_group
-from selflabel.cli.config.options import RUN, AllowCode, Device, Layered, TrainingOptions, merged
+from selflabel.cli.config.options import (
+    RUN,
+    AllowCode,
+    Device,
+    Layered,
+    PrintingOptions,
+    TrainingOptions,
+    merged,
+)
 
 if TYPE_CHECKING:
     from selflabel.cli.config.jobs import TrainingJob
@@ -25,7 +33,7 @@ class FolderOptions:
 
 
 @option_group
-class TrainOptions(TrainingOptions, FolderOptions, Layered):
+class TrainOptions(PrintingOptions, TrainingOptions, FolderOptions, Layered):
     """What `selflabel train` takes."""
 
     PANEL: ClassVar[str] = RUN
@@ -61,7 +69,7 @@ def train(options: TrainOptions) -> None:
                 if process.rank == 0:
                     run_folder.open_run(out, job, options.data)
                     for line in running.describe_data(job, options.data):
-                        screen.tell(line)
+                        screen.note(line)
                 running.load_all(job, bar, known=process.rank > 0 or run_folder.has_begun(out))
                 history = running.run(job, out, device, bar, job.options.method)
                 if process.rank > 0:
@@ -110,8 +118,6 @@ def _summary(job: "TrainingJob", history: "History", final: "Final | None", out:
     for name in ("network", "solver"):
         spent = sum(row[f"{name}_seconds"] or 0.0 for row in history.rows)
         table.add_row(f"seconds a step, {name}", screen.number(spent / total))
-    screen.show(table)
     best_file = "best.pt and " if (out / "best.pt").exists() else ""
-    screen.say(
-        f"{best_file}last.pt {'are' if best_file else 'is'} in {out}: selflabel predict {out} IMAGES --out PROBS"
-    )
+    there = f"{best_file}last.pt {'are' if best_file else 'is'} in {out}"
+    screen.summary(table, f"{there}: selflabel predict {out} IMAGES --out PROBS")

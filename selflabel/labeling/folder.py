@@ -1,9 +1,11 @@
 """Labeling a folder: done images are skipped, bad ones reported, and files are complete."""
 
+import logging
 from collections.abc import Generator, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from selflabel.files.atomic import refuse_existing
 from selflabel.labeling.engines.processes import Crash, Worker, run_jobs
@@ -14,6 +16,8 @@ from selflabel.labeling.outputs import OutputFolder, OutputPaths, clean
 from selflabel.labeling.ownership import is_in_use, opening, owned, refuse_in_use
 from selflabel.labeling.plan import WHOLE, Failure, Job, Plan, Shard
 from selflabel.labeling.settings import LabelingSettings
+
+LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -142,4 +146,5 @@ def _keep(manifest: Manifest, run: Run, job: Job, outcome: Record | Failure | Cr
             manifest.append(outcome, run)
         except OSError as error:
             return Failure(job.stem, f"the manifest cannot be written: {error}")
+        LOG.debug("%s: %s after %d steps, %.2f s", job.stem, outcome.result, outcome.steps, outcome.seconds)
     return outcome

@@ -1,17 +1,22 @@
 """Scores of a folder of label files against a folder of true ones."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
+from selflabel.files.causes import by_cause
 from selflabel.files.conventions import check_contiguous, check_truth
 from selflabel.files.folders import SHOWN, listing, stem_of
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, read_index
 from selflabel.metrics.confusion import IGNORED, LEVELS, accuracy, confusion, dice, iou, mean_of_defined
 from selflabel.metrics.hausdorff import hd95
+
+LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ def score_folder(
         try:
             score, counts, found = _score_pair(stem, given, true, rules)
             scores.append(score)
+            LOG.debug("%s: %.2f %% of the pixels right", stem, 100 * accuracy(counts))
             total += counts
             pixels += found
         except (ValueError, OSError) as error:
@@ -131,7 +137,9 @@ def score_folder(
     if not scores:
         raise ValueError(f"none of {len(wanted)} images could be scored: {_reasons(failures)}")
     _check_meaning(pixels, rules)
-    left_out = [
+    unlisted = sum(stem not in wanted for stem in given)
+    left_out = [f"{unlisted} label files are not among the stems asked for"] if unlisted else []
+    left_out += [
         f"{phrase} in {path}"
         for path, folder in zip((labels, truth), folders, strict=True)
         for phrase in folder.left_out("label file")
@@ -194,9 +202,9 @@ def _reasons(failures: Sequence[tuple[str, str]]) -> str:
     """Why images failed, the first ones."""
     if not failures:
         return "no stems given"
-    shown = [f"{stem}: {reason}" for stem, reason in failures[:SHOWN]]
-    more = len(failures) - SHOWN
-    return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+    causes = by_cause(failures)
+    more = len(causes) - SHOWN
+    return "; ".join(map(str, causes[:SHOWN])) + (f"; and {more} other causes" if more > 0 else "")
 
 
 def _check_range(name: str, present: Int64[np.ndarray, " n"], num_classes: int) -> None:

@@ -2,10 +2,12 @@
 
 import enum
 import json
+import logging
 import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from selflabel.files.lock import sole_user
 from selflabel.files.number_types import quantized
 from selflabel.files.opening import about, read_file
 from selflabel.files.probabilities import write_soft
+
+LOG: Final = logging.getLogger(__name__)
 
 MANIFEST = "predictions.jsonl"
 REMEDY = "restore the file from a copy, or give --overwrite to predict again"
@@ -161,6 +165,7 @@ def _predicted(
         # of an overwritten run: a stem has one file
         storage.other_path(out, stem).unlink(missing_ok=True)
         ledger.append(_entry(stem, found, _digest_of(target)))
+        LOG.debug("%s: predicted", stem)
         yield Prediction(stem, grayed=decoded.shape[2] > len(image))
 
 

@@ -185,6 +185,16 @@ def test_validation_at_the_end_only_is_told(root: Path, tmp_path: Path) -> None:
     assert "at the end only" not in train(root, tmp_path / "other", "--validate-every", 2).output
 
 
+def test_files_of_one_cause_are_one_line(tmp_path: Path) -> None:
+    root = make_data(tmp_path / "data", train=24)
+    for path in (root / "images").glob("t*.png"):
+        path.write_bytes(b"")
+    result = train(root, tmp_path / "run")
+    assert "24 of 24 images cannot be used" in result.output
+    assert "t0, t1, t2, t3 and 20 others (24 in all): " in result.output
+    assert len(result.output.splitlines()) < 10
+
+
 def test_folders_that_are_no_data_sets(root: Path, tmp_path: Path) -> None:
     for folder, message in (
         (

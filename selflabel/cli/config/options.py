@@ -37,6 +37,15 @@ Stems = Annotated[Path | None, Option("Text file of stems, such as val.txt: only
 
 
 @option_group
+class PrintingOptions:
+    """How much a command says."""
+
+    PANEL: ClassVar[str] = "Printing"
+    quiet: Annotated[bool, Option("Errors alone, and what was asked for.", flags=("--quiet", "-q"))] = False
+    verbose: Annotated[bool, Option("Details of each image, too.", flags=("--verbose", "-v"))] = False
+
+
+@option_group
 class EnergyOptions:
     """The energy; None leaves a part as it is."""
 

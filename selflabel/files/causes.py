@@ -1,0 +1,33 @@
+"""Failures of many images by their causes."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selflabel.files.folders import SHOWN, some
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What went wrong with some images. reason: that of the first of `names`."""
+
+    names: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        """One line: the first names, how many there are, and the reason."""
+        count = f" ({len(self.names)} in all)" if len(self.names) > SHOWN else ""
+        return f"{some(self.names)}{count}: {self.reason}"
+
+
+def by_cause(failures: Sequence[tuple[str, str]]) -> tuple[Cause, ...]:
+    """Failures (name, reason) of one cause together, in order of the first of each.
+
+    Reasons that differ in numbers and in the names of the image's own files alone have one cause.
+    """
+    found: dict[str, tuple[str, list[str]]] = {}
+    for name, reason in failures:
+        own = re.sub(rf"(?<!\w){re.escape(name)}(?=\.\w)", "*", reason)
+        form = re.sub(r"\d+([.,]\d+)*(e[+-]?\d+)?", "0", own)
+        found.setdefault(form, (reason, []))[1].append(name)
+    return tuple(Cause(tuple(names), reason) for reason, names in found.values())

@@ -1,0 +1,150 @@
+"""How much commands say: notes, failures by cause, files left out, the standard logging."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.folders import make_folders
+from typer.testing import CliRunner, Result
+
+from selflabel.cli import app, screen
+from selflabel.files.causes import by_cause
+
+LIBRARY = logging.getLogger("selflabel")
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """The level and the handlers of the library are those of before."""
+    level, handlers = LIBRARY.level, list(LIBRARY.handlers)
+    yield
+    LIBRARY.setLevel(level)
+    LIBRARY.handlers[:] = handlers
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def label(root: Path, *more: object) -> Result:
+    common = (root / "images", "--seeds", root / "seeds", "--out", root / "out", "--annotator", "none")
+    return call("label", *common, "--workers", 1, *more)
+
+
+# --- failures ---
+
+
+def test_failures_of_one_cause_are_one() -> None:
+    failures = [(f"a{n}", f"no seeds: seeds has no file named a{n}.png") for n in range(1000)]
+    failures.insert(3, ("b", "image b.png cannot be read: empty"))
+    failures += [("c", "seeds c.png: value 7 is no class"), ("d", "seeds d.png: value 12.5 is no class")]
+    assert [str(cause) for cause in by_cause(failures)] == [
+        "a0, a1, a2, a3 and 996 others (1000 in all): no seeds: seeds has no file named a0.png",
+        "b: image b.png cannot be read: empty",
+        "c, d: seeds c.png: value 7 is no class",
+    ]
+    assert by_cause([]) == ()
+
+
+def test_a_thousand_failures_are_few_lines(tmp_path: Path) -> None:
+    images, seeds, _ = make_folders(tmp_path, 1)
+    for number in range(1, 1001):
+        os.link(images / "a0.png", images / f"a{number}.png")
+    (images / "bad.png").write_bytes(b"")
+    os.link(seeds / "a0.png", seeds / "bad.png")
+    result = label(tmp_path)
+    assert result.exit_code == 1
+    assert "1001 failed:" in result.output
+    assert "a1, a10, a100, a1000 and 996 others (1000 in all): no seeds: " in result.output
+    assert "bad: image bad.png" in result.output
+    assert len(result.output.splitlines()) < 25
+    detailed = label(tmp_path, "--verbose")
+    assert "a777: no seeds: " in detailed.output
+
+
+# --- what is left out ---
+
+
+def test_files_left_out_are_counted_in_one_line(tmp_path: Path) -> None:
+    images, seeds, truth = make_folders(tmp_path, 3)
+    for name in ("notes.txt", "more.txt", "a.json"):
+        for folder in (images, truth):
+            (folder / name).touch()
+    (images / "a2.png").unlink()
+    result = label(tmp_path)
+    assert result.exit_code == 0, result.output
+    expected = "left out: 3 files are no images (.txt, .json); 1 of the seeds have no image (a2)"
+    assert expected in result.stderr.splitlines()
+    scored = call("score", tmp_path / "out" / "labels", truth)
+    assert scored.exit_code == 0, scored.output
+    assert f"left out: 3 files are no label files (.txt, .json) in {truth}" in scored.stderr.splitlines()
+    assert "1 images of TRUTH have no labels" in scored.output
+    (tmp_path / "val.txt").write_text("a0\n")
+    scored = call("score", tmp_path / "out" / "labels", truth, "--stems", tmp_path / "val.txt")
+    assert "left out: 1 label files are not among the stems asked for; 3 files" in scored.stderr
+    assert seeds.is_dir()
+
+
+# --- quiet and verbose ---
+
+
+def test_quiet_commands_say_errors_and_what_was_asked_for(tmp_path: Path) -> None:
+    images, _, truth = make_folders(tmp_path, 2)
+    (images / "notes.txt").touch()
+    assert "notes" not in label(tmp_path, "--quiet").output
+    assert label(tmp_path, "-q", "--overwrite").output == ""
+    (images / "a1.png").write_bytes(b"")
+    failed = label(tmp_path, "-q", "--overwrite")
+    assert failed.exit_code == 1
+    assert failed.stdout == ""
+    assert "1 failed:" in failed.stderr
+    scored = call("score", tmp_path / "out" / "labels", truth, "--quiet")
+    assert "mean" in scored.stdout
+    assert scored.stderr == ""
+
+
+def test_verbose_commands_say_details_of_each_image(tmp_path: Path) -> None:
+    make_folders(tmp_path, 2)
+    assert "a1: " not in label(tmp_path).output
+    detailed = label(tmp_path, "-v", "--overwrite")
+    assert "a1: converged after" in detailed.stderr
+    scored = call("score", tmp_path / "out" / "labels", tmp_path / "truth", "-v")
+    assert "a1: 100.00 % of the pixels right" in scored.stderr
+
+
+def test_records_of_the_library_are_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        screen.configure(quiet=False, verbose=False)
+    logging.getLogger("selflabel.files.lists").warning("a list of %d lines", 3)
+    logging.getLogger("selflabel.files.lists").debug("a detail")
+    screen.note("a note [bold]as it is[/]")
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == ["a list of 3 lines", "a note [bold]as it is[/]"]
+    assert captured.out == ""
+    screen.configure(quiet=True, verbose=False)
+    screen.warn("hidden")
+    LIBRARY.error("shown")
+    assert capsys.readouterr().err == "shown\n"
+
+
+# --- completion ---
+
+
+def test_shells_can_complete_commands_and_options() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['selflabel']; import selflabel.cli as c; c.main()"],
+        env={
+            **os.environ,
+            "_SELFLABEL_COMPLETE": "complete_bash",
+            "COMP_WORDS": "selflabel pre",
+            "COMP_CWORD": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "predict" in result.stdout
