@@ -23,11 +23,16 @@ class Cause:
 def by_cause(failures: Sequence[tuple[str, str]]) -> tuple[Cause, ...]:
     """Failures (name, reason) of one cause together, in order of the first of each.
 
-    Reasons that differ in numbers and in the names of the image's own files alone have one cause.
+    Reasons that differ in the names of the image's own files alone have one cause; those that differ in numbers, too,
+    if there are many.
     """
-    found: dict[str, tuple[str, list[str]]] = {}
+    found: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for name, reason in failures:
         own = re.sub(rf"(?<!\w){re.escape(name)}(?=\.\w)", "*", reason)
         form = re.sub(r"\d+([.,]\d+)*(e[+-]?\d+)?", "0", own)
-        found.setdefault(form, (reason, []))[1].append(name)
-    return tuple(Cause(tuple(names), reason) for reason, names in found.values())
+        found.setdefault(form, {}).setdefault(own, []).append((name, reason))
+    groups: list[list[tuple[str, str]]] = []
+    for alike in found.values():
+        together = [failure for same in alike.values() for failure in same]
+        groups += [together] if len(together) > SHOWN else alike.values()
+    return tuple(Cause(tuple(name for name, _ in group), group[0][1]) for group in groups)

@@ -41,11 +41,16 @@ def label(root: Path, *more: object) -> Result:
 def test_failures_of_one_cause_are_one() -> None:
     failures = [(f"a{n}", f"no seeds: seeds has no file named a{n}.png") for n in range(1000)]
     failures.insert(3, ("b", "image b.png cannot be read: empty"))
-    failures += [("c", "seeds c.png: value 7 is no class"), ("d", "seeds d.png: value 12.5 is no class")]
+    failures += [
+        (name, f"seeds {name}.png: value {n} is no class") for name, n in (("c", 7), ("d", 12), ("e", 7))
+    ]
+    failures += [(f"f{n}", f"seeds f{n}.png: class {n}, but there are 2 classes") for n in range(9)]
     assert [str(cause) for cause in by_cause(failures)] == [
         "a0, a1, a2, a3 and 996 others (1000 in all): no seeds: seeds has no file named a0.png",
         "b: image b.png cannot be read: empty",
-        "c, d: seeds c.png: value 7 is no class",
+        "c, e: seeds c.png: value 7 is no class",
+        "d: seeds d.png: value 12 is no class",
+        "f0, f1, f2, f3 and 5 others (9 in all): seeds f0.png: class 0, but there are 2 classes",
     ]
     assert by_cause([]) == ()
 
