@@ -29,10 +29,12 @@ from pathlib import Path
 import numpy as np
 from killing import Fault, Run, adopt_orphans, started
 from PIL import Image
+from typer.testing import CliRunner
 
+from selflabel.cli import app
 from selflabel.files.digest import digest
 
-IMAGES = 10
+IMAGES = 16
 SIZE = 20
 """Pixels of a side: the work is writing files."""
 KILLS_A_ROUND = 4
@@ -65,7 +67,12 @@ class Bench:
     def start(self, *options: str, out: Path | None = None, workers: int | None = None) -> Run:
         """A run that has begun."""
         self.runs += 1
-        count = workers or self.rng.choice((1, 2))
+        count = ("--workers", str(workers or self.rng.choice((1, 2))))
+        log = self.root / f"log{self.runs % 20}"
+        return started(self.arguments(*options, *count, out=out), log, self.fresh)
+
+    def arguments(self, *options: str, out: Path | None = None) -> list[str]:
+        """Those of the command, with options added."""
         given = [
             "label",
             self.root / "images",
@@ -74,9 +81,8 @@ class Bench:
             "--probs",
             self.root / "probs",
         ]
-        given += ["--out", out or self.out, "--workers", count, *OUTPUTS, *options]
-        log = self.root / f"log{self.runs % 20}"
-        return started([str(each) for each in given], log, self.fresh)
+        given += ["--out", out or self.out, *OUTPUTS, *options]
+        return [str(each) for each in given]
 
     def pause(self) -> None:
         """Wait for a random part of the time that a run takes."""
@@ -326,7 +332,7 @@ def _main() -> int:
         bench = Bench(Path(name), random.Random(options.seed), options.fresh)
         make_images(bench.root)
         if not options.fresh:
-            _load()
+            _load(bench)
         bench.whole("first", *FIRST)
         bench.whole("second", *SECOND)
         bench.whole("first", *FIRST)  # again: now all is in the cache of the disk
@@ -345,12 +351,12 @@ def _main() -> int:
     return 1 if faults else 0
 
 
-def _load() -> None:
-    """Import what the command imports when it runs, so that forks have it."""
-    import selflabel.cli.config.registry
-    import selflabel.cli.screen
-    import selflabel.labeling.folder
-    import selflabel.reports.folder  # noqa: F401
+def _load(bench: Bench) -> None:
+    """Label an image in this process: forks then have all that the command imports."""
+    given = bench.arguments("--limit", "1", "--workers", "1", *FIRST, out=bench.root / "warm")
+    result = CliRunner().invoke(app, given)
+    if result.exit_code != DONE:
+        raise Fault(f"a first image failed:\n{result.output}")
 
 
 if __name__ == "__main__":
