@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity, SparseAffinity
+from selflabel.affinity.stencil import Stencil
 from selflabel.labels import LOG_FLOOR
 
 Map = Float[Tensor, "b 1 *s"]
@@ -298,6 +299,11 @@ def potts(labels: Labels, affinity: Affinity, relaxation: Relaxation) -> Float[T
     """
     if not isinstance(affinity, SparseAffinity):
         return _dense_potts(labels, affinity, relaxation)[0]
+    if isinstance(affinity, Stencil) and relaxation in RELAXATIONS and affinity.has_kernels(labels):
+        from selflabel.kernels.gpu import formulas, stencil
+
+        pairs = stencil.StencilPairs(*affinity.flat)
+        return stencil.potts(labels.contiguous(), pairs, formulas.RELAXATIONS[relaxation.name])
     return _sparse_potts(labels, affinity, relaxation, grad=None)
 
 
@@ -307,6 +313,12 @@ def potts_and_grad(
     """`potts` and its gradient by the labels, in the same pass."""
     if not isinstance(affinity, SparseAffinity):
         return _dense_potts(labels, affinity, relaxation)
+    if isinstance(affinity, Stencil) and relaxation in RELAXATIONS and affinity.has_kernels(labels):
+        from selflabel.kernels.gpu import formulas, stencil
+
+        pairs, number = stencil.StencilPairs(*affinity.flat), formulas.RELAXATIONS[relaxation.name]
+        value, *grads = stencil.potts_and_gradient(labels.contiguous(), pairs, number)
+        return value, Gradient(*grads)
     grad = Gradient(torch.zeros_like(labels), torch.zeros_like(labels[:, :1]))
     return _sparse_potts(labels, affinity, relaxation, grad), grad
 

@@ -6,16 +6,18 @@ offset pairs the pixels of a box with those of the same box moved by the offset,
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import inf, prod
 from types import EllipsisType
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from selflabel.affinity.protocol import Edges
 from selflabel.inputs import check_tensor, extent, widened
+from selflabel.kernels.backend import Backend, Routine, backend
 
 LARGEST_BANDWIDTH = 1e18
 """Its square is finite in float32; all weights are 1 long before."""
@@ -85,8 +87,34 @@ class Stencil:
         for offset, weight in zip(self.offsets, self.weights, strict=True):
             yield OffsetPairs(*boxes(offset, self.size), weight)
 
+    @cached_property
+    def flat(self) -> tuple[Float[Tensor, "b m n"], Int[Tensor, "m 3"]]:
+        """Weights by the first pixel of a pair, zero for pairs across the border; and offsets on three axes.
+
+        For kernels on a GPU. Cost: once a pass over the pairs and a wait.
+        """
+        weights = self.weights[0].new_zeros(self.shape[0], len(self.offsets), *self.size)
+        for number, (offset, weight) in enumerate(zip(self.offsets, self.weights, strict=True)):
+            weights[:, number][boxes(offset, self.size)[0]] = weight[:, 0]
+        offsets = [(0,) * (3 - len(self.size)) + offset for offset in self.offsets]
+        return weights.flatten(2), torch.tensor(offsets, dtype=torch.int32, device=weights.device)
+
+    def has_kernels(self, labels: Float[Tensor, "b k *s"]) -> bool:
+        """Are there kernels for these labels, of which no graph is recorded? Places are counted in 32 bits."""
+        return (
+            backend(Routine.STENCIL, labels.device, labels.dtype) is Backend.GPU
+            and self.weights[0].dtype == labels.dtype
+            and (labels.shape[0], *labels.shape[2:]) == self.shape
+            and prod(self.size) * max(labels.shape[1], len(self.offsets)) < 1 << 31
+            and not (labels.requires_grad and torch.is_grad_enabled())
+        )
+
     def apply(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """``W x``: two multiply-adds a pair and class."""
+        if self.has_kernels(labels):
+            from selflabel.kernels.gpu import stencil
+
+            return stencil.apply(labels.contiguous(), stencil.StencilPairs(*self.flat))
         wide = widened(labels)
         result = torch.zeros_like(wide)
         for pairs in self.pairs():
@@ -97,6 +125,8 @@ class Stencil:
     def degree(self) -> Float[Tensor, "b 1 *s"]:
         """``W 1``: the sum of the weights around each pixel."""
         result = self.weights[0].new_zeros(self.shape[0], 1, *self.size)
+        if self.has_kernels(result):
+            return self.apply(torch.ones_like(result))
         for pairs in self.pairs():
             pairs.add(result, pairs.weight, pairs.weight)
         return result

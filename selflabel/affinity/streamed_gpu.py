@@ -7,7 +7,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from selflabel.affinity.gaussian import GaussianKernel
-from selflabel.affinity.stencil import check_spacing
+from selflabel.affinity.stencil import check_spacing, twice_squared
 from selflabel.affinity.streamed import StreamedWindow
 from selflabel.affinity.window import first
 from selflabel.kernels.gpu import gated
@@ -65,5 +65,13 @@ def _table(kernels: tuple[GaussianKernel, ...], device: torch.device) -> Float[T
     rows = []
     for kernel in kernels:
         place, color = (first(sigma) for sigma in (kernel.sigma_xy, kernel.sigma_rgb))
-        rows.append((kernel.weight, *(0.0 if sigma is None else -0.5 / sigma**2 for sigma in (place, color))))
+        rows.append(
+            (
+                kernel.weight,
+                *(
+                    0.0 if sigma is None else -1 / twice_squared(sigma, torch.float32)
+                    for sigma in (place, color)
+                ),
+            )
+        )
     return torch.tensor(rows, dtype=torch.float32, device=device)

@@ -19,7 +19,7 @@ from selflabel.affinity.stencil import (
     checked_features,
     twice_squared,
 )
-from selflabel.inputs import check_count
+from selflabel.inputs import check_count, widened
 from selflabel.kernels.memory import require_memory
 
 GATED_CRF_KERNELS = (GaussianKernel(1.0, 6.0, 15.0),)
@@ -82,10 +82,10 @@ def isotropic(
 ) -> tuple[Float[Tensor, "b c *s"], tuple[GaussianKernel, ...], tuple[float, ...]]:
     """The same kernels with one bandwidth for all axes and channels: what differs moves into features and spacing.
 
-    Features come out in float32 at least. Raises `ValueError` if the bandwidths of one kernel are no multiple of
-    another's, as the kernels share features and spacing.
+    Features, whose values are not checked, come out in float32 at least. Raises `ValueError` if the bandwidths of one
+    kernel are no multiple of another's, as the kernels share features and spacing.
     """
-    features = checked_features(features)
+    features = widened(features)
     spacing = check_spacing(spacing, tuple(features.shape[2:]))
     place = _common([kernel.sigma_xy for kernel in kernels], len(spacing), "sigma_xy", "axes")
     color = _common([kernel.sigma_rgb for kernel in kernels], features.shape[1], "sigma_rgb", "channels")

@@ -37,6 +37,7 @@ class Routine(enum.Enum):
     DESCENT = "descent"
     ELIMINATION = "elimination"
     GATED = "gated"
+    STENCIL = "stencil"
 
 
 CPU_DTYPES = {
@@ -51,6 +52,7 @@ CPU_DTYPES = {
 GPU_DTYPES: dict[Routine, tuple[torch.dtype, ...]] = {
     Routine.DESCENT: (torch.float32,),
     Routine.GATED: (torch.float32,),
+    Routine.STENCIL: (torch.float32,),
     Routine.LATTICE: (torch.float32,),
     Routine.SEPARABLE: (torch.float32,),
     Routine.EXACT: (torch.float32,),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.affinity.image import Image, as_image
 from selflabel.affinity.streamed import StreamedWindow, WindowPart
-from selflabel.affinity.window import GATED_CRF_KERNELS, check_window, isotropic
+from selflabel.affinity.window import GATED_CRF_KERNELS, isotropic
 from selflabel.inputs import check_untransformed
 from selflabel.kernels.tracing import opaque
 from selflabel.labels import unlabeled
@@ -54,14 +54,13 @@ def gated_crf_loss(
     check_logits(logits)
     check_untransformed(logits)
     size, work = tuple(logits.shape[2:]), torch.promote_types(logits.dtype, torch.float32)
-    images = as_image(images).pixels
-    if images.shape[0] != logits.shape[0] or images.ndim != logits.ndim:
+    images = as_image(images)
+    if images.shape[0] != logits.shape[0] or len(images.shape) != logits.ndim:
         raise ValueError(
             f"expected as many images and axes as the logits {list(logits.shape)} have, got {list(images.shape)}"
         )
     gates = (_gate("source", source, logits, work), _gate("destination", destination, logits, work))
-    features = _resized(as_image(images.detach()).colors.to(work), size)
-    check_window(features, radius, kernels, *gates)
+    features = _resized(images.colors.detach().to(work), size)
     features, kernels, spacing = isotropic(features, kernels, spacing)
     window = StreamedWindow(features, radius, kernels, gates[0], gates[1], spacing)
     destinations = float(logits.numel() // logits.shape[1] if gates[1] is None else gates[1].double().sum())

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "inputs": set(),
     "labels": {"inputs", "kernels", "files"},  # of files the value of pixels without a label
     "affinity": {"inputs", "labels", "kernels"},
-    "terms": {"labels", "affinity"},
+    "terms": {"kernels", "labels", "affinity"},
     "problem": {"inputs", "labels", "affinity", "terms"},
     "driver": {"inputs", "kernels", "labels", "affinity", "terms", "problem"},
     "numerics": set(),

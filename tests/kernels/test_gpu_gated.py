@@ -105,7 +105,7 @@ def test_half_precision(dtype: torch.dtype, kernel_device: torch.device) -> None
     logits = logits.to(dtype)
     loss, gradient = both_ways(logits.to(kernel_device), images.float().to(kernel_device), radius=1)
     expected, slope = both_ways(logits.double(), images, radius=1)
-    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert float((gradient - slope).norm()) <= 2 * torch.finfo(dtype).eps * float(slope.norm())
 
 
@@ -127,7 +127,7 @@ def test_the_same_bytes_twice(kernel_device: torch.device) -> None:
 def test_the_loss_alone_makes_no_gradient(kernel_device: torch.device) -> None:
     logits, images = (x.float().to(kernel_device) for x in case((5, 7)))
     loss = gated_crf_loss(logits, images, radius=1)
-    assert loss == pytest.approx(both_ways(*case((5, 7)), radius=1)[0].item(), rel=1e-6)
+    assert loss.item() == pytest.approx(both_ways(*case((5, 7)), radius=1)[0].item(), rel=1e-6)
 
 
 def test_what_does_not_fit_runs_in_torch() -> None:

@@ -89,11 +89,12 @@ class Limits(NamedTuple):
 
 
 class Formulas(NamedTuple):
-    """The energy: numbers of coupling and relaxation (`kernels.gpu.formulas`), and the weight of the coupling."""
+    """The energy: numbers of coupling and relaxation (`kernels.gpu.formulas`), and their weights."""
 
     coupling: int
     relaxation: int
-    weight: float
+    coupling_weight: float
+    pairwise_weight: float
 
 
 @kernel
@@ -180,6 +181,7 @@ def _measure(
     width,
     classes,
     coupling_weight,
+    pairwise_weight,
     least,
     COUPLING: tl.constexpr,
     RELAXATION: tl.constexpr,
@@ -206,9 +208,10 @@ def _measure(
         goal = tl.load(target + image * of_image + here, mask=inside, other=0.0)
         is_free = tl.load(free + image * pixels + i, mask=valid, other=0.0)
         cost, by_dot, by_curve = coupling(tl.where(valid, tl.sum(labels * goal, 0), 1.0), COUPLING)
-        energy += coupling_weight * is_free * cost
-        bend = tl.maximum(bend + coupling_weight * by_curve, least)
-        slope += 2 * by_norm[None, :] * labels + (coupling_weight * by_dot)[None, :] * goal
+        energy = pairwise_weight * energy + coupling_weight * is_free * cost
+        bend = tl.maximum(pairwise_weight * bend + coupling_weight * by_curve, least)
+        slope = pairwise_weight * (slope + 2 * by_norm[None, :] * labels)
+        slope += (coupling_weight * by_dot)[None, :] * goal
         slope = 2 * is_free[None, :] * root * (slope - tl.sum(slope * labels, 0)[None, :])
         tl.store(gradient + trial * of_image + here, slope, mask=inside)
         tl.store(curvature + trial * pixels + i, bend, mask=valid)
@@ -295,7 +298,7 @@ def measure(
     with device_of(points.roots):
         _measure[(tiles.count, batch)](
             *points, progress.sides, progress.done, given.target, given.free, *pairs, sums, len(pairs.offsets),
-            *tiles.size, classes, formulas.weight, limits.curvature,
+            *tiles.size, classes, *formulas[2:], limits.curvature,
             COUPLING=formulas.coupling, RELAXATION=formulas.relaxation,
             CLASSES=tiles.classes, ROWS=tiles.rows, COLUMNS=tiles.columns,
         )  # fmt: skip

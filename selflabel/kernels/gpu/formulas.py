@@ -18,6 +18,18 @@ NORMALIZED_QUADRATIC = tl.constexpr(2)
 COLLISION_CROSS_ENTROPY = tl.constexpr(3)
 LOG_QUADRATIC = tl.constexpr(4)
 COLLISION_DIVERGENCE = tl.constexpr(5)
+PRODUCT = tl.constexpr(6)
+"""``p·q`` itself, whose gradient is ``W x``."""
+
+RELAXATIONS = {
+    "bilinear": 0,
+    "quadratic": 1,
+    "normalized-quadratic": 2,
+    "collision-cross-entropy": 3,
+    "log-quadratic": 4,
+    "collision-divergence": 5,
+}
+"""The numbers of the relaxations of `terms` by their names."""
 
 STANDARD = tl.constexpr(0)
 COLLISION = tl.constexpr(1)
@@ -43,6 +55,9 @@ def relaxation(dot, own, other, RELAXATION: tl.constexpr):
         value = -tl.log(argument)
         by_dot = -LOG_QUADRATIC_SCALE / argument
         by_norm = 0.5 * LOG_QUADRATIC_SCALE / argument
+    elif RELAXATION == PRODUCT:
+        value = dot
+        by_dot = by_norm + 1
     else:  # the two of collisions
         floored = tl.maximum(dot, FLOOR)
         value = -tl.log(floored)

@@ -2,11 +2,12 @@
 
 from typing import NamedTuple
 
+import torch
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.compile import kernel
-from selflabel.kernels.gpu.formulas import relaxation
+from selflabel.kernels.gpu.compile import Tiles, device_of, kernel
+from selflabel.kernels.gpu.formulas import PRODUCT, relaxation
 
 
 class StencilPairs(NamedTuple):
@@ -84,3 +85,78 @@ def add_pairs(
             curvature -= by_dot
             by_norms += weight * by_norm
     return value, gradient, by_norms, curvature
+
+
+@kernel
+def _potts(
+    labels, weights, offsets, gradient, curvature, energies, count, depth, height, width, classes,
+    RELAXATION: tl.constexpr, ENERGY: tl.constexpr, GRADIENT: tl.constexpr, CURVATURE: tl.constexpr,
+    CLASSES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    image, pixels = tl.program_id(1).to(tl.int64), depth * height * width
+    z, y, x, valid = place(depth, height, width, ROWS, COLUMNS)
+    i, k = (z * height + y) * width + x, tl.arange(0, CLASSES)[:, None]
+    inside, here = (k < classes) & valid[None, :], k * pixels + i[None, :]
+    labels += image * classes * pixels
+    own = tl.load(labels + here, mask=inside, other=0.0)
+    norm = tl.where(valid, tl.sum(own * own, 0), 1.0)
+    energy, slope, by_norm, bend = add_pairs(
+        labels, weights + image * count * pixels, offsets, count, own, norm,
+        z, y, x, valid, depth, height, width, classes, False, RELAXATION,
+    )  # fmt: skip
+    if ENERGY:
+        tl.store(energies + image * tl.num_programs(0) + tl.program_id(0), tl.sum(energy.to(tl.float64), 0))
+    if GRADIENT:
+        slope += 2 * by_norm[None, :] * own
+        tl.store(gradient + image * classes * pixels + here, slope, mask=inside)
+    if CURVATURE:
+        tl.store(curvature + image * pixels + i, bend, mask=valid)
+
+
+def _launch(
+    labels: Tensor,
+    pairs: StencilPairs,
+    number: int,
+    gradient: Tensor | None,
+    curvature: Tensor | None,
+    energies: Tensor | None,
+) -> None:
+    tiles = Tiles.of(tuple(labels.shape))
+    with device_of(labels):
+        _potts[(tiles.count, len(labels))](
+            labels, *pairs, *(labels if array is None else array for array in (gradient, curvature, energies)),
+            len(pairs.offsets), *tiles.size, labels.shape[1], RELAXATION=number, ENERGY=energies is not None,
+            GRADIENT=gradient is not None, CURVATURE=curvature is not None,
+            CLASSES=tiles.classes, ROWS=tiles.rows, COLUMNS=tiles.columns,
+        )  # fmt: skip
+
+
+def apply(values: Tensor, pairs: StencilPairs) -> Tensor:
+    """``W x`` for ``x [b k *s]``. Cost: one pass over the values, and their neighbors from the cache."""
+    result = torch.empty_like(values)
+    _launch(values, pairs, PRODUCT.value, result, None, None)
+    return result
+
+
+def potts(labels: Tensor, pairs: StencilPairs, number: int) -> Tensor:
+    """``Σ w_ij P(y_i, y_j)`` of each image ``[b]`` in float64; `number` of the relaxation (`formulas.RELAXATIONS`)."""
+    energies = _energies(labels)
+    _launch(labels, pairs, number, None, None, energies)
+    return energies.sum(1)
+
+
+def potts_and_gradient(labels: Tensor, pairs: StencilPairs, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`potts`, its gradient by the labels and the curvature ``[b 1 *s]``, in the same pass."""
+    energies, gradient, curvature = (
+        _energies(labels),
+        torch.empty_like(labels),
+        torch.empty_like(labels[:, :1]),
+    )
+    _launch(labels, pairs, number, gradient, curvature, energies)
+    return energies.sum(1), gradient, curvature
+
+
+def _energies(labels: Tensor) -> Tensor:
+    """For one number a tile."""
+    count = Tiles.of(tuple(labels.shape)).count
+    return torch.empty(len(labels), count, dtype=torch.float64, device=labels.device)

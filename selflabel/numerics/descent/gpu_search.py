@@ -4,25 +4,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from selflabel.affinity.stencil import Stencil, boxes
+from selflabel.affinity.stencil import Stencil
 from selflabel.kernels.gpu import descent, formulas
 from selflabel.kernels.gpu.compile import Tiles
 from selflabel.kernels.gpu.stencil import StencilPairs
 from selflabel.numerics.descent.coordinates import LEAST_CURVATURE, ROOT_FLOOR, ROOT_LEFT, ROOT_REACH
 from selflabel.numerics.descent.line_search import PerImage
 from selflabel.problem import Problem
-from selflabel.terms import (
-    BILINEAR,
-    COLLISION,
-    COLLISION_CROSS_ENTROPY,
-    COLLISION_DIVERGENCE,
-    LOG_QUADRATIC,
-    NORMALIZED_QUADRATIC,
-    QUADRATIC_POTTS,
-    STANDARD,
-    Coupling,
-    Relaxation,
-)
+from selflabel.terms import COLLISION, RELAXATIONS, STANDARD, Coupling
 
 LARGEST = 1 << 31
 """Labels and weights of an image must be fewer: places are counted in 32 bits."""
@@ -30,16 +19,6 @@ LARGEST = 1 << 31
 StepRules = descent.StepRules
 
 LIMITS = descent.Limits(ROOT_FLOOR, ROOT_LEFT, ROOT_REACH, LEAST_CURVATURE)
-
-RELAXATIONS: dict[Relaxation, int] = {
-    BILINEAR: formulas.BILINEAR.value,
-    QUADRATIC_POTTS: formulas.QUADRATIC_POTTS.value,
-    NORMALIZED_QUADRATIC: formulas.NORMALIZED_QUADRATIC.value,
-    COLLISION_CROSS_ENTROPY: formulas.COLLISION_CROSS_ENTROPY.value,
-    LOG_QUADRATIC: formulas.LOG_QUADRATIC.value,
-    COLLISION_DIVERGENCE: formulas.COLLISION_DIVERGENCE.value,
-}
-"""Numbers of the formulas of relaxations. By value: one of the same name with other functions has none."""
 
 COUPLINGS: dict[Coupling, int] = {STANDARD: formulas.STANDARD.value, COLLISION: formulas.COLLISION.value}
 """Numbers of the formulas of couplings, by value."""
@@ -59,16 +38,6 @@ def supports(problem: Problem) -> bool:
     )
 
 
-def pairs_of(affinity: Stencil, scale: float) -> StencilPairs:
-    """The pairs of a stencil, their weights times a factor. Cost: one pass over them; the host waits once."""
-    batch, count, size = affinity.shape[0], len(affinity.offsets), affinity.size
-    weights = affinity.weights[0].new_zeros(batch, count, *size)
-    for number, (offset, weight) in enumerate(zip(affinity.offsets, affinity.weights, strict=True)):
-        weights[:, number][boxes(offset, size)[0]] = scale * weight[:, 0]
-    offsets = [(0,) * (3 - len(size)) + offset for offset in affinity.offsets]
-    return StencilPairs(weights.flatten(2), torch.tensor(offsets, dtype=torch.int32, device=weights.device))
-
-
 class GPUSearch:
     """Conjugate gradients on square roots of labels (`coordinates.SQUARE_ROOTS`) for problems that are supported.
 
@@ -84,9 +53,12 @@ class GPUSearch:
         self._shape, self._rules = tuple(labels.shape), rules
         self._tiles = Tiles.of(self._shape)
         self._formulas = descent.Formulas(
-            COUPLINGS[energy.coupling], RELAXATIONS[energy.relaxation], energy.coupling_weight
+            COUPLINGS[energy.coupling],
+            formulas.RELAXATIONS[energy.relaxation.name],
+            energy.coupling_weight,
+            energy.pairwise_weight,
         )
-        self._pairs = pairs_of(affinity, energy.pairwise_weight)
+        self._pairs = StencilPairs(*affinity.flat)
         batch, roots = len(labels), labels.flatten(2).sqrt()
         zeros = torch.zeros_like(roots)
         self._points = descent.Points(
