@@ -36,8 +36,8 @@ class Listing:
         of_suffix = f"no {kind}s ({', '.join(name for name, _ in suffixes.most_common(SHOWN))})"
         return (
             *_counted(len(strange), "file is " + of_suffix.replace("s (", " ("), "files are " + of_suffix),
-            *_counted(len(folders), "folder is not searched", "folders are not searched"),
             *_counted(len(hidden), "file is hidden", "files are hidden"),
+            *_counted(len(folders), "folder is not searched", "folders are not searched"),
         )
 
 
@@ -83,6 +83,8 @@ def listing(path: Path, suffixes: Sequence[str]) -> Listing:
         found[stem] = file
     if not found:
         there = "; ".join(Listing({}, tuple(others)).left_out("such file"))
+        inner = [file.name for file in others if file.is_dir() and not file.name.startswith(".")]
+        there += f": {some(inner)}" if inner else ""
         raise ValueError(f"{path}: no files named {wanted}" + (f" ({there})" if there else ""))
     return Listing(dict(sorted(found.items())), tuple(others))
 

@@ -5,6 +5,11 @@ from jaxtyping import Float32, UInt8
 
 from selflabel.files import UNLABELED
 
+FAINT = 0.25
+"""Range of brightness, of 0..1, below which a picture is stretched to be seen."""
+SAMPLED = 512
+"""Rows and columns, at most, from which the range of brightness is taken."""
+
 
 def voc_palette() -> UInt8[np.ndarray, "256 3"]:
     """The palette of PASCAL VOC: 256 RGB colors, entry 0 black, entry 255 a light cream.
@@ -24,6 +29,19 @@ def colorize(index: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """The palette color of every pixel."""
     colors: UInt8[np.ndarray, "h w 3"] = voc_palette()[index]
     return colors
+
+
+def visible(image: Float32[np.ndarray, "h w c"]) -> Float32[np.ndarray, "h w c"]:
+    """An image in [0, 1] as people can see it: one of a small range of brightness is stretched to 0..1.
+
+    A thousandth of the values at either end may be cut. Pictures of 10 or 12 bits in files of 16, and other dim ones,
+    look black without; images of an ordinary range stay as they are.
+    """
+    steps = [max(1, -(-n // SAMPLED)) for n in image.shape[:2]]
+    low, high = (float(x) for x in np.percentile(image[:: steps[0], :: steps[1]], (0.1, 99.9)))
+    if not 0 < high - low < FAINT:
+        return image
+    return ((image - np.float32(low)) / np.float32(high - low)).clip(0, 1)
 
 
 def overlay(

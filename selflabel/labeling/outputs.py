@@ -14,7 +14,7 @@ from selflabel.files.digest import digest
 from selflabel.files.label_files import encoded_index, encoded_png
 from selflabel.files.number_types import quantized
 from selflabel.files.opening import FileError, read_file
-from selflabel.files.palette import overlay
+from selflabel.files.palette import overlay, visible
 from selflabel.files.probabilities import encoded_soft
 from selflabel.labeling.one import Labeled
 from selflabel.labeling.plan import Job
@@ -115,7 +115,7 @@ class OutputFolder:
         if self.soft is not None:
             contents["soft"] = encoded_soft(self._stored(labeled.labels), labeled.classes)
         if self.overlay:
-            contents["overlays"] = encoded_png(Image.fromarray(overlay(image, labeled.index)))
+            contents["overlays"] = encoded_png(Image.fromarray(overlay(visible(image), labeled.index)))
         for path in paths.all:
             refuse_link(path)
         write_together({path: _writes(contents[name]) for name, path in paths.named.items()})

@@ -60,8 +60,8 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert list(found.files) == ["a", "b"]
     assert found.left_out("image") == (
         "4 files are no images (.json, no suffix, .txt)",
-        "1 folder is not searched",
         "1 file is hidden",
+        "1 folder is not searched",
     )
     assert listing(tmp_path / "a.png", SUFFIXES).left_out("image") == ()
     assert listing(touch(tmp_path / "one", "a.png", "a.jpg"), SUFFIXES).left_out("label file") == (
@@ -71,9 +71,12 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
 
 def test_a_folder_without_such_files_says_what_it_has(tmp_path: Path) -> None:
     touch(tmp_path, "a.pt", "b.pt")
-    with pytest.raises(
-        ValueError, match=r"no files named \*\.png, \*\.tif \(2 files are no such files \(\.pt\)\)"
-    ):
+    message = r"no files named \*\.png, \*\.tif \(2 files are no such files \(\.pt\)"
+    with pytest.raises(ValueError, match=message + r"\)$"):
+        by_stem(tmp_path, SUFFIXES)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "soft").mkdir()
+    with pytest.raises(ValueError, match=message + r"; 2 folders are not searched: labels, soft\)$"):
         by_stem(tmp_path, SUFFIXES)
 
 

@@ -206,5 +206,20 @@ def _parse(key: str, text: str, hint: Any) -> object:
                 continue
         if kind is str:
             return text
-    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in options)
+    names = " or ".join(name for kind in options for name in _values(kind))
     raise ValueError(f"expected {key} as {names}, got {text!r}")
+
+
+def _values(kind: Any) -> Sequence[str]:
+    """What a type takes: its values where they can be listed, else its name."""
+    if kind is LinearSolver:
+        return list(LINEAR_SOLVERS)
+    if kind is type(None):
+        return ["none"]
+    if kind is bool:
+        return ["true", "false"]
+    if typing.get_origin(kind) is typing.Literal:
+        return [str(value) for value in typing.get_args(kind)]
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return [name.lower() for name in kind.__members__]
+    return [getattr(kind, "__name__", str(kind))]
