@@ -110,6 +110,30 @@ class GradientDescent:
                 f"expected rtol >= 0, coarse_levels >= 0 and coarse_steps >= 1, got {self.rtol}, "
                 f"{self.coarse_levels} and {self.coarse_steps}"
             )
+        self._check_effect()
+
+    def _check_effect(self) -> None:
+        """Raise `ValueError` for options that would change nothing. Those that switch a part off are fine."""
+        default = GradientDescent
+        if self.rate is not None:
+            without = "a fixed rate runs to the limit of steps, on the image as it is: raise max_steps"
+            values = {
+                "rtol": self.rtol,
+                "coarse_levels": self.coarse_levels,
+                "coarse_steps": self.coarse_steps,
+            }
+        elif not self.coarse_levels:
+            without, values = (
+                "there are no coarse levels: set coarse_levels",
+                {"coarse_steps": self.coarse_steps},
+            )
+        else:
+            return
+        for name, value in values.items():
+            if value not in (0, getattr(default, name)):
+                raise ValueError(
+                    f"gradient-descent: {name} {value} would change nothing, as {without}, or leave it out"
+                )
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Raise `ValueError` for a dense affinity with a relaxation that is not quadratic in the labels."""

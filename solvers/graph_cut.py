@@ -75,6 +75,13 @@ class GraphCut:
     explore: bool = True
     """Fuse the start of the expansions from five labelings: lower energies, up to twice the time."""
 
+    def __post_init__(self) -> None:
+        if self.moves is not Moves.EXPANSION and not self.explore:
+            raise ValueError(
+                "graph-cut: explore is for expansions, swaps start from the prediction: leave it out, or use moves "
+                "'expansion'"
+            )
+
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Raise `ValueError` for couplings that are infinite at hard labels, relaxations not Potts there, and entropy.
 

@@ -97,9 +97,8 @@ def label(options: LabelOptions) -> None:
     """Label every pixel of images from scribbles or clicks, from predictions (--probs), or from both.
 
     Images: gray, RGB or palette, 8 or 16 bit (divided by 255 or 65535), floats in [0, 1], turned as their
-    Orientation says; alpha is dropped. Seeds: the number that a file stores is the class, 255 unlabeled; other
-    meanings are said by --unlabeled, --seeds-offset, --values or --colors. Files belong together by stem. Only
-    classes with seeds in an image can win there; in an image without seeds all classes of its prediction can.
+    EXIF tag says; alpha is dropped. Seeds: index or palette PNG. Files belong together by stem. Only classes
+    with seeds in an image can win there; in an image without seeds all classes of its prediction can.
 
     Writes OUT/labels (palette PNG), OUT/confidence (8-bit PNG), OUT/soft and OUT/overlays if asked for, and
     OUT/manifest.jsonl with the arguments and, for each image, its energy before and after. What is done is
@@ -191,8 +190,25 @@ def _settings(options: LabelOptions) -> "LabelingSettings":
         overlay=options.overlay,
         min_confidence=options.min_confidence,
     )
+    _check_needs(options)
     settings.labeler.check()
     return settings
+
+
+NEEDS = {
+    "probs": ("probs_layout", "probs_key", "probs_values"),
+    "seeds": ("unlabeled", "seeds_offset", "values", "colors"),
+}
+"""Options that say how files are read: without the files they would change nothing."""
+
+
+def _check_needs(options: LabelOptions) -> None:
+    """Raise `ValueError` for options about files that are not given."""
+    for folder, names in NEEDS.items():
+        for name in names if getattr(options, folder) is None else ():
+            if getattr(options, name) != getattr(LabelOptions, name):
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} needs --{folder}: without, it changes nothing; leave it out")
 
 
 def _plan(options: LabelOptions, part: "Shard") -> "Plan":

@@ -72,6 +72,14 @@ def test_options_of_annotators_and_of_their_parts() -> None:
         ),
         (["--solver", "random-walker", "--set", "method.rtol=1e-6"], "no options of its own"),
         (["--all-classes"], "--all-classes needs --probs"),
+        (["--probs-layout", "hwk"], "--probs-layout needs --probs: without, it changes nothing"),
+        (["--probs-key", "scores"], "--probs-key needs --probs"),
+        (["--probs-values", "logits"], "--probs-values needs --probs"),
+        (["--set", "moves=swap", "--set", "explore=false"], "explore is for expansions"),
+        (
+            ["--solver", "gradient-descent", "--set", "rate=0.1", "--set", "coarse_steps=3"],
+            "coarse_steps 3 would change nothing",
+        ),
         (["--unlabeled", "65536"], "Invalid value for '--unlabeled'"),
         (["--sigma", "0"], "expected a finite sigma > 0, got 0"),
         (["--neighbors", "6"], "neighbors for 2 axes, got 6"),
@@ -85,6 +93,14 @@ def test_wrong_options_are_explained(tmp_path: Path, options: list[str], message
     assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", [("--unlabeled", "0"), ("--seeds-offset", "-1"), ("--values", "0,255")])
+def test_options_of_seeds_need_seeds(tmp_path: Path, option: tuple[str, str]) -> None:
+    images, _, _ = make_folders(tmp_path, 1)
+    arguments = ["label", str(images), "--probs", str(images), "--out", str(tmp_path / "out"), *option]
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, f"{option[0]} needs --seeds" in result.output) == (2, True)
 
 
 def test_linear_solvers_have_names() -> None:

@@ -274,6 +274,21 @@ def test_rates_are_positive(rate: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rate": 0.1, "rtol": 1e-3}, "rtol 0.001 would change nothing, as a fixed rate"),
+        ({"rate": 0.1, "coarse_levels": 2}, "coarse_levels 2 would change nothing"),
+        ({"rate": 0.1, "coarse_steps": 2}, "coarse_steps 2 would change nothing"),
+        ({"coarse_levels": 0, "coarse_steps": 2}, "as there are no coarse levels: set coarse_levels"),
+    ],
+)
+def test_options_without_effect_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GradientDescent(**options)  # type: ignore[arg-type]
+    assert GradientDescent(rate=0.1, rtol=0.0, coarse_levels=0).rate == 0.1
+
+
+@pytest.mark.parametrize(
     ("options", "shown"),
     [
         ({"rtol": -1e-9, "coarse_levels": 3}, "-1e-09, 3 and"),

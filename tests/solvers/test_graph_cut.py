@@ -321,6 +321,8 @@ def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         solve(replace(problem, energy=Energy(entropy_weight=0.5)), GraphCut())
     with pytest.raises(ValueError, match=r"lists its pairs, got Dense: use a grid"):
         solve(replace(problem, affinity=Dense()), GraphCut())
+    with pytest.raises(ValueError, match="explore is for expansions"):
+        GraphCut(Moves.SWAP, explore=False)
     monkeypatch.setattr(maximum_flow, "ENGINES", ())
     with pytest.raises(ImportError, match=r"pip install PyMaxflow .* pip install ortools"):
         solve(problem, GraphCut())
