@@ -100,9 +100,11 @@ def _predict_all(
     except ValueError as error:
         raise screen.stop(str(error)) from error
     except OSError as error:
+        screen.failures(done.failures)
         code = screen.BAD_IMAGES if done.count else screen.BAD_USE
         raise screen.stop(f"{out} cannot be written: {error}", code) from error
     except KeyboardInterrupt:
+        screen.failures(done.failures)
         left = len(images) - done.count
         raise screen.interrupted(f" with {left} images left: the same command goes on") from None
     return done

@@ -177,8 +177,10 @@ def reported(out: Path) -> Iterator[None]:
         raise screen.stop(str(error), screen.BAD_IMAGES) from error
     except UnusableFiles as error:
         screen.listed(f"of {error.total} images cannot be used", error.failures, "bold red")
+        stem, reason = error.failures[0]
         raise screen.stop(
-            "nothing was trained: repair these files, or take their stems out of the lists"
+            f"nothing was trained, as {len(error.failures)} of {error.total} images cannot be used ({stem}: {reason}): "
+            f"repair the files, or take their stems out of the lists"
         ) from error
     except (ValueError, ImportError) as error:
         raise screen.stop(str(error)) from error

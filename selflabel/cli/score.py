@@ -82,6 +82,7 @@ def score(options: ScoreOptions) -> None:
         except OSError as error:
             raise screen.stop(f"{options.json_file} cannot be written: {error}") from error
     _show(found, names, options.per_image, options.hd95)
+    screen.left_out(found.left_out)
     for note in _notes(found, names, options.per_image):
         screen.warn(note)
     screen.left_out(found.left_out)
