@@ -97,8 +97,9 @@ def label(options: LabelOptions) -> None:
     """Label every pixel of images from scribbles or clicks, from predictions (--probs), or from both.
 
     Images: gray, RGB or palette, 8 or 16 bit (divided by 255 or 65535), floats in [0, 1], turned as their
-    EXIF tag says; alpha is dropped. Seeds: index or palette PNG. Files belong together by stem. Only classes
-    with seeds in an image can win there; in an image without seeds all classes of its prediction can.
+    Orientation says; alpha is dropped. Seeds: the number that a file stores is the class, 255 unlabeled; other
+    meanings are said by --unlabeled, --seeds-offset, --values or --colors. Files belong together by stem. Only
+    classes with seeds in an image can win there; in an image without seeds all classes of its prediction can.
 
     Writes OUT/labels (palette PNG), OUT/confidence (8-bit PNG), OUT/soft and OUT/overlays if asked for, and
     OUT/manifest.jsonl with the arguments and, for each image, its energy before and after. What is done is

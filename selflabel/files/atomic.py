@@ -152,7 +152,10 @@ def _alive_elsewhere(process: int) -> bool:
 
 
 def is_alive(process: int) -> bool:
-    """True if a process of this number is alive on this machine; False where that cannot be known."""
+    """True if a process of this number is alive on this machine; False where that cannot be known.
+
+    One that has ended and only waits for its parent to notice is not alive.
+    """
     if process <= 0 or os.name == "nt":  # on Windows signal 0 is Ctrl-C
         return False
     try:
@@ -161,4 +164,12 @@ def is_alive(process: int) -> bool:
         return True
     except (OSError, OverflowError):
         return False
-    return True
+    return not _is_zombie(process)
+
+
+def _is_zombie(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[:1]
+    except OSError:  # no Linux, or it has just ended
+        return False
+    return state in ([b"Z"], [b"X"])
