@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Integer, Shaped, UInt8
 from PIL import Image
 
 from selflabel.files import UNLABELED
@@ -16,7 +16,7 @@ from selflabel.files.opening import about, read_file
 from selflabel.files.palette import voc_palette
 from selflabel.files.rasters import Raster
 
-LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".pnm", ".webp")
 
 _LARGEST_WHOLE = 2**24
 """Up to here float32 has all whole numbers."""
@@ -136,8 +136,8 @@ def read_index(path: Path, form: LabelFormat = VOC_FORMAT) -> UInt8[np.ndarray, 
 def decode_index(data: bytes, suffix: str = "", form: LabelFormat = VOC_FORMAT) -> UInt8[np.ndarray, "h w"]:
     """The labels in the bytes of a file: the numbers that it stores, of whatever depth, never rescaled or colored.
 
-    Palette, gray and 1-bit images of all formats that keep numbers, integer TIFF, and TIFF of whole floats; where
-    `form` lists colors, the colors of whatever image.
+    Palette, gray and 1-bit images of all formats that keep numbers, integer TIFF, TIFF of whole floats, and three equal
+    channels; where `form` lists colors, the colors of whatever image.
 
     Raises `ValueError` for colors (with what to do about it), formats that change numbers (JPEG), fractions, and
     for values that are no class; else as `decode_image` does.
@@ -163,11 +163,45 @@ def _colors(raster: Raster) -> UInt8[np.ndarray, "h w c"]:
     return np.concatenate([gray, channels[..., 1:]], axis=2)
 
 
+def _numbers_of_gif(
+    numbers: Integer[np.ndarray, "h w"], colors: UInt8[np.ndarray, "n 3"]
+) -> Integer[np.ndarray, "h w"]:
+    """The numbers that were written to a GIF file, whose writers keep the colors that occur, in an order of their own.
+
+    Of a gray palette they are the gray levels. Of other colors they are known only if the palette is whole or VOC's:
+    else raises `ValueError`.
+    """
+    used = np.unique(numbers)
+    shown = colors[used[used < len(colors)]]
+    if len(shown) == len(used) and (shown == shown[:, :1]).all():
+        levels: UInt8[np.ndarray, "h w"] = colors[numbers][..., 0]
+        return levels
+    if len(shown) == len(used) and len(colors) < UNLABELED + 1 and (shown != voc_palette()[used]).any():
+        raise ValueError(
+            "GIF writers may give colors other numbers: list the colors of the classes (--colors), or save label files "
+            "as PNG (palette or gray) or TIFF"
+        )
+    return numbers
+
+
+def _gray(numbers: Shaped[np.ndarray, "h w c"], raster: Raster) -> Shaped[np.ndarray, "..."]:
+    """One channel where all channels are equal and no pixel is transparent; else the channels as they are."""
+    if raster.alpha:
+        if not (numbers[..., -1] == raster.top).all():
+            return numbers
+        numbers = numbers[..., :-1]
+    if all(np.array_equal(numbers[..., 0], numbers[..., c]) for c in range(1, numbers.shape[2])):
+        return numbers[..., 0]
+    return numbers
+
+
 def _numbers(raster: Raster) -> Integer[np.ndarray, "h w"]:
     """The numbers of an image file as whole numbers. Raises `ValueError` where they are none."""
+    if raster.form == "GIF" and raster.palette is not None:
+        return _numbers_of_gif(raster.numbers, raster.palette)
     numbers: np.ndarray = raster.numbers
-    if numbers.ndim == 3 and numbers.shape[2] == 2 and raster.alpha and (numbers[..., 1] == raster.top).all():
-        numbers = numbers[..., 0]
+    if numbers.ndim == 3:
+        numbers = _gray(numbers, raster)
     if numbers.ndim != 2:
         raise ValueError(f"{_HOW}; got {numbers.shape[2]} channels")
     if np.issubdtype(numbers.dtype, np.floating):

@@ -8,6 +8,8 @@ from jaxtyping import Shaped, UInt8
 
 MOST_PIXELS: Final = 2**27
 """Pixels of an image, height times width: 134 million, such as 11585 x 11585."""
+MOST_BYTES: Final = 2**31
+"""Bytes of the numbers of an image: 2 GiB, enough for that many pixels in RGB of 32 bits."""
 MOST_CHANNELS: Final = 4
 """Gray or RGB, and alpha."""
 
@@ -31,14 +33,22 @@ class Raster:
     exact: bool = True
 
 
-def check_size(height: int, width: int) -> None:
-    """Raise `ValueError` for no pixels and for more than `MOST_PIXELS`: asked before pixels are read."""
+def check_size(height: int, width: int, bytes_a_pixel: int = 1) -> None:
+    """Raise `ValueError` for no pixels, for more than `MOST_PIXELS`, and for more than `MOST_BYTES` in all.
+
+    Asked with what a header says, before pixels are read.
+    """
     if height < 1 or width < 1:
         raise ValueError(f"the image has no pixels: {height} x {width}")
     if height * width > MOST_PIXELS:
         raise ValueError(
             f"expected at most {MOST_PIXELS} pixels ({MOST_PIXELS / 1e6:.0f} million), got {height} x {width}: "
             f"cut it into tiles, or check whether the file is damaged"
+        )
+    if height * width * bytes_a_pixel > MOST_BYTES:
+        raise ValueError(
+            f"expected at most {MOST_BYTES} bytes of pixels, got {height} x {width} of {bytes_a_pixel}: cut it into "
+            f"tiles, or save 8 or 16 bit"
         )
 
 

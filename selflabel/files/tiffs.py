@@ -117,11 +117,11 @@ def _image_page(file: TiffFile) -> TiffPage:
     planes, depth, height, width, channels = page.shaped
     if depth > 1 or images_behind(file, page) > 1:
         raise ValueError("expected one image, got a stack: save the plane that is meant")
-    check_size(height, width)
     if planes * channels > MOST_CHANNELS:
         raise ValueError(
             f"expected 1 to {MOST_CHANNELS} channels, got {planes * channels}: save those that matter"
         )
+    check_size(height, width, planes * channels * (1 if page.dtype is None else page.dtype.itemsize))
     return page
 
 
@@ -326,6 +326,7 @@ def _by_pillow(data: bytes, page: TiffPage, form: str, exact: bool) -> Raster:
             top = 2**page.bitspersample - 1
         elif picture.mode not in ("L", "LA", "RGB", "RGBA", "RGBX", "F", "I"):
             numbers = np.array(_in_rgb(picture, page, form))
+            form, exact = f"{form} of {picture.mode}", False
     inverted = page.photometric == PHOTOMETRIC.MINISWHITE and keeps and numbers.ndim == 2
     return Raster(
         upright(top - numbers if inverted else numbers, turn),

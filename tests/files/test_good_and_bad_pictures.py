@@ -17,7 +17,7 @@ from support.encoders import encoded, packed, png, tiff, tiff_of_tags
 from selflabel.files.images import decode_image, decoded_size, stored_size, to_unit
 from selflabel.files.label_files import decode_index
 from selflabel.files.opening import FileError, about
-from selflabel.files.rasters import MOST_PIXELS
+from selflabel.files.rasters import MOST_BYTES, MOST_PIXELS
 
 pytestmark = pytest.mark.quick
 
@@ -214,6 +214,9 @@ BOMBS = {
     "tiff, huge": tiff_of_tags(b"", {256: 2**31, 257: 2**31, 258: 8, 259: 8, 262: 1}),
     "tiff, channels": tiff_of_tags(b"", {256: 4000, 257: 5000, 258: 8, 259: 1, 262: 1, 277: 60000}),
     "tiff, just beyond": tiff_of_tags(b"", {256: 2**14, 257: 2**13 + 1, 258: 8, 259: 1, 262: 1}),
+    "tiff, doubles": tiff_of_tags(
+        b"", {256: 2**13 + 1, 257: 2**13, 258: 64, 259: 1, 262: 2, 277: 4, 284: 1, 339: 3, 338: 2}
+    ),
     "png": png_of_size(60000, 60000),
     "png, just beyond": png_of_size(2**14, 2**13 + 1),
     "bmp": bmp_of_size(60000, 60000),
@@ -231,7 +234,8 @@ def test_files_that_would_fill_the_memory_are_refused_by_their_header(name: str)
     tracemalloc.start()
     for decode in (decode_image, decode_index, decoded_size, stored_size):
         with pytest.raises(
-            ValueError, match=rf"at most {MOST_PIXELS} pixels.*tiles|1 to 4 channels, got 60000"
+            ValueError,
+            match=rf"at most {MOST_PIXELS} pixels.*tiles|at most {MOST_BYTES} bytes.*tiles|4 channels, got 60000",
         ):
             decode(BOMBS[name])
     assert tracemalloc.get_traced_memory()[1] < 2**24
