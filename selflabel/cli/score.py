@@ -85,7 +85,6 @@ def score(options: ScoreOptions) -> None:
     screen.left_out(found.left_out)
     for note in _notes(found, names, options.per_image):
         screen.warn(note)
-    screen.left_out(found.left_out)
     screen.failures(found.failures)
     if found.failures:
         raise typer.Exit(screen.BAD_IMAGES)
