@@ -127,7 +127,7 @@ def bytes_of_lattice(lattice: Any, channels: int) -> float:
     """
     if not isinstance(lattice, TorchLattice):
         lists = 4 * lattice.weight.numel() + sum(each.numel() for each in lattice.neighbors)
-        rows = lattice.vertices + sum(len(each) for each in lattice.neighbors)
+        rows = lattice.vertices + sum(each.shape[1] for each in lattice.neighbors)
         return NUMBER * (lists + 2 * channels * (lattice.batch * lattice.pixels + rows))
     matrices = (lattice.splat, *lattice.blurs, lattice.slice)
     sparse = sum(NUMBER * (m.index.numel() + m.weight.numel() + m.offsets.numel()) for m in matrices)

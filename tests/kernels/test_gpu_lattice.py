@@ -161,7 +161,7 @@ def test_tables_between_blurs(
         expected, used, reached = blur(source, target, stride, weights)
         assert bool(used.all() & reached.all())
         x = torch.randn(len(source), 4, generator=generator, dtype=torch.float64)
-        by_place = torch.cat([x, torch.zeros_like(x[:1])])[neighbors.cpu().long()]
+        by_place = torch.cat([x, torch.zeros_like(x[:1])])[neighbors.cpu().T.long()]
         torch.testing.assert_close((weights[:, None] * by_place).sum(1), expected.apply(x))
 
     meeting = vertices.Spread.of(here, step, radius, (other.to(kernel_device), step))
@@ -169,7 +169,7 @@ def test_tables_between_blurs(
     assert torch.equal(kept.cpu(), wanted[torch.isin(wanted, spread(other, stride, radius))])
     there = vertices.nearest(kept, other.to(kernel_device), step, radius).cpu()
     for tap in range(2 * radius + 1):
-        at = there[:, tap]
+        at = there[tap]
         keys = other + (tap - radius) * stride
         assert torch.equal(at >= 0, torch.isin(keys, kept.cpu()))
         assert torch.equal(kept.cpu()[at[at >= 0]], keys[at >= 0])

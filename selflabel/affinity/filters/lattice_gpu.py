@@ -29,7 +29,7 @@ class TritonLattice:
     pixels: int
     entries: simplices.Entries
     weight: Float[Tensor, "b n corners"]
-    neighbors: tuple[Int[Tensor, "_ taps"], ...]
+    neighbors: tuple[Int[Tensor, "taps _"], ...]
     """The blurs in turn: for each row the row before them at each tap, -1 if there is none."""
     taps: Float[Tensor, " taps"]
 
@@ -94,7 +94,7 @@ class TritonLattice:
             pieces, x = x, values.new_empty(self.vertices, width)
             kernels.join(pieces, entries.first_piece, x)
         for neighbors in self.neighbors:
-            before, x = x, values.new_empty(len(neighbors), width)
+            before, x = x, values.new_empty(neighbors.shape[1], width)
             kernels.blur(before, neighbors, self.taps, x)
         return x
 

@@ -85,7 +85,7 @@ def _blur(
     inside, wanted = row < count, column < width
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for tap in tl.static_range(TAPS):
-        neighbor = tl.load(neighbors + row.to(tl.int64) * TAPS + tap, mask=inside, other=-1)
+        neighbor = tl.load(neighbors + (tl.full([], 0, tl.int64) + count) * tap + row, mask=inside, other=-1)
         at = neighbor.to(tl.int64)[:, None] * width + column[None, :]
         there = (neighbor >= 0)[:, None] & wanted[None, :]
         total += tl.load(taps + tap) * tl.load(x + at, mask=there, other=0.0)
@@ -192,7 +192,7 @@ def _sum(x: Tensor, index: Tensor, weight: Tensor, ends: Tensor, to: Tensor, wei
 
 
 def blur(x: Tensor, neighbors: Tensor, taps: Tensor, to: Tensor) -> None:
-    """``to[r] = Σ_t taps[t] · x[neighbors[r, t]]``; a neighbor that is not there has the number -1."""
+    """``to[r] = Σ_t taps[t] · x[neighbors[t, r]]``; a neighbor that is not there has the number -1."""
     count, width = to.shape
     height, across = tile(width)
     _blur(

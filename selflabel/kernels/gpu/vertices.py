@@ -13,24 +13,42 @@ from torch import Tensor
 
 from selflabel.kernels.gpu.launch import BLOCK, Kernel, blocks, helper
 
+FARTHEST = tl.constexpr(1 << 62)
+"""Beyond all keys."""
+
 
 @helper
 def _at(shift, size, row):
-    return row.to(tl.int64) + (tl.zeros_like(row).to(tl.int64) + size) * shift
+    return row.to(tl.int64) + (tl.full([], 0, tl.int64) + size) * shift
 
 
 @helper
-def _lower_bound(table, size, wanted, rounds):
-    low = tl.zeros_like(wanted).to(tl.int32)
+def _lower_bound(table, size, wanted, active, rounds):
+    # first for the least and the largest of the block: between their places the others need few rounds
+    least = tl.min(tl.where(active, wanted, FARTHEST), 0)
+    largest = tl.max(tl.where(active, wanted, -FARTHEST), 0)
+    ends = tl.where(tl.arange(0, 2) == 0, least, largest)
+    low = tl.zeros([2], tl.int32)
     high = low + size
     for _ in range(rounds):
         middle = (low + high) // 2
         wide = low < high
-        right = wide & (tl.load(table + middle, mask=wide, other=0) < wanted)
+        right = wide & (tl.load(table + middle, mask=wide, other=0) < ends)
         low = tl.where(right, middle + 1, low)
         high = tl.where(right, high, middle)
-    there = tl.load(table + low, mask=low < size, other=0) == wanted
-    return low, there & (low < size)
+    start = tl.min(low, 0)
+    between = tl.where(least <= largest, tl.max(low, 0) - start, 0)
+    place = tl.zeros_like(wanted).to(tl.int32) + start
+    above = place + between
+    while between > 0:
+        center = (place + above) // 2
+        apart = active & (place < above)
+        larger = apart & (tl.load(table + center, mask=apart, other=0) < wanted)
+        place = tl.where(larger, center + 1, place)
+        above = tl.where(larger, above, center)
+        between = between // 2
+    known = active & (place < size)
+    return place, known & (tl.load(table + place, mask=known, other=0) == wanted)
 
 
 @Kernel
@@ -38,7 +56,7 @@ def _search(table, size, step, rounds, found, RADIUS: tl.constexpr, BLOCK: tl.co
     row, shift = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     inside = row < size
     wanted = tl.load(table + row, mask=inside, other=0) + (shift - 2 * RADIUS) * tl.load(step)
-    place, there = _lower_bound(table, size, wanted, rounds)
+    place, there = _lower_bound(table, size, wanted, inside, rounds)
     tl.store(found + _at(shift, size, row), 2 * place + there.to(tl.int32), mask=inside)
 
 
@@ -61,13 +79,14 @@ def _meeting(
     row, shift = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     inside = row < size
     at = _at(shift, size, row)
-    new = tl.load(flags + at, mask=inside, other=0)
-    key = tl.load(table + row, mask=inside, other=0) + (shift - RADIUS) * tl.load(step)
-    stride, met = tl.load(other_step), tl.zeros([BLOCK], tl.int32)
+    new = tl.load(flags + at, mask=inside, other=0) > 0
+    key = tl.load(table + row, mask=new, other=0) + (shift - RADIUS) * tl.load(step)
+    stride, alone = tl.load(other_step), new
     for tap in tl.static_range(2 * RADIUS + 1):
-        _, there = _lower_bound(other, other_size, key + (tap - RADIUS) * stride, rounds)
-        met |= there.to(tl.int32)
-    tl.store(flags + at, new & met, mask=inside)
+        wanted = key + (tap - RADIUS) * stride
+        _, there = _lower_bound(other, other_size, wanted, alone, rounds)
+        alone = alone & (there == 0)
+    tl.store(flags + at, 0, mask=alone)
 
 
 @Kernel
@@ -79,33 +98,30 @@ def _merge(
     sums,
     to,
     neighbors,
+    count,
     FORTH: tl.constexpr,
     RADIUS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row, shift = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     inside = row < size
-    taps = 2 * RADIUS + 1
-    place = tl.zeros([BLOCK], tl.int32)
-    for tap in tl.static_range(2 * RADIUS + 1):
-        lower = tl.load(found + _at(shift - tap + 2 * RADIUS, size, row), mask=inside, other=0) // 2
-        start = _at(tap, size, tl.zeros_like(row))
-        place += tl.load(sums + start + lower, mask=inside, other=0) - tl.load(
-            sums + start, mask=inside, other=0
-        )
     at = _at(shift, size, row)
     flag = tl.load(sums + at + 1, mask=inside, other=0) - tl.load(sums + at, mask=inside, other=0)
     new = inside & (flag > 0)
-    key = tl.load(table + row, mask=inside, other=0) + (shift - RADIUS) * tl.load(step)
+    needed = new if FORTH else inside
+    place = tl.zeros([BLOCK], tl.int32)
+    for tap in tl.static_range(2 * RADIUS + 1):
+        lower = tl.load(found + _at(shift - tap + 2 * RADIUS, size, row), mask=needed, other=0) // 2
+        start = sums + (tl.full([], 0, tl.int64) + size) * tap
+        place += tl.load(start + lower, mask=needed, other=0) - tl.load(start)
+    key = tl.load(table + row, mask=new, other=0) + (shift - RADIUS) * tl.load(step)
     tl.store(to + place, key, mask=new)
     if FORTH:
         for tap in tl.static_range(2 * RADIUS + 1):
             hit = tl.load(found + _at(shift + tap, size, row), mask=new, other=0)
-            tl.store(
-                neighbors + place.to(tl.int64) * taps + tap, tl.where(hit % 2 == 1, hit // 2, -1), mask=new
-            )
+            tl.store(neighbors + _at(tap, count, place), tl.where(hit % 2 == 1, hit // 2, -1), mask=new)
     else:
-        tl.store(neighbors + row.to(tl.int64) * taps + shift, place, mask=inside)
+        tl.store(neighbors + at, place, mask=inside)
 
 
 @Kernel
@@ -113,8 +129,8 @@ def _nearest(source, size, target, count, step, rounds, neighbors, RADIUS: tl.co
     row, tap = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     inside = row < count
     wanted = tl.load(target + row, mask=inside, other=0) + (tap - RADIUS) * tl.load(step)
-    place, there = _lower_bound(source, size, wanted, rounds)
-    tl.store(neighbors + row.to(tl.int64) * (2 * RADIUS + 1) + tap, tl.where(there, place, -1), mask=inside)
+    place, there = _lower_bound(source, size, wanted, inside, rounds)
+    tl.store(neighbors + _at(tap, count, row), tl.where(there, place, -1), mask=inside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,13 +173,13 @@ class Spread:
         return self.sums[-1]
 
     def written(self, count: int, forth: bool) -> tuple[Tensor, Tensor]:
-        """The sorted table of all vertices, and the neighbors of a blur ``[rows taps]``, -1 for those not there.
+        """The sorted table of all vertices, and the neighbors of a blur ``[taps rows]``, -1 for those not there.
 
         The blur goes from the old table to the new one (`forth`), or from the new one to the old one.
         """
         size, taps = len(self.table), 2 * self.radius + 1
         to = self.table.new_empty(count)
-        neighbors = self.found.new_empty(count if forth else size, taps)
+        neighbors = self.found.new_empty(taps, count if forth else size)
         _merge(
             (blocks(size, BLOCK), taps),
             self.table,
@@ -173,6 +189,7 @@ class Spread:
             self.sums,
             to,
             neighbors,
+            count,
             forth,
             self.radius,
             BLOCK,
@@ -181,9 +198,9 @@ class Spread:
 
 
 def nearest(source: Tensor, target: Tensor, step: Tensor, radius: int) -> Tensor:
-    """The places in `source` of the vertices -radius, ..., radius steps from those of `target`: ``[rows taps]``."""
+    """The places in `source` of the vertices -radius, ..., radius steps from those of `target`: ``[taps rows]``."""
     taps = 2 * radius + 1
-    neighbors = source.new_empty(len(target), taps, dtype=torch.int32)
+    neighbors = source.new_empty(taps, len(target), dtype=torch.int32)
     _nearest(
         (blocks(len(target), BLOCK), taps),
         source,
