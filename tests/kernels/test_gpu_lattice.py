@@ -24,7 +24,7 @@ def few_programs(kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch) -
     """The interpreter's time is that of programs, not of pixels."""
     if kernel_device.type == "cpu":
         for module in (simplices, vertices):
-            monkeypatch.setattr(module, "BLOCK", 512)
+            monkeypatch.setattr(module, "BLOCK", 1 << 14)
         monkeypatch.setattr(launch, "TILE", 8192)
 
 
@@ -40,8 +40,8 @@ CASES = {
     "line": (2, 90, 1, 9.0, 1.3, 2),
     "place": (1, 70, 2, 5.0, 1.3, 2),
     "volume": (1, 40, 3, 3.0, 0.8, 1),
-    "color": (2, 6, 5, 1.5, 1.3, 2),
-    "six": (1, 5, 6, 1.0, 0.8, 1),
+    "color": (2, 5, 5, 1.0, 0.8, 1),
+    "six": (1, 3, 6, 1.0, 0.8, 1),
     "fine": (1, 12, 2, 2.0, 3.0, 4),
     "flat": (1, 300, 2, 0.0, 1.3, 2),
     "pixel": (1, 1, 3, 1.0, 1.3, 2),
@@ -108,11 +108,11 @@ def test_a_batch_is_its_images_and_a_run_the_next(
     generator: torch.Generator, kernel_device: torch.device
 ) -> None:
     """Bit for bit."""
-    given = features(3, 40, 2, 5.0, generator).to(kernel_device)
-    x = torch.randn(3, 2, 40, generator=generator).to(kernel_device)
+    given = features(2, 25, 2, 3.0, generator).to(kernel_device)
+    x = torch.randn(2, 2, 25, generator=generator).to(kernel_device)
     whole = TritonLattice.build(given, 1.3, 2).apply(x)
     assert torch.equal(TritonLattice.build(given, 1.3, 2).apply(x), whole)
-    for image in range(3):
+    for image in range(2):
         own = slice(image, image + 1)
         assert torch.equal(TritonLattice.build(given[own], 1.3, 2).apply(x[own]), whole[own])
 
@@ -145,8 +145,8 @@ def test_values_are_checked(generator: torch.Generator, kernel_device: torch.dev
         lattice.add_scaled(double, None, 1.0, double)
 
 
-@pytest.mark.parametrize("radius", [1, 2, 3])
-@pytest.mark.parametrize("stride", [1, -13, 40])
+@pytest.mark.parametrize("radius", [1, 2])
+@pytest.mark.parametrize("stride", [1, -13])
 def test_tables_between_blurs(
     stride: int, radius: int, generator: torch.Generator, kernel_device: torch.device
 ) -> None:
@@ -186,8 +186,8 @@ def test_columns_after_the_last_are_zero(kernel_device: torch.device) -> None:
 def test_an_affinity_and_its_gradient(
     generator: torch.Generator, kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = torch.rand(1, 1, 4, 6, generator=generator)
-    labels, weight = (torch.randn(1, 2, 4, 6, generator=generator).double() for _ in range(2))
+    image = torch.rand(1, 1, 3, 4, generator=generator)
+    labels, weight = (torch.randn(1, 2, 3, 4, generator=generator).double() for _ in range(2))
 
     def both_ways(image: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         kernel = (GaussianKernel(0.7, 2.0, 90.0),)

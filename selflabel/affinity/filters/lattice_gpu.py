@@ -88,11 +88,8 @@ class TritonLattice:
         entries, width = self.entries, padded(values.shape[1])
         rows = values.new_empty(self.batch, self.pixels, width)
         kernels.rows(values.contiguous(), scale, rows)
-        x = values.new_empty(len(entries.pieces) - 1, width)
-        kernels.splat(rows.view(-1, width), entries.pixel, entries.weight, entries.pieces, x)
-        if len(x) > self.vertices:
-            pieces, x = x, values.new_empty(self.vertices, width)
-            kernels.join(pieces, entries.first_piece, x)
+        x = values.new_empty(len(entries.rows), width)
+        kernels.splat(rows.view(-1, width), entries, x)
         for neighbors in self.neighbors:
             before, x = x, values.new_empty(neighbors.shape[1], width)
             kernels.blur(before, neighbors, self.taps, x)

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from selflabel.kernels.gpu.launch import Kernel, blocks, tile
+from selflabel.kernels.gpu.simplices import Entries
 
 VECTOR = 4
 """Columns that are read at once: the width of a table is given in these."""
@@ -39,40 +40,46 @@ def _rows(
 
 
 @Kernel
-def _sums(
-    x,
-    index,
-    weight,
-    ends,
-    to,
-    count,
-    vectors,
-    WEIGHTED: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+def _splat(x, index, weight, pieces, rows, to, count, vectors, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     width = vectors * 4  # known to be a multiple
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    piece = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside, wanted = row < count, column < width
-    first = tl.load(ends + row, mask=inside, other=0)
-    length = tl.load(ends + row + 1, mask=inside, other=0) - first
+    inside, wanted = piece < count, column < width
+    first = tl.load(pieces + piece, mask=inside, other=0)
+    length = tl.load(pieces + piece + 1, mask=inside, other=0) - first
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for step in range(tl.max(length, 0)):
         there = step < length
-        if WEIGHTED:
-            entry = tl.load(index + first + step, mask=there, other=0)
-            own = tl.load(weight + first + step, mask=there, other=0.0)
-            at = entry.to(tl.int64)[:, None] * width + column[None, :]
-            total += own[:, None] * tl.load(x + at, mask=there[:, None] & wanted[None, :], other=0.0)
-        else:
-            at = (first + step).to(tl.int64)[:, None] * width + column[None, :]
-            total += tl.load(x + at, mask=there[:, None] & wanted[None, :], other=0.0)
-    tl.store(
-        to + row.to(tl.int64)[:, None] * width + column[None, :],
-        total,
-        mask=inside[:, None] & wanted[None, :],
-    )
+        entry = tl.load(index + first + step, mask=there, other=0)
+        own = tl.load(weight + first + step, mask=there, other=0.0)
+        at = entry.to(tl.int64)[:, None] * width + column[None, :]
+        total += own[:, None] * tl.load(x + at, mask=there[:, None] & wanted[None, :], other=0.0)
+    row = tl.load(rows + piece, mask=inside, other=0)
+    at = row.to(tl.int64)[:, None] * width + column[None, :]
+    tl.store(to + at, total, mask=inside[:, None] & wanted[None, :])
+
+
+@Kernel
+def _add_rest(
+    table, rest_vertex, first_piece, vertices, count, vectors, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    width = vectors * 4  # known to be a multiple
+    piece = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside, wanted = piece < count, column < width
+    vertex = tl.load(rest_vertex + piece, mask=inside, other=0)
+    first = tl.load(first_piece + vertex, mask=inside, other=0)
+    # the first of the rest adds them all
+    inside = inside & (piece == first - vertex)
+    length = tl.load(first_piece + vertex + 1, mask=inside, other=0) - first - 1
+    here = inside[:, None] & wanted[None, :]
+    to = vertex.to(tl.int64)[:, None] * width + column[None, :]
+    total = tl.load(table + to, mask=here, other=0.0)
+    for step in range(tl.max(tl.where(inside, length, 0), 0)):
+        at = (vertices + piece + step).to(tl.int64)[:, None] * width + column[None, :]
+        there = here & (step < length)[:, None]
+        total += tl.load(table + at, mask=there, other=0.0)
+    tl.store(table + to, total, mask=here)
 
 
 @Kernel
@@ -163,32 +170,37 @@ def _step(scale: Tensor | None) -> int:
     return 0 if scale is None or len(scale) == 1 else scale.shape[-1]
 
 
-def splat(x: Tensor, index: Tensor, weight: Tensor, ends: Tensor, to: Tensor) -> None:
-    """``to[r] = Σ_e weight[e] · x[index[e]]`` with e from ``ends[r]`` to ``ends[r + 1]``, in this order."""
-    _sum(x, index, weight, ends, to, True)
-
-
-def join(x: Tensor, ends: Tensor, to: Tensor) -> None:
-    """``to[r]``: the sum of the rows of x from ``ends[r]`` to ``ends[r + 1]``, in this order."""
-    _sum(x, ends, x, ends, to, False)
-
-
-def _sum(x: Tensor, index: Tensor, weight: Tensor, ends: Tensor, to: Tensor, weighted: bool) -> None:
-    count, width = to.shape
+def splat(x: Tensor, entries: Entries, to: Tensor) -> None:
+    """``to[v] = Σ weight · x[pixel]`` over the entries of vertex v, in order; further rows of `to` are scratch."""
+    count, vertices, width = len(entries.rows), len(entries.table), to.shape[1]
     height, across = tile(width)
-    _sums(
-        (blocks(count, height), blocks(width, across)),
+    columns = blocks(width, across)
+    _splat(
+        (blocks(count, height), columns),
         x,
-        index,
-        weight,
-        ends,
+        entries.pixel,
+        entries.weight,
+        entries.pieces,
+        entries.rows,
         to,
         count,
         width // VECTOR,
-        weighted,
         height,
         across,
     )
+    rest = count - vertices
+    if rest:
+        _add_rest(
+            (blocks(rest, height), columns),
+            to,
+            entries.rest_vertex,
+            entries.first_piece,
+            vertices,
+            rest,
+            width // VECTOR,
+            height,
+            across,
+        )
 
 
 def blur(x: Tensor, neighbors: Tensor, taps: Tensor, to: Tensor) -> None:

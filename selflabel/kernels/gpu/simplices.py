@@ -152,7 +152,10 @@ def _entries(
     table,
     first_piece,
     ends,
+    rows,
+    rest_vertex,
     count,
+    vertices,
     CORNERS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -170,7 +173,10 @@ def _entries(
     first = inside & (own != before)
     tl.store(table + own - 1, key, mask=first)
     tl.store(first_piece + own - 1, own_piece - 1, mask=first)
-    tl.store(ends + own_piece - 1, entry, mask=inside & (own_piece != piece_before))
+    begins, rest = inside & (own_piece != piece_before), own_piece - own - 1
+    tl.store(ends + own_piece - 1, entry, mask=begins)
+    tl.store(rows + own_piece - 1, tl.where(first, own - 1, vertices + rest), mask=begins)
+    tl.store(rest_vertex + rest, own - 1, mask=begins & (own == before))
     last = inside & (entry == count - 1)
     tl.store(first_piece + own, own_piece, mask=last)
     tl.store(ends + own_piece, entry + 1, mask=last)
@@ -224,7 +230,8 @@ def simplices(
 class Entries(NamedTuple):
     """P by columns, and its vertices: the pixels and weights of every vertex, by vertex and then by pixel.
 
-    The entries of a vertex are cut into pieces of at most so many, so that no sum is long.
+    The entries of a vertex are cut into pieces of at most so many, so that no sum is long. The sums of first pieces go
+    to the rows of their vertices, those of the rest to rows after all vertices, from where they are added.
     """
 
     table: Tensor
@@ -239,6 +246,10 @@ class Entries(NamedTuple):
     """``[pieces + 1]``, the entry at which each piece begins."""
     first_piece: Tensor
     """``[m + 1]``, the piece at which each vertex begins."""
+    rows: Tensor
+    """``[pieces]``, where the sum of each piece goes."""
+    rest_vertex: Tensor
+    """``[pieces - m]``, the vertex of each piece that is not its first."""
 
 
 def entries(keys: Tensor, weights: Tensor, piece: int) -> Entries:
@@ -260,6 +271,8 @@ def entries(keys: Tensor, weights: Tensor, piece: int) -> Entries:
         weight=weights.new_empty(count),
         pieces=flags.new_empty(pieces + 1),
         first_piece=flags.new_empty(vertices + 1),
+        rows=flags.new_empty(pieces),
+        rest_vertex=flags.new_empty(pieces - vertices),
     )
     _entries(
         grid,
@@ -274,7 +287,10 @@ def entries(keys: Tensor, weights: Tensor, piece: int) -> Entries:
         found.table,
         found.first_piece,
         found.pieces,
+        found.rows,
+        found.rest_vertex,
         count,
+        vertices,
         corners,
         BLOCK,
     )
