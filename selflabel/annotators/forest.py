@@ -10,7 +10,7 @@ from torch import Tensor
 
 from selflabel.affinity.image import ImageLike
 from selflabel.annotators.features import pixel_features
-from selflabel.annotators.protocol import seeds_by_image, spread
+from selflabel.annotators.protocol import MOST_RANDOM_STATE, check_within, seeds_by_image, spread
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class ForestAnnotator:
     random_state: int = 0
 
     name: ClassVar[str] = "forest"
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for values out of range."""
+        check_within("trees", self.trees, 1)
+        check_within("leaf", self.leaf, 1)
+        check_within("random_state", self.random_state, 0, MOST_RANDOM_STATE)
 
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int

@@ -9,7 +9,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.image import ImageLike, as_image
-from selflabel.annotators.protocol import seeds_by_image, spread
+from selflabel.annotators.protocol import MOST_RANDOM_STATE, check_within, seeds_by_image, spread
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class MixtureAnnotator:
     random_state: int = 0
 
     name: ClassVar[str] = "mixture"
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for values out of range."""
+        check_within("components", self.components, 1)
+        check_within("regularization", self.regularization, 0)
+        check_within("random_state", self.random_state, 0, MOST_RANDOM_STATE)
 
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int

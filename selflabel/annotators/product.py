@@ -8,6 +8,7 @@ from torch import Tensor
 
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators.forest import ForestAnnotator
+from selflabel.annotators.protocol import check_within
 from selflabel.annotators.walker import WalkerAnnotator
 from selflabel.labels import classes_present
 
@@ -28,6 +29,11 @@ class ProductAnnotator:
     forest_floor: float = 0.02
 
     name: ClassVar[str] = "product"
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for values out of range."""
+        for name in ("forest_power", "walker_floor", "forest_floor"):
+            check_within(name, getattr(self, name), 0)
 
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int

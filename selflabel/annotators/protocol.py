@@ -1,5 +1,6 @@
 """The protocol of annotators, and what they share."""
 
+import math
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -24,6 +25,18 @@ class Annotator(Protocol):
 
         Raises `ValueError` for an image without seeds, or with seeds out of range.
         """
+
+
+MOST_RANDOM_STATE = 2**32 - 1
+"""What numpy takes."""
+MOST_BLUR_PIXELS = 1000
+
+
+def check_within(name: str, value: object, least: int, most: int | float = math.inf) -> None:
+    """Raise `ValueError` for a setting that is no number, or not in least..most."""
+    if not (isinstance(value, int | float) and math.isfinite(value) and least <= value <= most):
+        bounds = f">= {least:g}" if most == math.inf else f"in {least:g}..{most:g}"
+        raise ValueError(f"expected {name} {bounds}, got {value}")
 
 
 def seeds_by_image(

@@ -1,5 +1,6 @@
 """Random walks to the seeds: a prediction from place and contrast."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from selflabel.affinity import GridAffinity
 from selflabel.affinity.image import ImageLike, as_image
-from selflabel.annotators.protocol import seeds_by_image, spread
+from selflabel.annotators.protocol import MOST_BLUR_PIXELS, check_within, seeds_by_image, spread
 from selflabel.driver import solve
 from selflabel.labels import UNLABELED
 from selflabel.problem import Energy, Problem
@@ -32,6 +33,12 @@ class WalkerAnnotator:
     blur: float = 0.7
 
     name: ClassVar[str] = "walker"
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for values out of range."""
+        if not (math.isfinite(self.strength) and self.strength > 0):
+            raise ValueError(f"expected strength > 0, got {self.strength}")
+        check_within("blur", self.blur, 0, MOST_BLUR_PIXELS)
 
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int

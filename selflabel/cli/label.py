@@ -216,8 +216,11 @@ def _plan(options: LabelOptions, part: "Shard") -> "Plan":
     from selflabel.files.folders import by_stem
     from selflabel.files.images import IMAGE_SUFFIXES
     from selflabel.files.lists import read_stems
+    from selflabel.labeling.outputs import OutputFolder
     from selflabel.labeling.plan import make_plan
 
+    folders = {"images": options.images, "seeds": options.seeds, "predictions": options.probs}
+    OutputFolder(options.out).check_folders(folders)
     stems = None
     if options.stems is not None:
         stems = read_stems(options.stems, by_stem(options.images, IMAGE_SUFFIXES))

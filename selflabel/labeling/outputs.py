@@ -97,6 +97,16 @@ class OutputFolder:
                         )
                 seen |= real
 
+    def check_folders(self, folders: Mapping[str, Path | None]) -> None:
+        """Raise `ValueError` if the place to write to is itself a folder of inputs; folders: by what is in them."""
+        if not self.root.is_dir():
+            return
+        for what, folder in folders.items():
+            if folder is not None and folder.is_dir() and _place(folder) == _place(self.root):
+                raise ValueError(
+                    f"{self.root} is the folder of your {what}: give another --out, such as labeled"
+                )
+
     def prepare(self) -> None:
         """Make the folders. Raises `OSError` if that is not possible, `ValueError` if one of them is a link."""
         for path in self.paths("any").all:

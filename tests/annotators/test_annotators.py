@@ -5,7 +5,14 @@ import torch
 from support.problems import make_case
 from torch import Tensor
 
-from selflabel.annotators import ANNOTATORS, Annotator, ForestAnnotator, ProductAnnotator
+from selflabel.annotators import (
+    ANNOTATORS,
+    Annotator,
+    ForestAnnotator,
+    MixtureAnnotator,
+    ProductAnnotator,
+    WalkerAnnotator,
+)
 from selflabel.annotators.features import pixel_features
 from selflabel.labels import UNLABELED
 from selflabel.problem import Energy
@@ -193,3 +200,33 @@ def test_pixel_features(size: tuple[int, ...], channels: int, count: int) -> Non
     assert features[0].shape == (torch.Size(size).numel(), count)
     alone = pixel_features(image[1:, :channels].contiguous())
     assert (features[1] == alone[0]).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, "x"])
+@pytest.mark.parametrize(
+    ("kind", "name", "bounds"),
+    [
+        (ForestAnnotator, "trees", ">= 1"),
+        (ForestAnnotator, "leaf", ">= 1"),
+        (ForestAnnotator, "random_state", r"in 0\.\.4.29497e\+09"),
+        (MixtureAnnotator, "components", ">= 1"),
+        (MixtureAnnotator, "regularization", ">= 0"),
+        (MixtureAnnotator, "random_state", r"in 0\.\."),
+        (WalkerAnnotator, "blur", r"in 0\.\.1000"),
+        (ProductAnnotator, "forest_power", ">= 0"),
+        (ProductAnnotator, "walker_floor", ">= 0"),
+        (ProductAnnotator, "forest_floor", ">= 0"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_settings_out_of_range_are_refused_when_they_are_made(
+    kind: type, name: str, bounds: str, value: object
+) -> None:
+    with pytest.raises(ValueError, match=rf"expected {name} {bounds}.*, got {value}"):
+        kind(**{name: value})
+
+
+@pytest.mark.parametrize("strength", [0.0, -3.0, float("nan"), float("inf")])
+def test_a_walk_needs_a_strength(strength: float) -> None:
+    with pytest.raises(ValueError, match="expected strength > 0"):
+        WalkerAnnotator(strength=strength)

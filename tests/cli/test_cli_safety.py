@@ -108,3 +108,36 @@ def test_data_may_move(tmp_path: Path) -> None:
     other = label(there[0], there[1], out)
     assert other.exit_code == 2
     assert "probs: true -> false" in other.output
+
+
+@pytest.mark.parametrize("role", ["images", "seeds", "predictions"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_folder_of_inputs_is_no_folder_of_outputs(tmp_path: Path, role: str, linked: bool) -> None:
+    images, seeds, _ = make_folders(tmp_path, 1)
+    probs = tmp_path / "probs"
+    probs.mkdir()
+    np.save(probs / "a0.npy", np.full((3, 12, 16), 1 / 3))
+    out = {"images": images, "seeds": seeds, "predictions": probs}[role]
+    if linked:
+        (tmp_path / "link").symlink_to(out)
+        out = tmp_path / "link"
+    before = contents(tmp_path)
+    result = label(images, seeds, out, "--probs", probs)
+    assert result.exit_code == 2, result.output
+    assert f"{out} is the folder of your {role}: give another --out" in result.output
+    assert contents(tmp_path) == before
+    inside = label(images, seeds, images / "labeled", "--probs", probs)  # folders within are no images
+    assert inside.exit_code == 0, inside.output
+    assert label(images, seeds, images / "labeled", "--probs", probs).exit_code == 0
+
+
+def test_a_wrong_setting_is_told_once_before_the_work(tmp_path: Path) -> None:
+    images, seeds, _ = make_folders(tmp_path, 3)
+    for given in (("forest", "trees=0"), ("mixture", "components=-1"), ("walker", "blur=-1")):
+        result = label(
+            images, seeds, tmp_path / "out", "--annotator", given[0], "--set", f"annotator.{given[1]}"
+        )
+        assert result.exit_code == 2, result.output
+        assert result.output.startswith(f"error: expected {given[1].split('=')[0]} ")
+        assert result.output.count("\n") == 1
+        assert not (tmp_path / "out").exists()
