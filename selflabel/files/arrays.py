@@ -17,6 +17,8 @@ TIFF_SUFFIXES: Final = (".tif", ".tiff")
 ARRAY_SUFFIXES: Final = (".npz", ".npy", *TIFF_SUFFIXES)
 HEADER_BYTES: Final = 2**14
 """Of an npy file; numpy reads headers of at most 10,000 letters."""
+PICKLE: Final = b"\x80"
+"""The first byte of pickles since protocol 2."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class _Member:
 
 def _of_npy(head: bytes, size: int, contents: Callable[[], bytes]) -> StoredArray:
     """The array in a file of `size` bytes, of which the first are given."""
+    if head.startswith(PICKLE):
+        raise ValueError("expected an npy file, got a pickle, which is not opened: save numbers with np.save")
     file = io.BytesIO(head)
     try:
         version = np.lib.format.read_magic(file)

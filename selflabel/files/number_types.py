@@ -34,7 +34,8 @@ def normalized(array: Shaped[np.ndarray, "k h w"]) -> Float32[np.ndarray, "k h w
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise ValueError(
-            f"{int((~np.isfinite(values)).sum())} of {values.size} probabilities are nan or infinite"
+            f"{int((~np.isfinite(values)).sum())} of {values.size} probabilities are nan or infinite: replace them, or "
+            f"predict again"
         )
     if low < -FLOAT_SLACK or high > 1 + FLOAT_SLACK:
         raise ValueError(f"probabilities must lie in [0, 1], got {low:g} to {high:g}: {_outside(values)}")

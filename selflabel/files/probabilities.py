@@ -130,7 +130,9 @@ def class_list(classes: Shaped[np.ndarray, "..."], rows: int) -> Integer[np.ndar
     classes outside 0 .. 254.
     """
     if classes.dtype.kind not in "iuf":
-        raise ValueError(f"expected classes as whole numbers, got {classes.dtype}")
+        raise ValueError(
+            f"expected the class of each row as a whole number, got {classes.dtype}: save numbers, or no list"
+        )
     if classes.shape != (rows,):
         raise ValueError(f"{classes.size} classes for {rows} rows of probabilities: expected one a row")
     wrong = classes[~((classes >= 0) & (classes < UNLABELED) & (np.floor(classes) == classes))]
@@ -169,6 +171,8 @@ def _key(arrays: dict[str, StoredArray], key: str) -> str:
     names = ", ".join(sorted(numbers)) or "none"
     if "" in arrays:  # a file of one array
         key = ""
+    elif not arrays:
+        raise ValueError("expected an array of probabilities, got a file without arrays")
     elif key and key not in arrays:
         raise ValueError(f"the file has no array {key}, only {names}")
     elif not key and len(numbers) != 1:

@@ -115,7 +115,14 @@ class _Partners:
     @classmethod
     def of(cls, images: Path, path: Path, suffixes: tuple[str, ...], kind: str) -> "_Partners":
         """Those at `path`; one file alone belongs to one image alone."""
-        there = listing(path, suffixes)
+        try:
+            there = listing(path, suffixes)
+        except ValueError as error:
+            if kind == "seeds" or not path.is_dir() or not any(path.glob("*.pt")):
+                raise
+            raise ValueError(
+                f"{error}: files of torch are pickles and are not opened; np.save(name, tensor.numpy()) writes npy"
+            ) from error
         if images.is_file() and path.is_file():
             there = Listing({stem_of(images.name): path})
         names = sorted(file.name for file in (*there.files.values(), *there.others))

@@ -1,12 +1,12 @@
 """Files of probabilities: types, layouts, lists of classes, and what is refused with a remedy."""
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 import torch
 
 from selflabel.files.number_types import normalized, quantized, softmax
@@ -35,12 +35,6 @@ def npy(array: np.ndarray) -> bytes:
 def npz(**arrays: Any) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def tiff(array: np.ndarray, **more: Any) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, array, **more)
     return buffer.getvalue()
 
 
@@ -246,86 +240,6 @@ def test_shapes_are_checked_before_values_are_read() -> None:
         decode_probabilities(npz(p=np.zeros((4, 2**13, 2**13), np.uint8)), ".npz", SIZE)
 
 
-# --- TIFF ---
-
-
-@pytest.mark.parametrize(
-    ("array", "more"),
-    [
-        (PROBS.astype(np.float32), {"photometric": "minisblack"}),
-        (PROBS.astype(np.float32), {"photometric": "minisblack", "compression": "zlib"}),
-        (PROBS.astype(np.float32), {"photometric": "minisblack", "planarconfig": "separate"}),
-        (PROBS.astype(np.float32), {"photometric": "minisblack", "imagej": True}),
-        (
-            PROBS.transpose(1, 2, 0).astype(np.float32),
-            {"photometric": "minisblack", "planarconfig": "contig"},
-        ),
-        (np.rint(PROBS * 65535).astype(np.uint16), {"photometric": "minisblack"}),
-        (
-            np.rint(PROBS * 65535).astype(np.uint16),
-            {"photometric": "minisblack", "bigtiff": True, "byteorder": ">"},
-        ),
-    ],
-)
-def test_bands_of_tiff_files(array: np.ndarray, more: dict[str, object]) -> None:
-    found = decode_probabilities(tiff(array, **more), ".tif", SIZE)
-    np.testing.assert_allclose(found.probs, PROBS, atol=1e-4)
-
-
-def test_three_bands_of_tiff_files_are_no_colors() -> None:
-    rows = PROBS[:3] / PROBS[:3].sum(0)
-    for array in (quantized(rows), quantized(rows).transpose(1, 2, 0)):
-        for more in ({"photometric": "rgb"}, {"photometric": "minisblack"}):
-            given = {**more, "planarconfig": "separate" if array.shape[0] == 3 else "contig"}
-            np.testing.assert_allclose(
-                decode_probabilities(tiff(array, **given), ".TIFF", SIZE).probs, rows, atol=4e-3
-            )
-    cube = np.random.default_rng(733).dirichlet(np.ones(3), (3, 3)).transpose(2, 0, 1).astype(np.float32)
-    found = decode_probabilities(tiff(cube, photometric="minisblack"), ".tif", (3, 3))
-    np.testing.assert_allclose(found.probs, cube, atol=1e-6)
-
-
-def two_pages(first: np.ndarray, second: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    with tifffile.TiffWriter(buffer) as file:
-        for page in (first, second):
-            file.write(page, photometric="minisblack" if page.ndim == 2 else "rgb", metadata=None)
-    return buffer.getvalue()
-
-
-ROWS = np.zeros(SIZE, np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (two_pages(ROWS, ROWS[1:]), "expected pages of one shape and type"),
-        (two_pages(np.zeros((*SIZE, 3), np.uint8), np.zeros((*SIZE, 3), np.uint8)), "got 2 of 3 bands"),
-        (
-            tiff(PROBS.astype(np.float32), photometric="minisblack", extratags=[(274, "H", 1, 6, True)]),
-            "expected upright bands, got Orientation 6",
-        ),
-        (
-            tiff(ROWS, photometric="miniswhite"),
-            "expected bands of numbers without compression or with deflate",
-        ),
-        (
-            tiff(
-                np.zeros((4, 16, 16), np.float32),
-                photometric="minisblack",
-                volumetric=True,
-                tile=(16, 16, 16),
-            ),
-            "volume",
-        ),
-        (tiff(PROBS.astype(np.float32), photometric="minisblack")[:400], None),
-    ],
-)
-def test_tiff_files_that_will_not_do(data: bytes, message: str | None) -> None:
-    with pytest.raises((ValueError, OSError), match=message):
-        decode_probabilities(data, ".tif", SIZE)
-
-
 # --- arrays of npz files, and lists of classes ---
 
 
@@ -362,7 +276,10 @@ def test_the_only_array_may_have_any_name(name: str) -> None:
         (np.array([0, np.nan, 2]), r"expected classes in 0\.\.254, got nan"),
         (np.array([0, 1.5, 2]), r"expected classes in 0\.\.254, got 1.5"),
         (np.array([0, 2, 2]), "expected each class once in the list of classes, got 2 2 times"),
-        (np.array(["sky", "hill", "road"]), "expected classes as whole numbers, got <U4"),
+        (
+            np.array(["sky", "hill", "road"]),
+            r"expected the class of each row as a whole number, got <U4: save numbers, or no list",
+        ),
     ],
 )
 def test_lists_of_classes_that_will_not_do(classes: np.ndarray, message: str) -> None:
@@ -385,6 +302,17 @@ def test_255_classes_are_the_most(tmp_path: Path) -> None:
     write_soft(tmp_path / "p.npz", np.full((2, 1, 1), 0.5), np.array([0, 255]))
     with pytest.raises(ValueError, match=r"expected classes in 0\.\.254, got 255"):
         decode_probabilities((tmp_path / "p.npz").read_bytes(), ".npz", (1, 1))
+
+
+def test_files_without_arrays_and_pickles_are_named() -> None:
+    with pytest.raises(ValueError, match="expected an array of probabilities, got a file without arrays"):
+        decode_probabilities(npz(), ".npz", SIZE)
+    for suffix in (".npy", ".npz"):
+        data = pickle.dumps(PROBS)
+        with pytest.raises(
+            (ValueError, OSError), match=r"a pickle, which is not opened|damaged npy or npz file"
+        ):
+            decode_probabilities(data, suffix, SIZE)
 
 
 def test_arrays_of_objects_are_named() -> None:

@@ -96,6 +96,19 @@ def test_predictions_need_no_seeds(tmp_path: Path) -> None:
     assert "seeds: false -> true" in with_seeds.output
 
 
+def test_files_of_torch_are_not_opened(tmp_path: Path) -> None:
+    images, seeds, _ = make_folders(tmp_path, 1)
+    probs = tmp_path / "probs"
+    probs.mkdir()
+    with pytest.raises(ValueError, match=r"no files named \*\.npz, \*\.npy, \*\.tif, \*\.tiff$"):
+        make_plan(images, seeds, probs)
+    (probs / "a0.pt").touch()
+    with pytest.raises(
+        ValueError, match=r"\(\.pt\)\): files of torch are pickles and are not opened; np\.save"
+    ):
+        make_plan(images, seeds, probs)
+
+
 def test_neither_seeds_nor_predictions(tmp_path: Path) -> None:
     images, _, _ = make_folders(tmp_path, 1)
     result = label(images, "--out", tmp_path / "out")
