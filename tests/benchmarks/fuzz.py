@@ -10,6 +10,7 @@ exit code 1 if anything was not so. A quarter of an hour on two cores.
 """
 
 import argparse
+import re
 import shutil
 import sys
 import tempfile
@@ -38,6 +39,30 @@ SCHEDULE = (
     "2",
 )
 WALKER = ("--solver", "random-walker", "--annotator", "walker", "--workers", "1")
+
+
+NUMBERS = [b"-7", b"1e999", b"99999999999", b'"x"', b"null"]
+ODD_VALUES = (
+    *(
+        "",
+        " ",
+        "-1",
+        "0",
+        "1.5",
+        "nan",
+        "inf",
+        "1e400",
+        "9" * 30,
+        "x",
+        "é\u202e",
+        "--out",
+        "a,b",
+        "a=b",
+        "[",
+        "{}",
+    ),
+    *("/dev/zero", "/dev/null", "/", "solver.x=1", "affinity.sigma=nan", "\x1b[31m"),
+)
 
 
 @dataclass
@@ -136,23 +161,26 @@ class Fuzzer:
             self.report.tried[f"{command}, {role}: {kind}"] += 1
 
     def label(self, root: Path, stems: tuple[str, ...], role: str) -> None:
-        given = ("--seeds", root / "seeds", *(("--probs", root / "probs") if role == "probs" else ()))
+        given = ("--probs", root / "probs", *WALKER[:2]) if role == "probs" else WALKER
         out = root / "out"
-        ended = self.run("label", root / "images", *given, "--out", out, *WALKER)
+        ended = self.run(
+            "label", root / "images", "--seeds", root / "seeds", "--out", out, *given, "--verbose"
+        )
         self.accounted(
             ended, {path.stem for path in (out / "labels").glob("*.png")}, stems, f"label, odd {role}"
         )
 
     def predict(self, root: Path, stems: tuple[str, ...], role: str, trained: Path) -> None:
-        ended = self.run("predict", trained, root / "images", "--out", root / "out", "--device", "cpu")
+        out = root / "out"
+        ended = self.run("predict", trained, root / "images", "--out", out, "--device", "cpu", "--verbose")
         self.accounted(
             ended, {path.stem for path in (root / "out").glob("*.npz")}, stems, f"predict, odd {role}"
         )
 
     def score(self, root: Path, stems: tuple[str, ...], role: str) -> None:
-        ended = self.run("score", root / "predicted", root / "masks", "--per-image")
-        lines = ended.output.splitlines()
-        scored = {stem for stem in (*SOUND, *stems) if any(stem in line and "│" in line for line in lines)}
+        ended = self.run("score", root / "predicted", root / "masks", "--verbose")
+        right = re.compile(r"^(\w+): [\d.]+ % of the pixels right", re.MULTILINE)
+        scored = set(right.findall(ended.output))
         self.accounted(ended, scored, stems, f"score, odd {role}")
 
     def train(self, root: Path, stems: tuple[str, ...], role: str) -> None:
@@ -171,6 +199,8 @@ class Fuzzer:
     def accounted(self, ended: Ended, done: set[str], stems: tuple[str, ...], what: str) -> None:
         """Each image is done or named; sound ones are done."""
         lost = [stem for stem in stems if stem not in done and stem not in ended.output]
+        # what is no file at all is counted in one line, without its name
+        lost = lost[sum(map(int, re.findall(r"(\d+) (?:files?|folders?) (?:is|are) no", ended.output))) :]
         missed = [stem for stem in SOUND if stem not in done]
         self.report.outcomes[f"{what}: done"] += len(done & set(stems))
         self.report.outcomes[f"{what}: named"] += len(set(stems) - done - set(lost))
@@ -218,22 +248,13 @@ class Fuzzer:
             ended = self.run(*again[name])
             same = snapshot(made / name) == before[name]
             told = path.name in ended.output or path.stem in ended.output
-            outcome = (
-                "mended"
-                if same and ended.code == 0
-                else "refused by name"
-                if told
-                else "let be"
-                if ended.code == 0
-                else "refused"
-            )
+            if ended.code == 0:
+                outcome = "results as before" if same else "other results, told" if told else "other results"
+            else:
+                outcome = "refused by name" if told else "refused"
             self.report.outcomes[f"edit: {outcome}"] += 1
-            wrong = ended.code != 0 and not told
-            self.report.check(
-                ended,
-                f"{kind} of {path.relative_to(made)}",
-                *(["refused without the file's name"] if wrong else []),
-            )
+            unnamed = ["refused without the file's name"] if ended.code != 0 and not told else []
+            self.report.check(ended, f"{kind} of {path.relative_to(made)}", *unnamed)
             if not same:
                 restore(made / name, before[name])
 
@@ -252,8 +273,7 @@ class Fuzzer:
             "score": ("score", data / "masks", data / "masks"),
         }
         known = {name: sorted(set(_flags(self.run(name, "--help").output)) - {"--help"}) for name in base}
-        values = ("", " ", "-1", "0", "1.5", "nan", "inf", "1e400", "9" * 30, "x", "é\u202e", "--out", "a,b", "a=b", "/dev/zero",
-                  "/dev/null", "/", str(made / "data"), str(made / "none"), "[", "{}", "solver.x=1", "affinity.sigma=nan", "\x1b[31m")  # fmt: skip
+        values = (*ODD_VALUES, str(made / "data"), str(made / "none"))
         for number in range(count):
             name = str(self.random.choice(list(base)))
             flag, value = str(self.random.choice(known[name])), str(self.random.choice(values))
@@ -316,7 +336,7 @@ def edit(path: Path, random: np.random.Generator) -> str:
         "line gone": lambda: b"".join(lines[:at] + lines[at + 1 :]),
         "line twice": lambda: b"".join([*lines[: at + 1], lines[at], *lines[at + 1 :]]),
         "lines swapped": lambda: b"".join([*lines[:at], *lines[at : at + 2][::-1], *lines[at + 2 :]]),
-        "number": lambda: data[:digit] + random.choice([b"-7", b"1e999", b"99999999999", b'"x"', b"null"]) + data[digit + 1 :],
+        "number": lambda: data[:digit] + random.choice(NUMBERS) + data[digit + 1 :],
         "nan": lambda: data[:digit] + b"NaN" + data[digit + 1 :],
         "word": lambda: data.replace(b"e", b"\xff", 1),
         "half a line": lambda: b"".join(lines[:at]) + lines[at][: len(lines[at]) // 2],
