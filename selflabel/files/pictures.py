@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Shaped
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from selflabel.files.rasters import MOST_PIXELS, Raster, check_size, upright, upright_size
 
@@ -85,7 +85,10 @@ def large_allowed() -> Iterator[None]:
 
 def _opened(data: bytes) -> Image.Image:
     with large_allowed():
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        try:
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError as error:  # whose message shows an object in memory
+            raise UnidentifiedImageError("empty or not an image") from error
     check_size(picture.height, picture.width)
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format not in SEVERAL_VIEWS:

@@ -1,5 +1,6 @@
 """Images and label files of many kinds."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from support.encoders import encoded, tiff
 
 from selflabel.files import UNLABELED
-from selflabel.files.images import decode_image, image_size, read_image, to_unit
+from selflabel.files.images import decode_image, decoded_size, image_size, read_image, stored_size, to_unit
 from selflabel.files.label_files import LabelFormat, decode_index, read_index, write_index
 from selflabel.files.palette import colorize, overlay, voc_palette
 from selflabel.labels import UNLABELED as CORE_UNLABELED
@@ -233,3 +234,11 @@ def test_overlay_mixes_labels_with_the_image_and_leaves_unlabeled_pixels() -> No
 
 def test_unlabeled_is_the_same_number_everywhere() -> None:
     assert UNLABELED == CORE_UNLABELED
+
+
+@pytest.mark.parametrize("read", [stored_size, decoded_size, decode_image])
+def test_what_is_no_image_is_said_without_objects_in_memory(read: Callable[[bytes], object]) -> None:
+    for data in (b"", b"<html>", b"\x89PNG\r\n\x1a\n"):
+        with pytest.raises(OSError, match="empty or not an image") as raised:
+            read(data)
+        assert "0x" not in str(raised.value)
