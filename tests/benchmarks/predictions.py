@@ -145,8 +145,8 @@ def _selflabel(*arguments: object) -> subprocess.Popen[bytes]:
     )
 
 
-def _wait(running: "list[subprocess.Popen[bytes]]") -> None:
-    if any([process.wait() for process in running]):
+def _wait(running: list[subprocess.Popen[bytes]]) -> None:
+    if sum(process.wait() != 0 for process in running):
         sys.exit("a command failed")
 
 
