@@ -55,6 +55,8 @@ def configure(*, quiet: bool, verbose: bool) -> None:
         LIBRARY.removeHandler(handler)
     LIBRARY.addHandler(_Lines())
     LIBRARY.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+    # what tifffile finds in a damaged file is in our error, or changes nothing
+    logging.getLogger("tifffile").setLevel(logging.WARNING if verbose else logging.CRITICAL)
 
 
 def is_quiet() -> bool:

@@ -118,7 +118,7 @@ def read_raster(data: bytes, suffix: str = "") -> Raster:
         return picture_raster(data)
     except UnidentifiedImageError as error:
         named = f", though its name ends in {suffix}" if suffix else ""
-        raise OSError(f"empty or not an image{named}") from error
+        raise OSError(f"{error}{named}") from error
 
 
 def to_unit(array: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w c"]:

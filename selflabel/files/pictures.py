@@ -35,13 +35,13 @@ def picture_size(data: bytes, *, turned: bool = True) -> tuple[int, int]:
 
     Where a PNG is turned may stand behind its pixels: they are read for it.
     """
-    with _opened(data) as picture:
+    with large_allowed(), _opened(data) as picture:
         return upright_size(picture.height, picture.width, _orientation(picture) if turned else 1)
 
 
 def picture_channels(data: bytes) -> int:
     """1 for gray, 3 for colors and palettes, without alpha. Raises as `picture_raster` does."""
-    with _opened(data) as picture:
+    with large_allowed(), _opened(data) as picture:
         return 1 if picture.mode in _GRAY or picture.mode.startswith("I;16") else 3
 
 
@@ -53,7 +53,7 @@ def picture_raster(data: bytes) -> Raster:
     Raises pillow's `UnidentifiedImageError`, an `OSError`, for no such file, `ValueError` for too many pixels and for
     several frames; on damaged data whatever pillow raises.
     """
-    with _opened(data) as picture:
+    with large_allowed(), _opened(data) as picture:
         form = picture.format or "image"
         exact = form not in INEXACT
         if form == "WEBP":
@@ -71,13 +71,13 @@ def picture_raster(data: bytes) -> Raster:
 
 @contextmanager
 def large_allowed() -> Iterator[None]:
-    """Let pillow open and load pictures that are merely large, without a warning: `check_size` decides.
+    """Let pillow open and load pictures without its warnings: large ones are `check_size`'s, damaged ones raise.
 
     Raises `ValueError` for more pixels than pillow ever reads.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
             yield
     except Image.DecompressionBombError as error:
         raise ValueError(f"expected at most {MOST_PIXELS} pixels: {error}; cut it into tiles") from error

@@ -251,6 +251,13 @@ def test_large_pictures_are_read_without_a_warning(monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(GRAY))), to_unit(GRAY))
 
 
+@pytest.mark.parametrize("data", [b"", b"no image"])
+def test_headers_of_what_is_no_image(data: bytes) -> None:
+    for read in (stored_size, decoded_size):
+        with pytest.raises(OSError, match=r"^empty or not an image$"):
+            read(data)
+
+
 def test_no_pixels() -> None:
     for data in (tiff_of_tags(b"", {256: 0, 257: 4, 258: 8, 259: 1, 262: 1}), png_of_size(0, 4)):
         with pytest.raises((ValueError, OSError)), about(Path("a")):
@@ -295,7 +302,6 @@ SOURCES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", SOURCES)
 def test_damaged_files_end_in_one_error_that_names_them(name: str) -> None:
     dice = random.Random(f"8311 {name}")
