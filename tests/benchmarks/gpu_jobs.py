@@ -213,23 +213,32 @@ def _smooth_problem(shape: Shape, device: torch.device) -> Problem:
 
 
 def training(sizes: Sizes, device: torch.device) -> Iterator[Job]:
-    """The solver of a training step of soft ADM as by default, and without the walker's labels."""
-    image, logits = draw(sizes.training, device)
-    seeds, classes = strokes(sizes.training, device), sizes.training[1]
+    """The solver of a training step of soft ADM, from the prediction."""
+    work = partial(solve, _batch_of_training(sizes, device), GradientDescent())
+    yield Job(f"GradientDescent from the prediction, {by(sizes.training)}", work, 0, "")
+
+
+def from_the_walker(sizes: Sizes, device: torch.device) -> Iterator[Job]:
+    """As by default: the walker's labels are solved for in each step."""
+    problem, classes = _batch_of_training(sizes, device), sizes.training[1]
+    image, _ = draw(sizes.training, device)
     walks = Problem.from_seeds(
-        RandomWalker.default_energy, seeds, classes, RandomWalker.default_affinity(image)
+        RandomWalker.default_energy, problem.seeds, classes, RandomWalker.default_affinity(image)
     )
-    affinity = GridAffinity.from_image(image, 9.0)
-    problem = Problem.from_logits(GradientDescent.default_energy, logits, seeds, affinity)
 
     def both() -> object:
         return solve(problem, GradientDescent(), start=solve(walks, RandomWalker()).labels)
 
-    size = by(sizes.training)
-    yield Job(
-        f"GradientDescent from the prediction, {size}", partial(solve, problem, GradientDescent()), 0, ""
+    name = f"GradientDescent from the walker's labels, {by(sizes.training)}"
+    yield Job(name, both, 0, "", at_most(25))
+
+
+def _batch_of_training(sizes: Sizes, device: torch.device) -> Problem:
+    image, logits = draw(sizes.training, device)
+    affinity = GridAffinity.from_image(image, 9.0)
+    return Problem.from_logits(
+        GradientDescent.default_energy, logits, strokes(sizes.training, device), affinity
     )
-    yield Job(f"GradientDescent from the walker's labels, {size}", both, 0, "", at_most(25))
 
 
 def mean_field(sizes: Sizes, device: torch.device) -> Iterator[Job]:
@@ -367,13 +376,14 @@ def walker(sizes: Sizes, device: torch.device) -> Iterator[Job]:
 
 
 FAMILIES: dict[str, Family] = {
-    "descent": Family(descent, (Routine.DESCENT,)),
-    "converged": Family(converged, (Routine.DESCENT,)),
+    "descent": Family(descent, (Routine.DESCENT, Routine.STENCIL)),
+    "converged": Family(converged, (Routine.DESCENT, Routine.STENCIL)),
     "recipe": Family(recipe),
     "training": Family(training, (Routine.DESCENT,)),
+    "adm": Family(from_the_walker),
     "gated": Family(gated, (Routine.GATED,)),
     "published": Family(published_gated),
-    "window": Family(window, (Routine.GATED,)),
+    "window": Family(window, (Routine.STENCIL,)),
     "mean-field": Family(mean_field, (Routine.LATTICE, Routine.MEAN_FIELD)),
     "lattice": Family(filters, (Routine.LATTICE,)),
     "exact": Family(exact, (Routine.EXACT,)),
