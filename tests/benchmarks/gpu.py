@@ -28,8 +28,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from gpu_base import NUMBER, SMALL, Family, Job, Sizes
 from gpu_checks import checks
-from gpu_jobs import FAMILIES, NUMBER, SMALL, Family, Job, Sizes, hot_functions
+from gpu_jobs import FAMILIES, hot_functions
 
 from selflabel.kernels import backend
 

@@ -56,7 +56,7 @@ def test_what_fails_is_told_at_the_end_and_the_rest_goes_on(
 
     wrong = gpu_checks.Check("doubtful", lambda scene: (scene.probs * float(scene.probs.itemsize),), 1e-4)
     monkeypatch.setattr(gpu, "checks", lambda: iter([wrong]))
-    monkeypatch.setitem(gpu.FAMILIES, "descent", gpu_jobs.Family(broken))
+    monkeypatch.setitem(gpu.FAMILIES, "descent", gpu.Family(broken))
     chosen = ["--device", "cpu", "--small", "--jobs", "checks,descent,recipe"]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *chosen])
     with pytest.raises(SystemExit) as ended:
