@@ -136,6 +136,11 @@ def test_keys_fit(generator: torch.Generator, kernel_device: torch.device) -> No
         TritonLattice.build(features(1, 9, 6, 1e5, generator).to(kernel_device), 1.3, 2)
 
 
+def test_corners_have_numbers() -> None:
+    with pytest.raises(ValueError, match="fewer images at a time"):
+        TritonLattice.build(torch.zeros(1, 1, 2).expand(1, 2**30, 2), 1.3, 2)
+
+
 def test_values_are_checked(generator: torch.Generator, kernel_device: torch.device) -> None:
     lattice = TritonLattice.build(features(1, 20, 1, 4.0, generator).to(kernel_device), 1.3, 2)
     with pytest.raises(ValueError, match=r"\[1 k 20\]"):

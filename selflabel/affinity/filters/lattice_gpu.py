@@ -38,9 +38,15 @@ class TritonLattice:
     def build(cls, features: Float[Tensor, "b n d"], variance: float, radius: int) -> "TritonLattice":
         """From float32 features of the right shape.
 
-        Raises `ValueError` if they are not finite or a vertex has no 64-bit key. Waits for the device about d times.
+        Raises `ValueError` if they are not finite, a vertex has no 64-bit key, or the corners of all pixels have no
+        32-bit numbers. Waits for the device about d times.
         """
         batch, n, d = features.shape
+        if batch * n * (d + 1) >= 2**31:
+            raise ValueError(
+                f"expected pixels x (dimensions + 1) below 2^31 on a GPU, got {batch} x {n} pixels in {d} "
+                f"dimensions: filter fewer images at a time"
+            )
         features = features.contiguous()
         constants = _constants(variance, radius, d, features.device)
         low, high = torch.aminmax(features, dim=1)
