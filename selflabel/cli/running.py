@@ -15,6 +15,7 @@ from selflabel.cli.run_folder import about, read_scores, write_scores
 from selflabel.datasets.survey import Survey, UnusableFiles, survey
 from selflabel.files.folders import listing, some
 from selflabel.files.images import IMAGE_SUFFIXES
+from selflabel.files.label_files import LABEL_SUFFIXES
 from selflabel.reports.comparison import Final
 from selflabel.training import History, Row, evaluate, load_weights, train
 from selflabel.training.checkpoint import LAST
@@ -65,6 +66,13 @@ def describe_data(job: TrainingJob, root: Path) -> Iterator[str]:
     left_out += there.left_out("image")
     if left_out:
         yield f"left out of {root / 'images'}: {'; '.join(left_out)}"
+    for name in sorted({name for folder in job.folders for name in (folder.scribbles, folder.masks) if name}):
+        labels = listing(root / name, LABEL_SUFFIXES)
+        lonely = [stem for stem in labels.files if stem not in there.files]
+        left_out = [f"{len(lonely)} files have no image ({some(lonely)})"] if lonely else []
+        left_out += labels.left_out("label file")
+        if left_out:
+            yield f"left out of {root / name}: {'; '.join(left_out)}"
 
 
 def _warnings(job: TrainingJob, found: Survey) -> Iterator[str]:
@@ -99,6 +107,12 @@ def _warnings(job: TrainingJob, found: Survey) -> Iterator[str]:
 
 def _validation_warnings(job: TrainingJob, found: Survey) -> Iterator[str]:
     """What is odd about the images to validate with."""
+    both = sorted(set.intersection(*(set(folder.stems) for folder in job.folders)))
+    if both:
+        yield (
+            f"{len(both)} images to validate with are trained with, too ({some(both)}): scores on them are too good; "
+            f"take them out of train.txt or val.txt"
+        )
     if not found.masks.any():
         yield f"no pixel of the masks of val.txt counts: all are {job.options.masks_unlabeled} (--masks-unlabeled)"
 

@@ -4,7 +4,8 @@ import codecs
 import logging
 import re
 import unicodedata
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
@@ -95,8 +96,10 @@ def read_stems(
 def read_names(path: Path) -> tuple[str, ...]:
     """The names of classes, from class 0 on. Numbers before all names, from 0 on, are no part of them.
 
-    Lines "# ..." before and after the names are comments. Raises `ValueError`, with file and line, if names are
-    numbered otherwise or have an empty line between them, and if there is none.
+    Lines "# ..." before and after the names are comments. A name that is there twice is a warning.
+
+    Raises `ValueError`, with file and line, if names are numbered otherwise or have an empty line between them, and if
+    there is none.
     """
     lines = [line for line in read_lines(path, NAMES_FORM) if not re.match(r"#(\s|#|$)", line.text)]
     if not lines:
@@ -104,6 +107,15 @@ def read_names(path: Path) -> tuple[str, ...]:
     for before, after in pairwise(lines):
         if after.number != before.number + 1:
             raise ValueError(f"{path}, line {before.number + 1} has no name: {NAMES_FORM}")
+    names = _without_numbers(path, lines)
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        LOG.warning("%s: %d classes have the name %s", path, times, name)
+    return names
+
+
+def _without_numbers(path: Path, lines: Sequence[Line]) -> tuple[str, ...]:
+    """The names of all lines, without the numbers before them if all have one."""
     numbered = [_NUMBERED.fullmatch(line.text) for line in lines]
     if not all(numbered):
         return tuple(line.text for line in lines)

@@ -70,7 +70,7 @@ def label(
     seeds: integers [h w], 255 where there is none; they keep their class. None: `probs` alone decides.
     solver: a solver, with the settings that label images best with it (`presets`), or a `Labeler` of your own.
     num_classes: seeds of this class or above are an error.
-    probs: a prediction [k h w] in place of the annotator's.
+    probs: a prediction [k h w] or [h w k], of any type that `normalized` takes, in place of the annotator's.
     all_classes: classes without seeds in the image can win, too; needs `probs`.
     min_confidence: pixels below it become 255.
 

@@ -78,6 +78,7 @@ def make_plan(
     there = listing(images, IMAGE_SUFFIXES)
     found = there.files
     if stems is not None:
+        stems = [stem_of(stem) for stem in stems]
         unknown = [stem for stem in stems if stem not in found]
         if unknown:
             raise ValueError(f"{len(unknown)} of {len(stems)} stems have no image in {images}: {unknown[0]}")

@@ -175,6 +175,14 @@ def test_what_is_left_out_is_told(root: Path, tmp_path: Path) -> None:
     predicted = call(
         "predict", run, root / "images", "--out", probs, "--stems", root / "val.txt", "--allow-code"
     )
+    (root / "scribbles" / "x.json").touch()
+    (root / "scribbles" / "alone.png").write_bytes((root / "scribbles" / "t0.png").read_bytes())
+    (root / "val.txt").write_text("v0\nt0\n")
+    result = train(root, tmp_path / "both")
+    said = "1 files have no image (alone); 1 file is no label file (.json)"
+    assert f"left out of {root / 'scribbles'}: {said}" in result.output
+    assert "warning: 1 images to validate with are trained with, too (t0): scores on them" in result.output
+    (root / "val.txt").write_text("v0\n")
     said = "5 images are not among the stems asked for; 1 file is no image (.txt)"
     assert f"left out of {root / 'images'}: {said}" in predicted.output
 

@@ -125,6 +125,13 @@ def test_names_whose_numbers_are_unclear(tmp_path: Path, text: str, message: str
         read_names(tmp_path / "classes.txt")
 
 
+def test_names_that_are_there_twice_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "classes.txt").write_text("road\nother\nother\n")
+    with caplog.at_level(logging.WARNING):
+        assert read_names(tmp_path / "classes.txt") == ("road", "other", "other")
+    assert "classes.txt: 2 classes have the name other" in caplog.text
+
+
 def test_names_that_are_numbers_stay(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("7\n3\n")
     assert read_names(tmp_path / "classes.txt") == ("7", "3")

@@ -43,6 +43,8 @@ def test_names_that_belong_together(tmp_path: Path, image: str, seeds: str) -> N
     assert [(job.image.name, job.seeds and job.seeds.name) for job in plan.jobs] == [(image, seeds)]
     assert plan.failures == ()
     assert plan.left_out == ()
+    for stem in (plan.jobs[0].stem, image, seeds):
+        assert make_plan(tmp_path / "images", tmp_path / "seeds", stems=[stem]).jobs == plan.jobs
     assert image.startswith(plan.jobs[0].stem + ".")  # what is written is spelled as the image is
 
 
