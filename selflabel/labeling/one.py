@@ -9,8 +9,9 @@ from torch import Tensor
 
 from selflabel.driver import Result, Solver, check_solver
 from selflabel.files import UNLABELED
+from selflabel.files.conventions import check_seeds_meaning
 from selflabel.files.images import to_unit
-from selflabel.files.label_files import VOC_FORMAT
+from selflabel.files.label_files import VOC_FORMAT, LabelFormat
 from selflabel.files.probabilities import Probabilities, as_probabilities
 from selflabel.inputs import check_kind
 from selflabel.labeling.classes import candidates, check_seeds, numbered, probabilities_of
@@ -55,6 +56,7 @@ def label(
     seeds: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."] | None = None,
     solver: Solver | Labeler = GRAPH_CUT,
     *,
+    seeds_format: LabelFormat = VOC_FORMAT,
     num_classes: int | None = None,
     probs: Num[np.ndarray, "..."] | Num[Tensor, "..."] | None = None,
     all_classes: bool = False,
@@ -69,6 +71,7 @@ def label(
     image: numpy [h w] or [h w c], torch [h w] or [c h w]; 8 or 16 bit, or floats in [0, 1]; alpha is dropped.
     seeds: integers [h w], 255 where there is none; they keep their class. None: `probs` alone decides.
     solver: a solver, with the settings that label images best with it (`presets`), or a `Labeler` of your own.
+    seeds_format: other meanings of the values, as those options of the command say; napari's: `LabelFormat(0, 1)`.
     num_classes: seeds of this class or above are an error.
     probs: a prediction [k h w] or [h w k], of any type that `normalized` takes, in place of the annotator's.
     all_classes: classes without seeds in the image can win, too; needs `probs`.
@@ -92,8 +95,14 @@ def label(
     )
     pixels = to_unit(_channels_last(image) if isinstance(image, Tensor) else image)
     size = (pixels.shape[0], pixels.shape[1])
-    scribbles = np.full(size, UNLABELED, dtype=np.uint8) if seeds is None else _as_index(_as_array(seeds))
+    scribbles = (
+        np.full(size, UNLABELED, dtype=np.uint8)
+        if seeds is None
+        else _as_index(_as_array(seeds), seeds_format)
+    )
     check_seeds(scribbles, size, num_classes)
+    if seeds is not None:
+        check_seeds_meaning(scribbles, seeds_format, num_classes)
     given = None if probs is None else as_probabilities(_as_array(probs), size)
     return label_arrays(pixels, scribbles, given, settings)
 
@@ -147,9 +156,15 @@ def _as_array(values: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]) -> Shap
     return array
 
 
-def _as_index(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "h w"]:
+def _as_index(values: Shaped[np.ndarray, "..."], form: LabelFormat) -> UInt8[np.ndarray, "h w"]:
+    if form.colors and values.ndim == 3 and values.dtype == np.uint8 and values.shape[2] in (3, 4):
+        return form.decode_colors(values)
+    if form.colors:
+        raise ValueError(
+            f"expected seeds in colors [h w 3] of 8 bit, got shape {values.shape} of {values.dtype}"
+        )
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
         raise ValueError(
             f"expected seeds [h w] of integers, 255 where unlabeled, got shape {values.shape} of {values.dtype}"
         )
-    return VOC_FORMAT.decode(values)
+    return form.decode(values)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import selflabel
 from selflabel.cli import app
 from selflabel.files.images import read_image
-from selflabel.files.label_files import read_index
+from selflabel.files.label_files import LabelFormat, read_index
 from selflabel.solvers import SOLVERS, RandomWalker
 
 IMAGE, SEEDS, TRUTH = picture(5_172)
@@ -119,6 +119,22 @@ def test_what_does_not_fit_is_named() -> None:
         selflabel.label(image, seeds, all_classes=True)
     with pytest.raises(ValueError, match="no pixel of the seeds is labeled"):
         selflabel.label(image, torch.full_like(seeds, 255))
+
+
+def test_seeds_of_another_convention_are_read_as_told_and_refused_else() -> None:
+    expected = selflabel.label(IMAGE, SEEDS, LABELER).index
+    napari = np.where(SEEDS == 255, 0, SEEDS + 1).astype(np.uint8)
+    with pytest.raises(ValueError, match=r"every pixel has a seed.*\(--unlabeled 0 --seeds-offset 1\)"):
+        selflabel.label(IMAGE, napari, LABELER)
+    found = selflabel.label(IMAGE, napari, LABELER, seeds_format=LabelFormat(0, 1))
+    np.testing.assert_array_equal(found.index, expected)
+    colors = np.array([[9, 9, 9], [0, 0, 0], [7, 0, 0]], np.uint8)[np.where(SEEDS == 255, 1, SEEDS)]
+    form = LabelFormat(colors=((9, 9, 9, 0), (0, 0, 0, 255), (7, 0, 0, 2)))
+    np.testing.assert_array_equal(selflabel.label(IMAGE, colors, LABELER, seeds_format=form).index, expected)
+    with pytest.raises(
+        ValueError, match=r"seeds in colors \[h w 3\] of 8 bit, got shape \(12, 16\) of uint8"
+    ):
+        selflabel.label(IMAGE, SEEDS, LABELER, seeds_format=form)
 
 
 def test_settings_out_of_range_are_named() -> None:
