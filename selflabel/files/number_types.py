@@ -8,6 +8,9 @@ from jaxtyping import Float, Float32, Float64, Num, Shaped, UInt8
 FLOAT_SLACK: Final = 2**-6
 """Error of a sum of floats: four roundings of bfloat16, as a softmax in it has. Files hold them as float32, too."""
 
+NOISE: Final = 1e-6
+"""Rounding of a sum of float32."""
+
 FULL: Final = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 """The value that stands for a probability of one."""
 
@@ -40,7 +43,7 @@ def normalized(array: Shaped[np.ndarray, "k h w"]) -> Float32[np.ndarray, "k h w
     if low < -FLOAT_SLACK or high > 1 + FLOAT_SLACK:
         raise ValueError(f"probabilities must lie in [0, 1], got {low:g} to {high:g}: {_outside(values)}")
     values = values.clip(0, 1, out=values)
-    return _divided(values, values.sum(axis=0, dtype=np.float64), 1, FLOAT_SLACK, FLOAT_SLACK)
+    return _divided(values, values.sum(axis=0, dtype=np.float64), FLOAT_SLACK, FLOAT_SLACK)
 
 
 def softmax(array: Num[np.ndarray, "k h w"]) -> Float32[np.ndarray, "k h w"]:
@@ -79,21 +82,22 @@ def _of_integers(array: Shaped[np.ndarray, "k h w"]) -> Float32[np.ndarray, "k h
     full = FULL.get(array.dtype.newbyteorder("="))
     if full is None:
         raise ValueError(f"{_EXPECTED}, got {array.dtype} of {array.min()} to {array.max()}")
-    count = len(array)
-    return _divided(array.astype(np.float32), total.astype(np.float64), full, float(count), count / 2)
+    values = array.astype(np.float32) / np.float32(full)
+    step = len(array) / full
+    return _divided(values, values.sum(axis=0, dtype=np.float64), step, step / 2 + NOISE, full)
 
 
 def _divided(
     values: Float32[np.ndarray, "k h w"],
     total: Float64[np.ndarray, "h w"],
-    full: int,
     below: float,
     above: float,
+    full: int = 1,
 ) -> Float32[np.ndarray, "k h w"]:
-    """The values divided by their sums, which must lie between full - below and full + above, and not be zero."""
-    off = (total < full - below) | (total > full + above) | (total <= 0)
+    """The values divided by their sums, which must lie between 1 - below and 1 + above, and not be zero."""
+    off = (total < 1 - below) | (total > 1 + above) | (total <= 0)
     if off.any():
-        worst = float(total.flat[np.abs(np.where(off, total - full, 0)).argmax()]) / full
+        worst = float(total.flat[np.abs(np.where(off, total - 1, 0)).argmax()])
         raise ValueError(
             f"probabilities must sum to 1 at each pixel, got a sum of {worst:g} (wrong at {np.count_nonzero(off)} of "
             f"{total.size} pixels): {_remedy(total, full, off)}"
@@ -103,14 +107,14 @@ def _divided(
 
 
 def _remedy(total: Float64[np.ndarray, "h w"], full: int, off: Shaped[np.ndarray, "h w"]) -> str:
-    """What may be behind sums that are not one."""
+    """What may be behind sums that are not one; `full` stands for one in the file."""
     low, high = float(total.min()), float(total.max())
-    if len(off) and not total[off].any():
+    if not total[off].any():
         return "pixels of no class, such as a border? give them a class, or equal probabilities of all"
+    if high - low <= 0.02 * high and full == 1:
+        return f"they are about {high:g} everywhere: divide by it"
     if high - low <= 0.02 * high:
-        return (
-            f"they are about {high:g} everywhere: divide by it" if full == 1 else f"about {high:g} of {full}"
-        )
+        return f"they are about {high * full:.0f} of {full} everywhere: save floats of 0 to 1"
     return (
         "independent classes (sigmoid)? divide by the sum, or take a softmax; one foreground p: "
         "np.stack([1 - p, p])"

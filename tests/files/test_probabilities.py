@@ -88,7 +88,10 @@ def test_bytes_of_many_classes_that_are_cut() -> None:
         (np.log(PROBS), "logits need a softmax first"),
         (PROBS * 100, r"got .* to \d.*they sum to about 100: divide by it"),
         (PROBS * 0.5, "got a sum of 0.5 .*they are about 0.5 everywhere: divide by it"),
-        (np.rint(PROBS * 255).astype(np.uint16), "must sum to 1.*about 25. of 65535"),
+        (
+            np.rint(PROBS * 255).astype(np.uint16),
+            "must sum to 1.*they are about 25. of 65535 everywhere: save floats",
+        ),
         (
             np.rint(PROBS * 255).astype(np.int16),
             r"floats, bool, uint8 \(0..255\) or uint16.*got int16 of 0 to",
