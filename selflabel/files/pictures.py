@@ -26,8 +26,8 @@ _PLAIN = ("L", "RGB", "LA", "RGBA")
 """Modes of 8 bit a channel whose array is the image itself."""
 _GRAY = ("1", "L", "LA", "I", "F")
 _WITH_ALPHA = ("LA", "RGBA")
-_BITS_AT, _KIND_AT = 24, 25
-"""Where the header of a PNG file has its bit depth and its kind of color."""
+_BITS_AT, _BMP_BITS_AT = 24, 28
+"""Where the header of a PNG file has its bit depth, and that of a BMP file the bits of a pixel."""
 
 
 def picture_size(data: bytes, *, turned: bool = True) -> tuple[int, int]:
@@ -64,6 +64,8 @@ def picture_raster(data: bytes) -> Raster:
             picture.load()
             colors = np.array(picture.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
             return Raster(upright(np.array(picture), turn), 255, form, palette=colors, exact=exact)
+        if _is_rescaled(picture, data):
+            form, exact = f"{form} of {picture.mode} in other than 8 bits", False
         numbers, top = _numbers(picture, data)
         with_alpha = numbers.ndim == 3 and numbers.shape[2] in (2, 4)
         return Raster(upright(numbers, turn), top, form, alpha=with_alpha, exact=exact)
@@ -125,8 +127,19 @@ def _numbers(picture: Image.Image, data: bytes) -> tuple[Shaped[np.ndarray, "...
     return np.array(picture.convert("RGB")), 255
 
 
+def _is_rescaled(picture: Image.Image, data: bytes) -> bool:
+    """Whether pillow makes 8 bits of the channels of a picture that has others."""
+    if picture.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    if picture.format == "PNG":
+        return data[_BITS_AT] != 8
+    if picture.format == "BMP":
+        return data[24 if data[14] == 12 else _BMP_BITS_AT] not in (24, 32)  # 12: the short header of OS/2
+    return _largest(picture) not in (None, 255)
+
+
 def _largest(picture: Image.Image) -> int | None:
-    """The maxval of a PGM file where pillow rescales by it, else None; known only before the file is decoded."""
+    """The maxval of a PGM or PPM file where pillow rescales by it, else None; known only before the file is decoded."""
     if picture.format != "PPM" or not isinstance(picture, ImageFile.ImageFile) or not picture.tile:
         return None
     arguments = picture.tile[0][3]

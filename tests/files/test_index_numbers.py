@@ -258,6 +258,22 @@ def test_three_equal_channels_are_gray() -> None:
         read(encoded(clear), ".png")
 
 
+def test_colors_that_pillow_rescales_are_no_numbers() -> None:
+    values = drawn(3)
+    three, two = np.dstack([values] * 3), np.dstack([values, np.full_like(values, 255)])
+    for data, form in (
+        (png(three.astype(np.int64), 16, 2), "PNG of RGB in other than 8 bits"),
+        (png(two.astype(np.int64), 16, 4), "PNG of RGBA in other than 8 bits"),
+        (b"P6 13 9 3\n" + three.tobytes(), "PPM of RGB in other than 8 bits"),
+    ):
+        with pytest.raises(ValueError, match=f"{form} changes numbers"):
+            read(data, ".png")
+        with pytest.raises(ValueError, match=f"{form} changes numbers"):
+            decode_index(data, form=LabelFormat(colors=((0, 0, 0, 0),)))
+    assert read(png(three, 8, 2), ".png") == values.tolist()
+    np.testing.assert_allclose(decode_image(b"P6 13 9 3\n" + three.tobytes()), three / 3, atol=1e-6)
+
+
 def test_values_far_beyond_any_class_do_not_wrap() -> None:
     with pytest.raises(ValueError, match=f"value {2**63 + 5} is no class"):
         decode_index(tiff(np.full((2, 2), 2**63 + 5, np.uint64)), ".tif")

@@ -30,10 +30,10 @@ def packed(values: np.ndarray, bits: int) -> bytes:
 
 
 def png(values: np.ndarray, bits: int, kind: int = 0, extra: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:
-    """Gray (kind 0) or palette (kind 3) PNG of 1 to 8 bits; extra: chunks before the pixels."""
-    height, width = values.shape
-    row = -(-width * bits // 8)
-    rows = packed(values, bits)
+    """Gray (kind 0), RGB (2), palette (3), gray and alpha (4) PNG; extra: chunks before the pixels."""
+    height, width = values.shape[:2]
+    row = -(-width * (values.size // (height * width)) * bits // 8)
+    rows = packed(values.reshape(height, -1), bits)
     lines = b"".join(b"\0" + rows[y * row : (y + 1) * row] for y in range(height))
     head = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
     chunks = ((b"IHDR", head), *extra, (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
