@@ -116,6 +116,10 @@ SUM_TOLERANCE = 2e-3
 """How far sums of labels over the classes may be from one: twice what predictions may be off."""
 
 
+LARGEST_OFF = 2e-7
+"""Distance from one of the sums of labels, by rounding, from which on they are normalized."""
+
+
 class SolveError(RuntimeError):
     """A solve failed for some image; the message says which solver, which image, and why."""
 
@@ -258,6 +262,15 @@ def _check_sums(labels: Tensor, solver: Solver) -> None:
         )
 
 
+def _normalized(labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+    """The labels; those of an image with sums that are off by rounding, divided by these."""
+    sums = labels.sum(1, keepdim=True)
+    off = ((sums - 1).abs() > LARGEST_OFF).flatten(1).any(1)
+    if not bool(off.any()):
+        return labels
+    return torch.where(off.view(-1, *[1] * (labels.ndim - 1)), labels / sums, labels)
+
+
 def _run(
     problem: Problem,
     solver: Solver,
@@ -298,8 +311,8 @@ def _run(
                 break
     found = _read(step, solver, labels)
     _check_sums(found, solver)
-    labels = channels_first(problem.feasible(found))
-    energy = problem.value(labels) if step.energy is None else step.energy
+    labels = channels_first(problem.feasible(_normalized(found)))
+    energy = problem.value(labels) if step.energy is None else problem.certain(step.energy, labels)
     finite = torch.isfinite(labels.flatten(1).sum(1)) & torch.isfinite(energy)
     results = tuple(
         Result.NONFINITE if not ok else Result.CONVERGED if end else Result.MAX_STEPS

@@ -146,6 +146,20 @@ def test_conjugate_gradients_agree_with_the_factorization_on_a_photograph() -> N
         assert direct.labels.min() >= 0
 
 
+def test_conjugate_gradients_are_exact_between_weights_of_many_magnitudes() -> None:
+    """Contrast in 0..255 units, as published: weights of a photograph from 1 to 1e-45."""
+    image = transform.resize(data.astronaut(), (40, 60), anti_aliasing=True)  # type: ignore[no-untyped-call]
+    affinity = GridAffinity.from_image(torch.from_numpy(image).float().movedim(-1, 0)[None], 9.0)
+    assert float(affinity.edges().weight.amin()) < 1e-30
+    seeds = torch.full((1, 40, 60), UNLABELED)
+    seeds[0, 5::20, 5::20] = torch.tensor([[0, 1, 2], [2, 0, 1]])
+    energy = Energy(QUADRATIC, QUADRATIC_POTTS, coupling_weight=0.0)
+    problem = Problem.from_seeds(energy, seeds, 3, affinity)
+    direct, cg = (solve(problem, RandomWalker(m)) for m in (Elimination(), ConjugateGradients()))
+    assert cg.results == (Result.CONVERGED,)
+    assert (direct.labels - cg.labels).abs().max() < 2e-5
+
+
 def test_conjugate_gradients_say_when_steps_run_out() -> None:
     problem = random_problem(np.random.default_rng(29), (12, 13), 3, 2, eta=0.0, seeded=0.03)
     solution = solve(problem, RandomWalker(ConjugateGradients(stride=2)), max_steps=2)

@@ -56,7 +56,7 @@ class Equations:
         return total
 
     def residual(self, values: Array) -> Array:
-        """``right - A y`` of values ``[n k]``, from differences, as `System.residual`."""
+        """``right - A y`` of values ``[n k]``, from differences, as `System.apply_to_differences`."""
         flow = self.weight[:, None] * (values[self.first] - values[self.second])
         result: Array = self.right - self.hold[:, None] * values - self._incidence @ flow
         return result

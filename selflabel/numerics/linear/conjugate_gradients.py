@@ -20,8 +20,8 @@ from selflabel.numerics.linear.system import System
 STRONG = 0.03
 """Share of its ends' degrees (geometric mean) from which on an edge holds an aggregate together."""
 
-LARGEST_ERROR = 1e-6
-"""Of labels, as far as the preconditioner can tell it: with more, an image is not finished."""
+LARGEST_ERROR = 1e-7
+"""Of labels, as far as the preconditioner can tell it: with more, an image of varied weights is not finished."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,10 @@ class ConjugateGradients:
     ) -> Iterator[tuple[Float[Tensor, "b k *s"], Bool[Tensor, " b"]]]:
         """Yield every `stride` iterations."""
         boxes = _boxes(tuple(system.free.shape[2:]), self.block)
-        given = [equations(system, n) for n in range(len(start))] if may_have_clusters(system) else []
+        varied = may_have_clusters(system)
+        given = [equations(system, n) for n in range(len(start))] if varied else []
         if not any(each.is_contracted for each in given):
-            yield from self._iterate(system, start.double() * system.free, boxes)
+            yield from self._iterate(system, start.double() * system.free, boxes, varied)
             return
         runs = [self._on_nodes(each, own, boxes) for each, own in zip(given, start, strict=True)]
         ends: list[Any] = [None] * len(runs)
@@ -81,24 +82,25 @@ class ConjugateGradients:
             yield full, torch.ones(1, dtype=torch.bool)
             return
         on_nodes = start.double().flatten(1)[None, :, torch.from_numpy(chosen).to(start.device)]
-        for values, done in self._iterate(as_system(given, start.device), on_nodes, boxes[chosen]):
+        for values, done in self._iterate(as_system(given, start.device), on_nodes, boxes[chosen], True):
             full.view(len(start), -1)[:, pixels] = values[0][:, node]
             yield full.clone(), done
 
     def _iterate(
-        self, system: System, x: Float[Tensor, "b k *s"], boxes: Array
+        self, system: System, x: Float[Tensor, "b k *s"], boxes: Array, varied: bool
     ) -> Iterator[tuple[Float[Tensor, "b k *s"], Bool[Tensor, " b"]]]:
+        """From x. If weights are `varied`, products take differences, and the end is checked."""
         coarse = _Coarse(system, boxes)
-        b = system.right
+        b, apply = system.right, system.apply_to_differences if varied else system.apply
 
         def precondition(r: Tensor) -> Tensor:
             """``z = Pᵀ M⁻¹ r + Q r`` with M the diagonal and ``Pᵀ = I - Q A``."""
             scaled = r / system.diagonal
-            return scaled + coarse.correct(r - system.apply(scaled))
+            return scaled + coarse.correct(r - apply(scaled))
 
         # numbers: the steps of the generalized two-level method there
-        x += coarse.correct(system.residual(x))  # 2: V_start = Q b + Pᵀ x
-        r = system.residual(x)  # 2
+        x += coarse.correct(b - apply(x))  # 2: V_start = Q b + Pᵀ x
+        r = b - apply(x)  # 2
         z = precondition(r)  # 3
         p = z.clone()  # 3
         rz = _dot(r, z)
@@ -106,7 +108,7 @@ class ConjugateGradients:
         while True:
             for _ in range(self.stride):
                 active = rz > target
-                w = system.apply(p)  # 5
+                w = apply(p)  # 5
                 alpha = torch.where(active, rz / _dot(p, w), 0)  # 6
                 x.addcmul_(alpha, p)  # 7
                 r.addcmul_(alpha, w, value=-1)  # 8
@@ -116,15 +118,15 @@ class ConjugateGradients:
                 p.mul_(beta).add_(z)  # 11
                 rz = rz_next
             done = (rz <= target).flatten(1).all(1)
-            if done.all():  # what rounding has left out of r
-                r = system.residual(x)
+            if varied and done.all():
+                r = b - apply(x)
                 z = precondition(r)
                 right = z.abs().flatten(2).amax(2).view_as(rz) <= LARGEST_ERROR
                 if not right.all():
                     p, rz = z.clone(), _dot(r, z)
                     target = torch.where(right, target, 1e-4 * rz)
                     done &= right.flatten(1).all(1)
-            yield x + coarse.correct(system.residual(x)), done
+            yield x + coarse.correct(b - apply(x)), done
             if done.all():
                 return
 
