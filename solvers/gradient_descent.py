@@ -86,7 +86,8 @@ class GradientDescent:
     coupling and relaxation on sparse affinities; bi-linear and quadratic on dense ones. Cost: one pass over the
     pairs a step (one filtering if dense); memory: 100 + 95 K bytes a pixel. With Numba, steps on square roots with
     standard or collision coupling on grids and windows are compiled (float32, CPU): a third of the time, 100 + 60 K
-    bytes.
+    bytes. On a GPU with Triton these are kernels, too: an eighth of the time, 24 K bytes, and no wait but one in eight
+    steps.
     For hard labels use `GraphCut`.
     """
 
