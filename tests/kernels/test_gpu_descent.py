@@ -147,6 +147,14 @@ def test_excluded_classes_stay_excluded(kernel_device: torch.device) -> None:
     torch.testing.assert_close(labels.sum(1), torch.ones_like(labels[:, 0]))
 
 
+def test_predictions_with_channels_last(kernel_device: torch.device) -> None:
+    case = make_case(DEFAULT, "grid4", size=(6, 7), classes=3)
+    problem = moved(case.problem, kernel_device)
+    search = ByHand(problem, problem.probs.contiguous(memory_format=torch.channels_last), RULES)
+    assert torch.equal(search.labels(), ByHand(problem, problem.probs, RULES).labels())
+    assert all(array.is_contiguous() for array in (*search._points, *search._given))
+
+
 def test_finished_images_stay_as_they_are(kernel_device: torch.device) -> None:
     problem = moved(make_case(DEFAULT, "grid4", size=(6, 7), classes=3, batch=2).problem, kernel_device)
     search = ByHand(problem, problem.probs, RULES)
@@ -171,6 +179,7 @@ def test_unsupported_problems() -> None:
         Energy(REVERSE, COLLISION_DIVERGENCE),
         Energy(QUADRATIC, COLLISION_DIVERGENCE),
         Energy(COLLISION, COLLISION_DIVERGENCE, entropy_weight=0.1),
+        Energy(COLLISION, COLLISION_DIVERGENCE, pairwise_weight=0.0),
         Energy(COLLISION, replace(COLLISION_DIVERGENCE, value=lambda dot, pp, qq: 1 - dot)),
     ):
         assert not supports(replace(case.problem, energy=energy))

@@ -33,6 +33,7 @@ def supports(problem: Problem) -> bool:
         and energy.relaxation in RELAXATIONS
         and energy.coupling in COUPLINGS
         and not energy.entropy_weight
+        and energy.pairwise_weight > 0  # weights that count for nothing may be anything, nan too
         and problem.costs is None
         and probs.dtype == affinity.weights[0].dtype == torch.float32
     )
@@ -59,7 +60,7 @@ class GPUSearch:
             energy.pairwise_weight,
         )
         self._pairs = StencilPairs(*affinity.flat)
-        batch, roots = len(labels), labels.flatten(2).sqrt()
+        batch, roots = len(labels), labels.flatten(2).contiguous().sqrt()
         zeros = torch.zeros_like(roots)
         self._points = descent.Points(
             roots=torch.stack([roots, zeros]),
