@@ -162,11 +162,12 @@ def listed(what: str, lines: Sequence[tuple[str, str]], style: str = "") -> None
     if not lines:
         return
     tell(f"{len(lines)} {what}:", style)
-    for cause in by_cause(lines):
+    causes = by_cause(lines)
+    for cause in causes:
         tell(f"  {cause}")
-        for name, reason in lines if len(cause.names) > 1 else ():
-            if name in cause.names:
-                LOG.debug("    %s: %s", name, reason)
+    if len(causes) < len(lines):
+        for name, reason in lines:
+            LOG.debug("  %s: %s", name, reason)
 
 
 class _Rate(ProgressColumn):

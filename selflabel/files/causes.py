@@ -28,7 +28,7 @@ def by_cause(failures: Sequence[tuple[str, str]]) -> tuple[Cause, ...]:
     """
     found: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for name, reason in failures:
-        own = re.sub(rf"(?<!\w){re.escape(name)}(?=\.\w)", "*", reason)
+        own = _without(name, reason)
         form = re.sub(r"\d+([.,]\d+)*(e[+-]?\d+)?", "0", own)
         found.setdefault(form, {}).setdefault(own, []).append((name, reason))
     groups: list[list[tuple[str, str]]] = []
@@ -36,3 +36,12 @@ def by_cause(failures: Sequence[tuple[str, str]]) -> tuple[Cause, ...]:
         together = [failure for same in alike.values() for failure in same]
         groups += [together] if len(together) > SHOWN else alike.values()
     return tuple(Cause(tuple(name for name, _ in group), group[0][1]) for group in groups)
+
+
+def _without(name: str, reason: str) -> str:
+    """A reason with "*" for the name, where that is the beginning of a file's name."""
+    found, *rest = reason.split(f"{name}.")
+    for part in rest:
+        inside = found[-1:].isalnum() or found.endswith("_")  # of a longer name
+        found += f"{name if inside else '*'}.{part}"
+    return found

@@ -31,7 +31,7 @@ class Listing:
         hidden = [path for path in self.others if path.name.startswith(".")]
         seen = [path for path in self.others if not path.name.startswith(".")]
         folders = [path for path in seen if path.is_dir()]
-        strange = [path for path in seen if path not in set(folders)]
+        strange = sorted(set(seen).difference(folders))
         suffixes = Counter(path.suffix.lower() or "no suffix" for path in strange)
         of_suffix = f"no {kind}s ({', '.join(name for name, _ in suffixes.most_common(SHOWN))})"
         return (

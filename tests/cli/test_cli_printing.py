@@ -53,6 +53,10 @@ def test_failures_of_one_cause_are_one() -> None:
         "f0, f1, f2, f3 and 5 others (9 in all): seeds f0.png: class 0, but there are 2 classes",
     ]
     assert by_cause([]) == ()
+    names = [(name, f"data.txt: {name}.png and x_{name}.png") for name in ("a", "b", "ta")]
+    assert [cause.names for cause in by_cause(names)] == [("a",), ("b",), ("ta",)]  # x_a is another file
+    many = [(f"n{n}", f"image n{n}.png: no") for n in range(50_000)]
+    assert len(by_cause(many)) == 1
 
 
 def test_a_thousand_failures_are_few_lines(tmp_path: Path) -> None:
