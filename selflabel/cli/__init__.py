@@ -53,18 +53,20 @@ def _root(
     pass
 
 
-def _keep_memory() -> None:
+def _prepare() -> None:
     """What commands do first, but no help: the process is ours, and most commands solve many large problems."""
     from selflabel.kernels.malloc import keep_freed_memory
+    from selflabel.kernels.processors import share_processors
 
     keep_freed_memory()
+    share_processors()
 
 
 def main() -> None:
     """The entry point of the command `selflabel`."""
     try:
         with outputs_may_fail(), signals_interrupt():
-            app(obj=_keep_memory)
+            app(obj=_prepare)
     finally:
         # or Python would look for garbage in all that was imported before it ends: half a second; the binding of
         # triton, which torch imports to train where it is installed, would report all that stays as a leak

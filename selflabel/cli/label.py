@@ -244,10 +244,9 @@ def _run(options: LabelOptions, settings: "LabelingSettings") -> "Run":
 
 
 def _workers(asked: int | None, jobs: int) -> int:
-    import os
+    from selflabel.kernels.processors import usable_processors
 
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(there if asked is None else asked, jobs))
+    return max(1, min(usable_processors() if asked is None else asked, jobs))
 
 
 def _label_all(work: "Generator[Outcome, None, None]", plan: "Plan", out: Path) -> None:
