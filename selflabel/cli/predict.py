@@ -41,6 +41,8 @@ def predict(options: PredictOptions) -> None:
 
     try:
         run_folder.check_there(options.run)
+        if options.out.is_dir() and options.out.samefile(options.run):
+            raise ValueError(f"{options.out} is the folder of the run: give another --out")
         weights = _weights(options.run, options.checkpoint)
         images, left_out = _images(options.images, options.stems)
         storage = _storage(options)

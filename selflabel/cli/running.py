@@ -100,7 +100,7 @@ def _warnings(job: TrainingJob, found: Survey) -> Iterator[str]:
     if missing:
         what = "class" if len(missing) == 1 else "classes"
         yield (
-            f"no pixel of the {found.images} files in {folder} is labeled as {what} {', '.join(missing)}: the network "
+            f"no pixel of the {found.images} files in {folder} is labeled as {what} {some(missing)}: the network "
             f"cannot learn {'it' if len(missing) == 1 else 'them'}"
         )
 
@@ -198,8 +198,21 @@ def reported(out: Path) -> Iterator[None]:
         ) from error
     except (ValueError, ImportError) as error:
         raise screen.stop(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise screen.stop(
+            f"there is not enough memory: lower --batch or --size, or take a smaller network; the same command goes on "
+            f"from the last checkpoint in {out}, if there is one: {str(error).splitlines()[0] if str(error) else ''}",
+            screen.BAD_IMAGES,
+        ) from error
     except OSError as error:
         raise screen.stop(f"{out} cannot be written: {error}", screen.BAD_IMAGES) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """True where Python, torch on the CPU (a `RuntimeError` as any other) or torch on a GPU lack memory."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 @dataclass(eq=False)

@@ -45,7 +45,7 @@ class ScoreOptions(PrintingOptions):
         Path | None,
         Option("Text file of stems, such as val.txt: compare these, and each must be there."),
     ] = None
-    unlabeled: Annotated[int, Option("Value in TRUTH of pixels that do not count.")] = 255
+    unlabeled: Annotated[int, Option("Value in TRUTH of pixels that do not count.", min=-1, max=65535)] = 255
     truth_offset: Annotated[int, Option("Value in TRUTH of class 0.")] = 0
     values: Annotated[
         str | None, Option("Values in TRUTH of class 0, 1, ..., such as 0,255.", shown="0,1,2,...")
@@ -79,6 +79,8 @@ def score(options: ScoreOptions) -> None:
     if options.json_file is not None:
         try:
             _write_json(options.json_file, found, names, _first(options) if options.per_image else None)
+        except ValueError as error:
+            raise screen.stop(str(error)) from error
         except OSError as error:
             raise screen.stop(f"{options.json_file} cannot be written: {error}") from error
     _show(found, names, options.per_image, options.hd95)
@@ -186,7 +188,7 @@ def _name(index: int, names: tuple[str, ...]) -> str:
 def _write_json(path: Path, found: "FolderScore", names: tuple[str, ...], first: int | None) -> None:
     from dataclasses import asdict
 
-    from selflabel.files.atomic import write_atomic
+    from selflabel.files.atomic import refuse_link, write_atomic
     from selflabel.metrics.confusion import mean_of_defined
 
     result: dict[str, object] = {
@@ -217,7 +219,11 @@ def _write_json(path: Path, found: "FolderScore", names: tuple[str, ...], first:
             for image in found.images
         ]
     text = json.dumps(_without_nan(result), indent=1) + "\n"
-    write_atomic(path, lambda file: file.write(text.encode()))
+    refuse_link(path)
+    if path.exists() and not path.is_file():  # a pipe or a device, which a file must not replace
+        path.write_bytes(text.encode())
+    else:
+        write_atomic(path, lambda file: file.write(text.encode()))
 
 
 def _without_nan(value: object) -> object:

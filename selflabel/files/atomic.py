@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -92,6 +93,7 @@ def write_together(files: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
                 os.fsync(file.fileno())
         for path in files:
             with _about(path):
+                _refuse_device(path)
                 os.replace(made[path], path)
                 del made[path]
     finally:
@@ -118,6 +120,14 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> int:
             path.unlink()
             removed += 1
     return removed
+
+
+def _refuse_device(path: Path) -> None:
+    """Raise `OSError` for a pipe, a device or a socket, which no file is to replace."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EEXIST, "is a pipe or a device: write elsewhere", str(path))
 
 
 def _new_file(path: Path, made: dict[Path, Path]) -> BinaryIO:

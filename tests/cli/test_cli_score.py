@@ -1,6 +1,7 @@
 """`selflabel score`: what it refuses and what it says beside the numbers."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,19 @@ def test_files_that_are_left_out_are_counted(truth: Path, tmp_path: Path) -> Non
     (line,) = [line for line in result.output.splitlines() if line.startswith("left out")]
     assert "1 file is no label file (.txt)" in line
     assert "1 folder is not searched" in line
+
+
+def test_numbers_go_to_a_pipe_and_replace_no_link(truth: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    result = call("score", truth, truth, "--no-hd95", "--json", tmp_path / "pipe")
+    assert result.exit_code == 0, result.output
+    assert json.loads(os.read(reader, 1 << 16))["images"] == 2
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "kept.json").write_text("precious")
+    (tmp_path / "link.json").symlink_to(tmp_path / "kept.json")
+    refused = call("score", truth, truth, "--no-hd95", "--json", tmp_path / "link.json")
+    assert refused.exit_code == 2
+    assert "is a link" in refused.output
+    assert (tmp_path / "kept.json").read_text() == "precious"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.runs import call, make_data, train, weights
 
@@ -222,6 +223,7 @@ def test_folders_that_are_no_data_sets(root: Path, tmp_path: Path) -> None:
     [
         (("--size", 3), "expected --size 8 or more pixels (or 0: images as they are), got 3"),
         (("--network", "uned"), "expected a network out of"),
+        (("--method", "gd", "--loss", ""), "there is no loss ''"),
         (("--network", "no_such_module:make"), "there is no module 'no_such_module'"),
     ],
 )
@@ -230,7 +232,8 @@ def test_names_are_checked_before_numbers_and_files(
 ) -> None:
     (root / "images" / "t0.png").write_bytes(b"")
     result = train(root, tmp_path / "run", *options, "--pretrain-steps", 100)
-    assert result.exit_code == 2
+    assert result.exit_code in (1, 2)
+    assert isinstance(result.exception, SystemExit)
     assert message in result.output
     assert not (tmp_path / "run" / "config.toml").exists()
 
@@ -242,3 +245,42 @@ def test_numbers_out_of_range_are_refused_by_their_option(root: Path, tmp_path: 
     result = train(root, tmp_path / "run", option, -1)
     assert result.exit_code == 2
     assert option in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--size", 100_000), "there is not enough memory"),
+        (("--batch", 10**9), "a batch of 1000000000 images of 16 x 16 pixels take"),
+        (("--num-classes", 3), "classes.txt names 2 classes, --num-classes is 3"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_files_are_read(
+    root: Path, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    result = train(root, tmp_path / "run", *options)
+    assert result.exit_code in (1, 2)
+    assert isinstance(result.exception, SystemExit)
+    assert message in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_running_out_of_memory_is_told(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from selflabel.cli import running
+
+    def lacks(*_: object) -> None:
+        torch.empty(2**55)
+
+    monkeypatch.setattr(running, "run", lacks)
+    result = train(root, tmp_path / "run")
+    assert result.exit_code == 1, result.output
+    assert "there is not enough memory: lower --batch or --size" in result.output
+
+
+def test_predictions_do_not_go_into_the_run(root: Path, tmp_path: Path) -> None:
+    assert train(root, tmp_path / "run").exit_code == 0
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    result = call("predict", tmp_path / "run", root / "images", "--out", tmp_path / "run", "--allow-code")
+    assert result.exit_code == 2
+    assert "is the folder of the run: give another --out" in result.output
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before

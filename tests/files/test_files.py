@@ -376,3 +376,11 @@ def test_files_and_their_scores_do_without_torch(room: ModuleType) -> None:
     script = "import sys\n" + "".join(f"import {room.__name__}.{name}\n" for name in names)
     script += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_pipes_and_devices_are_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is a pipe or a device: write elsewhere"):
+        write_atomic(tmp_path / "pipe", lambda file: file.write(b"x"))
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    assert (tmp_path / "pipe").is_fifo()

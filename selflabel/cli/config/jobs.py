@@ -18,6 +18,8 @@ from selflabel.datasets.samples import Folder, read_split
 from selflabel.files.folders import has_all
 from selflabel.files.label_files import LABEL_SUFFIXES
 from selflabel.files.lists import read_names
+from selflabel.kernels.memory import require_memory
+from selflabel.labels import UNLABELED
 from selflabel.networks import check_name, network
 from selflabel.training.batches import Batches
 from selflabel.training.monitor import Monitor
@@ -92,6 +94,12 @@ def prepare(
     folders = [train] if held_out is None else [train, held_out]
     gray = sum(len(folder.gray) for folder in folders)
     channels = options.channels or (1 if gray == sum(map(len, folders)) else 3)
+    if options.size:
+        require_memory(
+            options.batch * options.size**2 * (4 * channels + 2 * 8),
+            f"a batch of {options.batch} images of {options.size} x {options.size} pixels",
+            "lower --batch or --size",
+        )
     cache = 0 < len(train) * options.size**2 * (4 * channels + 2) < KEPT_BYTES
     train = replace(train, channels=channels, cache=cache)
     held_out = None if held_out is None else replace(held_out, channels=channels, cache=cache)
@@ -157,6 +165,11 @@ def _class_names(root: Path, options: TrainingOptions) -> tuple[str, ...]:
         if not found:
             raise ValueError(f"there is no {path}: write a line for each class there, or give --num-classes")
         return found
+    if found and len(found) != options.num_classes <= UNLABELED:
+        raise ValueError(
+            f"{path} names {len(found)} classes, --num-classes is {options.num_classes}: leave the option out, or "
+            f"change the file"
+        )
     return found if len(found) == options.num_classes else tuple(map(str, range(options.num_classes)))
 
 

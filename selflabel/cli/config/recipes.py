@@ -103,7 +103,7 @@ class _Entry:
 
 
 def _entries(text: str | None) -> tuple[_Entry, ...]:
-    return tuple(_entry(entry.strip()) for entry in (text or DEFAULT_LOSS).split("+"))
+    return tuple(_entry(entry.strip()) for entry in (DEFAULT_LOSS if text is None else text).split("+"))
 
 
 def _entry(text: str) -> _Entry:
