@@ -162,6 +162,11 @@ class Problem:
                 f"axes), got {tuple(self.seeds.shape)}: "
                 f"{size_remedy(tuple(self.probs.shape), tuple(self.seeds.shape))}"
             )
+        if self.seeds.device != self.probs.device:
+            raise ValueError(
+                f"expected seeds on the device of the predictions, {self.probs.device}, got {self.seeds.device}: move "
+                f"them by .to()"
+            )
         if self.affinity.shape != batch:
             raise ValueError(
                 f"expected an affinity over {batch} as the predictions', got {self.affinity.shape}: "
