@@ -176,8 +176,16 @@ def _costs(problem: Problem) -> Float[Tensor, "b k *s"]:
 
 
 def _edges(problem: Problem) -> Edges:
+    """The pairs of the affinity. Raises `ValueError` for pixels that do not exist: native code trusts its indices."""
     assert isinstance(problem.affinity, SparseAffinity), "checked"
-    return problem.affinity.edges()
+    edges, pixels = problem.affinity.edges(), problem.seeds[0].numel()
+    ends = torch.stack([edges.first, edges.second])
+    if ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < pixels:
+        raise ValueError(
+            f"graph-cut: expected pairs of the pixels 0 to {pixels - 1} from the edges of the "
+            f"{type(problem.affinity).__name__}, got numbers from {int(ends.min())} to {int(ends.max())}"
+        )
+    return edges
 
 
 def _graph(problem: Problem, costs: Tensor, edges: Edges, number: int) -> tuple[PottsGraph, Array, Array]:
@@ -188,8 +196,9 @@ def _graph(problem: Problem, costs: Tensor, edges: Edges, number: int) -> tuple[
     unary = energy.coupling_weight * _numpy(costs[number].flatten(1).double())[classes]
     unary[:, seeds != UNLABELED] = 0
     weight = energy.pairwise_weight * _numpy(edges.weight[number]).astype(np.float64)
-    kept = np.flatnonzero(weight > 0)
-    first, second = (_numpy(x)[kept] for x in (edges.first, edges.second))
+    first, second = _numpy(edges.first), _numpy(edges.second)
+    kept = np.flatnonzero((weight > 0) & (first != second))  # a pixel never differs from itself
+    first, second = first[kept], second[kept]
     return PottsGraph(unary, first, second, weight[kept]), classes, seeds
 
 

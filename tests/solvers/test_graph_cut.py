@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from skimage import data, transform
 from support.problems import Dense
 
 from selflabel.affinity import GaussianKernel, GridAffinity, WindowAffinity
+from selflabel.affinity.protocol import Edges
 from selflabel.driver import Result, solve
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.numerics.cuts import maximum_flow
@@ -326,6 +328,35 @@ def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maximum_flow, "ENGINES", ())
     with pytest.raises(ImportError, match=r"pip install PyMaxflow .* pip install ortools"):
         solve(problem, GraphCut())
+
+
+class Drawn(GridAffinity):
+    """A grid with a pair more in its list: from its last pixel to the given one, which may be itself or nowhere."""
+
+    last_to = 0
+
+    def edges(self) -> Edges:
+        found, last = super().edges(), prod(self.size) - 1
+        first, second = found.first.new_tensor([last]), found.first.new_tensor([self.last_to])
+        weight = torch.cat([found.weight, torch.full_like(found.weight[:, :1], 9.0)], 1)
+        return Edges(torch.cat([found.first, first]), torch.cat([found.second, second]), weight)
+
+
+def test_pairs_of_pixels_that_do_not_exist_are_refused_and_pairs_of_one_pixel_count_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = random_problem(np.random.default_rng(4), (3, 4), 3, 2)
+    grid = problem.affinity
+    assert isinstance(grid, GridAffinity)
+    drawn = replace(problem, affinity=Drawn(grid.size, grid.offsets, grid.weights))
+    monkeypatch.setattr(Drawn, "last_to", 11)
+    assert torch.equal(solve(drawn, GraphCut()).labels, solve(problem, GraphCut()).labels)
+    for to in (12, -1, 10**9):
+        monkeypatch.setattr(Drawn, "last_to", to)
+        with pytest.raises(
+            ValueError, match=r"graph-cut: expected pairs of the pixels 0 to 11 .* Drawn, got numbers"
+        ):
+            solve(drawn, GraphCut())
 
 
 @pytest.mark.cuda

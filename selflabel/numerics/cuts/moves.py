@@ -190,6 +190,7 @@ class MoveSearch:
     def _set(self, labels: Array) -> None:
         self.labels = labels
         self.cut = self.graph.cut(labels)
+        self.present = np.bincount(labels, minlength=len(self.graph.unary)) > 0
         self.value = float(self.graph.at(labels).sum() + self.graph.weight @ self.cut)
 
     def expansions(self) -> bool:
@@ -205,7 +206,8 @@ class MoveSearch:
         """Try to swap every pair of labels; True if that lowered the energy."""
         before = self.version  # 2
         for pair in combinations(self.order, 2):  # 3
-            if self.changed[list(pair)].max() > self.tried.get(pair, -1):
+            there = self.present[list(pair)].any()  # of 255 labels few are
+            if there and self.changed[list(pair)].max() > self.tried.get(pair, -1):
                 self._offer(self.graph.swap(self.labels, *pair))  # 3.1
                 self.tried[pair] = self.version
         return self.version != before  # 4
@@ -215,13 +217,13 @@ class MoveSearch:
         moved = labels != self.labels
         if not moved.any():
             return
-        old, old_cut, old_value = self.labels, self.cut, self.value
+        old = self.labels, self.cut, self.present, self.value
         self._set(labels)
-        if self.value >= old_value - GAIN * (abs(old_value) + 1):
-            self.labels, self.cut, self.value = old, old_cut, old_value
+        if self.value >= old[-1] - GAIN * (abs(old[-1]) + 1):
+            self.labels, self.cut, self.present, self.value = old
             return
         self.version += 1
-        self.changed[old[moved]] = self.changed[labels[moved]] = self.version
+        self.changed[old[0][moved]] = self.changed[labels[moved]] = self.version
 
 
 def explore(graph: PottsGraph) -> Array:
