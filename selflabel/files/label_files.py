@@ -14,6 +14,7 @@ from selflabel.files.atomic import write_atomic
 from selflabel.files.images import read_raster
 from selflabel.files.opening import about, read_file
 from selflabel.files.palette import voc_palette
+from selflabel.files.pictures import LOSSLESS_WEBP
 from selflabel.files.rasters import Raster
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".pnm", ".webp")
@@ -136,8 +137,8 @@ def read_index(path: Path, form: LabelFormat = VOC_FORMAT) -> UInt8[np.ndarray, 
 def decode_index(data: bytes, suffix: str = "", form: LabelFormat = VOC_FORMAT) -> UInt8[np.ndarray, "h w"]:
     """The labels in the bytes of a file: the numbers that it stores, of whatever depth, never rescaled or colored.
 
-    Palette, gray and 1-bit images of all formats that keep numbers, integer TIFF, TIFF of whole floats, and three equal
-    channels; where `form` lists colors, the colors of whatever image.
+    Palette, gray and 1-bit images of all formats that keep numbers, integer TIFF, TIFF of whole floats, and gray
+    pictures in WebP; where `form` lists colors, the colors of whatever image.
 
     Raises `ValueError` for colors (with what to do about it), formats that change numbers (JPEG), fractions, and
     for values that are no class; else as `decode_image` does.
@@ -185,13 +186,14 @@ def _numbers_of_gif(
 
 
 def _gray(numbers: Shaped[np.ndarray, "h w c"], raster: Raster) -> Shaped[np.ndarray, "..."]:
-    """One channel where all channels are equal and no pixel is transparent; else the channels as they are."""
+    """The gray channel of gray with opaque alpha, and of WebP, which has no gray images; else all channels."""
     if raster.alpha:
         if not (numbers[..., -1] == raster.top).all():
             return numbers
         numbers = numbers[..., :-1]
-    if all(np.array_equal(numbers[..., 0], numbers[..., c]) for c in range(1, numbers.shape[2])):
-        return numbers[..., 0]
+    gray = numbers[..., :1]
+    if numbers.shape[2] == 1 or (raster.form == LOSSLESS_WEBP and (numbers == gray).all()):
+        return gray[..., 0]
     return numbers
 
 

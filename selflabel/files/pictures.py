@@ -19,6 +19,8 @@ SEVERAL_VIEWS: Final = ("MPO",)
 INEXACT: Final = ("JPEG", "MPO", "JPEG2000")
 """Formats that change numbers, or may: a file does not say."""
 
+LOSSLESS_WEBP: Final = "lossless WebP"
+"""The form of a `Raster` of such a file."""
 ORIENTATION: Final = 0x0112
 """The EXIF tag."""
 
@@ -58,7 +60,7 @@ def picture_raster(data: bytes) -> Raster:
         exact = form not in INEXACT
         if form == "WEBP":
             exact = _is_lossless_webp(data)
-            form = "lossless WebP" if exact else "WebP with losses"
+            form = LOSSLESS_WEBP if exact else "WebP with losses"
         turn = _orientation(picture)
         if picture.mode == "P":
             picture.load()
