@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.affinity.stencil import Box, Offset, check_spacing
-from selflabel.affinity.window import GATED_CRF_KERNELS, check_window, mixture
+from selflabel.affinity.window import GATED_CRF_KERNELS, check_neighborhood, check_window, mixture
 from selflabel.kernels.backend import Backend, Routine, backend
 
 BLOCK_PIXELS = {"cpu": 8192}
@@ -35,9 +35,12 @@ class StreamedWindow:
     source: Float[Tensor, "b 1 *s"] | None = None
     destination: Float[Tensor, "b 1 *s"] | None = None
     spacing: tuple[float, ...] | None = None
+    are_finite: bool = False
+    """Features that are known to be finite, as those of an image: on a GPU the host would wait to see it."""
 
     def __post_init__(self) -> None:
-        check_window(self.features, self.radius, self.kernels, self.source, self.destination)
+        check = check_neighborhood if self.are_finite else check_window
+        check(self.features, self.radius, self.kernels, self.source, self.destination)
         check_spacing(self.spacing, tuple(self.features.shape[2:]))
 
     @property

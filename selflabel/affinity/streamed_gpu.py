@@ -33,11 +33,11 @@ def apply(
     return gated.filtered(labels.contiguous(), _arrays(window), skew=skew)
 
 
-def potts_energies(
+def potts_energy(
     window: StreamedWindow, probs: Float[Tensor, "b k *s"], gradient: Tensor | None
-) -> Float64[Tensor, " b"]:
-    """``σ'W(1 - σ)``, twice the bilinear Potts sum; its gradient by the logits is written to `gradient`, if given."""
-    return gated.potts_energies(probs.contiguous(), _arrays(window), gradient)
+) -> Float64[Tensor, ""]:
+    """``σ'W(1 - σ)`` of all images, twice the bilinear Potts sum; `gradient`, if given, becomes that by the logits."""
+    return gated.potts_energy(probs.contiguous(), _arrays(window), gradient)
 
 
 def _arrays(window: StreamedWindow) -> gated.WindowArrays:

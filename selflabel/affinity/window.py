@@ -177,6 +177,17 @@ def check_window(
 ) -> None:
     """Raise `ValueError` unless features, radius, kernels and gates make a window."""
     checked_features(features)
+    check_neighborhood(features, radius, kernels, source, destination)
+
+
+def check_neighborhood(
+    features: Tensor,
+    radius: int,
+    kernels: tuple[GaussianKernel, ...],
+    source: Tensor | None,
+    destination: Tensor | None,
+) -> None:
+    """As `check_window`, for features that are known to be finite: no pixel is read."""
     check_count(radius, "radius")
     if not kernels:
         raise ValueError("expected at least one kernel, got none")

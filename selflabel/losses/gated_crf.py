@@ -60,9 +60,10 @@ def gated_crf_loss(
             f"expected as many images and axes as the logits {list(logits.shape)} have, got {list(images.shape)}"
         )
     gates = (_gate("source", source, logits, work), _gate("destination", destination, logits, work))
-    features = _resized(images.colors.detach().to(work), size)
-    features, kernels, spacing = isotropic(features, kernels, spacing)
-    window = StreamedWindow(features, radius, kernels, gates[0], gates[1], spacing)
+    colors = _resized(images.colors.detach().to(work), size)
+    features, kernels, spacing = isotropic(colors, kernels, spacing)
+    # the range of the image was checked; bandwidths of its channels may have made other numbers of it
+    window = StreamedWindow(features, radius, kernels, *gates, spacing, are_finite=features is colors)
     destinations = float(logits.numel() // logits.shape[1] if gates[1] is None else gates[1].double().sum())
     if compatibility is not None:
         compatibility = _checked(compatibility, logits.shape[1]).to(logits.device, work)
@@ -201,7 +202,7 @@ def _energy_by_kernels(
     probs = logits.softmax(1, dtype=window.features.dtype)
     if compatibility is None:
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device) if is_wanted else None
-        return streamed_gpu.potts_energies(window, probs, gradient).sum(), gradient
+        return streamed_gpu.potts_energy(window, probs, gradient), gradient
     filtered = streamed_gpu.apply(window, probs).flatten(2)
     is_skew = window.is_gated and bool((compatibility != compatibility.mT).any())
     skewed = streamed_gpu.apply(window, probs, skew=True).flatten(2) if is_skew else None

@@ -19,11 +19,14 @@ device.
 import argparse
 import platform
 import statistics
+import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import patch
 
@@ -232,6 +235,20 @@ def parsed() -> argparse.Namespace:
     return options
 
 
+def _commit() -> str:
+    """Of the working tree; "unknown" without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _versions() -> str:
+    triton = f", Triton {version('triton')}" if backend.has_triton() else ""
+    return f"torch {torch.__version__}{triton}, Python {platform.python_version()}"
+
+
 def main() -> None:
     options = parsed()
     device = torch.device(options.device)
@@ -243,9 +260,12 @@ def main() -> None:
     model = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     report, start = Report([], []), time.perf_counter()
     sizes = SMALL if options.small else Sizes()
-    report.add(f"{model}, torch {torch.__version__}, Python {platform.python_version()}.\n")
+    report.add(
+        "# On a GPU\n\nMade by `tests/benchmarks/gpu.py`, whose first lines say what the columns are.\n"
+    )
+    report.add(f"{date.today()}, commit {_commit()}: {model}, {_versions()}.\n")
     if "checks" in options.jobs:
-        check(report, 24 if options.small else 96, device)
+        check(report, 24 if options.small else 64, device)
     names = [name for name in FAMILIES if name in options.jobs]
     if names:
         time_all(report, names, sizes, device)

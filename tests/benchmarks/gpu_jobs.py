@@ -27,6 +27,7 @@ from selflabel import DenseAffinity, Energy, GaussianKernel, GridAffinity, Probl
 from selflabel.affinity import Affinity, Exact
 from selflabel.kernels.backend import Routine
 from selflabel.losses import dense_crf_loss, gated_crf_loss
+from selflabel.networks import network
 from selflabel.solvers import GradientDescent, MeanField, RandomWalker
 from selflabel.terms import potts_and_grad
 
@@ -93,6 +94,22 @@ def training(sizes: Sizes, device: torch.device) -> Iterator[Job]:
     """The solver of a training step of soft ADM, from the prediction."""
     work = partial(solve, _batch_of_training(sizes, device), GradientDescent())
     yield Job(f"GradientDescent from the prediction, {by(sizes.training)}", work, 0, "")
+
+
+def network_alone(sizes: Sizes, device: torch.device) -> Iterator[Job]:
+    """What a solver in training is compared with: the network's step on the same batch."""
+    image, logits = draw(sizes.training, device)
+    target = logits.argmax(1)
+    torch.manual_seed(4_409)
+    made = network("unet:32", image.shape[1], logits.shape[1]).to(device)
+    optimizer = torch.optim.SGD(made.parameters(), 1e-3, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(made(image), target).backward()
+        optimizer.step()
+
+    yield Job(f"network alone, unet:32, forward, backward and optimizer, {by(sizes.training)}", step, 0, "")
 
 
 def from_the_walker(sizes: Sizes, device: torch.device) -> Iterator[Job]:
@@ -257,6 +274,7 @@ FAMILIES: dict[str, Family] = {
     "converged": Family(converged, (Routine.DESCENT, Routine.STENCIL)),
     "recipe": Family(recipe),
     "training": Family(training, (Routine.DESCENT,)),
+    "network": Family(network_alone),
     "adm": Family(from_the_walker),
     "gated": Family(gated, (Routine.GATED,)),
     "published": Family(published_gated),

@@ -116,13 +116,12 @@ def filtered(probs: Tensor, window: WindowArrays, *, skew: bool = False) -> Tens
     return result
 
 
-def potts_energies(probs: Tensor, window: WindowArrays, gradient: Tensor | None) -> Tensor:
-    """``σ'W(1 - σ)`` of each image ``[b]``, in float64; `gradient` becomes that by the logits, of any float type."""
-    energies = torch.empty(
-        len(probs), Tiles.of(tuple(probs.shape)).count, dtype=torch.float64, device=probs.device
-    )
+def potts_energy(probs: Tensor, window: WindowArrays, gradient: Tensor | None) -> Tensor:
+    """``σ'W(1 - σ)`` of all images, in float64; `gradient` becomes that by the logits, of any float type."""
+    count = Tiles.of(tuple(probs.shape)).count
+    energies = torch.empty(len(probs), count, dtype=torch.float64, device=probs.device)
     _launch(probs, window, gradient, energies, skew=False)
-    return energies.sum(1)
+    return energies.sum()
 
 
 def _launch(
