@@ -124,7 +124,7 @@ def test_a_file_is_checked_by_the_declarations(tmp_path: Path) -> None:
     assert found == {"share": 1.0, "tag": ("x",)}
     assert isinstance(found["share"], float)
     path.write_text("share = 1.5\n")
-    with pytest.raises(ValueError, match=r"options.toml: expected share <= 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"options.toml, line 1: expected share <= 1, got 1.5"):
         read_config(path, Numbers)
 
 
