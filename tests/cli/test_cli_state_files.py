@@ -246,3 +246,12 @@ def test_a_run_that_names_a_module_needs_to_be_trusted(folder: Path, tmp_path: P
     refused(call(*predicting), "imports the module support.runs and runs its code: give --allow-code")
     assert not (tmp_path / "probs").exists()
     assert call(*predicting, "--allow-code").exit_code == 0
+    copied = tmp_path / "options.toml"  # the tables of a run tell that it is the file of one
+    copied.write_bytes((out / "config.toml").read_bytes())
+    for path in (out / "config.toml", copied):
+        for command in (("train",), ("compare", "--runs", "pce")):
+            if "compare" in command:
+                pytest.importorskip("matplotlib")
+            given = (command[0], folder / "data", *command[1:], "--out", tmp_path / "other", "--config", path)
+            refused(call(*given), f"{path} has the network support.runs:tiny", "give --allow-code")
+            assert not (tmp_path / "other").exists()
