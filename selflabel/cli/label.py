@@ -302,6 +302,15 @@ def _summary(report: "FolderReport", out: Path) -> None:
     for name, value in _lines(report):
         table.add_row(name, value)
     screen.summary(table, f"labels are in {out / 'labels'}")
+    if report.changed_far > MOST_FAR:
+        screen.warn(
+            f"{100 * report.changed_far:.0f} % of the changed labels are far from the borders of the labels: the solver "
+            f"takes whole regions of the prediction away; a lower --pairwise-weight keeps more of them"
+        )
+
+
+MOST_FAR = 0.5
+"""Share of the changed labels far from borders above which the summary warns."""
 
 
 def _lines(report: "FolderReport") -> Sequence[tuple[str, str]]:
@@ -321,6 +330,7 @@ def _lines(report: "FolderReport") -> Sequence[tuple[str, str]]:
         ("step limit reached", str(unfinished)),
         ("pixels with seeds", f"{100 * report.mean([record.seeded for record in records]):.2f} %"),
         ("pixels labeled", f"{100 * report.mean([record.labeled for record in records]):.2f} %"),
+        *([] if report.changed is None else [("changed by the solver", f"{100 * report.changed:.2f} %")]),
         ("entropy, mean (nats)", screen.number(report.mean([record.entropy for record in records]))),
         ("seconds an image", screen.number(report.mean([record.seconds for record in records]))),
     ]

@@ -80,6 +80,8 @@ def label_image(job: Job, settings: LabelingSettings, output: OutputFolder) -> R
         result=labeled.result.name.lower(),
         seeded=float((inputs.seeds != UNLABELED).mean()),
         labeled=float((labeled.index != UNLABELED).mean()),
+        changed=None if labeled.changes is None else labeled.changes.changed,
+        changed_far=None if labeled.changes is None else labeled.changes.far,
         entropy=float(entropy(torch.from_numpy(labeled.labels)[None]).mean(dtype=torch.float64)),
         seconds=round(time.perf_counter() - began, 3),
     )

@@ -46,7 +46,8 @@ class Record:
     classes: those that could win.
     energy_before, energy_after: energies of the start and of the labels, sums over the image.
     bound: a lower bound of the energy, if the solver has one.
-    seeded, labeled: shares of the pixels. entropy: mean over pixels, in nats.
+    seeded, labeled: shares of the pixels. changed, changed_far: `Changes` of a given prediction.
+    entropy: mean over pixels, in nats.
     seconds: reading and writing included; the only field that differs between two runs.
     """
 
@@ -63,6 +64,8 @@ class Record:
     result: str
     seeded: float
     labeled: float
+    changed: float | None
+    changed_far: float | None
     entropy: float
     seconds: float
 
@@ -115,6 +118,8 @@ def record_of(line: Entry) -> Record:
         result=_result(line["result"]),
         seeded=_number(line, "seeded", 0.0, 1.0),
         labeled=_number(line, "labeled", 0.0, 1.0),
+        changed=_share_or_none(line, "changed"),
+        changed_far=_share_or_none(line, "changed_far"),
         entropy=_number_or_nan(line, "entropy"),
         seconds=_number(line, "seconds", 0.0),
     )
@@ -185,6 +190,10 @@ def _is_within(value: int | float, least: float, most: float) -> bool:
         return isfinite(value) and least <= float(value) <= most
     except OverflowError:  # a whole number beyond all floats
         return False
+
+
+def _share_or_none(line: Entry, name: str) -> float | None:
+    return None if line[name] is None else _number(line, name, 0.0, 1.0)
 
 
 def _number_or_nan(line: Entry, name: str) -> float:

@@ -14,6 +14,7 @@ from selflabel.files.images import to_unit
 from selflabel.files.label_files import VOC_FORMAT, LabelFormat
 from selflabel.files.probabilities import Probabilities, as_probabilities
 from selflabel.inputs import check_kind
+from selflabel.labeling.changes import Changes, changes
 from selflabel.labeling.classes import candidates, check_seeds, numbered, probabilities_of
 from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.presets import default_labeler
@@ -43,6 +44,8 @@ class Labeled:
     """How many steps the solver took."""
     result: Result
     """How it ended."""
+    changes: Changes | None = None
+    """What the solver changed of a given prediction."""
 
     @property
     def confidence(self) -> Float32[np.ndarray, "h w"]:
@@ -89,7 +92,7 @@ def label(
             check_kind(
                 values, np.ndarray | Tensor, f"{name} as a NumPy array or torch tensor", "numpy.asarray(…)"
             )
-    labeler = solver if isinstance(solver, Labeler) else default_labeler(solver)
+    labeler = solver if isinstance(solver, Labeler) else default_labeler(solver, predicted=probs is not None)
     settings = LabelingSettings(
         labeler, num_classes=num_classes, all_classes=all_classes, min_confidence=min_confidence
     )
@@ -125,6 +128,7 @@ def label_arrays(
     assert solution.marginals is not None, "asked for"
     labels = solution.marginals[0].numpy().astype(np.float32)
     index = classes[solution.labels[0].argmax(dim=0).numpy()]
+    changed = None if probs is None else changes(classes[probs.argmax(dim=0).numpy()], index)
     index[labels.max(axis=0) < settings.min_confidence] = UNLABELED
     return Labeled(
         index=np.where(seeds == UNLABELED, index, seeds),
@@ -135,6 +139,7 @@ def label_arrays(
         bound=None if solution.bound is None else float(solution.bound[0]),
         steps=int(solution.steps[0]),
         result=solution.results[0],
+        changes=changed,
     )
 
 

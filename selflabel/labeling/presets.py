@@ -49,12 +49,28 @@ PRESETS: tuple[Labeler, ...] = (
         max_steps=10,
     ),
 )
-"""One labeler a solver; options change its parts one by one."""
+"""One labeler a solver, for scribbles; options change its parts one by one."""
+
+PREDICTED: tuple[Labeler, ...] = (
+    Labeler(
+        MeanField(),
+        Energy(STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=0.25, entropy_weight=1.0),
+        replace(DENSE, sigma=10.0),
+        None,
+        max_steps=10,
+    ),
+)
+"""The same for predictions of networks, where these differ: a network has seen what objects look like, and pairs of
+pixels as strong as annotators need them take thin and small objects away (tests/benchmarks/predictions.py)."""
 
 
-def default_labeler(solver: Solver) -> Labeler:
-    """The preset of the solver's class with this solver; without one, the solver's own defaults."""
-    for preset in PRESETS:
+def default_labeler(solver: Solver, *, predicted: bool = False) -> Labeler:
+    """The preset of the solver's class with this solver; without one, the solver's own defaults.
+
+    predicted: for predictions that are given, so without an annotator.
+    """
+    for preset in (*PREDICTED, *PRESETS) if predicted else PRESETS:
         if isinstance(solver, type(preset.solver)):
-            return replace(preset, solver=solver)
-    return Labeler(solver, solver.default_energy, solver.default_affinity, ANNOTATOR)
+            return replace(preset, solver=solver, annotator=None if predicted else preset.annotator)
+    annotator = None if predicted else ANNOTATOR
+    return Labeler(solver, solver.default_energy, solver.default_affinity, annotator)

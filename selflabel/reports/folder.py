@@ -35,6 +35,22 @@ class FolderReport:
         """Records of this run and of earlier ones."""
         return self.labeled + self.skipped
 
+    @property
+    def changed(self) -> float | None:
+        """The share of predicted labels that were changed, mean over the images; None without predictions."""
+        shares = [record.changed for record in self.records if record.changed is not None]
+        return self.mean(shares) if shares else None
+
+    @property
+    def changed_far(self) -> float:
+        """The share of the changed labels, of all images, that is far from the borders of the new ones."""
+        far = total = 0.0
+        for record in self.records:
+            changed = (record.changed or 0.0) * record.height * record.width
+            total += changed
+            far += changed * (record.changed_far or 0.0)
+        return far / total if total else 0.0
+
     def per_pixel(self, before: bool) -> float:
         """Energy per pixel of the start (`before`) or of the labels, over all images."""
         total = sum(r.energy_before if before else r.energy_after for r in self.records)

@@ -65,7 +65,7 @@ def labeler(options: LabelerOptions, *, predicted: bool = False) -> Labeler:
     """
     settings = by_part(options.set, ("annotator", "affinity"), "solver")
     solver = configured(known("solver", options.solver, SOLVERS)(), settings["solver"])
-    base = default_labeler(solver)
+    base = default_labeler(solver, predicted=predicted)
     if predicted and options.annotator not in (None, NO_ANNOTATOR):
         raise ValueError("--probs and --annotator both give a prediction: leave one of them out")
     annotator = None if predicted else _annotator(base.annotator, options.annotator)
