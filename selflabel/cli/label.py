@@ -304,8 +304,8 @@ def _summary(report: "FolderReport", out: Path) -> None:
     screen.summary(table, f"labels are in {out / 'labels'}")
     if report.changed_far > MOST_FAR:
         screen.warn(
-            f"{100 * report.changed_far:.0f} % of the changed labels are far from the borders of the labels: the solver "
-            f"takes whole regions of the prediction away; a lower --pairwise-weight keeps more of them"
+            f"{100 * report.changed_far:.0f} % of the changed labels are far from the borders of the labels: the "
+            f"solver takes whole regions of the prediction away; a lower --pairwise-weight keeps more of them"
         )
 
 

@@ -77,6 +77,8 @@ TAKES: dict[str, Callable[[object], bool]] = {
     "entropy": lambda value: value is None or _is_float(value),
     "seeded": lambda value: _is_float(value) and 0 <= value <= 1,  # type: ignore[operator]
     "labeled": lambda value: _is_float(value) and 0 <= value <= 1,  # type: ignore[operator]
+    "changed": lambda value: value is None or (_is_float(value) and 0 <= value <= 1),  # type: ignore[operator]
+    "changed_far": lambda value: value is None or (_is_float(value) and 0 <= value <= 1),  # type: ignore[operator]
     "seconds": lambda value: _is_float(value) and value >= 0,  # type: ignore[operator]
 }
 """The values that a field may have, where it may have some of these."""
