@@ -70,6 +70,14 @@ class RandomWalker:
     large_pixels: int = 1_000_000
     windows: Windows = Windows()
 
+    def __post_init__(self) -> None:
+        plain = (self.large_pixels, self.windows) == (RandomWalker.large_pixels, RandomWalker.windows)
+        if self.method is not None and not plain:
+            raise ValueError(
+                f"random-walker: large_pixels and windows would change nothing, as {type(self.method).__name__} solves "
+                f"for all pixels: leave them out, or the method"
+            )
+
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Raise `ValueError` for other couplings and relaxations than the quadratic ones, and for entropy."""
         if energy.coupling_weight and energy.coupling != QUADRATIC:

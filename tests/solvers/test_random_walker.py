@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from selflabel.labels import UNLABELED, one_hot
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination, factorized
 from selflabel.numerics.linear.system import LinearSolver, System
+from selflabel.numerics.linear.windows import Windows
 from selflabel.problem import Energy, Problem
 from selflabel.solvers.random_walker import RandomWalker, method_by_size
 from selflabel.terms import BILINEAR, QUADRATIC, QUADRATIC_POTTS, STANDARD
@@ -339,3 +341,12 @@ def test_cuda_agrees_with_the_cpu(method: LinearSolver | None) -> None:
         solution = solve(there, RandomWalker(method))
         assert solution.labels.is_cuda
         np.testing.assert_allclose(solution.labels.cpu(), solve(problem, RandomWalker()).labels, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"large_pixels": 100}, {"windows": Windows(patience=2)}])
+def test_options_of_windows_are_refused_with_a_method_for_all_pixels(options: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=r"large_pixels and windows would change nothing, as Elimination solves"
+    ):
+        RandomWalker(Elimination(), **options)
+    RandomWalker(**options)
