@@ -19,11 +19,12 @@ MANY: Final = 64
 def check_seeds_meaning(index: UInt8[np.ndarray, "h w"], form: LabelFormat, num_classes: int | None) -> None:
     """Raise `ValueError` for the seeds of an image that look as if read by the wrong convention.
 
-    * Every pixel has a seed, and `form.unlabeled` is not -1: the value of pixels without a label was not named.
+    * Every pixel has a seed: the value of pixels without a label was not named. Not where `form.unlabeled` is -1, or
+      the values of the classes are named.
     * `check_no_mask` and `check_contiguous`.
     """
     counts = np.bincount(index.ravel(), minlength=UNLABELED + 1)
-    if counts[UNLABELED] == 0 and form.unlabeled != -1:
+    if counts[UNLABELED] == 0 and form.unlabeled != -1 and not form.explicit:
         raise ValueError(_all_seeded(counts, form))
     check_no_mask(counts, form, num_classes)
     check_contiguous(counts, form, num_classes, "seeds", "--values")
@@ -91,15 +92,10 @@ def may_be_binary(form: LabelFormat, num_classes: int | None) -> bool:
 
 def _all_seeded(counts: Int64[np.ndarray, " n"], form: LabelFormat) -> str:
     """What to say where every pixel has a seed."""
-    told = "every pixel has a seed, and nothing is left to label: "
-    if form.explicit:
-        return (
-            told
-            + "name the value of pixels without a label (--unlabeled); if all have one, say that (--unlabeled -1)"
-        )
     most = int(counts.argmax())
     value, share = most + form.offset, 100 * counts[most] / counts.sum()
     return (
-        f"{told}if value {value}, which is on {share:.0f} % of the pixels, means unlabeled, say so (--unlabeled {value}"
-        f"{' --seeds-offset 1' if value == 0 else ''}); if all are labels, say that (--unlabeled -1)"
+        f"every pixel has a seed, and nothing is left to label: if value {value}, which is on {share:.0f} % of the "
+        f"pixels, means unlabeled, say so (--unlabeled {value}{' --seeds-offset 1' if value == 0 else ''}); if all are "
+        f"labels, say that (--unlabeled -1), or which values the classes have (--values)"
     )
