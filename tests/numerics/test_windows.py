@@ -213,7 +213,10 @@ def test_only_large_flat_images_have_windows(monkeypatch: pytest.MonkeyPatch) ->
     solve(flat, RandomWalker(large_pixels=400))
     with pytest.raises(AssertionError):
         solve(flat, RandomWalker(large_pixels=399))
-    solve(flat, RandomWalker(Elimination(), large_pixels=399))
+    whole_image = RandomWalker(Elimination())
+    # the constructor refuses both, as one would change nothing
+    object.__setattr__(whole_image, "large_pixels", 399)
+    solve(flat, whole_image)
     deep = posed(GridAffinity.from_features(torch.zeros(1, 1, 10, 9, 8)), seeds_of((10, 9, 8), 0.2), 0.1)
     solve(deep, RandomWalker(large_pixels=399))
     monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
