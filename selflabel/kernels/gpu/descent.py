@@ -11,9 +11,13 @@ from typing import NamedTuple
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.compile import Tiles, device_of, kernel
 from selflabel.kernels.gpu.formulas import coupling
+from selflabel.kernels.gpu.launch import Kernel, blocks, helper
 from selflabel.kernels.gpu.stencil import StencilPairs, add_pairs, place
+from selflabel.kernels.gpu.tiles import Tiles
+
+SUMS = 1024
+"""Sums of tiles that are added up at a time."""
 
 LEAST_ROOT = tl.constexpr(1e-12)
 """Divisor in place of the root of an excluded class, which is zero."""
@@ -97,14 +101,14 @@ class Formulas(NamedTuple):
     pairwise_weight: float
 
 
-@kernel
+@helper
 def _natural(root, gradient, curvature):
     """``u c / (c⁺ + 2 u h)`` with ``c = g - y·g``, both sides times 2 u: the gradient by the roots is ``2 u c``."""
     u = tl.maximum(root, LEAST_ROOT)
     return u * gradient / (tl.maximum(gradient, 0.0) + 4 * u * u * curvature)
 
 
-@kernel
+@Kernel
 def _move(
     roots,
     gradient,
@@ -150,7 +154,7 @@ def _move(
         tl.store(roots + trial * of_image + here, moved, mask=inside)
 
 
-@kernel
+@helper
 def _store_sums(sums, start, end, norm, overlap, energy):
     """Five numbers of a program: energy and inner products of a tile, in float64."""
     tiles = tl.num_programs(0)
@@ -162,7 +166,7 @@ def _store_sums(sums, start, end, norm, overlap, energy):
     tl.store(to + 4 * tiles, tl.sum(tl.sum(overlap, 0).to(tl.float64), 0))
 
 
-@kernel
+@Kernel
 def _measure(
     roots,
     gradient,
@@ -221,7 +225,7 @@ def _measure(
         _store_sums(sums, along * old, along * slope, natural * slope, natural * old, energy)
 
 
-@kernel
+@helper
 def _sum(sums, tiles, BLOCK: tl.constexpr):
     """The sum of the numbers of all tiles, in a fixed order."""
     total = tl.zeros([BLOCK], tl.float64)
@@ -231,7 +235,7 @@ def _sum(sums, tiles, BLOCK: tl.constexpr):
     return tl.sum(total, 0)
 
 
-@kernel
+@Kernel
 def _decide(
     sides, done, turns, betas, rates, energies, quiet, sums, tiles,
     rtol, quiet_steps, least_rate, most_growth, slack, FIRST: tl.constexpr, BLOCK: tl.constexpr,
@@ -279,11 +283,10 @@ def move(points: Points, given: Given, limits: Limits, progress: SearchState) ->
     batch, classes, pixels = points.direction.shape
     tiles = Tiles.of((1, classes, 1, pixels))
     size = tiles.rows * tiles.columns
-    with device_of(points.roots):
-        _move[(-(-pixels // size), batch)](
-            *points, progress.sides, progress.done, given.free, given.allowed, *progress[2:5], pixels, classes,
-            *limits[:3], CLASSES=tiles.classes, PIXELS=size,
-        )  # fmt: skip
+    _move(
+        (blocks(pixels, size), batch), *points, progress.sides, progress.done, given.free, given.allowed,
+        *progress[2:5], pixels, classes, *limits[:3], tiles.classes, size,
+    )  # fmt: skip
 
 
 def measure(
@@ -295,16 +298,13 @@ def measure(
     Letters as in `numerics.descent.line_search`.
     """
     batch, classes, _ = points.direction.shape
-    with device_of(points.roots):
-        _measure[(tiles.count, batch)](
-            *points, progress.sides, progress.done, given.target, given.free, *pairs, sums, len(pairs.offsets),
-            *tiles.size, classes, *formulas[2:], limits.curvature,
-            COUPLING=formulas.coupling, RELAXATION=formulas.relaxation,
-            CLASSES=tiles.classes, ROWS=tiles.rows, COLUMNS=tiles.columns,
-        )  # fmt: skip
+    _measure(
+        (tiles.count, batch), *points, progress.sides, progress.done, given.target, given.free, *pairs, sums,
+        len(pairs.offsets), *tiles.size, classes, *formulas[2:], limits.curvature,
+        formulas.coupling, formulas.relaxation, tiles.classes, tiles.rows, tiles.columns,
+    )  # fmt: skip
 
 
 def decide(progress: SearchState, sums: Tensor, rules: StepRules, *, is_first: bool = False) -> None:
     """Accept or refuse the trials that `measure` has summed up; the first one, at the start, is taken as it is."""
-    with device_of(sums):
-        _decide[(len(sums),)](*progress, sums, sums.shape[2], *rules, FIRST=is_first, BLOCK=1024)
+    _decide((len(sums),), *progress, sums, sums.shape[2], *map(float, rules), is_first, SUMS)

@@ -4,7 +4,7 @@ from math import exp
 
 import triton.language as tl
 
-from selflabel.kernels.gpu.compile import kernel
+from selflabel.kernels.gpu.launch import helper
 
 FLOOR = tl.constexpr(exp(-30.0))
 """Least argument of a logarithm, as `terms.FLOOR`."""
@@ -35,7 +35,7 @@ STANDARD = tl.constexpr(0)
 COLLISION = tl.constexpr(1)
 
 
-@kernel
+@helper
 def relaxation(dot, own, other, RELAXATION: tl.constexpr):
     """``P``, ``∂P/∂dot`` and ``∂P/∂own`` from ``p·q``, ``own = ‖p‖²`` and ``other = ‖q‖²``."""
     by_norm = tl.zeros_like(dot)
@@ -68,7 +68,7 @@ def relaxation(dot, own, other, RELAXATION: tl.constexpr):
     return value, by_dot, by_norm
 
 
-@kernel
+@helper
 def coupling(dot, COUPLING: tl.constexpr):
     """Value, derivative and curvature from ``y·t`` (`terms.Product`)."""
     if COUPLING == STANDARD:

@@ -7,12 +7,12 @@ features come from the cache, weights are made once a pair and pixel, and nothin
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.compile import Tiles, device_of, kernel
+from selflabel.kernels.gpu.launch import Kernel, helper, power_of_two
 from selflabel.kernels.gpu.stencil import place
+from selflabel.kernels.gpu.tiles import Tiles
 
 MOST_CHANNELS = 32
 """Features of a pixel, at most: they are held in registers."""
@@ -35,7 +35,7 @@ class WindowArrays(NamedTuple):
     """Units of distance from a pixel to the next on each axis."""
 
 
-@kernel
+@helper
 def _mixture(kernels, distance, squared, KERNELS: tl.constexpr):
     """``Σ_p K_p`` from squared distances in place and in features."""
     weight = tl.zeros_like(squared)
@@ -45,7 +45,7 @@ def _mixture(kernels, distance, squared, KERNELS: tl.constexpr):
     return weight
 
 
-@kernel
+@helper
 def _finish(filtered, own, valid, energies):
     """Half the gradient of ``σ'W(1 - σ)`` by the logits, from ``W σ``; the energy of the tile is stored."""
     total = tl.sum(filtered, 0)
@@ -59,7 +59,7 @@ def _finish(filtered, own, valid, energies):
     return product - own * energy[None, :]
 
 
-@kernel
+@Kernel
 def _window(
     probs, features, source, destination, kernels, to, energies, depth, height, width, classes,
     channels, reach_z, reach_y, reach_x, spacing_z, spacing_y, spacing_x,
@@ -130,29 +130,11 @@ def _launch(
     tiles, channels = Tiles.of(tuple(probs.shape)), window.features.shape[1]
     missing = 3 - len(window.reaches)
     source, destination = (probs, probs) if window.gates is None else window.gates
-    with device_of(probs):
-        _window[(tiles.count, len(probs))](
-            probs,
-            window.features,
-            source,
-            destination,
-            window.kernels,
-            probs if to is None else to,
-            probs if energies is None else energies,
-            *tiles.size,
-            probs.shape[1],
-            channels,
-            *(0,) * missing,
-            *window.reaches,
-            *(1.0,) * missing,
-            *window.spacing,
-            KERNELS=len(window.kernels),
-            CHANNELS=max(2, triton.next_power_of_2(channels)),
-            CLASSES=tiles.classes,
-            ROWS=tiles.rows,
-            COLUMNS=tiles.columns,
-            GATED=window.gates is not None,
-            SKEW=skew,
-            POTTS=energies is not None,
-            GRADIENT=to is not None,
-        )
+    _window(
+        (tiles.count, len(probs)), probs, window.features, source, destination, window.kernels,
+        probs if to is None else to, probs if energies is None else energies,
+        *tiles.size, probs.shape[1], channels,
+        *(0,) * missing, *window.reaches, *(1.0,) * missing, *window.spacing,
+        len(window.kernels), max(2, power_of_two(channels)), tiles.classes, tiles.rows, tiles.columns,
+        window.gates is not None, skew, energies is not None, to is not None,
+    )  # fmt: skip

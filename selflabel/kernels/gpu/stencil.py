@@ -6,8 +6,9 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.compile import Tiles, device_of, kernel
 from selflabel.kernels.gpu.formulas import PRODUCT, relaxation
+from selflabel.kernels.gpu.launch import Kernel, helper
+from selflabel.kernels.gpu.tiles import Tiles
 
 
 class StencilPairs(NamedTuple):
@@ -19,7 +20,7 @@ class StencilPairs(NamedTuple):
     """``[m 3]`` int32: from the first pixel to the second one, on three axes (the first one is 0 for images)."""
 
 
-@kernel
+@helper
 def place(depth, height, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Coordinates of the pixels of a tile (`compile.Tiles`), and which of them are in the image."""
     across, down = (width + COLUMNS - 1) // COLUMNS, (height + ROWS - 1) // ROWS
@@ -31,7 +32,7 @@ def place(depth, height, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     return z, y, x, (y < height) & (x < width)
 
 
-@kernel
+@helper
 def add_pairs(
     points,
     weights,
@@ -87,7 +88,7 @@ def add_pairs(
     return value, gradient, by_norms, curvature
 
 
-@kernel
+@Kernel
 def _potts(
     labels, weights, offsets, gradient, curvature, energies, count, depth, height, width, classes,
     RELAXATION: tl.constexpr, ENERGY: tl.constexpr, GRADIENT: tl.constexpr, CURVATURE: tl.constexpr,
@@ -122,13 +123,12 @@ def _launch(
     energies: Tensor | None,
 ) -> None:
     tiles = Tiles.of(tuple(labels.shape))
-    with device_of(labels):
-        _potts[(tiles.count, len(labels))](
-            labels, *pairs, *(labels if array is None else array for array in (gradient, curvature, energies)),
-            len(pairs.offsets), *tiles.size, labels.shape[1], RELAXATION=number, ENERGY=energies is not None,
-            GRADIENT=gradient is not None, CURVATURE=curvature is not None,
-            CLASSES=tiles.classes, ROWS=tiles.rows, COLUMNS=tiles.columns,
-        )  # fmt: skip
+    arrays = (labels if array is None else array for array in (gradient, curvature, energies))
+    wanted = energies is not None, gradient is not None, curvature is not None
+    _potts(
+        (tiles.count, len(labels)), labels, *pairs, *arrays, len(pairs.offsets), *tiles.size, labels.shape[1],
+        number, *wanted, tiles.classes, tiles.rows, tiles.columns,
+    )  # fmt: skip
 
 
 def apply(values: Tensor, pairs: StencilPairs) -> Tensor:

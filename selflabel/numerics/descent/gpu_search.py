@@ -6,8 +6,8 @@ from torch import Tensor
 
 from selflabel.affinity.stencil import Stencil
 from selflabel.kernels.gpu import descent, formulas
-from selflabel.kernels.gpu.compile import Tiles
 from selflabel.kernels.gpu.stencil import StencilPairs
+from selflabel.kernels.gpu.tiles import Tiles
 from selflabel.numerics.descent.coordinates import LEAST_CURVATURE, ROOT_FLOOR, ROOT_LEFT, ROOT_REACH
 from selflabel.numerics.descent.line_search import PerImage
 from selflabel.problem import Problem
@@ -68,8 +68,10 @@ class GPUSearch:
             curvature=zeros.new_ones(2, batch, zeros.shape[2]),
             direction=zeros,
         )
-        whole = zeros.new_zeros(3, batch, dtype=torch.int32).unbind()
-        self._progress = descent.SearchState(*whole, *zeros.new_zeros(4, batch, dtype=torch.float64).unbind())
+        # each an array of its own: kernels are compiled for arrays that begin at multiples of 16 bytes
+        whole = [zeros.new_zeros(batch, dtype=torch.int32) for _ in range(3)]
+        numbers = [zeros.new_zeros(batch, dtype=torch.float64) for _ in range(4)]
+        self._progress = descent.SearchState(*whole, *numbers)
         allowed = problem.probs.new_ones(labels.shape[:2]) if problem.classes is None else problem.classes
         self._given = descent.Given(
             product.target(problem.probs).flatten(2).contiguous(),
