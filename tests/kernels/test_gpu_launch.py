@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from selflabel.kernels.gpu import launch
 from selflabel.kernels.gpu.launch import Kernel, padded, power_of_two, tile
 
 pytestmark = pytest.mark.needs_triton
@@ -44,7 +45,7 @@ def stub(fails: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Kernel, Jit]:
 
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 7, raising=False)
     kernel, jit = Kernel(function), Jit(fails)
-    kernel._jit = jit
+    monkeypatch.setattr(launch.triton, "jit", lambda function, do_not_specialize: jit)
     return kernel, jit
 
 
@@ -74,6 +75,28 @@ def test_other_forms_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
         assert jit.launches == number + 1
         kernel((1,), *given)
         assert jit.launches == number + 1
+
+
+def test_arrays_and_pixels_are_specialized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing would be read in vectors; other numbers would be compiled for again and again."""
+
+    def function(x, to, factor, count, pixels, WIDE):  # type: ignore[no-untyped-def]
+        raise AssertionError
+
+    found, jit = list[list[str]](), Jit(False)
+
+    def made(function: object, do_not_specialize: list[str]) -> Jit:
+        found.append(do_not_specialize)
+        return jit
+
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 7, raising=False)
+    monkeypatch.setattr(launch.triton, "jit", made)
+    kernel, x = Kernel(function), torch.zeros(64)
+    for number, pixels in enumerate((9, 32, 1)):
+        kernel((1,), x, x, 1.0, 5, pixels, True)
+        kernel((1,), x, x, 1.0, 7, pixels, True)
+        assert jit.launches == number + 1
+    assert found == [["count"]]
 
 
 def test_other_versions_of_triton_launch_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def filter_exactly(
         features,
         values,
         values if scale is None else scale,
-        1.0 if factor is None else factor,
+        1.0 if factor is None else float(factor),
         to,
         pixels,
         columns,

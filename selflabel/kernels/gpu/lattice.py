@@ -234,7 +234,7 @@ def slice_rows(
         vertex,
         weight,
         weight if scale is None else scale,
-        1.0 if factor is None else factor,
+        1.0 if factor is None else float(factor),
         to,
         pixels,
         columns,

@@ -33,16 +33,17 @@ def helper(function: Callable[..., Any]) -> Any:
 class Kernel:
     """A kernel for Triton, compiled at its first launch with arguments of a new form; nothing at installation.
 
-    The form: types and alignment of arrays, and the constants, which are the last parameters. Other numbers have none:
-    there is one version for all of their values.
+    The form: types and alignment of arrays, whether the number `pixels` is a multiple of sixteen, and the constants,
+    which are the last parameters, in capitals. There is one version for all values of other numbers.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        function = inspect.unwrap(function)
-        names = inspect.signature(function).parameters
-        constants = [name for name in names if name.isupper()]
-        self._numbers = len(names) - len(constants)
-        self._jit: Any = triton.jit(function, do_not_specialize=list(names)[: self._numbers])
+        self._function = inspect.unwrap(function)
+        self._names = list(inspect.signature(self._function).parameters)
+        self._numbers = sum(not name.isupper() for name in self._names)
+        self._jit: Any = None
+        self._arrays: list[int] = []
+        self._whole: list[int] = []
         self._direct = True
         self._compiled: dict[tuple[object, ...], Any] = {}
 
@@ -50,18 +51,29 @@ class Kernel:
         """Launch programs on the device of the first argument, an array."""
         device = arguments[0].device
         if device.type != "cuda" or device.index == torch.cuda.current_device():
-            self._launch(device, grid, arguments)
+            self._launch(device.index, grid, arguments)
         else:
             with torch.cuda.device(device):
-                self._launch(device, grid, arguments)
+                self._launch(device.index, grid, arguments)
 
-    def _launch(self, device: torch.device, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-        key = (device, *map(_form, arguments[: self._numbers]), *arguments[self._numbers :])
-        compiled = self._compiled.get(key)
+    def _launch(self, device: int | None, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        if self._jit is None:
+            self._made(arguments)
+        key: list[object] = [device, arguments[self._numbers :]]
+        for place in self._arrays:
+            array = arguments[place]
+            key += array.dtype, array.data_ptr() % ALIGNED
+        for place in self._whole:
+            number = arguments[place]
+            key.append(number < 2**31)
+            if self._names[place] == "pixels":
+                key += number % ALIGNED == 0, number == 1
+        form = tuple(key)
+        compiled = self._compiled.get(form)
         if compiled is None or not self._direct:
-            self._compiled[key] = self._jit[grid](*arguments)  # None from the interpreter
+            self._compiled[form] = self._jit[grid](*arguments)  # None from the interpreter
             return
-        stream = torch._C._cuda_getCurrentRawStream(device.index)
+        stream = torch._C._cuda_getCurrentRawStream(device)
         sizes = (*grid, 1, 1)[:3]
         # no metadata, and no hooks before and after
         about = compiled.function, compiled.packed_metadata, None, None, None
@@ -71,11 +83,13 @@ class Kernel:
             self._direct = False
             self._jit[grid](*arguments)
 
-
-def _form(argument: Any) -> object:
-    if isinstance(argument, Tensor):
-        return argument.dtype, argument.data_ptr() % ALIGNED == 0
-    return type(argument) is int and argument.bit_length() < 32
+    def _made(self, arguments: tuple[Any, ...]) -> None:
+        """The function for Triton, which must know the alignment of arrays to read them in vectors."""
+        given = list(enumerate(arguments[: self._numbers]))
+        self._arrays = [place for place, each in given if isinstance(each, Tensor)]
+        self._whole = [place for place, each in given if isinstance(each, int)]
+        fixed = [self._names[place] for place in self._whole if self._names[place] != "pixels"]
+        self._jit = triton.jit(self._function, do_not_specialize=fixed)
 
 
 def blocks(count: int, block: int) -> int:

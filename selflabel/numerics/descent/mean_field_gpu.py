@@ -31,15 +31,15 @@ class FusedMeanField:
         """From these labels. An image has converged if a step gains less than `rtol` of its energy."""
         affinity, energy = problem.affinity, problem.energy
         assert isinstance(affinity, DenseAffinity), "checked by `supports`"
-        self._shape, self._rtol, self._filters = labels.shape, rtol, affinity.filters
+        self._shape, self._rtol, self._filters = labels.shape, float(rtol), affinity.filters
         every = torch.ones(labels.shape[:2], device=labels.device)
         self._terms = Terms(
             problem.probs.flatten(2).contiguous(),
             problem.seeds.flatten(1).contiguous(),
             every if problem.classes is None else problem.classes.to(every),
-            energy.coupling_weight,
-            energy.pairwise_weight,
-            energy.entropy_weight,
+            float(energy.coupling_weight),
+            float(energy.pairwise_weight),
+            float(energy.entropy_weight),
             LOG_FLOOR,
         )
         value = labels.flatten(2).clone(memory_format=torch.contiguous_format)
