@@ -150,13 +150,16 @@ def test_values_are_checked(generator: torch.Generator, kernel_device: torch.dev
         lattice.add_scaled(double, None, 1.0, double)
 
 
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
 @pytest.mark.parametrize("radius", [1, 2])
 @pytest.mark.parametrize("stride", [1, -13])
 def test_tables_between_blurs(
-    stride: int, radius: int, generator: torch.Generator, kernel_device: torch.device
+    stride: int, radius: int, kind: torch.dtype, generator: torch.Generator, kernel_device: torch.device
 ) -> None:
     """The union of the shifted tables, and the neighbors in both directions, as by sorting and by searching."""
-    table, other = (torch.unique(torch.randint(0, 3000, (n,), generator=generator)) for n in (170, 60))
+    table, other = (
+        torch.unique(torch.randint(0, 3000, (n,), generator=generator).to(kind)) for n in (170, 60)
+    )
     wanted, weights = spread(table, stride, radius), torch.arange(1, 2 * radius + 2).double()
     here, step = table.to(kernel_device), torch.tensor(stride, device=kernel_device)
     made = vertices.Spread.of(here, step, radius)

@@ -56,7 +56,7 @@ class TritonLattice:
         if not all(map(math.isfinite, found)):
             raise ValueError(NOT_FINITE)
         _, _, image = key_strides([int(x) for x in found[:d]], [int(x) for x in found[d:]], radius, batch)
-        kind = torch.int32 if batch * image < 2**31 else torch.int64  # sorts twice as fast
+        kind = torch.int32 if batch * image < 2**30 else torch.int64  # sorted and searched faster
         root = math.sqrt(gain(variance, d, blur_taps(variance, radius)))
         keys, weight = simplices.simplices(t, numbers, constants.factors, root, kind)
         entries = simplices.entries(keys, weight, PIECE)

@@ -169,7 +169,7 @@ def _entries(
     tl.store(vertex + at, own - 1, mask=inside)
     tl.store(pixel + entry, (at // CORNERS).to(tl.int32), mask=inside)
     tl.store(weight + entry, tl.load(weights + at, mask=inside, other=0.0), mask=inside)
-    key = tl.load(ordered + entry, mask=inside, other=0).to(tl.int64)
+    key = tl.load(ordered + entry, mask=inside, other=0)
     first = inside & (own != before)
     tl.store(table + own - 1, key, mask=first)
     tl.store(first_piece + own - 1, own_piece - 1, mask=first)
@@ -265,7 +265,7 @@ def entries(keys: Tensor, weights: Tensor, piece: int) -> Entries:
     own_piece = flags.cumsum(0, dtype=torch.int32)
     vertices, pieces = torch.stack([number[-1], own_piece[-1]]).tolist()
     found = Entries(
-        table=place.new_empty(vertices),
+        table=keys.new_empty(vertices),
         vertex=torch.empty_like(flags),
         pixel=torch.empty_like(flags),
         weight=weights.new_empty(count),

@@ -13,9 +13,6 @@ from torch import Tensor
 
 from selflabel.kernels.gpu.launch import BLOCK, Kernel, blocks, helper
 
-FARTHEST = tl.constexpr(1 << 62)
-"""Beyond all keys."""
-
 
 @helper
 def _at(shift, size, row):
@@ -24,46 +21,37 @@ def _at(shift, size, row):
 
 @helper
 def _lower_bound(table, size, wanted, active, rounds):
-    # first for the least and the largest of the block: between their places the others need few rounds
-    least = tl.min(tl.where(active, wanted, FARTHEST), 0)
-    largest = tl.max(tl.where(active, wanted, -FARTHEST), 0)
-    ends = tl.where(tl.arange(0, 2) == 0, least, largest)
-    low = tl.zeros([2], tl.int32)
+    low = tl.zeros_like(wanted).to(tl.int32)
     high = low + size
     for _ in range(rounds):
         middle = (low + high) // 2
-        wide = low < high
-        right = wide & (tl.load(table + middle, mask=wide, other=0) < ends)
+        wide = active & (low < high)
+        right = wide & (tl.load(table + middle, mask=wide, other=0) < wanted)
         low = tl.where(right, middle + 1, low)
         high = tl.where(right, high, middle)
-    start = tl.min(low, 0)
-    between = tl.where(least <= largest, tl.max(low, 0) - start, 0)
-    place = tl.zeros_like(wanted).to(tl.int32) + start
-    above = place + between
-    while between > 0:
-        center = (place + above) // 2
-        apart = active & (place < above)
-        larger = apart & (tl.load(table + center, mask=apart, other=0) < wanted)
-        place = tl.where(larger, center + 1, place)
-        above = tl.where(larger, above, center)
-        between = between // 2
-    known = active & (place < size)
-    return place, known & (tl.load(table + place, mask=known, other=0) == wanted)
+    known = active & (low < size)
+    return low, known & (tl.load(table + low, mask=known, other=0) == wanted)
+
+
+@helper
+def _step(table, step):
+    return tl.load(step).to(table.dtype.element_ty)
 
 
 @Kernel
 def _search(table, size, step, rounds, found, RADIUS: tl.constexpr, BLOCK: tl.constexpr):
     row, shift = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     inside = row < size
-    wanted = tl.load(table + row, mask=inside, other=0) + (shift - 2 * RADIUS) * tl.load(step)
+    wanted = tl.load(table + row, mask=inside, other=0) + (shift - 2 * RADIUS) * _step(table, step)
     place, there = _lower_bound(table, size, wanted, inside, rounds)
     tl.store(found + _at(shift, size, row), 2 * place + there.to(tl.int32), mask=inside)
 
 
 @Kernel
-def _distinct(found, size, flags, RADIUS: tl.constexpr, BLOCK: tl.constexpr):
+def _distinct(found, size, flags, sums, RADIUS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < size
+    tl.store(sums + row, 0, mask=row == 0)
     gap = tl.zeros([BLOCK], tl.int32) + (2 * RADIUS + 1)
     for back in tl.static_range(2 * RADIUS):
         there = tl.load(found + _at(4 * RADIUS - back, size, row), mask=inside, other=0) % 2 == 1
@@ -80,8 +68,8 @@ def _meeting(
     inside = row < size
     at = _at(shift, size, row)
     new = tl.load(flags + at, mask=inside, other=0) > 0
-    key = tl.load(table + row, mask=new, other=0) + (shift - RADIUS) * tl.load(step)
-    stride, alone = tl.load(other_step), new
+    key = tl.load(table + row, mask=new, other=0) + (shift - RADIUS) * _step(table, step)
+    stride, alone = _step(table, other_step), new
     for tap in tl.static_range(2 * RADIUS + 1):
         wanted = key + (tap - RADIUS) * stride
         _, there = _lower_bound(other, other_size, wanted, alone, rounds)
@@ -114,7 +102,7 @@ def _merge(
         lower = tl.load(found + _at(shift - tap + 2 * RADIUS, size, row), mask=needed, other=0) // 2
         start = sums + (tl.full([], 0, tl.int64) + size) * tap
         place += tl.load(start + lower, mask=needed, other=0) - tl.load(start)
-    key = tl.load(table + row, mask=new, other=0) + (shift - RADIUS) * tl.load(step)
+    key = tl.load(table + row, mask=new, other=0) + (shift - RADIUS) * _step(table, step)
     tl.store(to + place, key, mask=new)
     if FORTH:
         for tap in tl.static_range(2 * RADIUS + 1):
@@ -128,7 +116,7 @@ def _merge(
 def _nearest(source, size, target, count, step, rounds, neighbors, RADIUS: tl.constexpr, BLOCK: tl.constexpr):
     row, tap = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     inside = row < count
-    wanted = tl.load(target + row, mask=inside, other=0) + (tap - RADIUS) * tl.load(step)
+    wanted = tl.load(target + row, mask=inside, other=0) + (tap - RADIUS) * _step(source, step)
     place, there = _lower_bound(source, size, wanted, inside, rounds)
     tl.store(neighbors + _at(tap, count, row), tl.where(there, place, -1), mask=inside)
 
@@ -158,12 +146,12 @@ class Spread:
         found = table.new_empty(4 * radius + 1, size, dtype=torch.int32)
         flags = table.new_empty(taps * size, dtype=torch.int32)
         _search((grid, 4 * radius + 1), table, size, step, size.bit_length(), found, radius, BLOCK)
-        _distinct((grid,), found, size, flags, radius, BLOCK)
+        sums = flags.new_empty(taps * size + 1)
+        _distinct((grid,), found, size, flags, sums, radius, BLOCK)
         if meeting is not None:
             other, stride = meeting
             rounds = len(other).bit_length()
             _meeting((grid, taps), flags, table, size, step, other, len(other), stride, rounds, radius, BLOCK)
-        sums = flags.new_zeros(taps * size + 1)
         torch.cumsum(flags, 0, dtype=torch.int32, out=sums[1:])
         return cls(table, step, radius, found, sums)
 
