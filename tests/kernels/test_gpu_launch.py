@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 
-from selflabel.kernels.gpu import launch
 from selflabel.kernels.gpu.launch import Kernel, padded, power_of_two, tile
 
 pytestmark = pytest.mark.needs_triton
@@ -45,7 +45,7 @@ def stub(fails: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Kernel, Jit]:
 
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 7, raising=False)
     kernel, jit = Kernel(function), Jit(fails)
-    monkeypatch.setattr(launch.triton, "jit", lambda function, do_not_specialize: jit)
+    monkeypatch.setattr(triton, "jit", lambda function, do_not_specialize: jit)
     return kernel, jit
 
 
@@ -90,7 +90,7 @@ def test_arrays_and_pixels_are_specialized(monkeypatch: pytest.MonkeyPatch) -> N
         return jit
 
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 7, raising=False)
-    monkeypatch.setattr(launch.triton, "jit", made)
+    monkeypatch.setattr(triton, "jit", made)
     kernel, x = Kernel(function), torch.zeros(64)
     for number, pixels in enumerate((9, 32, 1)):
         kernel((1,), x, x, 1.0, 5, pixels, True)

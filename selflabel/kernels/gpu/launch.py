@@ -51,12 +51,12 @@ class Kernel:
         """Launch programs on the device of the first argument, an array."""
         device = arguments[0].device
         if device.type != "cuda" or device.index == torch.cuda.current_device():
-            self._launch(device.index, grid, arguments)
+            self._launch(device.index or 0, grid, arguments)
         else:
             with torch.cuda.device(device):
-                self._launch(device.index, grid, arguments)
+                self._launch(device.index or 0, grid, arguments)
 
-    def _launch(self, device: int | None, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+    def _launch(self, device: int, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
         if self._jit is None:
             self._made(arguments)
         key: list[object] = [device, arguments[self._numbers :]]
