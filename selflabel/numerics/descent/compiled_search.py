@@ -35,7 +35,10 @@ GRAIN = 96_000
 """Labels (pixels times classes) at a time: they stay in a near cache from one kernel to the next."""
 
 LEAST_PIXELS = 512
-"""Least pixels of a thread or a range, beside its halos."""
+"""Least pixels of a block, beside its halos."""
+
+FEW_BLOCKS = 8
+"""Blocks of an image that fits a cache, for as many threads."""
 
 TINY = 1e-20
 """Weights and predictions below this count as zero."""
@@ -118,7 +121,7 @@ class _ImageSearch:
         self.bounds, self.coupling_weight = _bounds(problem, number), np.float32(energy.coupling_weight)
         classes, self.pixels = self.image.target.shape
         self.halo = self.weights.shape[1] - self.pixels
-        self.range_pixels = max(grain // classes, 2 * self.halo, LEAST_PIXELS)
+        self.blocks = self._blocks(grain // classes)
         self.point, self.trial = (self._new_point(classes) for _ in range(2))
         np.sqrt(labels.flatten(1).numpy(), out=self._inside(self.point.roots))
         self.point.gradient[:] = 0
@@ -144,30 +147,38 @@ class _ImageSearch:
         roots = self._inside(self.point.roots)
         torch.square(torch.from_numpy(roots), out=to.view(len(roots), -1))
 
-    def ranges(self, threads: int) -> list[tuple[int, int]]:
-        """The pixels cut into at most this many ranges, none so short that seams would meet."""
+    def _blocks(self, cached: int) -> list[tuple[int, int]]:
+        """The pixels in blocks that do not depend on the number of threads, as sums of a block are in float32.
+
+        `cached` pixels at a time stay in a cache from the move to the measure; a few more blocks, if there is room for
+        their halos, are for threads. None is so short that seams would meet.
+        """
         least = 4 * self.halo + LEAST_PIXELS
-        return split_range(self.pixels, max(min(threads, self.pixels // least), 1))
+        some = min(FEW_BLOCKS, self.pixels // (4 * least))
+        return split_range(self.pixels, max(self.pixels // max(cached, least), some, 1))
+
+    def ranges(self, threads: int) -> list[tuple[int, int]]:
+        """The blocks cut into at most this many ranges: first and last of each."""
+        return split_range(len(self.blocks), min(threads, len(self.blocks)))
 
     def seams(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """The pixels on both sides of each border between ranges whose trial both of them read."""
-        ends = sorted({last for _, last in ranges} - {self.pixels})
+        ends = [self.blocks[last - 1][1] for _, last in ranges[:-1]]
         return [(max(end - self.halo, 0), min(end + self.halo, self.pixels)) for end in ends]
 
-    def step(self, rate: float, first: int, last: int, moved: int, until: int) -> Array:
-        """Move and measure a range of pixels; returns the numbers of `Trial`.
+    def step(self, rate: float, first: int, last: int, moved: int, until: int) -> list[tuple[float, ...]]:
+        """Move and measure a range of blocks; returns the numbers of `Trial` for each.
 
-        `range_pixels` at a time, which stay in the cache from the move to the measure. Pixels before `moved` and from
-        `until` on are seams, moved already.
+        Pixels before `moved` and from `until` on are seams, moved already.
         """
-        sums = np.zeros(5)
-        for start, stop in split_range(last - first, max((last - first) // self.range_pixels, 1)):
-            ahead = min(first + stop + self.halo, until)
+        found = []
+        for start, stop in self.blocks[first:last]:
+            ahead = min(stop + self.halo, until)
             if moved < ahead:
                 self.move(rate, moved, ahead)
                 moved = ahead
-            sums += self.measure(first + start, first + stop)
-        return sums
+            found.append(self.measure(start, stop))
+        return found
 
     def move(self, rate: float, first: int, last: int) -> None:
         """Roots of the trial in a range of pixels; the direction turns first where that is due."""
@@ -259,8 +270,9 @@ class CompiledSearch:
         for seam in seams:  # too short to wake a thread for
             seam()
         sums = np.zeros((len(self._images), 5))
-        for number, part in zip(numbers, run_parallel(tasks, threads), strict=True):
-            sums[number] += part
+        for number, parts in zip(numbers, run_parallel(tasks, threads), strict=True):
+            for part in parts:  # one by one: the order of blocks is that for any number of threads
+                sums[number] += part
             self._images[number].turning = NO_TURN
         return Trial(*torch.from_numpy(sums).unbind(1))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from selflabel.labels import per_image
 from selflabel.numerics.descent.coordinates import Coordinates
 from selflabel.problem import Problem
+from selflabel.terms import total
 
 PerImage = Float64[Tensor, " b"]
 
@@ -124,7 +125,9 @@ def secant_factor(trial: Trial, accepted: Bool[Tensor, " b"]) -> PerImage:
 
 
 def inner(a: Tensor, b: Tensor) -> PerImage:
-    """The inner product of each image."""
+    """The inner product of each image, the same for any number of threads."""
+    if a.device.type == "cpu":
+        return total(a * b)
     result: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1)).double()
     return result
 

@@ -1,0 +1,54 @@
+"""The same answers for any number of threads, with Numba and without."""
+
+import pytest
+import torch
+from support.problems import make_case
+
+from selflabel.affinity import Affinity
+from selflabel.driver import Solution, solve
+from selflabel.problem import Problem
+from selflabel.solvers import SOLVERS
+
+SIZE = (110, 150)
+NAMES = pytest.mark.parametrize("name", SOLVERS)
+LABELS = {"mean-field": 1e-5}
+"""Largest difference of labels by the number of threads; none where not listed. Mean field adds up a table for each
+thread."""
+
+
+def answer(name: str, *, max_steps: int = 20) -> Solution:
+    """Of the solver's default energy on its default affinity, two images of five classes."""
+    solver = SOLVERS[name]
+    case = make_case(solver.default_energy, "grid4", size=SIZE, classes=5, seeded=0.01)
+    affinity: Affinity = solver.default_affinity(case.image)
+    return solve(Problem(case.energy, case.probs, case.seeds, affinity), solver(), max_steps=max_steps)
+
+
+@NAMES
+@pytest.mark.usefixtures("either_path")
+def test_any_number_of_threads(name: str) -> None:
+    try:
+        found = []
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found.append(answer(name))
+    finally:
+        torch.set_num_threads(1)
+    first = found[0]
+    for other in found[1:]:
+        assert torch.equal(other.labels.argmax(1), first.labels.argmax(1))
+        assert float((other.labels - first.labels).abs().max()) <= LABELS.get(name, 1e-12)
+        torch.testing.assert_close(other.energy, first.energy, rtol=1e-6, atol=0)
+        assert other.results == first.results
+
+
+@NAMES
+@pytest.mark.needs_numba
+def test_with_numba_and_without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few steps: the ends of two descents that differ by rounding may differ by more."""
+    compiled = answer(name, max_steps=5)
+    monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
+    plain = answer(name, max_steps=5)
+    torch.testing.assert_close(plain.energy, compiled.energy, rtol=1e-6, atol=0)
+    differ = plain.labels.argmax(1) != compiled.labels.argmax(1)
+    assert float(differ.float().mean()) <= 1e-4
