@@ -24,13 +24,12 @@ TILE = 2048
 class Terms(NamedTuple):
     """What the energy is made of, the same in all steps."""
 
-    probs: Tensor
-    """``[b k n]``."""
+    unary: Tensor
+    """``η ln σ``, ``[b k n]``."""
     seeds: Tensor
     """``[b n]``, `UNLABELED` where there is none."""
     allowed: Tensor
     """``[b k]``, 1 for the classes that an image may have, else 0."""
-    coupling: float
     pairwise: float
     temperature: float
     floor: float
@@ -41,10 +40,9 @@ class Terms(NamedTuple):
 def _energy(
     labels,
     filtered,
-    probs,
+    unary,
     seeds,
     to,
-    coupling,
     pairwise,
     temperature,
     floor,
@@ -59,11 +57,9 @@ def _energy(
     at = (image.to(tl.int64) * classes + k[:, None]) * pixels + pixel[None, :]
     y = tl.load(labels + at, mask=there, other=0.0)
     wy = tl.load(filtered + at, mask=there, other=0.0)
-    prob = tl.load(probs + at, mask=there, other=1.0)
+    cost = temperature * tl.log(tl.maximum(y, tl.exp(floor))) - tl.load(unary + at, mask=there, other=0.0)
     seed = tl.load(seeds + image.to(tl.int64) * pixels + pixel, mask=pixel < pixels, other=0)
-    least = tl.exp(floor)
-    unary = temperature * tl.log(tl.maximum(y, least)) - coupling * tl.log(tl.maximum(prob, least))
-    own = tl.where(seed == UNLABELED, tl.sum(y * unary, 0), 0.0)
+    own = tl.where(seed == UNLABELED, tl.sum(y * cost, 0), 0.0)
     own += pairwise * (tl.sum(wy, 0) - tl.sum(y * wy, 0))
     tl.store(to + image * tl.num_programs(0) + block, tl.sum(own.to(tl.float64), 0))
 
@@ -76,10 +72,9 @@ def _update(
     trial_filtered,
     accepted,
     rates,
-    probs,
+    unary,
     seeds,
     allowed,
-    coupling,
     pairwise,
     temperature,
     floor,
@@ -93,25 +88,20 @@ def _update(
     inside = (k < classes)[:, None]
     there = inside & (pixel < pixels)[None, :]
     at = (image.to(tl.int64) * classes + k[:, None]) * pixels + pixel[None, :]
-    chosen = tl.load(accepted + image) + tl.zeros([PIXELS], tl.int32)
-    taken, kept = there & (chosen != 0)[None, :], there & (chosen == 0)[None, :]
-    rate = tl.load(rates + image)
-    y = tl.load(trial + at, mask=taken, other=0.0)
-    y += tl.load(current + at, mask=kept, other=0.0)
-    wy = tl.load(trial_filtered + at, mask=taken, other=0.0)
-    wy += tl.load(current_filtered + at, mask=kept, other=0.0)
-    # what was refused makes room for what is kept
-    tl.store(trial + at, y, mask=kept)
-    tl.store(trial_filtered + at, wy, mask=kept)
-
-    least = tl.exp(floor)
-    prob = tl.load(probs + at, mask=there, other=1.0)
-    target = (coupling * tl.log(tl.maximum(prob, least)) + 2 * pairwise * wy) / temperature
-    before = tl.log(tl.maximum(y, TINY))
-    before -= tl.max(tl.where(inside, before, -float("inf")), 0)[None, :]
-    before = tl.maximum(before, floor)
-    logits = before + rate * (target - before)
-    logits = tl.where(rate < 1, logits, target)
+    taken, rate = tl.load(accepted + image), tl.load(rates + image)
+    if taken != 0:
+        wy = tl.load(trial_filtered + at, mask=there, other=0.0)
+    else:  # what was refused makes room for what is kept
+        wy = tl.load(current_filtered + at, mask=there, other=0.0)
+        tl.store(trial_filtered + at, wy, mask=there)
+        tl.store(trial + at, tl.load(current + at, mask=there, other=0.0), mask=there)
+    logits = (tl.load(unary + at, mask=there, other=0.0) + 2 * pairwise * wy) * (1 / temperature)
+    if rate < 1:
+        tl.debug_barrier()  # the labels to start from are in `trial` now, in either case
+        before = tl.log(tl.maximum(tl.load(trial + at, mask=there, other=0.0), TINY))
+        before -= tl.max(tl.where(inside, before, -float("inf")), 0)[None, :]
+        before = tl.maximum(before, floor)
+        logits = before + rate * (logits - before)
     logits -= tl.max(tl.where(inside, logits, -float("inf")), 0)[None, :]
     mass = tl.exp(tl.maximum(logits, floor))
     mass *= tl.load(allowed + image * classes + k, mask=k < classes, other=0.0)[:, None]
@@ -174,10 +164,9 @@ def energies(labels: Labels, terms: Terms) -> Tensor:
     _energy(
         (parts.shape[1], batch),
         *labels,
-        terms.probs,
+        terms.unary,
         terms.seeds,
         parts,
-        terms.coupling,
         terms.pairwise,
         terms.temperature,
         terms.floor,
@@ -232,10 +221,9 @@ def update(current: Labels, trial: Labels, state: State, terms: Terms) -> None:
         *trial,
         state.accepted,
         state.rates,
-        terms.probs,
+        terms.unary,
         terms.seeds,
         terms.allowed,
-        terms.coupling,
         terms.pairwise,
         terms.temperature,
         terms.floor,

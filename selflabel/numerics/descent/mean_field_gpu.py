@@ -10,6 +10,7 @@ from selflabel.kernels.gpu import mean_field as kernels
 from selflabel.kernels.gpu.mean_field import Labels, State, Terms
 from selflabel.labels import LOG_FLOOR
 from selflabel.problem import Problem
+from selflabel.terms import FLOOR
 
 
 def supports(problem: Problem) -> bool:
@@ -24,7 +25,7 @@ class FusedMeanField:
     """Mean field on a problem that `supports` accepts: guarded steps, `MeanField`, of all images at once.
 
     All that it finds stays on the device, for which the host never waits. `start_energies`: of the labels at the start.
-    Memory: labels and their filtering, now and on trial, beside the prediction.
+    Memory: labels and their filtering, now and on trial, and unaries beside the prediction.
     """
 
     def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> None:
@@ -34,10 +35,9 @@ class FusedMeanField:
         self._shape, self._rtol, self._filters = labels.shape, float(rtol), affinity.filters
         every = torch.ones(labels.shape[:2], device=labels.device)
         self._terms = Terms(
-            problem.probs.flatten(2).contiguous(),
+            problem.probs.flatten(2).clamp_min(FLOOR).log_().mul_(energy.coupling_weight),
             problem.seeds.flatten(1).contiguous(),
             every if problem.classes is None else problem.classes.to(every),
-            float(energy.coupling_weight),
             float(energy.pairwise_weight),
             float(energy.entropy_weight),
             LOG_FLOOR,
