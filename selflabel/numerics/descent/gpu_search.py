@@ -56,8 +56,8 @@ class GPUSearch:
         self._formulas = descent.Formulas(
             COUPLINGS[energy.coupling],
             formulas.RELAXATIONS[energy.relaxation.name],
-            energy.coupling_weight,
-            energy.pairwise_weight,
+            float(energy.coupling_weight),  # the types of numbers are those of the first launch
+            float(energy.pairwise_weight),
         )
         self._pairs = StencilPairs(*affinity.flat)
         batch, roots = len(labels), labels.flatten(2).contiguous().sqrt()
