@@ -32,7 +32,8 @@ class Jit:
         self.compiled, self.launches = Compiled(fails), 0
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        def launched(*arguments: Any) -> Compiled:
+        def launched(*arguments: Any, num_warps: int) -> Compiled:
+            assert num_warps == 4
             self.launches += 1
             return self.compiled
 

@@ -3,6 +3,8 @@
 A row is `padded`: its columns are read in vectors, by neighboring threads. All sums have a fixed order.
 """
 
+from functools import partial
+
 import triton.language as tl
 from torch import Tensor
 
@@ -39,7 +41,7 @@ def _rows(
     tl.store(to + row[:, None] * width + column[None, :], x, mask=inside[:, None] & (column < width)[None, :])
 
 
-@Kernel
+@partial(Kernel, warps=1)  # a program takes as long as its longest piece
 def _splat(x, index, weight, pieces, rows, to, count, vectors, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     width = vectors * 4  # known to be a multiple
     piece = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -173,7 +175,7 @@ def _step(scale: Tensor | None) -> int:
 def splat(x: Tensor, entries: Entries, to: Tensor) -> None:
     """``to[v] = Σ weight · x[pixel]`` over the entries of vertex v, in order; further rows of `to` are scratch."""
     count, vertices, width = len(entries.rows), len(entries.table), to.shape[1]
-    height, across = tile(width)
+    height, across = tile(width, 4)
     columns = blocks(width, across)
     _splat(
         (blocks(count, height), columns),

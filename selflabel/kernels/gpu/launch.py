@@ -37,7 +37,9 @@ class Kernel:
     which are the last parameters, in capitals. There is one version for all values of other numbers.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], warps: int = 4) -> None:
+        """`warps`: of 32 threads, in a program."""
+        self._warps = warps
         self._function = inspect.unwrap(function)
         self._names = list(inspect.signature(self._function).parameters)
         self._numbers = sum(not name.isupper() for name in self._names)
@@ -71,7 +73,9 @@ class Kernel:
         form = tuple(key)
         compiled = self._compiled.get(form)
         if compiled is None or not self._direct:
-            self._compiled[form] = self._jit[grid](*arguments)  # None from the interpreter
+            self._compiled[form] = self._jit[grid](
+                *arguments, num_warps=self._warps
+            )  # None from the interpreter
             return
         stream = torch._C._cuda_getCurrentRawStream(device)
         sizes = (*grid, 1, 1)[:3]
@@ -81,7 +85,7 @@ class Kernel:
             compiled.run(*sizes, stream, *about, *arguments)
         except TypeError:  # Triton 3.2 takes other arguments
             self._direct = False
-            self._jit[grid](*arguments)
+            self._jit[grid](*arguments, num_warps=self._warps)
 
     def _made(self, arguments: tuple[Any, ...]) -> None:
         """The function for Triton, which must know the alignment of arrays to read them in vectors."""
@@ -107,7 +111,7 @@ def padded(columns: int) -> int:
     return 4 if columns <= 4 else blocks(columns, 8) * 8
 
 
-def tile(width: int) -> tuple[int, int]:
-    """Rows and columns of a block of a table of this width."""
+def tile(width: int, parts: int = 1) -> tuple[int, int]:
+    """Rows and columns of a block of a table of this width, or of a part of one."""
     columns = min(WIDEST, power_of_two(width))
-    return TILE // columns, columns
+    return TILE // parts // columns, columns
