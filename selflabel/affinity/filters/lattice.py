@@ -79,7 +79,10 @@ class Lattice:
 
 
 FINE = Lattice()
-"""Loss and gradient of dense CRFs within 3 % of exact, at the least cost."""
+"""Loss of dense CRFs within 1 % of exact on average, 5.5 % at worst; gradient within 4 %, 8.5 % at worst.
+
+Of 1,488 small photographs and slices, with smooth and noisy predictions (tests/benchmarks/loss_accuracy.py).
+"""
 
 COARSE = Lattice(0.8, 1)
 """Half of the vertices or less, and blurs of one step: half the time of mean field.
