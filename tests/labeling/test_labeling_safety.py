@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from support.processes import Tells, Told, Work, environment
 
 from selflabel.files.atomic import TEMPORARY_SUFFIX
 from selflabel.labeling import image as one_image
-from selflabel.labeling.engines.processes import THREADS, Crash, can_fork, forked, run_jobs
+from selflabel.labeling.engines.processes import THREADS, Crash, _serve, can_fork, forked, run_jobs
 from selflabel.labeling.folder import Skipped, label_folder
 from selflabel.labeling.lines import Record, Run
 from selflabel.labeling.manifest import ArgumentsDiffer, Manifest
@@ -318,6 +319,24 @@ def test_processes_end_when_the_one_that_feeds_them_is_killed() -> None:
     done = subprocess.run(script, env=environment(), capture_output=True, text=True, timeout=30)
     assert done.returncode == -signal.SIGKILL
     assert len(done.stdout.split()) == 2
+
+
+@pytest.mark.skipif(not THREADS.is_dir(), reason="about forks")
+def test_a_worker_whose_last_result_nobody_read_ends_quietly() -> None:
+    """The system then resets the connection: it is not at its end, as one that was read to the end is."""
+    ours, theirs = multiprocessing.Pipe()
+    child = os.fork()
+    if child == 0:
+        theirs.send("a result")
+        ours.close()
+        try:
+            _serve(theirs, ())
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    ours.close()
+    theirs.close()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_process_with_threads_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:

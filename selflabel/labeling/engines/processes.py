@@ -65,13 +65,13 @@ class Worker:
 
     def learn(self, work: bytes) -> None:
         """Send the pickled work, before the first job."""
-        with contextlib.suppress(BrokenPipeError):  # it is dead: `_collect` finds that
+        with contextlib.suppress(ConnectionError):  # it is dead: `_collect` finds that
             self.pipe.send_bytes(work)
 
     def give(self, job: object) -> None:
         """Send a job."""
         self.job = job
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(ConnectionError):
             self.pipe.send(job)
 
     def stop(self) -> None:
@@ -252,5 +252,5 @@ def _serve(pipe: Connection, others: Iterable[Connection]) -> None:
             except Exception as error:
                 finished = _Finished(None, f"{type(error).__name__}: {error}")
             pipe.send(finished)
-    except (EOFError, BrokenPipeError):  # nobody waits for the result
+    except (EOFError, ConnectionError):  # nobody waits for the result
         return
