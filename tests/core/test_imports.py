@@ -67,7 +67,7 @@ OPEN_SIGNATURES = {
 }
 
 LIBRARY = modules("selflabel", "solvers")
-SOURCE = [*LIBRARY, *modules("tests", "examples")]
+SOURCE = [*LIBRARY, *modules("tests", "examples", "tools")]
 
 
 def test_all_rooms_are_seen() -> None:
@@ -123,7 +123,7 @@ def test_signatures_name_their_arguments() -> None:
 
 def test_scripts_import_what_there_is() -> None:
     """No other test imports most of them."""
-    assert missing_names(modules("tests/benchmarks", "examples"), LIBRARY) == []
+    assert missing_names(modules("tests/benchmarks", "examples", "tools"), LIBRARY) == []
 
 
 def test_every_room_has_quick_tests() -> None:
