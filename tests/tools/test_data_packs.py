@@ -13,15 +13,13 @@ from data_packs.acdc import ACDC, Slice
 from data_packs.bsds import BSDS
 from data_packs.camvid import CAMVID
 from data_packs.pack import SPLITS, Pack, digest_of, stems_of, write_pack
-from data_packs.strokes import clicks, longest_path, regions, scribbles
+from data_packs.strokes import clicks, scribbles
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 from scipy.io import savemat
 
 from selflabel.files.label_files import read_index
 from selflabel.files.palette import voc_palette
-
-pytestmark = pytest.mark.quick
 
 Index = UInt8[np.ndarray, "h w"]
 PALETTE = voc_palette().ravel().tolist()
@@ -64,71 +62,6 @@ def test_slices_of_the_pack_are_spaced_as_ours(data: Path) -> None:
         assert any(acdc.spaced(length, 6) == numbers for length in range(6, 30))
 
 
-# ------------------------------------------------------------------ scribbles and clicks
-
-
-def test_regions_are_connected_and_not_small() -> None:
-    mask = np.full((20, 40), 255, dtype=np.uint8)
-    mask[2:10, 2:10] = 1  # 64 pixels
-    mask[10:18, 10:18] = 1  # the same region: they touch in a corner
-    mask[0:7, 30:39] = 2  # 63 pixels
-    assert [(region.label, int(region.inside.sum())) for region in regions(mask)] == [(1, 128)]
-
-
-def test_scribbles_are_inside_of_each_region_and_repeated() -> None:
-    mask = blocks(3, 255, 0, 3, 7)
-    drawn = scribbles(mask, "a")
-    labeled = drawn != 255
-    np.testing.assert_array_equal(drawn[labeled], mask[labeled])
-    for start in (0, 24, 36, 48):
-        assert labeled[:, start : start + 12].any()
-    assert labeled.mean() < 0.3
-    np.testing.assert_array_equal(drawn, scribbles(mask, "a"))
-
-
-def test_both_ends_of_a_path_are_cut_by_5_to_15_percent() -> None:
-    bar = np.zeros((5, 204), dtype=np.uint8)  # eroded, a line of 200 pixels is left
-    ends = set()
-    for stem in "abcdefgh":
-        drawn = scribbles(bar, stem) == 0
-        columns = np.flatnonzero(drawn.any(axis=0))
-        left, right = (
-            columns[0] + 1 - 2,
-            202 - columns[-1],
-        )  # pixels that are cut: a stroke is one wider than its path
-        assert 10 <= left < 30
-        assert 10 <= right < 30
-        ends |= {left, right}
-        np.testing.assert_array_equal(drawn[1:4, columns[0] : columns[-1] + 1], True)
-        assert not drawn[[0, 4]].any()
-    assert len(ends) > 4
-
-
-def test_a_region_too_thin_for_erosion_is_scribbled() -> None:
-    mask = np.full((40, 80), 255, dtype=np.uint8)
-    mask[20, 5:75] = 4
-    drawn = scribbles(mask, "thin")
-    assert (drawn == 4).sum() >= 40
-    assert (mask[drawn == 4] == 4).all()
-
-
-def test_the_longest_path_of_a_tree() -> None:
-    thin = np.zeros((12, 12), dtype=bool)
-    thin[5, 1:11] = True
-    thin[2:5, 4] = True  # a branch of 3 pixels
-    path = longest_path(thin)
-    assert sorted(path.tolist()) == [[5, column] for column in range(1, 11)]
-    assert len(longest_path(np.ones((1, 1), dtype=bool))) == 1
-
-
-def test_a_click_is_farthest_from_the_boundary() -> None:
-    mask = np.full((11, 30), 255, dtype=np.uint8)
-    mask[:, :11] = 2
-    mask[1:10, 15:24] = 5
-    assert np.argwhere(clicks(mask) != 255).tolist() == [[5, 5], [5, 19]]
-    assert (clicks(mask)[5, 5], clicks(mask)[5, 19]) == (2, 5)
-
-
 # ------------------------------------------------------------------ camvid
 
 
@@ -144,6 +77,7 @@ def camvid_copy(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.quick
 def test_camvid(tmp_path: Path) -> None:
     out = tmp_path / "out"
     counts = write_pack(out, CAMVID.classes, CAMVID.images(camvid_copy(tmp_path / "copy")))
@@ -158,6 +92,7 @@ def test_camvid(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_index(out / "clicks/a.png"), clicks(mask))
     with Image.open(out / "images/a.jpg") as image, Image.open(out / "masks/a.png") as file:
         assert (image.format, image.size, file.mode, file.getpalette()) == ("JPEG", (48, 12), "P", PALETTE)
+        assert JpegImagePlugin.get_sampling(image) == 0  # 4:4:4
         assert np.abs(np.asarray(image).astype(int) - [200, 100, 50]).max() < 4
     assert sorted(path.name for path in out.iterdir()) == [
         *("classes.txt", "clicks", "images", "masks", "scribbles", "train.txt", "val.txt"),
@@ -190,6 +125,7 @@ def bsds_copy(folder: Path, drawn: dict[str, list[Index]]) -> Path:
     return folder
 
 
+@pytest.mark.quick
 def test_bsds(tmp_path: Path) -> None:
     seam = blocks(9, 4, 6)
     seam[:3, 12:14] = 5  # 6 pixels
@@ -250,6 +186,7 @@ def read_fake(path: Path) -> Slice:
     return acdc_slice(int(path.stem.split("_")[-1]))
 
 
+@pytest.mark.quick
 def test_acdc(tmp_path: Path) -> None:
     lengths = {"patient060_frame14": 1, "patient001_frame12": 2, "patient001_frame01": 11}
     lengths |= {"patient061_frame01": 1, "patient081_frame01": 3}  # the last is held out
@@ -325,6 +262,7 @@ def start(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return make_data_packs.main()
 
 
+@pytest.mark.quick
 def test_the_command_says_whether_labels_are_those_of_the_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
