@@ -69,6 +69,9 @@ def _command(words: tuple[str, ...], log: Path) -> None:
     code = 70
     try:
         os.setsid()
+        here = log.parent / "here"  # where odd values of --out lead
+        here.mkdir(exist_ok=True)
+        os.chdir(here)
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0), os.dup2(file, 1), os.dup2(file, 2)

@@ -102,7 +102,7 @@ def measure(job: tuple[Labeler | None, Prediction, int]) -> tuple[np.ndarray, fl
     return counts, float((index != before).mean())
 
 
-def train_and_predict(root: Path, out: Path, steps: int, images: int, device: str) -> None:
+def train_and_predict(root: Path, out: Path, options: argparse.Namespace) -> None:
     """Train both networks at once on the first images, and let them predict the last ones and validation images."""
     data = out / "data"
     shutil.rmtree(data, ignore_errors=True)
@@ -111,23 +111,34 @@ def train_and_predict(root: Path, out: Path, steps: int, images: int, device: st
         (data / name).symlink_to((root / name).resolve())
     train, val = read_split(root, "train"), read_split(root, "val")
     unseen = list(train[int(0.8 * len(train)) :])
-    tuned, held_out = _spread(unseen, images), _spread(list(val), images)
+    tuned, held_out = _spread(unseen, options.images), _spread(list(val), options.images)
     (data / "train.txt").write_text("".join(f"{s}\n" for s in train[: int(0.75 * len(train))]))
     (data / "val.txt").write_text("".join(f"{s}\n" for s in held_out[:4]))
     (out / "tuned.txt").write_text("".join(f"{s}\n" for s in tuned))
     (out / "held-out.txt").write_text("".join(f"{s}\n" for s in held_out))
     (out / "all.txt").write_text("".join(f"{s}\n" for s in (*tuned, *held_out)))
-    common = ("--network", "unet:16", "--size", "256", "--batch", "8", "--steps", steps, "--device", device)
+    common = ("--network", options.network, "--size", options.size, "--batch", 8, "--steps", options.steps)
+    device = ("--device", options.device)
     running = [
         _selflabel(
-            "train", data, "--out", out / name, *how, *common, "--validate-every", 0, "--measure-every", 0
+            "train",
+            data,
+            "--out",
+            out / name,
+            *how,
+            *common,
+            *device,
+            "--validate-every",
+            0,
+            "--measure-every",
+            0,
         )
         for name, how in NETWORKS.items()
     ]
     _wait(running)
     running = [
         _selflabel(
-            *("predict", out / name, root / "images", "--stems", out / "all.txt", "--device", device),
+            *("predict", out / name, root / "images", "--stems", out / "all.txt", *device),
             *("--out", out / f"{name}-probs", "--checkpoint", "last"),
         )
         for name in NETWORKS
@@ -183,6 +194,8 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--network", default="unet:16")
+    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--images", type=int, default=20, help="of each split")
     parser.add_argument("--solvers", nargs="+", default=list(SOLVERS), choices=list(SOLVERS))
     parser.add_argument("--device", default="cpu")
@@ -191,7 +204,7 @@ def main() -> None:
     scores: dict[str, dict[str, tuple[float, float]]] = {}
     for root in options.data:
         out = options.out / root.name
-        train_and_predict(root, out, options.steps, options.images, options.device)
+        train_and_predict(root, out, options)
         for setting, name, split, score, changed in compare(root, out, options.workers, options.solvers):
             scores.setdefault(setting, {})[f"{root.name}, {name}, {split}"] = (score, changed)
     columns = list(scores["argmax"])
