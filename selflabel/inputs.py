@@ -107,6 +107,8 @@ def extent(size: tuple[int, ...]) -> str:
 
 def size_remedy(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     """The likely remedy for predictions ``[b k *s]`` over other pixels than ``(b, *s)``."""
+    if len(given) == len(wanted) and wanted[1] == 1:
+        return "they have no axis of channels, `[:, 0]`"
     if len(given) == len(wanted):
         return "a single image needs a batch axis, `[None]`"
     if given[0] != wanted[0]:

@@ -134,9 +134,12 @@ def check_seeds(seeds: Index, num_classes: int, classes: Bool[Tensor, "b k"] | N
     """
     wrong = (seeds != UNLABELED) & ((seeds < 0) | (seeds >= num_classes))
     if wrong.any():
+        found = _some(seeds[wrong])
+        ignored = f"torch's ignore_index becomes {UNLABELED}, seeds[seeds == -100] = {UNLABELED}"
+        remedy = "raise the number of classes, or map the values of your files"
         raise ValueError(
-            f"expected seeds in 0..{num_classes - 1} or {UNLABELED} (unlabeled), got {_some(seeds[wrong])}: "
-            f"raise the number of classes, or map the values of your files"
+            f"expected seeds in 0..{num_classes - 1} or {UNLABELED} (unlabeled), got {found}: "
+            f"{ignored if found == [-100] else remedy}"
         )
     if classes is not None and (classes_present(seeds, num_classes) & ~classes).any():
         raise ValueError(

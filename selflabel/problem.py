@@ -132,6 +132,20 @@ def _check_weights(affinity: SparseAffinity) -> None:
         )
 
 
+def _refuse_probabilities(logits: Tensor) -> None:
+    """Raise `ValueError` for logits that are probabilities already. One pixel is looked at, all only if it is one."""
+    if logits.ndim < 2 or logits.shape[1] < 2 or logits.numel() == 0:
+        return
+    for values in (logits[(slice(1), slice(None), *[slice(1)] * (logits.ndim - 2))], logits):
+        sums = values.sum(1)
+        if not bool(((sums - 1).abs() < 1e-3).all() & (values >= 0).all()):
+            return
+    raise ValueError(
+        "expected logits, got probabilities: they are >= 0 and sum to one at every pixel. Give them as they are, "
+        "Problem(energy, probs, seeds, affinity)"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """An `Energy` bound to a batch: prediction σ ``[b k *s]``, seeds ``[b *s]`` (255 = unlabeled), affinity.
@@ -201,7 +215,9 @@ class Problem:
         """
         if not isinstance(logits, np.ndarray):
             check_tensor(logits, "logits")
-        probs = widened(as_tensor(logits, "logits").detach()).softmax(1)
+        values = as_tensor(logits, "logits").detach()
+        _refuse_probabilities(values)
+        probs = widened(values).softmax(1)
         return cls(energy, probs, as_tensor(seeds, "seeds"), affinity, classes)
 
     @classmethod

@@ -19,6 +19,7 @@ from selflabel.files.label_files import LABEL_SUFFIXES
 from selflabel.reports.comparison import Final
 from selflabel.training import History, Row, evaluate, load_weights, train
 from selflabel.training.checkpoint import LAST
+from selflabel.training.resume import files_of_run
 
 
 def load_all(job: TrainingJob, bar: Progress, *, known: bool = False) -> None:
@@ -37,6 +38,16 @@ def load_all(job: TrainingJob, bar: Progress, *, known: bool = False) -> None:
         for warning in _warnings(job, found) if trained else _validation_warnings(job, found):
             screen.warn(f"warning: {warning}")
     bar.remove_task(task)
+
+
+def beginning(out: Path) -> Iterator[str]:
+    """What a run without a last checkpoint does with what is in its folder."""
+    there = files_of_run(out)
+    if there and LAST not in there:
+        yield (
+            f"{out} has no {LAST}: training starts anew, and what is there is replaced ({', '.join(there)}): the run "
+            f"was killed before its first checkpoint, or the file is gone"
+        )
 
 
 def describe_data(job: TrainingJob, root: Path) -> Iterator[str]:
@@ -82,6 +93,8 @@ def _warnings(job: TrainingJob, found: Survey) -> Iterator[str]:
     flag, value = (
         ("--masks-unlabeled", options.masks_unlabeled) if full else ("--unlabeled", options.unlabeled)
     )
+    if full:
+        _check_masks(found)
     if not counts.any():
         raise ValueError(
             f"no pixel of the {found.images} files in {folder} is labeled, there is nothing to learn from: all have "
@@ -105,6 +118,16 @@ def _warnings(job: TrainingJob, found: Survey) -> Iterator[str]:
         )
 
 
+def _check_masks(found: Survey) -> None:
+    """Raise `ValueError` for masks of 0 and 255 if no other class is in any: 255 is a class then."""
+    if found.binary and not found.masks[1:].any():
+        raise ValueError(
+            f"expected masks of {len(found.masks)} classes, got 0 and 255 alone in {found.binary} of them, and no "
+            f"other class in any: if class 1 is at 255, say so (--masks-values 0,255); if 255 does not count, say that "
+            f"(--masks-values {','.join(map(str, range(len(found.masks))))})"
+        )
+
+
 def _validation_warnings(job: TrainingJob, found: Survey) -> Iterator[str]:
     """What is odd about the images to validate with."""
     both = sorted(set.intersection(*(set(folder.stems) for folder in job.folders)))
@@ -113,6 +136,7 @@ def _validation_warnings(job: TrainingJob, found: Survey) -> Iterator[str]:
             f"{len(both)} images to validate with are trained with, too ({some(both)}): scores on them are too good; "
             f"take them out of train.txt or val.txt"
         )
+    _check_masks(found)
     if not found.masks.any():
         yield f"no pixel of the masks of val.txt counts: all are {job.options.masks_unlabeled} (--masks-unlabeled)"
 

@@ -67,6 +67,8 @@ def train(options: TrainOptions) -> None:
             device = running.device(options.device, found)
             with run_folder.held(out) if process.rank == 0 else nullcontext():
                 if process.rank == 0:
+                    for line in running.beginning(out):
+                        screen.warn(line)
                     run_folder.open_run(out, job, options.data)
                     for line in running.describe_data(job, options.data):
                         screen.note(line)

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from selflabel.datasets.letterbox import Letterbox
-from selflabel.files.conventions import check_no_mask, check_truth
+from selflabel.files.conventions import check_no_mask, check_truth, is_binary, may_be_binary
 from selflabel.files.digest import digest
 from selflabel.files.folders import by_stem
 from selflabel.files.images import IMAGE_SUFFIXES, image_channels, image_size, read_image
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, read_index
 from selflabel.files.lists import read_stems
 from selflabel.files.opening import FileError, about, read_file
+from selflabel.inputs import as_tensor, extent
 from selflabel.labels import UNLABELED
 
 LUMA = (0.299, 0.587, 0.114)
@@ -37,18 +38,28 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples of one size; volumes, too, where they are made by hand."""
+    """Samples of one size; volumes, too, where they are made by hand.
+
+    Images are floats in [0, 1], as networks take them; NumPy arrays become tensors, and uint8 in 0..255 is divided.
+    """
 
     stems: tuple[str, ...]
     images: Float[Tensor, "b c *s"]
     seeds: Int64[Tensor, "b *s"]
     masks: Int64[Tensor, "b *s"] | None = None
 
+    def __post_init__(self) -> None:
+        images = as_tensor(self.images, "images")
+        object.__setattr__(self, "images", images / 255 if images.dtype == torch.uint8 else images)
+        object.__setattr__(self, "seeds", as_tensor(self.seeds, "seeds").long())
+        if self.masks is not None:
+            object.__setattr__(self, "masks", as_tensor(self.masks, "masks").long())
+
     def __repr__(self) -> str:
         batch, channels, *size = self.images.shape
         masks = "no masks" if self.masks is None else "masks"
         stems = ", ".join(self.stems[:4]) + ", …" * (batch > 4)
-        return f"Batch({batch} of {' x '.join(map(str, size))}, channels: {channels}, {masks}: {stems})"
+        return f"Batch({batch} of {extent(tuple(size))}, channels: {channels}, {masks}: {stems})"
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
@@ -115,6 +126,7 @@ class Folder(Dataset[Sample]):
     _files: Mapping[str, tuple[Path, Path | None, Path | None]] = field(init=False, repr=False)
     _kept: dict[int, "_Arrays"] = field(init=False, repr=False, default_factory=dict)
     _whole: set[str] = field(init=False, repr=False, default_factory=set)
+    _binary: set[str] = field(init=False, repr=False, default_factory=set)
 
     def __post_init__(self) -> None:
         if not 1 <= self.classes <= UNLABELED:
@@ -150,6 +162,11 @@ class Folder(Dataset[Sample]):
     def whole_seeds(self) -> int:
         """How many of the images that were read have a seed at every pixel."""
         return len(self._whole)
+
+    @property
+    def binary_masks(self) -> int:
+        """How many of the masks that were read hold 0 and 255, and nothing else."""
+        return len(self._binary)
 
     def _contents(self) -> Iterator[bytes]:
         for stem, files in self._files.items():
@@ -192,7 +209,7 @@ class Folder(Dataset[Sample]):
         image = self._image(picture)
         shape = (image.shape[1], image.shape[2])
         seeds = torch.full(shape, UNLABELED) if seeds_file is None else self._seeds(seeds_file, shape, stem)
-        mask = None if mask_file is None else self._mask(mask_file, shape)
+        mask = None if mask_file is None else self._mask(mask_file, shape, stem)
         if self.size is not None:
             letterbox = Letterbox(*shape, self.size)
             image, seeds = letterbox.image(image), letterbox.seeds(seeds)
@@ -211,10 +228,13 @@ class Folder(Dataset[Sample]):
             check_no_mask(_counts(seeds), self.scribbles_format, self.classes)
         return seeds
 
-    def _mask(self, path: Path, shape: tuple[int, int]) -> Int64[Tensor, "h w"]:
+    def _mask(self, path: Path, shape: tuple[int, int], stem: str) -> Int64[Tensor, "h w"]:
         mask = self._index(path, shape, self.masks_format)
         with about(path):
-            check_truth(_counts(mask), self.masks_format, self.classes, "mask", "--masks-values")
+            counts = _counts(mask)
+            check_truth(counts, self.masks_format, self.classes, "mask", "--masks-values")
+        if is_binary(counts) and may_be_binary(self.masks_format, None):
+            self._binary.add(stem)
         return mask
 
     def _index(self, path: Path, shape: tuple[int, int], form: LabelFormat) -> Int64[Tensor, "h w"]:

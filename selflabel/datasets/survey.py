@@ -28,13 +28,15 @@ class UnusableFiles(ValueError):
 class Survey:
     """seeds, masks: labeled pixels of each class, [classes]; of images as the network gets them.
 
-    whole: images with a seed at every pixel.
+    whole: images with a seed at every pixel. binary: masks of 0 and 255 alone, where 255 does
+    not count by default only.
     """
 
     seeds: Int64[np.ndarray, " k"]
     masks: Int64[np.ndarray, " k"]
     images: int
     whole: int
+    binary: int
 
 
 def survey(folder: Folder, progress: Callable[[], None] = lambda: None) -> Survey:
@@ -56,7 +58,7 @@ def survey(folder: Folder, progress: Callable[[], None] = lambda: None) -> Surve
         progress()
     if failures:
         raise UnusableFiles(failures, len(folder))
-    return Survey(seeds, masks, len(folder), folder.whole_seeds)
+    return Survey(seeds, masks, len(folder), folder.whole_seeds, folder.binary_masks)
 
 
 def _counts(index: Int64[Tensor, "h w"], classes: int) -> Int64[np.ndarray, " k"]:

@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
+from zlib import crc32
 
 from selflabel.driver import Result
 from selflabel.files import UNLABELED
-from selflabel.files.ledger import Entry
+from selflabel.files.ledger import Entry, encoded
 from selflabel.labeling.outputs import FOLDERS
 from selflabel.labeling.settings import fingerprint
 
@@ -76,8 +77,9 @@ def run_line(name: str, run: Run) -> Entry:
 
 
 def record_line(name: str, record: Record) -> Entry:
-    """The line of an image that the run `name` labeled."""
-    return {**asdict(record), "run": name}
+    """The line of an image that the run `name` labeled, with a checksum of the rest."""
+    entry = {**asdict(record), "run": name}
+    return {**entry, "check": _checksum(entry)}
 
 
 def run_of(line: Entry) -> Run:
@@ -102,8 +104,21 @@ def run_of(line: Entry) -> Run:
 
 def record_of(line: Entry) -> Record:
     """The record of a line. Raises `ValueError` if a value is not what a run writes."""
-    _check_keys(line, {"run", *(each.name for each in fields(Record))})
+    _check_keys(line, {"run", "check", *(each.name for each in fields(Record))})
     _text(line, "run")
+    record = _record(line)
+    found = _checksum({name: value for name, value in line.items() if name != "check"})
+    if line["check"] != found:
+        raise ValueError(f"it was edited: the checksum of its values is {found}, not {line['check']!r}")
+    return record
+
+
+def _checksum(entry: Entry) -> str:
+    """Eight hexadecimal digits of a line as it is written."""
+    return f"{crc32(encoded(entry)):08x}"
+
+
+def _record(line: Entry) -> Record:
     return Record(
         stem=_text(line, "stem"),
         inputs=_digest("inputs", line["inputs"]),

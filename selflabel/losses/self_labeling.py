@@ -3,7 +3,7 @@
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from selflabel.inputs import widened
+from selflabel.inputs import check_tensor, widened
 from selflabel.labels import unlabeled
 from selflabel.losses.base import checked_seeds, full_precision, mean_per_pixel
 from selflabel.terms import STANDARD, Coupling, total
@@ -20,8 +20,11 @@ def self_labeling_loss(
     Ω are the seeds, N all pixels of the batch, σ = softmax(logits). Computed from ln σ, so that the gradient is
     right for logits of any size: standard ``σ - y``; collision ``σ - q`` with ``q ∝ σ y``; reverse
     ``-σ (ln y - Σ σ ln y)``, y not below ``exp(LOG_FLOOR)``; quadratic ``2 σ (σ - y - Σ σ (σ - y))``. Raises
-    `ValueError` unless labels have the shape of the logits.
+    `ValueError` unless labels are floats of the shape of the logits: not an image, not an index.
     """
+    check_tensor(labels, "labels")
+    if not labels.is_floating_point():
+        raise ValueError(f"expected labels as probabilities in floating point, got {labels.dtype}")
     if tuple(labels.shape) != tuple(logits.shape):
         raise ValueError(
             f"expected labels of the shape of the logits {tuple(logits.shape)}, got {tuple(labels.shape)}"

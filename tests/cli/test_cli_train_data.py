@@ -284,3 +284,23 @@ def test_predictions_do_not_go_into_the_run(root: Path, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "is the folder of the run: give another --out" in result.output
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+@pytest.mark.parametrize("method", ["adm", "full"])
+def test_masks_of_0_and_255_are_no_masks_of_three_classes(root: Path, tmp_path: Path, method: str) -> None:
+    (root / "classes.txt").write_text("a\nb\nc\n")
+    change(root / "masks", lambda mask: (mask > 0) * 255)
+    result = train(root, tmp_path / "run", "--method", method)
+    assert result.exit_code == 2
+    assert "expected masks of 3 classes, got 0 and 255 alone" in result.output
+    assert "--masks-values 0,255" in result.output
+    assert train(root, tmp_path / "said", "--method", method, "--masks-values", "0,255").exit_code == 0
+
+
+def test_a_run_whose_last_checkpoint_is_gone_says_that_it_starts_anew(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = train(root, out)
+    assert "starts anew" not in first.output
+    assert "starts anew" not in train(root, out).output
+    (out / "last.pt").unlink()
+    assert "has no last.pt: training starts anew, and what is there is replaced" in train(root, out).output

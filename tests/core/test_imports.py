@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "annotators": CORE | {"solvers"},  # the walker is one
     "losses": {"inputs", "kernels", "labels", "affinity", "terms"},
     "networks": {"inputs"},
-    "datasets": {"labels", "files"},
+    "datasets": {"inputs", "labels", "files"},
     "metrics": {"labels", "files"},
     "training": CORE | {"solvers", "losses", "files", "datasets", "metrics"},  # the walker makes starts
     "labeling": CORE | {"solvers", "annotators", "files", "kernels"},

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from selflabel import GridAffinity, Problem
 from selflabel.driver import check_solver
-from selflabel.inputs import check_count, check_kind
-from selflabel.labels import UNLABELED
+from selflabel.inputs import check_count, check_kind, size_remedy
+from selflabel.labels import UNLABELED, check_seeds
 from selflabel.solvers import GraphCut
 from selflabel.terms import Coupling
 
@@ -93,4 +93,39 @@ for number, call in enumerate(calls):
     else:
         raise AssertionError(number)
 """
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_probabilities_are_no_logits() -> None:
+    image, seeds = torch.zeros(1, 3, 4, 4), torch.full((1, 4, 4), UNLABELED)
+    energy, affinity = GraphCut.default_energy, GridAffinity.from_image(image)
+    logits = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    Problem.from_logits(energy, logits, seeds, affinity)
+    Problem.from_logits(energy, torch.zeros(1, 1, 4, 4) + 1, seeds, affinity)  # one class: any logits will do
+    almost = logits.softmax(1)
+    almost[0, :, 3, 3] = 2.0  # the first pixels alone look like probabilities
+    Problem.from_logits(energy, almost, seeds, affinity)
+    with pytest.raises(ValueError, match="expected logits, got probabilities"):
+        Problem.from_logits(energy, logits.softmax(1), seeds, affinity)
+
+
+def test_seeds_of_other_conventions_come_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"seeds\[seeds == -100\] = 255"):
+        check_seeds(torch.full((1, 4, 4), -100), 3)
+    assert size_remedy((1, 3, 4, 4), (1, 1, 4, 4)) == "they have no axis of channels, `[:, 0]`"
+
+
+def test_images_are_no_labels_and_arrays_make_batches() -> None:
+    """In a process without this one's checks of types, as all entries above; batches take arrays and bytes there."""
+    script = (
+        "import numpy as np, torch; from selflabel.datasets.samples import Batch\n"
+        "batch = Batch(('a',), np.full((1, 3, 4, 4), 51, np.uint8), np.full((1, 4, 4), 255))\n"
+        "assert batch.images.dtype == torch.float32 and batch.seeds.dtype == torch.int64\n"
+        "assert torch.allclose(batch.images, torch.tensor(0.2))\n"
+        "from selflabel.losses import SelfLabelingLoss\n"
+        "try: SelfLabelingLoss()(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "
+        "torch.full((1, 4, 4), 255))\n"
+        "except ValueError as error: assert 'labels as probabilities in floating point' in str(error)\n"
+        "else: raise AssertionError"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,5 +1,6 @@
 """Whole runs of training in one process, and how they end when something is wrong."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,10 @@ import torch
 from support.cases import CLASSES, GRID, QUICK, SOFT, Constant, batch, batches, network
 from torch import Tensor, nn
 
-from selflabel.affinity import GridAffinity
-from selflabel.affinity.builders import Grid
-from selflabel.affinity.image import ImageLike
-from selflabel.affinity.protocol import Affinity
 from selflabel.datasets.augment import Augmentation
+from selflabel.driver import Step
+from selflabel.problem import Problem
+from selflabel.solvers import GradientDescent
 from selflabel.training import (
     FullMasks,
     Objective,
@@ -223,15 +223,11 @@ def test_weights_that_are_nan_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_a_failed_solve_is_named_after_its_step() -> None:
-    class Broken(Grid):
-        def __call__(self, image: ImageLike) -> Affinity:
-            made = super().__call__(image)
-            assert isinstance(made, GridAffinity)
-            for pairs in made.pairs():
-                pairs.weight.fill_(float("nan"))
-            return made
+    class Broken(GradientDescent):
+        def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
+            yield Step(labels * float("nan"))
 
-    objective = replace(SOFT, affinity=Broken(), starter=None)
+    objective = replace(SOFT, solver=Broken(), starter=None)
     with pytest.raises(TrainingError, match=r"^step 3: gradient-descent: images \[0, 1, 2\] of the batch"):
         train(network(), objective, batches(), replace(QUICK, measure_every=0))
 
