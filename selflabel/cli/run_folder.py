@@ -62,7 +62,9 @@ def open_run(out: Path, job: TrainingJob, root: Path) -> None:
     path = out / CONFIG
     there = files_of_run(out)
     if there and not path.is_file():
-        raise ValueError(f"{out / there[0]} exists and is not of a training run here: {ANEW}")
+        raise ValueError(
+            f"{out / there[0]} exists and is not of a training run here, as there is no file {CONFIG}: {ANEW}"
+        )
     # a run without a checkpoint holds nothing to resume: its options may change
     if LAST in there:
         _check_same(out, job, root)
