@@ -50,7 +50,9 @@ def read_color_map(path: Path) -> tuple[Color, ...]:
 
 def _of_lines(text: str) -> list[Color]:
     lines = [
-        line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("//")
+        line.strip().replace(";", ",")  # between numbers with a decimal comma, spreadsheets write semicolons
+        for line in text.splitlines()
+        if line.strip() and not line.lstrip().startswith("//")
     ]
     columns = _columns(lines[0]) if lines else None
     if columns is not None:

@@ -95,8 +95,8 @@ class LabelFormat:
             value, count = int(packed[wrong][0]), len({*packed[wrong].tolist()})
             color = (value >> 16, value >> 8 & 255, value & 255)
             raise ValueError(
-                f"the color {color} is no class, and {count - 1} others are not: list them with their classes (255 for "
-                f"unlabeled), or save the file without JPEG, smooth edges and resizing"
+                f"the color {color} is no class{f', nor are {count - 1} others' * (count > 1)}: list them with their "
+                f"classes (255 for unlabeled), or save the file without JPEG, smooth edges and resizing"
             )
         classes = np.array([known.get(value, UNLABELED) for value in present.tolist()], dtype=np.uint8)
         return np.where(clear, np.uint8(UNLABELED), classes[places.reshape(packed.shape)])

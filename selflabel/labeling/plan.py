@@ -147,7 +147,8 @@ class _Partners:
         lonely = [stem for stem in self.files if stem not in images]
         if len(images) == 1:
             return ()
-        others = tuple(f"{phrase} in {self.path}" for phrase in self.there.left_out("such file"))
+        kind = "label file" if self.kind == "seeds" else "prediction"
+        others = tuple(f"{phrase} in {self.path}" for phrase in self.there.left_out(kind))
         count = f"{len(lonely)} of the {self.kind} have no image ({some(lonely)})"
         return (count, *others) if lonely else others
 

@@ -21,7 +21,9 @@ WANTED = ((0, 0, 0, 0), (128, 64, 128, 1), (64, 0, 192, 2))
         "name,r,g,b\nVoid,0,0,0\nRoad,128,64,128\nSign,64,0,192\n",  # CamVid's class_dict.csv
         "# label:color_rgb:parts:actions\nvoid:0,0,0::\nroad:128,64,128::\nsign:64,0,192::\n",  # CVAT's labelmap.txt
         "id,name,r,g,b\n2,Sign,64,0,192\n0,Void,0,0,0\n1,Road,128,64,128\n",
-        "class;red\n".replace("class;red\n", "red,green,blue,class\n0,0,0,0\n128,64,128,1\n64,0,192,2\n"),
+        "red,green,blue,class\n0,0,0,0\n128,64,128,1\n64,0,192,2\n",
+        "red;green;blue;class\n0;0;0;0\n128;64;128;1\n64;0;192;2\n",
+        "Void;0;0;0\nRoad;128;64;128\nSign;64;0;192\n",
         '{"void": [0, 0, 0], "road": [128, 64, 128], "sign": [64, 0, 192]}',
         '{"void": "#000000", "road": "#804080", "sign": "64,0,192"}',
         "[[0, 0, 0], [128, 64, 128], [64, 0, 192]]",

@@ -120,7 +120,7 @@ def test_colors_that_are_not_listed_are_refused() -> None:
     image = np.asarray(colored(strokes(0, 1))).copy()
     image[3, 4] = 1, 2, 3
     image[5, 6] = 1, 2, 4
-    with pytest.raises(ValueError, match=r"the color \(1, 2, 3\) is no class, and 1 others are not"):
+    with pytest.raises(ValueError, match=r"the color \(1, 2, 3\) is no class, nor are 1 others"):
         decode_index(encoded(Image.fromarray(image)), form=COLORED)
     with pytest.raises(ValueError, match="JPEG changes numbers"):
         decode_index(encoded(Image.fromarray(image), "JPEG"), form=COLORED)

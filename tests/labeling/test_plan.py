@@ -71,7 +71,7 @@ def test_what_is_left_out_of_a_plan(tmp_path: Path) -> None:
         "1 images are beyond the limit",
         "1 images are of other parts",
         "3 of the seeds have no image (a3_scribbles, a8, a9)",
-        f"1 file is no such file (.json) in {seeds}",
+        f"1 file is no label file (.json) in {seeds}",
     )
     assert make_plan(images / "a0.png", seeds).left_out == ()
 
