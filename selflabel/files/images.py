@@ -135,7 +135,8 @@ def to_unit(array: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w c"]:
     if array.shape[2] in (2, 4):
         array = array[..., :-1]
     if array.shape[2] not in (1, 3):
-        raise ValueError(f"expected 1 to 4 channels, got shape {array.shape}")
+        first = ": the channels come last, image.transpose(1, 2, 0)" if array.shape[0] <= 4 else ""
+        raise ValueError(f"expected 1 to 4 channels, got shape {array.shape}{first}")
     if array.size == 0:
         raise ValueError(f"the image has no pixels: shape {array.shape}")
     if array.dtype == np.bool_:
@@ -144,7 +145,8 @@ def to_unit(array: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w c"]:
         return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
-            f"expected 8 or 16 bit or floats in [0, 1], got {array.dtype}, whose range is not known"
+            f"expected 8 or 16 bit or floats in [0, 1], got {array.dtype}, whose range is not known: "
+            f"image.astype(numpy.uint8) if it is 0..255"
         )
     if not np.isfinite(array).all():
         raise ValueError(
