@@ -109,7 +109,7 @@ class Result(enum.Enum):
 
     CONVERGED = "the solver stopped by itself"
     MAX_STEPS = "the step limit was reached first: raise max_steps or loosen the tolerance"
-    NONFINITE = "nan or inf in the labels or their energy: check the affinity and its features, lower weights beyond 1e30"
+    NONFINITE = "nan or inf in the labels or their energy: check the affinity, its features and huge weights"
 
 
 SUM_TOLERANCE = 2e-3
