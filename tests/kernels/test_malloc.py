@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from support.memory import resident_growth
 
 import selflabel.cli
 from selflabel.kernels import malloc
@@ -93,6 +91,10 @@ keep_freed_memory()
 faults(0)
 print(without, faults(0))
 """
+GROWTH = """
+from support.memory import resident_growth
+print(resident_growth(lambda: torch.ones(25_000_000)))
+"""
 IN_WORKERS = """
 from selflabel.labeling.engines.processes import forked, run_jobs
 with forked(2) as ready:
@@ -101,12 +103,11 @@ with forked(2) as ready:
 
 
 def run(script: str) -> list[int]:
-    """In a new process: how often it faults depends on what was freed before."""
+    """In a new process: how often it faults, and how far it grows, depends on what was freed before."""
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     command = [sys.executable, "-c", FAULTS + script]
-    return [
-        int(x) for x in subprocess.run(command, check=True, stdout=subprocess.PIPE, env=plain).stdout.split()
-    ]
+    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=plain, cwd=ROOT / "tests")
+    return [int(x) for x in ended.stdout.split()]
 
 
 @linux
@@ -125,7 +126,5 @@ def test_workers_use_large_blocks_again() -> None:
 
 @linux
 def test_resident_growth_sees_the_peak() -> None:
-    def work() -> None:
-        torch.ones(25_000_000)
-
-    assert 95e6 < resident_growth(work) < 130e6
+    [growth] = run(GROWTH)
+    assert 95e6 < growth < 130e6
