@@ -213,7 +213,7 @@ def _check_needs(options: LabelOptions) -> None:
 
 
 def _plan(options: LabelOptions, part: "Shard") -> "Plan":
-    from selflabel.files.folders import by_stem
+    from selflabel.files.folders import listing
     from selflabel.files.images import IMAGE_SUFFIXES
     from selflabel.files.lists import read_stems
     from selflabel.labeling.outputs import OutputFolder
@@ -223,7 +223,7 @@ def _plan(options: LabelOptions, part: "Shard") -> "Plan":
     OutputFolder(options.out).check_folders(folders)
     stems = None
     if options.stems is not None:
-        stems = read_stems(options.stems, by_stem(options.images, IMAGE_SUFFIXES))
+        stems = read_stems(options.stems, listing(options.images, IMAGE_SUFFIXES).stems)
     return make_plan(
         options.images, options.seeds, options.probs, stems=stems, limit=options.limit, part=part
     )

@@ -44,13 +44,14 @@ def predict(options: PredictOptions) -> None:
         if options.out.is_dir() and options.out.samefile(options.run):
             raise ValueError(f"{options.out} is the folder of the run: give another --out")
         weights = _weights(options.run, options.checkpoint)
-        images, left_out = _images(options.images, options.stems)
+        images, clashes, left_out = _images(options.images, options.stems)
         storage = _storage(options)
         predictor, step = _predictor(options, weights)
     except (ValueError, OSError, ImportError) as error:
         raise screen.stop(str(error)) from error
     identity = _identity(options, predictor, weights, step)
-    done = _predict_all(predictor, images, storage, identity, options)
+    done = _Done(len(clashes), failures=list(clashes))
+    _predict_all(predictor, images, storage, identity, options, done)
     if not screen.is_quiet():
         screen.say(
             f"{done.count - done.skipped - len(done.failures)} predicted, {done.skipped} done before: {options.out} "
@@ -82,14 +83,16 @@ def _predict_all(
     storage: "Storage",
     identity: Mapping[str, object],
     options: PredictOptions,
-) -> _Done:
+    done: _Done,
+) -> None:
+    """Predict, and add to what is done."""
     from selflabel.cli import screen
     from selflabel.training.predict import predict_folder
 
-    out, done = options.out, _Done()
+    out, total = options.out, len(images) + done.count
     try:
         with screen.progress() as bar:
-            task = bar.add_task("predicting", total=len(images))
+            task = bar.add_task("predicting", total=total, completed=done.count)
             for outcome in predict_folder(
                 predictor, images, storage, out, identity, overwrite=options.overwrite
             ):
@@ -107,9 +110,8 @@ def _predict_all(
         raise screen.stop(f"{out} cannot be written: {error}", code) from error
     except KeyboardInterrupt:
         screen.failures(done.failures)
-        left = len(images) - done.count
+        left = total - done.count
         raise screen.interrupted(f" with {left} images left: the same command goes on") from None
-    return done
 
 
 def _predictor(options: PredictOptions, weights: Path) -> "tuple[Predictor, int]":
@@ -158,19 +160,26 @@ def _identity(
     }
 
 
-def _images(folder: Path, stems: Path | None) -> tuple[Mapping[str, Path], tuple[str, ...]]:
-    """Files by stem, those of the folder or, in their order, of a text file of stems; and why others are left out."""
+def _images(
+    folder: Path, stems: Path | None
+) -> tuple[Mapping[str, Path], tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Files by stem, those of the folder or, in their order, of a text file of stems.
+
+    Then the failures of stems that several files have; and why others are left out.
+    """
     from selflabel.files.folders import bare, listing
     from selflabel.files.images import IMAGE_SUFFIXES
     from selflabel.files.lists import read_stems
 
     there = listing(folder, IMAGE_SUFFIXES)
     found, left_out = there.files, there.left_out("image")
-    chosen = list(found) if stems is None else read_stems(stems, found)
-    others = len(found) - len(chosen)
+    chosen = there.stems if stems is None else read_stems(stems, there.stems)
+    others = len(there.stems) - len(chosen)
     if others:
         left_out = (f"{others} images are not among the stems asked for", *left_out)
-    return {bare(found[stem].name): found[stem] for stem in chosen}, left_out  # spelled as the images are
+    clashes = tuple((stem, clash) for stem in chosen if (clash := there.clash(stem)) is not None)
+    # spelled as the images are
+    return {bare(found[stem].name): found[stem] for stem in chosen if stem in found}, clashes, left_out
 
 
 def _weights(run: Path, checkpoint: str) -> Path:

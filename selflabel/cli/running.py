@@ -72,14 +72,14 @@ def describe_data(job: TrainingJob, root: Path) -> Iterator[str]:
     )
     there = listing(root / "images", IMAGE_SUFFIXES)
     listed = {stem for folder in job.folders for stem in folder.stems}
-    unlisted = [stem for stem in there.files if stem not in listed]
+    unlisted = [stem for stem in there.stems if stem not in listed]
     left_out = [f"{len(unlisted)} images are in none of the lists ({some(unlisted)})"] if unlisted else []
     left_out += there.left_out("image")
     if left_out:
         yield f"left out of {root / 'images'}: {'; '.join(left_out)}"
     for name in sorted({name for folder in job.folders for name in (folder.scribbles, folder.masks) if name}):
         labels = listing(root / name, LABEL_SUFFIXES)
-        lonely = [stem for stem in labels.files if stem not in there.files]
+        lonely = sorted(set(labels.stems).difference(there.stems))
         left_out = [f"{len(lonely)} files have no image ({some(lonely)})"] if lonely else []
         left_out += labels.left_out("label file")
         if left_out:

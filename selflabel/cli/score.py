@@ -96,7 +96,7 @@ def _scored(options: ScoreOptions, num_classes: int | None) -> "FolderScore":
     from selflabel.cli import screen
     from selflabel.cli.config.label_formats import label_format
     from selflabel.files import UNLABELED
-    from selflabel.files.folders import by_stem
+    from selflabel.files.folders import listing
     from selflabel.files.label_files import LABEL_SUFFIXES
     from selflabel.files.lists import read_stems
     from selflabel.metrics.folders import Rules, score_folder
@@ -110,7 +110,8 @@ def _scored(options: ScoreOptions, num_classes: int | None) -> "FolderScore":
     )
     stems = None
     if options.stems is not None:
-        there = {stem for path in (options.pred, options.truth) for stem in by_stem(path, LABEL_SUFFIXES)}
+        folders = (listing(path, LABEL_SUFFIXES) for path in (options.pred, options.truth))
+        there = {stem for folder in folders for stem in folder.stems}
         stems = read_stems(options.stems, there, "label file")
     with screen.progress() as bar:
         task = bar.add_task("scoring", total=None)

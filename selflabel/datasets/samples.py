@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from selflabel.datasets.letterbox import Letterbox
 from selflabel.files.conventions import check_no_mask, check_truth, is_binary, may_be_binary
 from selflabel.files.digest import digest
-from selflabel.files.folders import by_stem
+from selflabel.files.folders import listing, some
 from selflabel.files.images import IMAGE_SUFFIXES, image_channels, image_size, read_image
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, read_index
 from selflabel.files.lists import read_stems
@@ -275,7 +275,7 @@ def read_split(root: Path, name: str) -> tuple[str, ...]:
     path = root / f"{name}.txt"
     if not path.is_file():
         raise ValueError(f"there is no {path}: a text file with one stem (file name without suffix) a line")
-    return read_stems(path, by_stem(root / "images", IMAGE_SUFFIXES), repeated=False)
+    return read_stems(path, listing(root / "images", IMAGE_SUFFIXES).stems, repeated=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,12 +288,15 @@ class _Arrays:
 
 
 def _found(folder: Path, suffixes: Sequence[str], stems: Sequence[str], what: str) -> Mapping[str, Path]:
-    there = by_stem(folder, suffixes)
-    missing = [stem for stem in stems if stem not in there]
+    there = listing(folder, suffixes)
+    for stem in stems:
+        clash = there.clash(stem)
+        if clash is not None:
+            raise ValueError(f"{folder}: {clash}")
+    missing = [stem for stem in stems if stem not in there.files]
     if missing:
-        more = f" and {len(missing) - 4} others" if len(missing) > 4 else ""
-        raise ValueError(f"{folder}: there is no {what} of {', '.join(missing[:4])}{more}")
-    return there
+        raise ValueError(f"{folder}: there is no {what} of {some(missing)}")
+    return there.files
 
 
 def _channels(path: Path) -> int | None:

@@ -2,8 +2,8 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +20,24 @@ class Listing:
     """What a folder holds.
 
     files: those of the suffixes asked for, by stem, in order of stem. others: all else, hidden files, files with
-    other suffixes and folders, in order of name.
+    other suffixes and folders, in order of name. clashes: stems that several files have, which are not in `files`.
     """
 
     files: dict[str, Path]
     others: tuple[Path, ...] = ()
+    clashes: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """All stems in order, those of clashes, too."""
+        return tuple(sorted((*self.files, *self.clashes)))
+
+    def clash(self, stem: str) -> str | None:
+        """What to say of a stem that several files have; None where one has it, or none."""
+        if stem not in self.clashes:
+            return None
+        names = [path.name for path in self.clashes[stem]]
+        return f"{some(names[:-1])} and {names[-1]} have the same stem: which one is meant? Move the other away"
 
     def left_out(self, kind: str) -> tuple[str, ...]:
         """Why the others do not count, a phrase a reason: "12 files are no images (.txt, .json)" for kind "image"."""
@@ -62,7 +75,7 @@ def stem_of(name: str, suffixes: Iterable[str] = ()) -> str:
 def listing(path: Path, suffixes: Sequence[str]) -> Listing:
     """The files of a folder, or one file alone, by stem (`stem_of`); the case of a suffix does not matter.
 
-    Raises `ValueError` if there is no such path, no such file in it, or two files share a stem.
+    Files that share a stem are `Listing.clashes`. Raises `ValueError` if there is no such path, or no such file in it.
     """
     wanted = ", ".join("*" + suffix for suffix in suffixes)
     if path.is_file():
@@ -71,27 +84,23 @@ def listing(path: Path, suffixes: Sequence[str]) -> Listing:
         return Listing({stem_of(path.name, suffixes): path})
     if not path.is_dir():
         raise ValueError(f"{path}: no such file or folder")
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     others: list[Path] = []
     for file in sorted(path.iterdir()):
         if file.name.startswith(".") or file.suffix.lower() not in suffixes or not file.is_file():
             others.append(file)
             continue
-        stem = stem_of(file.name, suffixes)
-        if stem in found:
-            raise ValueError(f"{found[stem]} and {file.name} have the same stem: which one is meant?")
-        found[stem] = file
+        found.setdefault(stem_of(file.name, suffixes), []).append(file)
     if not found:
         there = "; ".join(Listing({}, tuple(others)).left_out("such file"))
         inner = [file.name for file in others if file.is_dir() and not file.name.startswith(".")]
         there += f": {some(inner)}" if inner else ""
         raise ValueError(f"{path}: no files named {wanted}" + (f" ({there})" if there else ""))
-    return Listing(dict(sorted(found.items())), tuple(others))
-
-
-def by_stem(path: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files of a `listing`. Raises `ValueError` as it does."""
-    return listing(path, suffixes).files
+    return Listing(
+        {stem: one[0] for stem, one in sorted(found.items()) if len(one) == 1},
+        tuple(others),
+        {stem: tuple(several) for stem, several in found.items() if len(several) > 1},
+    )
 
 
 def has_all(path: Path, suffixes: Sequence[str], stems: Iterable[str]) -> bool:

@@ -1,7 +1,7 @@
 """Which files belong together: the images to label, their seeds and predictions."""
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,38 +68,41 @@ def make_plan(
     """Match files by stem. `images`, `seeds` and `probs` are folders or files; two files always match.
 
     `stems` selects images, `limit` the first of them, `part` every count-th of the rest. An image without seeds
-    or predictions is a failure of that image; without `seeds` images are labeled from their predictions alone.
+    or predictions, and two files of a kind and a stem are a failure of that image; without `seeds` images are labeled
+    from their predictions alone.
 
-    Raises `ValueError` for a path that does not exist or has no files of its kind, for two files of one stem,
-    for `stems` that no image has, and if there are neither seeds nor predictions.
+    Raises `ValueError` for a path that does not exist or has no files of its kind, for `stems` that no image has, and
+    if there are neither seeds nor predictions.
     """
     if seeds is None and probs is None:
         raise ValueError("expected seeds (--seeds), predictions (--probs), or both, got none")
     there = listing(images, IMAGE_SUFFIXES)
-    found = there.files
+    found = list(there.stems)
     if stems is not None:
         stems = [stem_of(stem) for stem in stems]
-        unknown = [stem for stem in stems if stem not in found]
+        known = frozenset(found)
+        unknown = [stem for stem in stems if stem not in known]
         if unknown:
             raise ValueError(f"{len(unknown)} of {len(stems)} stems have no image in {images}: {unknown[0]}")
-        found = {stem: found[stem] for stem in sorted(set(stems))}
+        found = sorted(set(stems))
     seeds_of = None if seeds is None else _Partners.of(images, seeds, LABEL_SUFFIXES, "seeds")
     probs_of = None if probs is None else _Partners.of(images, probs, PROBABILITY_SUFFIXES, "probabilities")
     partners = [each for each in (seeds_of, probs_of) if each is not None]
-    chosen = list(found)[:limit][part.index :: part.count]
+    chosen = found[:limit][part.index :: part.count]
     jobs: list[Job] = []
     failures: list[Failure] = []
     for stem in chosen:
-        name = bare(found[stem].name)  # what is written is spelled as the image is
-        lacking = next((each for each in partners if stem not in each.files), None)
-        if lacking is not None:
-            failures.append(Failure(name, lacking.none_of(stem)))
+        name = bare(there.files[stem].name) if stem in there.files else stem  # written as the image is spelled
+        fault = next((text for each in partners if (text := each.fault(stem)) is not None), None)
+        fault = there.clash(stem) or fault
+        if fault is not None:
+            failures.append(Failure(name, fault))
             continue
-        own, given = (None if each is None else each.files[stem] for each in (seeds_of, probs_of))
-        jobs.append(Job(name, found[stem], own, given))
-    left_out = [*there.left_out("image"), *_not_chosen(len(there.files), len(found), limit, part)]
+        own, given = (None if each is None else each.there.files[stem] for each in (seeds_of, probs_of))
+        jobs.append(Job(name, there.files[stem], own, given))
+    left_out = [*there.left_out("image"), *_not_chosen(len(there.stems), len(found), limit, part)]
     for each in partners:
-        left_out += each.left_out(there.files)
+        left_out += each.left_out(there.stems)
     return Plan(tuple(jobs), tuple(failures), tuple(left_out))
 
 
@@ -126,15 +129,17 @@ class _Partners:
             ) from error
         if images.is_file() and path.is_file():
             there = Listing({stem_of(images.name): path})
-        names = sorted(file.name for file in (*there.files.values(), *there.others))
+        clashing = (file for several in there.clashes.values() for file in several)
+        names = sorted(file.name for file in (*there.files.values(), *clashing, *there.others))
         return cls(path, kind, suffixes, there, tuple(names))
 
-    @property
-    def files(self) -> dict[str, Path]:
-        """The files by stem."""
-        return self.there.files
+    def fault(self, stem: str) -> str | None:
+        """Why an image has no such file, or several; None where it has one."""
+        if stem in self.there.files:
+            return None
+        return self.there.clash(stem) or self._none_of(stem)
 
-    def none_of(self, stem: str) -> str:
+    def _none_of(self, stem: str) -> str:
         """The reason of an image without such a file, with what was perhaps meant."""
         wanted = " or ".join(stem + suffix for suffix in self.suffixes[:2])
         place = bisect_left(self.names, stem)
@@ -142,9 +147,9 @@ class _Partners:
         hint = "" if near is None else f", only {near}"
         return f"no {self.kind}: {self.path} has no file named {wanted}{hint}"
 
-    def left_out(self, images: Mapping[str, Path]) -> tuple[str, ...]:
-        """Why files of this kind do not count; nothing where one image alone is labeled."""
-        lonely = [stem for stem in self.files if stem not in images]
+    def left_out(self, images: Sequence[str]) -> tuple[str, ...]:
+        """Why files of this kind do not count; nothing where one image alone is labeled. images: their stems."""
+        lonely = sorted(set(self.there.stems).difference(images))
         if len(images) == 1:
             return ()
         kind = "label file" if self.kind == "seeds" else "prediction"

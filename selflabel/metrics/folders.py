@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64, UInt8
 
 from selflabel.files.causes import by_cause
 from selflabel.files.conventions import check_contiguous, check_truth
-from selflabel.files.folders import SHOWN, listing, stem_of
+from selflabel.files.folders import SHOWN, Listing, listing, stem_of
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, read_index
 from selflabel.metrics.confusion import IGNORED, LEVELS, accuracy, confusion, dice, iou, mean_of_defined
 from selflabel.metrics.hausdorff import hd95
@@ -117,14 +117,15 @@ def score_folder(
     given, true = (folder.files for folder in folders)
     if labels.is_file() and truth.is_file():
         true = {stem_of(labels.name): truth}
-    wanted = sorted(given if stems is None else stems)
-    missing = tuple(stem for stem in true if stem not in given and (stems is None or stem in wanted))
+    wanted = sorted(folders[0].stems if stems is None else stems)
+    missing = tuple(stem for stem in true if stem not in folders[0].stems and (stems is None or stem in wanted))
     scores: list[ImageScore] = []
     total = np.zeros((LEVELS, LEVELS), dtype=np.int64)
     pixels = np.zeros((2, LEVELS), dtype=np.int64)
     failures: list[tuple[str, str]] = []
     for done, stem in enumerate(wanted, start=1):
         try:
+            _check_one_file(stem, folders)
             score, counts, found = _score_pair(stem, given, true, rules)
             scores.append(score)
             LOG.debug("%s: %.2f %% of the pixels right", stem, 100 * accuracy(counts))
@@ -137,7 +138,7 @@ def score_folder(
     if not scores:
         raise ValueError(f"none of {len(wanted)} images could be scored: {_reasons(failures)}")
     _check_meaning(pixels, rules)
-    unlisted = sum(stem not in wanted for stem in given)
+    unlisted = sum(stem not in wanted for stem in folders[0].stems)
     left_out = [f"{unlisted} label files are not among the stems asked for"] if unlisted else []
     left_out += [
         f"{phrase} in {path}"
@@ -167,6 +168,14 @@ def score_image(
         _check_range("truth", np.flatnonzero(counts.sum(axis=1)), rules.num_classes)
     distances = _distances(index, truth, counts, rules.first) if rules.distances else None
     return ImageScore(stem, iou(counts), dice(counts), distances), counts
+
+
+def _check_one_file(stem: str, folders: Sequence[Listing]) -> None:
+    """Raise `ValueError` if several files of a folder have the stem."""
+    for folder in folders:
+        clash = folder.clash(stem)
+        if clash is not None:
+            raise ValueError(clash)
 
 
 def _score_pair(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from selflabel.files.folders import by_stem, has_all, listing, some, stem_of
+from selflabel.files.folders import has_all, listing, some, stem_of
 
 pytestmark = pytest.mark.quick
 
@@ -40,7 +40,7 @@ def test_stems(name: str, stem: str) -> None:
 
 
 def test_a_suffix_that_only_the_caller_knows(tmp_path: Path) -> None:
-    assert list(by_stem(touch(tmp_path, "a.b.xyz"), (".xyz",))) == ["a.b"]
+    assert list(listing(touch(tmp_path, "a.b.xyz"), (".xyz",)).files) == ["a.b"]
     assert has_all(tmp_path, (".xyz",), ["a.b"])
 
 
@@ -49,8 +49,8 @@ def test_one_name_in_two_forms(tmp_path: Path) -> None:
     touch(tmp_path, *names)
     if len(os.listdir(tmp_path)) < 2:
         pytest.skip("the file system composes names")
-    with pytest.raises(ValueError, match="have the same stem: which one is meant"):
-        by_stem(tmp_path, SUFFIXES)
+    found = listing(tmp_path, SUFFIXES)
+    assert not found.files and found.stems == (names[0].removesuffix(".png"),)
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
@@ -73,11 +73,20 @@ def test_a_folder_without_such_files_says_what_it_has(tmp_path: Path) -> None:
     touch(tmp_path, "a.pt", "b.pt")
     message = r"no files named \*\.png, \*\.tif \(2 files are no such files \(\.pt\)"
     with pytest.raises(ValueError, match=message + r"\)$"):
-        by_stem(tmp_path, SUFFIXES)
+        listing(tmp_path, SUFFIXES)
     (tmp_path / "labels").mkdir()
     (tmp_path / "soft").mkdir()
     with pytest.raises(ValueError, match=message + r"; 2 folders are not searched: labels, soft\)$"):
-        by_stem(tmp_path, SUFFIXES)
+        listing(tmp_path, SUFFIXES)
+
+
+def test_files_of_one_stem_are_told_apart_from_the_others(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "b.ome.tif", "b.png", "b.tif")
+    found = listing(tmp_path, SUFFIXES)
+    assert found.files == {"a": tmp_path / "a.png"} and found.stems == ("a", "b")
+    assert found.clash("a") is found.clash("c") is None
+    message = "b.ome.tif, b.png and b.tif have the same stem: which one is meant? Move the other away"
+    assert found.clash("b") == message
 
 
 def test_some_names() -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from selflabel.files.folders import by_stem
+from selflabel.files.folders import listing
 from selflabel.files.images import IMAGE_SUFFIXES
 from selflabel.files.lock import sole_user
 from selflabel.files.probabilities import read_probabilities
@@ -60,7 +60,7 @@ def run(images: Path, out: Path, network: nn.Module | None = None, **more: objec
     identity = {"checkpoint": more.get("checkpoint", "x")}
     given = predictor(network, 16)
     found = predict_folder(
-        given, by_stem(images, IMAGE_SUFFIXES), storage, out, identity, overwrite=bool(overwrite)
+        given, listing(images, IMAGE_SUFFIXES).files, storage, out, identity, overwrite=bool(overwrite)
     )
     return list(found)
 
@@ -109,7 +109,7 @@ def test_what_is_done_is_skipped(images: Path, tmp_path: Path) -> None:
 
 def test_a_run_that_was_killed_goes_on(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    work = predict_folder(predictor(), by_stem(images, IMAGE_SUFFIXES), Storage(), out, {"checkpoint": "x"})
+    work = predict_folder(predictor(), listing(images, IMAGE_SUFFIXES).files, Storage(), out, {"checkpoint": "x"})
     assert next(work) == Prediction("a")
     work.close()
     with open(out / MANIFEST, "ab") as file:
