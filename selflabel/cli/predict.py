@@ -121,13 +121,19 @@ def _predictor(options: PredictOptions, weights: Path) -> "tuple[Predictor, int]
     """
     import torch
 
-    from selflabel.cli import run_folder, running
+    from selflabel.cli import run_folder, running, screen
     from selflabel.cli.config.jobs import new_network
-    from selflabel.training.checkpoint import load_checkpoint, load_state
+    from selflabel.training.checkpoint import BEST, LAST, load_checkpoint, load_state
     from selflabel.training.predict import Predictor
+    from selflabel.training.resume import lacks_best
 
     device = running.device(options.device, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = load_checkpoint(weights, device)
+    if options.checkpoint == "auto" and lacks_best(options.run, checkpoint):
+        screen.warn(
+            f"{options.run / BEST} is gone, which held the best weights (Dice {checkpoint.best:.3f}): {LAST} is taken, "
+            f"the weights of step {checkpoint.step}; --checkpoint last says that they are meant"
+        )
     trained = run_folder.stored_options(options.run, checkpoint.about, weights)
     run_folder.check_code(trained.network, f"the run in {options.run}", options.allow_code)
     network = new_network(trained)
@@ -190,5 +196,5 @@ def _weights(run: Path, checkpoint: str) -> Path:
     table = {"best": best, "last": last, "auto": best if best.is_file() else last}
     path = known("checkpoint", checkpoint, table)
     if not path.is_file():
-        raise ValueError(f"there is no {path}: the run has not come to it yet")
+        raise ValueError(f"there is no {path}: the run has not come to it yet, or the file was deleted")
     return path

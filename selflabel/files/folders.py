@@ -37,7 +37,9 @@ class Listing:
         if stem not in self.clashes:
             return None
         names = [path.name for path in self.clashes[stem]]
-        return f"{some(names[:-1])} and {names[-1]} have the same stem: which one is meant? Move the other away"
+        return (
+            f"{some(names[:-1])} and {names[-1]} have the same stem: which one is meant? Move the other away"
+        )
 
     def left_out(self, kind: str) -> tuple[str, ...]:
         """Why the others do not count, a phrase a reason: "12 files are no images (.txt, .json)" for kind "image"."""

@@ -118,7 +118,9 @@ def score_folder(
     if labels.is_file() and truth.is_file():
         true = {stem_of(labels.name): truth}
     wanted = sorted(folders[0].stems if stems is None else stems)
-    missing = tuple(stem for stem in true if stem not in folders[0].stems and (stems is None or stem in wanted))
+    missing = tuple(
+        stem for stem in true if stem not in folders[0].stems and (stems is None or stem in wanted)
+    )
     scores: list[ImageScore] = []
     total = np.zeros((LEVELS, LEVELS), dtype=np.int64)
     pixels = np.zeros((2, LEVELS), dtype=np.int64)

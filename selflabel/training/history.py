@@ -3,16 +3,19 @@
 import csv
 import io
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 from zlib import crc32
 
 from selflabel.files.atomic import write_atomic
 from selflabel.files.ledger import Ledger, encoded
+
+LOG: Final = logging.getLogger(__name__)
 
 Value = int | float | None
 Row = Mapping[str, Value]
@@ -40,13 +43,15 @@ class History:
     def resume(cls, columns: tuple[str, ...], folder: Path, checks: Sequence[int] = ()) -> "History":
         """Cut the files of a folder back to their first rows, those of `checks`, and go on from there.
 
-        Without checks it starts the files. Raises `ValueError`, with file and line, if a line is not the one that was
-        written.
+        Without checks it starts the files. A table that is gone or was edited is written again from the lines, and a
+        warning is logged. Raises `ValueError`, with file and line, if a line is not the one that was written.
         """
         rows = _checked_rows(folder / LINES, checks) if checks else []
         history = cls(columns, folder, rows, list(checks))
         Ledger(folder / LINES).rewrite(rows)
         table = _csv_line(columns) + "".join(_csv_line(_cells(columns, row)) for row in rows)
+        if checks:
+            _warn_of_other(folder / CSV, table.encode())
         write_atomic(folder / CSV, lambda file: file.write(table.encode()))
         return history
 
@@ -100,6 +105,14 @@ def _checked_rows(path: Path, checks: Sequence[int]) -> list[Row]:
             f"rows: {remedy}"
         )
     return [cast(Row, json.loads(line)) for line in lines[: len(checks)]]
+
+
+def _warn_of_other(path: Path, table: bytes) -> None:
+    """Log a warning unless a file begins with the table: rows after it, of a run that was killed, are cut."""
+    found = path.read_bytes() if path.is_file() else None
+    if found is None or not found.startswith(table):
+        what = "is gone" if found is None else "is not as it was written"
+        LOG.warning("%s %s: it is written again from %s", path, what, LINES)
 
 
 def _excerpt(line: bytes) -> str:

@@ -1,13 +1,16 @@
 """The files of a run in its folder, and the checkpoint that it goes on from."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from selflabel.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from selflabel.training.history import CSV, LINES
 from selflabel.training.settings import TrainingSettings
+
+LOG: Final = logging.getLogger(__name__)
 
 FILES = (LAST, BEST, LINES, CSV)
 """What a run writes into its folder."""
@@ -35,7 +38,8 @@ def last_checkpoint(
 ) -> Checkpoint | None:
     """The checkpoint that a run in this folder goes on from, None if there is none, on the CPU.
 
-    Raises `ValueError` if it is of other settings, another `about` (of `plain`) or another history.
+    Logs a warning if the best weights are gone. Raises `ValueError` if it is of other settings, another `about` (of
+    `plain`) or another history.
     """
     if not (out / LAST).exists():
         return None
@@ -53,4 +57,16 @@ def last_checkpoint(
             f"the run in {out} was made with other settings ({', '.join(changed)}): resume it with its own, or "
             f"choose another folder"
         )
+    if lacks_best(out, checkpoint):
+        LOG.warning(
+            "%s is gone, which held the best weights so far (Dice %.3f): it is written again at a better score only: put "
+            "a copy of it back, or start the run anew in another folder",
+            out / BEST,
+            checkpoint.best,
+        )
     return checkpoint
+
+
+def lacks_best(out: Path, checkpoint: Checkpoint) -> bool:
+    """Whether the best weights of a run were written and are gone."""
+    return checkpoint.best is not None and not (out / BEST).is_file()

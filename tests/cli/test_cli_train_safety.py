@@ -362,3 +362,22 @@ def test_every_option_is_on_the_command_line() -> None:
     train_module = importlib.import_module("selflabel.cli.train")  # the name is the command's in the package
     parameters = set(inspect.signature(command(train_module.train)).parameters)
     assert {entry.name for entry in fields(TrainingOptions)} <= parameters
+
+
+def test_best_weights_that_are_gone_are_told(root: Path, tmp_path: Path) -> None:
+    out, probs = tmp_path / "run", tmp_path / "probs"
+    assert train(root, out, "--validate-every", 2).exit_code == 0
+    images = ("predict", out, root / "images", "--out", probs, "--allow-code")
+    assert "is gone" not in call(*images).output
+    (out / "best.pt").unlink()
+    again = train(root, out, "--validate-every", 2)
+    assert again.exit_code == 0, again.output
+    assert "best.pt is gone, which held the best weights so far (Dice 0." in again.output
+    found = call(*images, "--overwrite")
+    assert found.exit_code == 0, found.output
+    assert "best.pt is gone, which held the best weights" in found.output
+    assert "last.pt is taken, the weights of step 6" in found.output
+    assert "is gone" not in call(*images, "--overwrite", "--checkpoint", "last").output
+    asked = call(*images, "--checkpoint", "best")
+    assert asked.exit_code == 2
+    assert "has not come to it yet, or the file was deleted" in asked.output

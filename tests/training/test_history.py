@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -114,3 +115,40 @@ def test_tensorboard_gets_every_number(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match=r"pip install 'selflabel\[tensorboard\]'"):
         TensorBoard(tmp_path)
+
+
+def cut_csv(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def edit_csv(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"2,0.2", b"2,0.1"))
+
+
+def add_rows(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"4,0.4\n5,0.")
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (Path.unlink, "is gone"),
+        (cut_csv, "is not as it was written"),
+        (edit_csv, "is not as it was written"),
+        (add_rows, None),
+    ],
+)
+def test_a_table_that_is_written_again_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, edit: Callable[[Path], None], said: str | None
+) -> None:
+    """Rows beyond the checkpoint are those of a run that was killed: they are cut without a word."""
+    path = tmp_path / "history.csv"
+    checks = started(tmp_path).checks
+    whole = path.read_bytes()
+    assert caplog.messages == []
+    edit(path)
+    History.resume(("step", "loss"), tmp_path, checks)
+    assert path.read_bytes() == whole
+    assert caplog.messages == (
+        [] if said is None else [f"{path} {said}: it is written again from history.jsonl"]
+    )

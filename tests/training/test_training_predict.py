@@ -109,7 +109,9 @@ def test_what_is_done_is_skipped(images: Path, tmp_path: Path) -> None:
 
 def test_a_run_that_was_killed_goes_on(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    work = predict_folder(predictor(), listing(images, IMAGE_SUFFIXES).files, Storage(), out, {"checkpoint": "x"})
+    work = predict_folder(
+        predictor(), listing(images, IMAGE_SUFFIXES).files, Storage(), out, {"checkpoint": "x"}
+    )
     assert next(work) == Prediction("a")
     work.close()
     with open(out / MANIFEST, "ab") as file:
