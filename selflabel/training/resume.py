@@ -59,8 +59,8 @@ def last_checkpoint(
         )
     if lacks_best(out, checkpoint):
         LOG.warning(
-            "%s is gone, which held the best weights so far (Dice %.3f): it is written again at a better score only: put "
-            "a copy of it back, or start the run anew in another folder",
+            "%s is gone, which held the best weights so far (Dice %.3f): it is written again at a better score only: "
+            "put a copy of it back, or start the run anew in another folder",
             out / BEST,
             checkpoint.best,
         )

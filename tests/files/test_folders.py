@@ -50,7 +50,8 @@ def test_one_name_in_two_forms(tmp_path: Path) -> None:
     if len(os.listdir(tmp_path)) < 2:
         pytest.skip("the file system composes names")
     found = listing(tmp_path, SUFFIXES)
-    assert not found.files and found.stems == (names[0].removesuffix(".png"),)
+    assert not found.files
+    assert found.stems == (names[0].removesuffix(".png"),)
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
@@ -83,7 +84,8 @@ def test_a_folder_without_such_files_says_what_it_has(tmp_path: Path) -> None:
 def test_files_of_one_stem_are_told_apart_from_the_others(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.ome.tif", "b.png", "b.tif")
     found = listing(tmp_path, SUFFIXES)
-    assert found.files == {"a": tmp_path / "a.png"} and found.stems == ("a", "b")
+    assert found.files == {"a": tmp_path / "a.png"}
+    assert found.stems == ("a", "b")
     assert found.clash("a") is found.clash("c") is None
     message = "b.ome.tif, b.png and b.tif have the same stem: which one is meant? Move the other away"
     assert found.clash("b") == message
