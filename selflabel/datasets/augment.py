@@ -1,7 +1,6 @@
 """Random changes of samples: image, seeds and mask move together."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from selflabel.datasets.samples import Sample
+from selflabel.datasets.symmetry import FLIPPED, FLIPPED_ROWS, UNMOVED, Symmetry
 from selflabel.labels import UNLABELED
 
 
@@ -23,7 +23,8 @@ class Augmentation:
     the image's mean, in [1/(1+contrast), 1+contrast], uniform in its logarithm.
 
     Rotation and zoom are one interpolation, bilinear for images and nearest for labels; beyond the border there
-    is zero, unlabeled. Values stay in [0, 1]. Raises `ValueError` for negative ranges and a scale below 1.
+    is zero, unlabeled. Values stay in [0, 1]. `Sample.moved` follows flips and turns; the others mix pixels or
+    colors, and it is None. Raises `ValueError` for negative ranges and a scale below 1.
     """
 
     flip: bool = True
@@ -43,15 +44,18 @@ class Augmentation:
         """A changed sample; the generator draws the same numbers whatever is switched on."""
         draws = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
         flip, flip_rows, turn, angle, zoom, light, spread = draws
+        symmetry = UNMOVED
         if self.flip and flip < 0.5:
-            sample = _moved(sample, lambda x: x.flip(-1))
+            symmetry = symmetry.then(FLIPPED)
         if self.flip_rows and flip_rows < 0.5:
-            sample = _moved(sample, lambda x: x.flip(-2))
+            symmetry = symmetry.then(FLIPPED_ROWS)
         if self.rotate90:
             quarters = int(4 * turn)
             if sample.image.shape[1] != sample.image.shape[2]:
                 quarters -= quarters % 2
-            sample = _moved(sample, lambda x: x.rot90(quarters, (-2, -1)))
+            symmetry = symmetry.then(Symmetry(quarters=quarters))
+        if symmetry != UNMOVED:
+            sample = _moved(sample, symmetry)
         if self.degrees > 0 or self.scale > 1:
             radians = math.radians(self.degrees) * (2 * angle - 1)
             sample = _warped(sample, radians, self.scale ** (2 * zoom - 1))
@@ -60,13 +64,15 @@ class Augmentation:
             mean = image.mean()
             factor = (1 + self.contrast) ** (2 * spread - 1)
             image = mean + (image - mean) * factor + self.brightness * (2 * light - 1)
-            sample = replace(sample, image=image.clamp(0, 1))
+            sample = replace(sample, image=image.clamp(0, 1), moved=None)
         return sample
 
 
-def _moved(sample: Sample, move: Callable[[Tensor], Tensor]) -> Sample:
-    mask = None if sample.mask is None else move(sample.mask).contiguous()
-    return Sample(sample.stem, move(sample.image).contiguous(), move(sample.seeds).contiguous(), mask)
+def _moved(sample: Sample, symmetry: Symmetry) -> Sample:
+    mask = None if sample.mask is None else symmetry(sample.mask).contiguous()
+    moved = None if sample.moved is None else sample.moved.then(symmetry)
+    image, seeds = symmetry(sample.image).contiguous(), symmetry(sample.seeds).contiguous()
+    return Sample(sample.stem, image, seeds, mask, moved)
 
 
 def _warped(sample: Sample, radians: float, zoom: float) -> Sample:

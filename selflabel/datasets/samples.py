@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from selflabel.datasets.letterbox import Letterbox
+from selflabel.datasets.symmetry import UNMOVED, Symmetry
 from selflabel.files.conventions import check_no_mask, check_truth, is_binary, may_be_binary
 from selflabel.files.digest import digest
 from selflabel.files.folders import listing, some
@@ -28,12 +29,17 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image in [0, 1] with its seeds (255 = unlabeled) and, if one is known, its mask."""
+    """One image in [0, 1] with its seeds (255 = unlabeled) and, if one is known, its mask.
+
+    moved: from the one image that has this stem to this one; None if pixels or colors were mixed, or nothing is known.
+    What is made of image and seeds alone can be kept by the stem and moved alike.
+    """
 
     stem: str
     image: Float[Tensor, "c h w"]
     seeds: Int64[Tensor, "h w"]
     mask: Int64[Tensor, "h w"] | None = None
+    moved: Symmetry | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +47,14 @@ class Batch:
     """Samples of one size; volumes, too, where they are made by hand.
 
     Images are floats in [0, 1], as networks take them; NumPy arrays become tensors, and uint8 in 0..255 is divided.
+    moved: that of each sample; empty if it is None for all.
     """
 
     stems: tuple[str, ...]
     images: Float[Tensor, "b c *s"]
     seeds: Int64[Tensor, "b *s"]
     masks: Int64[Tensor, "b *s"] | None = None
+    moved: tuple[Symmetry | None, ...] = ()
 
     def __post_init__(self) -> None:
         images = as_tensor(self.images, "images")
@@ -64,7 +72,7 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
         masks = None if self.masks is None else self.masks.to(device)
-        return Batch(self.stems, self.images.to(device), self.seeds.to(device), masks)
+        return Batch(self.stems, self.images.to(device), self.seeds.to(device), masks, self.moved)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -94,6 +102,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         torch.stack([sample.image for sample in samples]),
         torch.stack([sample.seeds for sample in samples]),
         torch.stack(masks) if masks else None,
+        tuple(sample.moved for sample in samples),
     )
 
 
@@ -197,7 +206,7 @@ class Folder(Dataset[Sample]):
             if self.cache:
                 self._kept[number] = arrays
         mask = None if arrays.mask is None else arrays.mask.long()
-        return Sample(self.stems[number], arrays.image.clone(), arrays.seeds.long(), mask)
+        return Sample(self.stems[number], arrays.image.clone(), arrays.seeds.long(), mask, UNMOVED)
 
     def _labels(self, folder: str | None, what: str) -> Mapping[str, Path]:
         if folder is None:

@@ -19,8 +19,9 @@ from selflabel.training.objectives import (
 from selflabel.training.presets import default_objective
 from selflabel.training.pseudo_labels import PseudoLabels
 from selflabel.training.schedule import SGD, AdamW, OptimizerFactory
-from selflabel.training.self_labeling import InitialLabels, SelfLabeling
+from selflabel.training.self_labeling import SelfLabeling
 from selflabel.training.settings import TrainingSettings
+from selflabel.training.starters import InitialLabels, KeptLabels
 from selflabel.training.step import LabelSource, StepReport, TrainingError, advance
 from selflabel.training.store import DiskStore, LabelStore, MemoryStore
 from selflabel.training.tensorboard import TensorBoard
@@ -37,6 +38,7 @@ __all__ = [
     "FullMasks",
     "History",
     "InitialLabels",
+    "KeptLabels",
     "LabelSource",
     "LabelStore",
     "MemoryStore",

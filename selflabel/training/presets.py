@@ -7,7 +7,8 @@ from selflabel.driver import Solver
 from selflabel.problem import Energy
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
 from selflabel.terms import BILINEAR, COLLISION, COLLISION_DIVERGENCE, QUADRATIC, QUADRATIC_POTTS, STANDARD
-from selflabel.training.self_labeling import InitialLabels, SelfLabeling
+from selflabel.training.self_labeling import SelfLabeling
+from selflabel.training.starters import InitialLabels
 
 ETA, LAMBDA = 0.3, 6.0
 """Weights of the best results of Zhang & Boykov 2025 (section 3)."""

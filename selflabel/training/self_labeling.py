@@ -7,19 +7,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from selflabel.affinity.builders import AffinityBuilder, Contrast, Grid
+from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.protocol import Affinity
 from selflabel.datasets.samples import Batch
 from selflabel.driver import Solver, check_fit, solve
 from selflabel.inputs import widened
-from selflabel.labels import UNLABELED, classes_present
+from selflabel.labels import classes_present
 from selflabel.losses.base import full_precision, mean_per_pixel
 from selflabel.losses.modules import build
 from selflabel.losses.self_labeling import self_labeling_loss
 from selflabel.problem import Energy, Problem
-from selflabel.solvers.random_walker import RandomWalker
 from selflabel.training.objectives import Logits, SeedsOnly, Terms, WeightedMean, pixels
 from selflabel.training.pseudo_labels import PseudoLabels
+from selflabel.training.starters import InitialLabels, Starter
 
 
 def with_errors(logits: Logits, probability: float) -> Logits:
@@ -35,30 +35,6 @@ def with_errors(logits: Logits, probability: float) -> Logits:
     others = probability / (logits.shape[1] - 1)
     with full_precision(logits):
         return torch.log(others + (1 - probability - others) * widened(logits).softmax(1))
-
-
-@dataclass(frozen=True)
-class InitialLabels:
-    """Labels of the seeds alone, as the start of solves: a solver minimizes its own default pairwise energy."""
-
-    solver: Solver = RandomWalker()
-    affinity: AffinityBuilder = Contrast()
-
-    @property
-    def energy(self) -> Energy:
-        """The pairwise energy alone: a uniform prediction says nothing."""
-        return replace(self.solver.default_energy, coupling_weight=0.0)
-
-    def __call__(self, problem: Problem, batch: Batch) -> Logits:
-        """The labels; the prediction for images without seeds."""
-        seeded = (batch.seeds != UNLABELED).flatten(1).any(1)
-        if not bool(seeded.any()):
-            return problem.probs
-        uniform = torch.full_like(problem.probs, 1 / problem.probs.shape[1])
-        affinity = build(self.affinity, batch.images)
-        alone = replace(problem, energy=self.energy, probs=uniform, affinity=affinity)
-        labels = solve(alone, self.solver).labels
-        return torch.where(seeded.view(-1, *[1] * (labels.ndim - 1)), labels, problem.probs)
 
 
 @dataclass(frozen=True)
@@ -80,8 +56,8 @@ class SelfLabeling:
     `selflabel.training.default_objective` has the settings for each solver, as far as the papers say.
 
     starter: makes the start of a solve without stored labels, from the seeds alone. This is far better while the
-    prediction is poor: hard labels and scale-free relaxations have energies with many local minima. None: solves start
-    at the prediction, as published.
+    prediction is poor: hard labels and scale-free relaxations have energies with many local minima. `KeptLabels` makes
+    them once an image, as `train` does. None: solves start at the prediction, as published.
 
     weight: 10, as seeds are about a percent of the pixels, and count that much less in the published sums than in
     means. max_steps: of each solve. present_only: an image has only the classes of its seeds (any class without
@@ -96,7 +72,7 @@ class SelfLabeling:
     error_probability: float = 0.0
     present_only: bool = False
     seeds: SeedsOnly = SeedsOnly()
-    starter: InitialLabels | None = InitialLabels()
+    starter: Starter | None = InitialLabels()
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < inf:

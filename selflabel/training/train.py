@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from selflabel.training.resume import files_of_run, last_checkpoint, plain
 from selflabel.training.run import TrainingRun
 from selflabel.training.self_labeling import SelfLabeling
 from selflabel.training.settings import TrainingSettings
+from selflabel.training.starters import InitialLabels, KeptLabels, Starter
 from selflabel.training.store import LabelStore, MemoryStore
 
 SEEDS = SeedsOnly()
@@ -67,6 +69,7 @@ def train(
     store = _store(objective, data, settings, store)
     if monitor is None and isinstance(objective, SelfLabeling):
         monitor = Monitor(objective)
+    objective, monitor = _keeping(objective, monitor)
     run = TrainingRun(objective, pretraining, data, settings, out, monitor, store, about, device, process)
     listeners = tuple(callbacks)
     with ExitStack() as contexts:
@@ -82,6 +85,25 @@ def train(
                 for callback in listeners:
                     callback(row)
     return run.history
+
+
+def _keeping(objective: Objective, monitor: Monitor | None) -> tuple[Objective, Monitor | None]:
+    """Objective and monitor that make the starts of solves once an image, together where both make the same."""
+    kept: list[tuple[Starter, bool, KeptLabels]] = []
+
+    def keeping(one: SelfLabeling) -> SelfLabeling:
+        if not isinstance(one.starter, InitialLabels):
+            return one
+        for starter, present_only, labels in kept:
+            if (starter, present_only) == (one.starter, one.present_only):
+                return replace(one, starter=labels)
+        labels = KeptLabels(one.starter)
+        kept.append((one.starter, one.present_only, labels))
+        return replace(one, starter=labels)
+
+    if isinstance(objective, SelfLabeling):
+        objective = keeping(objective)
+    return objective, None if monitor is None else replace(monitor, objective=keeping(monitor.objective))
 
 
 def _store(

@@ -1,5 +1,6 @@
 """Random changes of samples, and the order they come in."""
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.samples import Sample
 from selflabel.datasets.shuffle import batch_indices
+from selflabel.datasets.symmetry import UNMOVED, Symmetry
 from selflabel.labels import UNLABELED
 
 
@@ -158,3 +160,31 @@ def test_seeds_drawn_differ() -> None:
 def test_orders_are_checked_at_once(given: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         batch_indices(*given)
+
+
+# --- symmetries ---
+
+EVERY = [Symmetry(flip, quarters) for flip in (False, True) for quarters in range(4)]
+
+
+def test_symmetries_are_a_group() -> None:
+    square = torch.arange(25).view(5, 5)
+    assert len({tuple(one(square).flatten().tolist()) for one in EVERY}) == 8
+    for one in EVERY:
+        assert torch.equal(one.undo(one(square)), square)
+        for other in EVERY:
+            assert torch.equal(one.then(other)(square), other(one(square)))
+
+
+def test_a_sample_knows_where_it_was_moved() -> None:
+    given = replace(sample(6, 6), moved=UNMOVED)
+    moves = Augmentation(flip=True, flip_rows=True, rotate90=True)
+    for one in drawn(moves, given):
+        assert one.moved is not None
+        assert torch.equal(one.moved.undo(one.image), given.image)
+        again = moves(one, torch.Generator().manual_seed(3))
+        assert again.moved is not None
+        assert torch.equal(again.moved.undo(again.seeds), given.seeds)
+    assert {one.moved for one in drawn(moves, sample(6, 6))} == {None}
+    for mixed in (Augmentation(flip=False, degrees=3.0), Augmentation(flip=False, brightness=0.1)):
+        assert {one.moved for one in drawn(mixed, given)} == {None}

@@ -15,6 +15,8 @@ from support.cases import CLASSES, batches, network, samples
 from support.processes import environment
 
 from selflabel.affinity.builders import Dense
+from selflabel.datasets.augment import Augmentation
+from selflabel.datasets.symmetry import UNMOVED
 from selflabel.files.lock import sole_user
 from selflabel.solvers import GradientDescent, GraphCut, MeanField
 from selflabel.training import (
@@ -120,6 +122,18 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(
     assert timeless(history.rows) == timeless(whole.rows)
     check_same(tmp_path / "whole", tmp_path / "parts")
     assert whole.rows != timeless(whole.rows)
+
+
+def test_starts_that_are_kept_are_those_of_a_run_that_was_not_stopped(tmp_path: Path) -> None:
+    """A resumed run meets images otherwise turned and in other company than when their labels were kept."""
+    known = [replace(one, moved=UNMOVED) for one in samples(5)]
+    turns = Augmentation(flip=True, flip_rows=True, rotate90=True)
+    data = Batches(known, CLASSES, 3, seed=5, augmentation=turns, held_out=samples(2))
+    run(SOFT, SETTINGS, tmp_path / "whole", data=data)
+    with pytest.raises(Stopped):
+        run(SOFT, SETTINGS, tmp_path / "parts", data=data, stop=6)
+    run(SOFT, SETTINGS, tmp_path / "parts", data=data, resume=True)
+    check_same(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:

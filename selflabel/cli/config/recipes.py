@@ -14,7 +14,8 @@ from selflabel.terms import BILINEAR, STANDARD
 from selflabel.training.monitor import Monitor
 from selflabel.training.objectives import FullMasks, Objective, Regularized, Regularizer, SeedsOnly
 from selflabel.training.presets import ADM, TRUST_REGION, default_objective, default_starter
-from selflabel.training.self_labeling import InitialLabels, SelfLabeling
+from selflabel.training.self_labeling import SelfLabeling
+from selflabel.training.starters import Starter
 
 DEFAULT_LOSS = "potts"
 NO_STARTER = "none"
@@ -56,7 +57,7 @@ def self_labeling(options: TrainingOptions) -> SelfLabeling:
     )
 
 
-def _starter(options: TrainingOptions, base: SelfLabeling) -> InitialLabels | None:
+def _starter(options: TrainingOptions, base: SelfLabeling) -> Starter | None:
     if options.starter is None:
         return base.starter
     if options.starter == NO_STARTER:
