@@ -112,7 +112,7 @@ class Folder(Dataset[Sample]):
 
     classes: labels are 0 .. classes-1 or 255 (unlabeled).
     size: images become squares of this size in pixels (`Letterbox`); None leaves them as they are.
-    channels: 1 (color becomes gray) or 3 (gray is repeated); None leaves them.
+    channels: 1 (color becomes gray) or 3 (gray is repeated); None: as many as the file stores.
     scribbles, masks: folders of seeds and masks; None reads none, and seeds are all unlabeled then.
     scribbles_format, masks_format: the meaning of the values in their files.
     cache: keep what was read, 6 bytes a pixel (gray).
@@ -164,8 +164,16 @@ class Folder(Dataset[Sample]):
 
     @cached_property
     def gray(self) -> tuple[str, ...]:
-        """Stems of the images of one channel, from the headers of all; what cannot be read is left out."""
+        """Stems of the images stored in one channel, from the headers of all; what cannot be read is left out."""
         return tuple(stem for stem, (picture, _, _) in self._files.items() if _channels(picture) == 1)
+
+    def colored(self) -> Iterator[str]:
+        """Stems of the images with colors, in order; what cannot be read is left out.
+
+        As far as it is asked for, the pixels of those are read that do not store gray: three channels may be equal.
+        """
+        gray = set(self.gray)
+        yield from (stem for stem in self.stems if stem not in gray and _has_colors(self._files[stem][0]))
 
     @property
     def whole_seeds(self) -> int:
@@ -227,7 +235,9 @@ class Folder(Dataset[Sample]):
         return _Arrays(image, seeds.to(torch.uint8), small)
 
     def _image(self, path: Path) -> Float32[Tensor, "c h w"]:
-        return with_channels(read_image(path), self.channels)
+        image = read_image(path)
+        channels = self.channels or (image_channels(path) if image.shape[2] == 1 else None)
+        return with_channels(image, channels)
 
     def _seeds(self, path: Path, shape: tuple[int, int], stem: str) -> Int64[Tensor, "h w"]:
         seeds = self._index(path, shape, self.scribbles_format)
@@ -314,6 +324,14 @@ def _channels(path: Path) -> int | None:
         return image_channels(path)
     except FileError:
         return None
+
+
+def _has_colors(path: Path) -> bool:
+    """False, too, if the image cannot be read, as reading it will say."""
+    try:
+        return bool(read_image(path).shape[2] == 3)
+    except FileError:
+        return False
 
 
 def _counts(index: Int64[Tensor, "h w"]) -> Int64[np.ndarray, "values"]:

@@ -32,7 +32,7 @@ ROUNDING = 1e-5
 
 
 def read_image(path: Path) -> Float32[np.ndarray, "h w c"]:
-    """The image in a file, in [0, 1], with one channel (gray) or three (RGB).
+    """The image in a file, in [0, 1], with one channel (gray) or three (RGB), as `decode_image` tells them.
 
     Raises `FileError`, for all that `decode_image` refuses, too.
     """
@@ -52,9 +52,9 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def image_channels(path: Path) -> int:
-    """Channels of `read_image`, from the header of the file: 1 (gray) or 3; other numbers it refuses.
+    """Channels that a file stores, from its header: 1 (gray) or 3; other numbers `read_image` refuses.
 
-    Raises `FileError` as `read_image` does.
+    Three may be of a gray picture, which `read_image` gives one: the pixels tell. Raises `FileError` as it does.
     """
     data = read_file(path)
     with about(path):
@@ -78,6 +78,7 @@ def decode_image(data: bytes, suffix: str = "") -> Float32[np.ndarray, "h w c"]:
     * Floating point must lie in [0, 1] already: no range is guessed.
     * Palettes become RGB, CMYK and the like too. Color profiles and gammas are not applied.
     * Alpha is dropped, not blended. In TIFF files a channel is alpha only if ExtraSamples says so.
+    * A picture whose three channels are equal everywhere is gray: it is the same however it is stored.
     * The Orientation of EXIF and TIFF is applied: seeds are drawn on what a viewer shows.
     * RGB of 16 bit is read as 8 bit from PNG files (by pillow), as 16 bit from TIFF files.
     * The bytes decide the format; `suffix` is for the message where they are of none.
@@ -104,10 +105,10 @@ def decode_image(data: bytes, suffix: str = "") -> Float32[np.ndarray, "h w c"]:
         )
     if raster.top is None:
         return to_unit(numbers)
-    if numbers.ndim == 2:
-        numbers = numbers[..., None]
-    scaled = numbers.astype(np.float32) / np.float32(raster.top)
-    return np.float32(1) - scaled if raster.white_is_zero else scaled
+    numbers = _colors(numbers)
+    if raster.white_is_zero:  # before the division, which would round another way
+        numbers = raster.top - numbers
+    return numbers.astype(np.float32) / np.float32(raster.top)
 
 
 def read_raster(data: bytes, suffix: str = "") -> Raster:
@@ -122,7 +123,7 @@ def read_raster(data: bytes, suffix: str = "") -> Raster:
 
 
 def to_unit(array: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w c"]:
-    """An array [h w] or [h w c] of any depth as float32 [h w c] in [0, 1]; the rules of `decode_image`.
+    """An array [h w] or [h w c] of any depth as float32 [h w c] in [0, 1], c = 1 or 3; the rules of `decode_image`.
 
     Raises `ValueError` as `decode_image` does.
     """
@@ -139,6 +140,7 @@ def to_unit(array: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w c"]:
         raise ValueError(f"expected 1 to 4 channels, got shape {array.shape}{first}")
     if array.size == 0:
         raise ValueError(f"the image has no pixels: shape {array.shape}")
+    array = _colors(array)
     if array.dtype == np.bool_:
         return array.astype(np.float32)
     if array.dtype in (np.uint8, np.uint16):
@@ -158,3 +160,14 @@ def to_unit(array: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "h w c"]:
             f"floating-point images must lie in [0, 1], got {low:g} to {high:g}: scale the image first"
         )
     return array.astype(np.float32).clip(0, 1)
+
+
+def _colors(array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "h w c"]:
+    """The channels of [h w] or [h w 3]: three that are equal everywhere become one, which is gray.
+
+    Three would count each difference of gray levels three times.
+    """
+    if array.ndim == 2:
+        return array[..., None]
+    gray = array.shape[2] == 3 and all((row == row[:, :1]).all() for row in array)  # ends at the first color
+    return array[..., :1] if gray else array

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,48 +117,37 @@ def train_and_predict(root: Path, out: Path, options: argparse.Namespace) -> Non
     (out / "tuned.txt").write_text("".join(f"{s}\n" for s in tuned))
     (out / "held-out.txt").write_text("".join(f"{s}\n" for s in held_out))
     (out / "all.txt").write_text("".join(f"{s}\n" for s in (*tuned, *held_out)))
-    common = ("--network", options.network, "--size", options.size, "--batch", 8, "--steps", options.steps)
+    common = ("--network", options.network, "--size", options.size, "--batch", 8)
     device = ("--device", options.device)
-    running = [
-        _selflabel(
-            "train",
-            data,
-            "--out",
-            out / name,
-            *how,
-            *common,
-            *device,
-            "--validate-every",
-            0,
-            "--measure-every",
-            0,
-        )
+    steps = {"weak": options.steps, "good": options.good_steps or options.steps}
+    unmeasured = ("--validate-every", 0, "--measure-every", 0)
+    commands = [
+        ("train", data, "--out", out / name, *how, "--steps", steps[name], *common, *device, *unmeasured)
         for name, how in NETWORKS.items()
     ]
-    _wait(running)
-    running = [
-        _selflabel(
-            *("predict", out / name, root / "images", "--stems", out / "all.txt", *device),
-            *("--out", out / f"{name}-probs", "--checkpoint", "last"),
-        )
+    _run(commands, options.workers)
+    predict = ("--stems", out / "all.txt", "--checkpoint", "last", *device)
+    commands = [
+        ("predict", out / name, root / "images", "--out", out / f"{name}-probs", *predict)
         for name in NETWORKS
     ]
-    _wait(running)
+    _run(commands, options.workers)
 
 
 def _spread(stems: list[str], count: int) -> list[str]:
     return stems[:: max(1, len(stems) // count)][:count]
 
 
-def _selflabel(*arguments: object) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "selflabel", *map(str, arguments), "--quiet"], stdout=subprocess.DEVNULL
-    )
+def _run(commands: list[tuple[object, ...]], workers: int) -> None:
+    """Run commands of selflabel, `workers` of them at once. Ends the script if one fails."""
+    with ThreadPoolExecutor(workers) as pool:
+        if any(pool.map(_selflabel, commands)):
+            sys.exit("a command failed")
 
 
-def _wait(running: list[subprocess.Popen[bytes]]) -> None:
-    if sum(process.wait() != 0 for process in running):
-        sys.exit("a command failed")
+def _selflabel(arguments: tuple[object, ...]) -> int:
+    command = [sys.executable, "-m", "selflabel", *map(str, arguments), "--quiet"]
+    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
 
 
 def compare(
@@ -194,6 +183,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument(
+        "--good-steps", type=int, help="of the good network; as many as the weak one's if not given"
+    )
     parser.add_argument("--network", default="unet:16")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--images", type=int, default=20, help="of each split")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.folders import contents
 from support.runs import call, make_data, train, weights
 
 from selflabel.files.label_files import write_index
@@ -27,7 +28,7 @@ def change(folder: Path, edit: Callable[[np.ndarray], np.ndarray]) -> None:
 def in_color(root: Path, *stems: str) -> None:
     for stem in stems:
         path = root / "images" / f"{stem}.png"
-        gray = np.array(Image.open(path))
+        gray = np.array(Image.open(path).convert("L"))
         Image.fromarray(np.stack([gray, 255 - gray, gray], 2)).save(path)
 
 
@@ -63,6 +64,33 @@ def test_gray_data_stay_gray(root: Path, tmp_path: Path) -> None:
     result = train(root, tmp_path / "run", "--validate-every", 3)
     assert "4 images to train with, 2 to validate with; channels: 1; classes: 2" in result.output
     assert train(root, tmp_path / "two", "--channels", 2).exit_code == 2
+
+
+def test_gray_data_in_three_channels_train_as_in_one(root: Path, tmp_path: Path) -> None:
+    """The same network, labels and predictions, whatever the storage."""
+    stored = make_data(tmp_path / "equal")
+    for path in (stored / "images").iterdir():
+        Image.open(path).convert("RGB").save(path)
+    seen = []
+    for data, name, options in (
+        (root, "one", ()),
+        (stored, "three", ()),
+        (stored, "asked", ("--channels", 1)),
+    ):
+        result = train(data, tmp_path / name, *options)
+        assert "channels: 1; classes: 2" in result.output, result.output
+        arguments = ("predict", tmp_path / name, stored / "images", "--allow-code")
+        predicted = call(*arguments, "--out", tmp_path / f"{name}-probs")
+        assert predicted.exit_code == 0, predicted.output
+        assert "became gray" not in predicted.output
+        seen.append((weights(tmp_path / name / "last.pt"), contents(tmp_path / f"{name}-probs")))
+    for parameters, probs in seen[1:]:
+        assert all(map(torch.equal, parameters, seen[0][0]))
+        assert {name: data for name, data in probs.items() if name != "predictions.jsonl"} == {
+            name: data for name, data in seen[0][1].items() if name != "predictions.jsonl"
+        }
+    in_color(stored, "t1")
+    assert "channels: 3; classes: 2" in train(stored, tmp_path / "mixed").output
 
 
 def test_a_batch_larger_than_the_data_set_is_told(root: Path, tmp_path: Path) -> None:

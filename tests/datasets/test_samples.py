@@ -177,6 +177,22 @@ def test_sizes_channels_and_folders_are_as_asked(root: Path) -> None:
     assert (Folder(root, ("a",), CLASSES, scribbles=None)[0].seeds == UNLABELED).all()
 
 
+def test_equal_channels_are_no_colors(root: Path) -> None:
+    write(root, "color", color=True)
+    gray = Image.open(root / "images" / "bb.png")
+    gray.convert("RGB").save(root / "images" / "bb.png")
+    (root / "images" / "ccc.png").write_bytes(b"damaged")
+    folder = Folder(root, ("a", "bb", "ccc", "color"), CLASSES)
+    assert (folder.gray, tuple(folder.colored())) == (("a",), ("color",))
+    stored = Folder(
+        root, ("bb", "color"), CLASSES
+    )  # as many channels as the files store: one size for a batch
+    for read in (stored, replace(stored, channels=3)):
+        assert whole(read).images.shape == (2, 3, 10, 14)
+        assert np.array_equal(read[0].image.numpy() * 255, np.broadcast_to(np.array(gray), (3, 10, 14)))
+    assert np.array_equal(replace(stored, channels=1)[0].image.numpy(), stored[0].image[:1].numpy())
+
+
 def test_what_is_kept_does_not_change(root: Path) -> None:
     folder = Folder(root, ("a",), CLASSES, masks="masks")
     uncached = Folder(root, ("a",), CLASSES, cache=False)

@@ -65,7 +65,9 @@ def test_images_of_numpy_and_torch_are_the_same() -> None:
         np.testing.assert_allclose(selflabel.label(image, seeds, LABELER).labels, expected, atol=1e-6)
     gray = IMAGE[..., 0].copy()
     one = selflabel.label(gray, SEEDS, LABELER).labels
-    for image in (gray[..., None], torch.from_numpy(gray), torch.from_numpy(gray)[None]):
+    equal = np.repeat(gray[..., None], 3, axis=2)
+    one_channel = (gray[..., None], torch.from_numpy(gray), torch.from_numpy(gray)[None])
+    for image in (*one_channel, equal, torch.from_numpy(equal).movedim(-1, 0)):
         np.testing.assert_array_equal(selflabel.label(image, SEEDS, LABELER).labels, one)
 
 

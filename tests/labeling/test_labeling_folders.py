@@ -19,8 +19,10 @@ from selflabel.labeling.lines import Record
 from selflabel.labeling.manifest import ArgumentsDiffer
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Shard, make_plan
+from selflabel.labeling.presets import default_labeler
 from selflabel.labeling.settings import LabelingSettings
 from selflabel.reports.folder import FolderReport
+from selflabel.solvers import SOLVERS
 
 pytestmark = pytest.mark.quick
 
@@ -46,6 +48,25 @@ def test_a_folder_is_labeled_and_then_skipped(tmp_path: Path) -> None:
     assert [type(outcome) for outcome in again] == [Skipped] * 3
     assert contents(out) == files
     assert (out / "manifest.jsonl").read_bytes() == manifest
+
+
+def test_a_gray_picture_has_the_same_labels_however_it_is_stored(tmp_path: Path) -> None:
+    folders = make_folders(tmp_path, 0)
+    image, seeds, _ = picture(8_821, noise=90.0)
+    gray = Image.fromarray(image[..., 0])
+    wide = Image.fromarray(image[..., 0].astype(np.uint16) * 257)
+    stored = {"a.png": gray, "b.png": gray.convert("LA"), "c.png": gray.convert("RGB"), "d.png": wide}
+    stored |= {"e.bmp": gray.convert("RGB"), "f.gif": gray, "g.png": gray.convert("RGBA")}
+    for name, one in stored.items():
+        one.save(folders[0] / name)
+        write_index(folders[1] / f"{name[0]}.png", seeds)
+    for solver in SOLVERS.values():
+        out = tmp_path / solver.name
+        label_all(folders, out, LabelingSettings(default_labeler(solver())))
+        files = contents(out)
+        assert len(files) == 2 * len(stored)
+        for kind in ("confidence", "labels"):
+            assert len({data for name, data in files.items() if name.startswith(kind)}) == 1
 
 
 def test_what_is_gone_or_changed_is_labeled_again(tmp_path: Path) -> None:

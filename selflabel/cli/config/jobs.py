@@ -44,7 +44,7 @@ class TrainingJob:
     """A run that is ready to start.
 
     options: resolved, those of the data filled in. class_names: from classes.txt, or the numbers. gray: how many of
-    all images are gray.
+    all images are gray; where `channels` is 3, how many are stored in one channel.
     """
 
     options: TrainingOptions
@@ -92,8 +92,7 @@ def prepare(
         train.check_one_size()
     held_out = _validation_folder(root, options, train)
     folders = [train] if held_out is None else [train, held_out]
-    gray = sum(len(folder.gray) for folder in folders)
-    channels = options.channels or (1 if gray == sum(map(len, folders)) else 3)
+    channels, gray = _channels(options, folders)
     if options.size:
         require_memory(
             options.batch * options.size**2 * (4 * channels + 2 * 8),
@@ -138,6 +137,17 @@ def new_network(options: TrainingOptions) -> nn.Module:
             options.size or None,
             pretrained=options.pretrained,
         )
+
+
+def _channels(options: TrainingOptions, folders: Sequence[Folder]) -> tuple[int, int]:
+    """The number of channels, and how many images are gray (`TrainingJob`)."""
+    stored_gray, images = sum(len(folder.gray) for folder in folders), sum(map(len, folders))
+    if options.channels == 3:
+        return 3, stored_gray
+    if options.channels == 1:
+        return 1, images - sum(len(list(folder.colored())) for folder in folders)
+    colors = any(True for folder in folders for _ in folder.colored())
+    return (3, stored_gray) if colors else (1, images)
 
 
 def _check_size(size: int) -> None:
