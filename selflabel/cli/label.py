@@ -283,6 +283,7 @@ def _label_all(work: "Generator[Outcome, None, None]", plan: "Plan", out: Path) 
     report = FolderReport.of([*outcomes, *stale])
     _summary(report, out)
     screen.left_out(plan.left_out)
+    screen.dim(report.dim)
     screen.listed("labeled again", [(each.stem, each.reason) for each in report.stale], "yellow")
     screen.failures([(failure.stem, failure.reason) for failure in report.failures])
     if interrupted:

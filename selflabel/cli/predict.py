@@ -62,6 +62,7 @@ def predict(options: PredictOptions) -> None:
     if done.grayed:
         had = "image has colors, which" if done.grayed == 1 else "images have colors, which"
         screen.warn(f"{done.grayed} {had} became gray: the run is one of gray images")
+    screen.dim(done.dim)
     screen.failures(done.failures)
     if done.failures:
         raise typer.Exit(screen.BAD_IMAGES)
@@ -74,6 +75,7 @@ class _Done:
     count: int = 0
     skipped: int = 0
     grayed: int = 0
+    dim: list[str] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -98,6 +100,7 @@ def _predict_all(
             ):
                 done.skipped += outcome.skipped
                 done.grayed += outcome.grayed
+                done.dim += [outcome.stem] if outcome.dim else []
                 if outcome.reason is not None:
                     done.failures.append((outcome.stem, outcome.reason))
                 done.count += 1

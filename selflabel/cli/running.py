@@ -34,6 +34,7 @@ def load_all(job: TrainingJob, bar: Progress, *, known: bool = False) -> None:
     task = bar.add_task("reading", total=sum(map(len, folders)), loss="-", score="")
     for folder in folders:
         found = survey(folder, lambda: bar.advance(task))
+        screen.dim(folder.dim)
         trained = folder is job.batches.samples
         for warning in _warnings(job, found) if trained else _validation_warnings(job, found):
             screen.warn(f"warning: {warning}")

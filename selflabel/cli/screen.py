@@ -26,6 +26,7 @@ from rich.text import Text
 
 from selflabel.cli.endings import INTERRUPTED
 from selflabel.files.causes import by_cause
+from selflabel.files.folders import some
 
 LOG = logging.getLogger(__name__)
 LIBRARY = logging.getLogger("selflabel")
@@ -130,6 +131,16 @@ def left_out(phrases: Sequence[str]) -> None:
     """Why files do not count, in one line."""
     if phrases:
         note("left out: " + "; ".join(phrases))
+
+
+def dim(stems: Sequence[str]) -> None:
+    """A note on images that use a small part of their range, such as 12 bits that are stored as 16."""
+    if stems:
+        count = "1 image uses" if len(stems) == 1 else f"{len(stems)} images use"
+        note(
+            f"{count} at most a quarter of the range ({some(stems)}): numbers are divided by the largest of their "
+            f"type, 65535 of 16 bit, and count as dark; if they hold 10, 12 or 14 bits, scale them first"
+        )
 
 
 def summary(table: rich.table.Table, text: str) -> None:

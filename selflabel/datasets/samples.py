@@ -16,8 +16,8 @@ from selflabel.datasets.symmetry import UNMOVED, Symmetry
 from selflabel.files.conventions import check_no_mask, check_truth, is_binary, may_be_binary
 from selflabel.files.digest import digest
 from selflabel.files.folders import listing, some
-from selflabel.files.images import IMAGE_SUFFIXES, image_channels, image_size, read_image
-from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, read_index
+from selflabel.files.images import DIM, IMAGE_SUFFIXES, decode_image, image_channels, image_size, stored_size
+from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, decode_index
 from selflabel.files.lists import read_stems
 from selflabel.files.opening import FileError, about, read_file
 from selflabel.inputs import as_tensor, extent
@@ -136,6 +136,7 @@ class Folder(Dataset[Sample]):
     _kept: dict[int, "_Arrays"] = field(init=False, repr=False, default_factory=dict)
     _whole: set[str] = field(init=False, repr=False, default_factory=set)
     _binary: set[str] = field(init=False, repr=False, default_factory=set)
+    _dim: set[str] = field(init=False, repr=False, default_factory=set)
 
     def __post_init__(self) -> None:
         if not 1 <= self.classes <= UNLABELED:
@@ -185,6 +186,11 @@ class Folder(Dataset[Sample]):
         """How many of the masks that were read hold 0 and 255, and nothing else."""
         return len(self._binary)
 
+    @property
+    def dim(self) -> tuple[str, ...]:
+        """Stems of the images that were read whose brightest number is at most `DIM`."""
+        return tuple(stem for stem in self.stems if stem in self._dim)
+
     def _contents(self) -> Iterator[bytes]:
         for stem, files in self._files.items():
             yield stem.encode("utf-8", "backslashreplace")
@@ -223,10 +229,18 @@ class Folder(Dataset[Sample]):
 
     def _read(self, stem: str) -> "_Arrays":
         picture, seeds_file, mask_file = self._files[stem]
-        image = self._image(picture)
+        contents = {path: read_file(path) for path in (picture, seeds_file, mask_file) if path is not None}
+        _compare_headers(picture, contents)
+        with about(picture):
+            image = self._image(contents[picture], picture.suffix)
+        if float(image.max()) <= DIM:
+            self._dim.add(stem)
         shape = (image.shape[1], image.shape[2])
-        seeds = torch.full(shape, UNLABELED) if seeds_file is None else self._seeds(seeds_file, shape, stem)
-        mask = None if mask_file is None else self._mask(mask_file, shape, stem)
+        seeds, mask = torch.full(shape, UNLABELED), None
+        if seeds_file is not None:
+            seeds = self._seeds(seeds_file, contents[seeds_file], shape, stem)
+        if mask_file is not None:
+            mask = self._mask(mask_file, contents[mask_file], shape, stem)
         if self.size is not None:
             letterbox = Letterbox(*shape, self.size)
             image, seeds = letterbox.image(image), letterbox.seeds(seeds)
@@ -234,21 +248,21 @@ class Folder(Dataset[Sample]):
         small = None if mask is None else mask.to(torch.uint8)
         return _Arrays(image, seeds.to(torch.uint8), small)
 
-    def _image(self, path: Path) -> Float32[Tensor, "c h w"]:
-        image = read_image(path)
-        channels = self.channels or (image_channels(path) if image.shape[2] == 1 else None)
+    def _image(self, data: bytes, suffix: str) -> Float32[Tensor, "c h w"]:
+        image = decode_image(data, suffix)
+        channels = self.channels or (stored_channels(data) if image.shape[2] == 1 else None)
         return with_channels(image, channels)
 
-    def _seeds(self, path: Path, shape: tuple[int, int], stem: str) -> Int64[Tensor, "h w"]:
-        seeds = self._index(path, shape, self.scribbles_format)
+    def _seeds(self, path: Path, data: bytes, shape: tuple[int, int], stem: str) -> Int64[Tensor, "h w"]:
+        seeds = self._index(path, data, shape, self.scribbles_format)
         if bool((seeds != UNLABELED).all()):
             self._whole.add(stem)
         with about(path):
             check_no_mask(_counts(seeds), self.scribbles_format, self.classes)
         return seeds
 
-    def _mask(self, path: Path, shape: tuple[int, int], stem: str) -> Int64[Tensor, "h w"]:
-        mask = self._index(path, shape, self.masks_format)
+    def _mask(self, path: Path, data: bytes, shape: tuple[int, int], stem: str) -> Int64[Tensor, "h w"]:
+        mask = self._index(path, data, shape, self.masks_format)
         with about(path):
             counts = _counts(mask)
             check_truth(counts, self.masks_format, self.classes, "mask", "--masks-values")
@@ -256,12 +270,12 @@ class Folder(Dataset[Sample]):
             self._binary.add(stem)
         return mask
 
-    def _index(self, path: Path, shape: tuple[int, int], form: LabelFormat) -> Int64[Tensor, "h w"]:
-        index = read_index(path, form)
-        if index.shape != shape:
-            raise ValueError(
-                f"{path} has {index.shape[0]} x {index.shape[1]} pixels, its image {shape[0]} x {shape[1]}"
-            )
+    def _index(
+        self, path: Path, data: bytes, shape: tuple[int, int], form: LabelFormat
+    ) -> Int64[Tensor, "h w"]:
+        with about(path):
+            index = decode_index(data, path.suffix, form)
+        _check_size(path, index.shape, shape)
         wrong = np.unique(index[(index >= self.classes) & (index != UNLABELED)])
         if wrong.size:
             offset = form.offset
@@ -304,6 +318,22 @@ class _Arrays:
     image: Float32[Tensor, "c h w"]
     seeds: UInt8[Tensor, "h w"]
     mask: UInt8[Tensor, "h w"] | None
+
+
+def _compare_headers(picture: Path, contents: Mapping[Path, bytes]) -> None:
+    """Raise `ValueError` for label files whose size, however they are turned, is not the image's; no pixel is read."""
+    sizes = {}
+    for path, data in contents.items():
+        with about(path):
+            sizes[path] = stored_size(data)
+    for path, size in sizes.items():
+        if sorted(size) != sorted(sizes[picture]):
+            _check_size(path, size, sizes[picture])
+
+
+def _check_size(path: Path, size: tuple[int, ...], image: tuple[int, int]) -> None:
+    if size != image:
+        raise ValueError(f"{path} has {size[0]} x {size[1]} pixels, its image {image[0]} x {image[1]}")
 
 
 def _found(folder: Path, suffixes: Sequence[str], stems: Sequence[str], what: str) -> Mapping[str, Path]:

@@ -12,11 +12,15 @@ import numpy as np
 from jaxtyping import Shaped
 
 from selflabel.files.tiff_stacks import tiff_stack, tiff_stack_shape
+from selflabel.files.tiffs import is_tiff
 
 TIFF_SUFFIXES: Final = (".tif", ".tiff")
 ARRAY_SUFFIXES: Final = (".npz", ".npy", *TIFF_SUFFIXES)
 HEADER_BYTES: Final = 2**14
 """Of an npy file; numpy reads headers of at most 10,000 letters."""
+ZIP: Final = b"PK"
+"""The first bytes of zip files, which npz files are."""
+NPY: Final = b"\x93NUMPY"
 PICKLE: Final = b"\x80"
 """The first byte of pickles since protocol 2."""
 
@@ -36,14 +40,22 @@ class StoredArray:
 def stored_arrays(data: bytes, suffix: str) -> dict[str, StoredArray]:
     """The arrays in the bytes of a file by name; npy and TIFF files have one, named "", in TIFF files [k h w].
 
-    Raises `OSError` for damaged files, `ValueError` for TIFF files as `tiff_stack` does.
+    The bytes decide the format; `suffix` does where they are of none. Raises `OSError` for damaged files and those of
+    other formats, `ValueError` for pickles, files of torch, and TIFF files as `tiff_stack` does.
     """
-    if suffix.lower() in TIFF_SUFFIXES:
+    if holds_tiff(data, suffix):
         return {"": _of_tiff(data)}
     try:
-        return _of_npz(data) if suffix.lower() == ".npz" else {"": _of_npy(data, len(data), lambda: data)}
+        if data.startswith(ZIP) or (suffix.lower() == ".npz" and not data.startswith(NPY)):
+            return _of_npz(data)
+        return {"": _of_npy(data, len(data), lambda: data)}
     except (EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise OSError(f"damaged npy or npz file: {error}") from error
+
+
+def holds_tiff(data: bytes, suffix: str) -> bool:
+    """Whether the bytes are those of a TIFF file; as the suffix says where they are of no format that is read."""
+    return is_tiff(data) or (suffix.lower() in TIFF_SUFFIXES and not data.startswith((ZIP, NPY)))
 
 
 def _of_npz(data: bytes) -> dict[str, StoredArray]:
@@ -55,6 +67,11 @@ def _of_npz(data: bytes) -> dict[str, StoredArray]:
                 with file.open(entry) as member:
                     head = member.read(HEADER_BYTES)
                 found[name] = _of_npy(head, entry.file_size, _Member(data, entry.filename))
+            elif name.endswith("data.pkl"):
+                raise ValueError(
+                    "expected an npz file, got one of torch, a pickle, which is not opened: "
+                    "np.save(name, tensor.numpy())"
+                )
     return found
 
 

@@ -24,12 +24,13 @@ _ONLY_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 _THIS_FILE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
-def refuse_existing(paths: Iterable[Path]) -> None:
-    """Raise `ValueError` if one of the files exists, where no ledger says that we wrote it."""
+def refuse_existing(paths: Iterable[Path], ledger: Path) -> None:
+    """Raise `ValueError` if one of the files exists, where there is no `ledger` that says that we wrote it."""
     for path in paths:
         if os.path.lexists(path):
             raise ValueError(
-                f"{path} exists and is not of an earlier run: give another --out, or --overwrite"
+                f"{path} exists and is not of an earlier run, as there is no {ledger.name}: put that back if it was "
+                f"deleted, give another --out, or --overwrite"
             )
 
 

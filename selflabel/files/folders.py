@@ -89,7 +89,8 @@ def listing(path: Path, suffixes: Sequence[str]) -> Listing:
     found: dict[str, list[Path]] = {}
     others: list[Path] = []
     for file in sorted(path.iterdir()):
-        if file.name.startswith(".") or file.suffix.lower() not in suffixes or not file.is_file():
+        # a pipe, or a link to nothing, is one of them: reading it says what is wrong
+        if file.name.startswith(".") or file.suffix.lower() not in suffixes or file.is_dir():
             others.append(file)
             continue
         found.setdefault(stem_of(file.name, suffixes), []).append(file)

@@ -31,6 +31,10 @@ ROUNDING = 1e-5
 """How far floating-point images may leave [0, 1], as resized ones do; they are cut."""
 
 
+DIM = 0.25
+"""Brightness that no pixel of a dim image exceeds: 10, 12 and 14 bits that are stored as 16 are such images."""
+
+
 def read_image(path: Path) -> Float32[np.ndarray, "h w c"]:
     """The image in a file, in [0, 1], with one channel (gray) or three (RGB), as `decode_image` tells them.
 
@@ -58,7 +62,12 @@ def image_channels(path: Path) -> int:
     """
     data = read_file(path)
     with about(path):
-        return tiff_channels(data) if is_tiff(data) else picture_channels(data)
+        return stored_channels(data)
+
+
+def stored_channels(data: bytes) -> int:
+    """`image_channels` of the bytes of a file. Raises as `decode_image` does."""
+    return tiff_channels(data) if is_tiff(data) else picture_channels(data)
 
 
 def decoded_size(data: bytes) -> tuple[int, int]:

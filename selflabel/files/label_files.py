@@ -151,6 +151,14 @@ def decode_index(data: bytes, suffix: str = "", form: LabelFormat = VOC_FORMAT) 
 
 def _colors(raster: Raster) -> UInt8[np.ndarray, "h w c"]:
     """The colors of an image file, RGB or RGBA. Raises `ValueError` where they are not of 8 bit."""
+    colors = _stored_colors(raster)
+    if raster.opacity is None or colors.shape[2] == 4:
+        return colors
+    return np.concatenate([colors, raster.opacity[..., None]], axis=2)
+
+
+def _stored_colors(raster: Raster) -> UInt8[np.ndarray, "h w c"]:
+    """`_colors` without what a palette or a color that is transparent says."""
     numbers: np.ndarray = raster.numbers
     if raster.palette is not None and numbers.ndim == 2 and int(numbers.max()) < len(raster.palette):
         colors: UInt8[np.ndarray, "h w c"] = raster.palette[numbers]

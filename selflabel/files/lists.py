@@ -98,12 +98,15 @@ def read_names(path: Path) -> tuple[str, ...]:
 
     Lines "# ..." before and after the names are comments. A name that is there twice is a warning.
 
-    Raises `ValueError`, with file and line, if names are numbered otherwise or have an empty line between them, and if
-    there is none.
+    Raises `ValueError`, with file and line, if names are numbered otherwise, all but one are numbered, or have an empty
+    line between them, if there is none, and for lists in JSON and YAML.
     """
     lines = [line for line in read_lines(path, NAMES_FORM) if not re.match(r"#(\s|#|$)", line.text)]
     if not lines:
         raise ValueError(f"{path} is empty: {NAMES_FORM}")
+    other = next((line for line in lines if line.text[0] in "{}[]" or line.text.startswith("- ")), None)
+    if other is not None:
+        raise ValueError(f"{path}, line {other.number}: {NAMES_FORM}, got JSON or YAML ({other.text[:20]!r})")
     for before, after in pairwise(lines):
         if after.number != before.number + 1:
             raise ValueError(f"{path}, line {before.number + 1} has no name: {NAMES_FORM}")
@@ -118,6 +121,15 @@ def _without_numbers(path: Path, lines: Sequence[Line]) -> tuple[str, ...]:
     """The names of all lines, without the numbers before them if all have one."""
     numbered = [_NUMBERED.fullmatch(line.text) for line in lines]
     if not all(numbered):
+        without = [line for line, match in zip(lines, numbered, strict=True) if match is None]
+        given = [int(match[1]) for match in numbered if match is not None]
+        if (
+            len(without) == 1 and len(lines) > 2 and given == list(range(len(given)))
+        ):  # a headline, or a name apart
+            raise ValueError(
+                f"{path}, line {without[0].number}: expected a number before {without[0].text!r}, as all other names "
+                f"have, from 0 on: remove the line, or number it"
+            )
         return tuple(line.text for line in lines)
     names: list[str] = []
     for line, match in zip(lines, numbered, strict=True):

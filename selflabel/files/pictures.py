@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from selflabel.files.rasters import MOST_PIXELS, Raster, check_size, upright, upright_size
@@ -62,15 +62,32 @@ def picture_raster(data: bytes) -> Raster:
             exact = _is_lossless_webp(data)
             form = LOSSLESS_WEBP if exact else "WebP with losses"
         turn = _orientation(picture)
+        palette, numbers, top = None, np.array([]), None
         if picture.mode == "P":
             picture.load()
-            colors = np.array(picture.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
-            return Raster(upright(np.array(picture), turn), 255, form, palette=colors, exact=exact)
-        if _is_rescaled(picture, data):
-            form, exact = f"{form} of {picture.mode} in other than 8 bits", False
-        numbers, top = _numbers(picture, data)
-        with_alpha = numbers.ndim == 3 and numbers.shape[2] in (2, 4)
-        return Raster(upright(numbers, turn), top, form, alpha=with_alpha, exact=exact)
+            palette = np.array(picture.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
+            numbers, top = np.array(picture), 255
+        else:
+            if _is_rescaled(picture, data):
+                form, exact = f"{form} of {picture.mode} in other than 8 bits", False
+            numbers, top = _numbers(picture, data)
+        opacity = _opacity(picture)
+        return Raster(
+            upright(numbers, turn),
+            top,
+            form,
+            alpha=numbers.ndim == 3 and numbers.shape[2] in (2, 4),
+            palette=palette,
+            opacity=None if opacity is None else upright(opacity, turn),
+            exact=exact,
+        )
+
+
+def _opacity(picture: Image.Image) -> UInt8[np.ndarray, "h w"] | None:
+    """255 for opaque pixels, where a palette or one color is transparent (tRNS of PNG, GIF); else None."""
+    if "transparency" not in picture.info or picture.mode not in ("P", "L", "RGB"):
+        return None
+    return np.array(picture.convert("RGBA").getchannel("A"))
 
 
 @contextmanager
@@ -101,6 +118,8 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int:
+    for name in ("xmp", "XML:com.adobe.xmp"):  # pillow would take it from there, other programs do not
+        picture.info.pop(name, None)
     found = picture.getexif().get(ORIENTATION, 1)
     return found if isinstance(found, int) else 1
 
@@ -108,6 +127,8 @@ def _orientation(picture: Image.Image) -> int:
 def _numbers(picture: Image.Image, data: bytes) -> tuple[Shaped[np.ndarray, "..."], int | None]:
     """The stored numbers of a picture without palette, and the number of full brightness."""
     largest = _largest(picture)
+    if largest is not None:
+        _check_largest(picture, data, largest)
     picture.load()
     if picture.mode == "1":
         return np.array(picture).astype(np.uint8), 1
@@ -148,6 +169,21 @@ def _largest(picture: Image.Image) -> int | None:
     if isinstance(arguments, tuple) and len(arguments) == 2 and isinstance(arguments[1], int):
         return arguments[1]
     return None
+
+
+def _check_largest(picture: Image.Image, data: bytes, largest: int) -> None:
+    """Raise `ValueError` for numbers above the maxval of a binary PGM or PPM file, which pillow would cut to it."""
+    assert isinstance(picture, ImageFile.ImageFile)
+    codec, _, offset, _ = picture.tile[0]
+    kind = np.dtype(np.uint8 if largest < 256 else ">u2")
+    count = picture.width * picture.height * len(picture.getbands())
+    if codec == "ppm" and len(data) >= offset + count * kind.itemsize:
+        highest = int(np.frombuffer(data, kind, count, offset).max())
+        if highest > largest:
+            raise ValueError(
+                f"expected numbers up to {largest}, the maxval of the file, got {highest}: save it again, with the "
+                f"maxval of its numbers, or as PNG"
+            )
 
 
 def _is_lossless_webp(data: bytes) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Integer, Num, Shaped
 
 from selflabel.files import UNLABELED
-from selflabel.files.arrays import ARRAY_SUFFIXES, TIFF_SUFFIXES, StoredArray, stored_arrays
+from selflabel.files.arrays import ARRAY_SUFFIXES, StoredArray, holds_tiff, stored_arrays
 from selflabel.files.atomic import write_atomic
 from selflabel.files.number_types import normalized, softmax
 from selflabel.files.opening import about, read_file
@@ -82,7 +82,7 @@ def decode_probabilities(
     classes, and unknown or ambiguous npz keys; `OSError` for damaged files.
     """
     arrays = stored_arrays(data, suffix)
-    if suffix.lower() in TIFF_SUFFIXES:
+    if holds_tiff(data, suffix):
         form = replace(form, channels_last=False)  # bands are no axis of the file
     listed = arrays.pop(CLASSES) if len(arrays) > 1 and CLASSES in arrays and form.key != CLASSES else None
     name = _key(arrays, form.key)

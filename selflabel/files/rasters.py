@@ -21,6 +21,8 @@ class Raster:
     numbers: [h w], or [h w c] with at least two channels; never rescaled: 2 bits are 0..3.
     top: the number of full brightness, 2^bits - 1 or a PGM's maxval; None for floats and where no range is known.
     alpha: the last channel is an alpha channel. palette: RGB of each number. white_is_zero: 0 is the brightest.
+    opacity: [h w], 255 for opaque, where a palette or one color is transparent; numbers keep their meaning, colors of
+    transparent pixels have none.
     form: what the file is, for messages. exact: the form keeps numbers as they were written (JPEG does not).
     """
 
@@ -29,6 +31,7 @@ class Raster:
     form: str
     alpha: bool = False
     palette: UInt8[np.ndarray, "n 3"] | None = None
+    opacity: UInt8[np.ndarray, "h w"] | None = None
     white_is_zero: bool = False
     exact: bool = True
 

@@ -92,7 +92,7 @@ def _open(
     with opening(out):
         own, others = Manifest.read(manifest_path(out, part)), other_manifests(out, part)
         if not overwrite and not own.path.is_file() and not others:
-            refuse_existing(path for each in outputs for path in each.all)
+            refuse_existing((path for each in outputs for path in each.all), own.path)
         own.check(run, overwrite=overwrite)
         for other, manifest in others.items():
             manifest.check(run, in_use=is_in_use(out, other), overwrite=overwrite)

@@ -83,6 +83,7 @@ def label_image(job: Job, settings: LabelingSettings, output: OutputFolder) -> R
         changed=None if labeled.changes is None else labeled.changes.changed,
         changed_far=None if labeled.changes is None else labeled.changes.far,
         entropy=float(entropy(torch.from_numpy(labeled.labels)[None]).mean(dtype=torch.float64)),
+        brightest=round(float(inputs.image.max()), 6),
         seconds=round(time.perf_counter() - began, 3),
     )
 

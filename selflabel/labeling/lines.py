@@ -48,7 +48,7 @@ class Record:
     energy_before, energy_after: energies of the start and of the labels, sums over the image.
     bound: a lower bound of the energy, if the solver has one.
     seeded, labeled: shares of the pixels. changed, changed_far: `Changes` of a given prediction.
-    entropy: mean over pixels, in nats.
+    entropy: mean over pixels, in nats. brightest: the largest number of the image, in [0, 1].
     seconds: reading and writing included; the only field that differs between two runs.
     """
 
@@ -68,6 +68,7 @@ class Record:
     changed: float | None
     changed_far: float | None
     entropy: float
+    brightest: float
     seconds: float
 
 
@@ -137,6 +138,7 @@ def _record(line: Entry) -> Record:
         changed=_share_or_none(line, "changed"),
         changed_far=_share_or_none(line, "changed_far"),
         entropy=_number_or_nan(line, "entropy"),
+        brightest=_number(line, "brightest", 0.0, 1.0),
         seconds=_number(line, "seconds", 0.0),
     )
 

@@ -19,15 +19,20 @@ def confusion(truth: UInt8[np.ndarray, "h w"], index: UInt8[np.ndarray, "_ _"]) 
 
     Raises `ValueError` if the shapes differ.
     """
-    if truth.shape != index.shape:
-        raise ValueError(
-            f"labels of {_size(index)} pixels for a truth of {_size(truth)}: both must be of one size (resize "
-            f"labels with nearest neighbors)"
-        )
+    check_one_size(index.shape, truth.shape)
     pairs = truth.astype(np.int32).ravel() * LEVELS + index.ravel()
     counts = np.bincount(pairs, minlength=LEVELS * LEVELS).reshape(LEVELS, LEVELS)
     counts[IGNORED] = 0
     return counts.astype(np.int64)
+
+
+def check_one_size(labels: tuple[int, ...], truth: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless labels and truth have one height and one width."""
+    if labels != truth:
+        raise ValueError(
+            f"labels of {_size(labels)} pixels for a truth of {_size(truth)}: both must be of one size (resize "
+            f"labels with nearest neighbors)"
+        )
 
 
 def iou(counts: Int64[np.ndarray, "t p"]) -> Float64[np.ndarray, " k"]:
@@ -70,5 +75,5 @@ def _ratio(above: Int64[np.ndarray, " k"], below: Int64[np.ndarray, " k"]) -> Fl
     return ratio
 
 
-def _size(array: UInt8[np.ndarray, "_ _"]) -> str:
-    return " x ".join(str(n) for n in array.shape)
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

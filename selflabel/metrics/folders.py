@@ -12,8 +12,19 @@ from jaxtyping import Float64, Int64, UInt8
 from selflabel.files.causes import by_cause
 from selflabel.files.conventions import check_contiguous, check_truth
 from selflabel.files.folders import SHOWN, Listing, listing, stem_of
-from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, read_index
-from selflabel.metrics.confusion import IGNORED, LEVELS, accuracy, confusion, dice, iou, mean_of_defined
+from selflabel.files.images import stored_size
+from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, decode_index
+from selflabel.files.opening import about, read_file
+from selflabel.metrics.confusion import (
+    IGNORED,
+    LEVELS,
+    accuracy,
+    check_one_size,
+    confusion,
+    dice,
+    iou,
+    mean_of_defined,
+)
 from selflabel.metrics.hausdorff import hd95
 
 LOG: Final = logging.getLogger(__name__)
@@ -188,11 +199,28 @@ def _score_pair(
         raise ValueError("no label file of this stem")
     if stem not in true:
         raise ValueError("no true file of this stem")
-    index, truth = read_index(given[stem], rules.given), read_index(true[stem], rules.truth)
+    index, truth = _read_pair(given[stem], true[stem], rules)
     pixels = np.stack([np.bincount(each.ravel(), minlength=LEVELS) for each in (index, truth)])
     check_contiguous(pixels[0], rules.given, rules.num_classes, "labels", "--pred-values")
     check_contiguous(pixels[1], rules.truth, rules.num_classes, "true labels", "--values")
     return *score_image(stem, index, truth, rules), pixels
+
+
+def _read_pair(
+    given: Path, true: Path, rules: Rules
+) -> tuple[UInt8[np.ndarray, "_ _"], UInt8[np.ndarray, "h w"]]:
+    """Labels and truth; sizes that differ however the files are turned are found before any pixel is read."""
+    contents = {path: read_file(path) for path in (given, true)}
+    sizes = {}
+    for path, data in contents.items():
+        with about(path):
+            sizes[path] = stored_size(data)
+    if sorted(sizes[given]) != sorted(sizes[true]):
+        check_one_size(sizes[given], sizes[true])
+    with about(given):
+        index = decode_index(contents[given], given.suffix, rules.given)
+    with about(true):
+        return index, decode_index(contents[true], true.suffix, rules.truth)
 
 
 def _check_meaning(pixels: Int64[np.ndarray, "2 p"], rules: Rules) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from selflabel.files.images import DIM
 from selflabel.labeling.folder import Outcome, Skipped, Stale
 from selflabel.labeling.lines import Record
 from selflabel.labeling.plan import Failure
@@ -50,6 +51,11 @@ class FolderReport:
             total += changed
             far += changed * (record.changed_far or 0.0)
         return far / total if total else 0.0
+
+    @property
+    def dim(self) -> tuple[str, ...]:
+        """Stems of the images whose brightest number is at most `DIM`."""
+        return tuple(record.stem for record in self.records if record.brightest <= DIM)
 
     def per_pixel(self, before: bool) -> float:
         """Energy per pixel of the start (`before`) or of the labels, over all images."""

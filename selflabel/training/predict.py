@@ -18,7 +18,7 @@ from selflabel.datasets.letterbox import Letterbox
 from selflabel.datasets.samples import with_channels
 from selflabel.files.atomic import refuse_existing, remove_leftovers, write_atomic
 from selflabel.files.digest import digest
-from selflabel.files.images import decode_image
+from selflabel.files.images import DIM, decode_image
 from selflabel.files.ledger import Entry, Ledger, encoded
 from selflabel.files.lock import sole_user
 from selflabel.files.number_types import quantized
@@ -94,13 +94,14 @@ class Predictor:
 class Prediction:
     """The outcome of an image: predicted, `skipped` as done before, or failed for a `reason`.
 
-    grayed: the network takes gray images, and this one had colors.
+    grayed: the network takes gray images, and this one had colors. dim: its brightest number is at most `DIM`.
     """
 
     stem: str
     skipped: bool = False
     reason: str | None = None
     grayed: bool = False
+    dim: bool = False
 
 
 def predict_folder(
@@ -138,7 +139,10 @@ def _predicted(
     if any(out.samefile(path.parent) for path in images.values()):
         raise ValueError(f"{out} is the folder of your images: give another --out")
     if not overwrite and not (out / MANIFEST).is_file():
-        refuse_existing(path(out, stem) for stem in images for path in (storage.path, storage.other_path))
+        refuse_existing(
+            (path(out, stem) for stem in images for path in (storage.path, storage.other_path)),
+            out / MANIFEST,
+        )
     ledger = Ledger(out / MANIFEST, REMEDY)
     done = {} if overwrite else _done(ledger, identity)
     remove_leftovers(out, [storage.path(out, stem).name for stem in images])
@@ -166,7 +170,7 @@ def _predicted(
         storage.other_path(out, stem).unlink(missing_ok=True)
         ledger.append(_entry(stem, found, _digest_of(target)))
         LOG.debug("%s: predicted", stem)
-        yield Prediction(stem, grayed=decoded.shape[2] > len(image))
+        yield Prediction(stem, grayed=decoded.shape[2] > len(image), dim=float(decoded.max()) <= DIM)
 
 
 def _digest_of(path: Path) -> str:

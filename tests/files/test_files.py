@@ -320,7 +320,7 @@ def test_what_is_no_plain_file_is_refused(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match=r"link is a link \(to .*\): remove it, or write elsewhere"):
                 check(link)
         with pytest.raises(ValueError, match="link exists and is not of an earlier run"):
-            refuse_existing([link])
+            refuse_existing([link], tmp_path / "manifest.jsonl")
         link.unlink()
     with pytest.raises(ValueError, match="to be a file, got a folder: remove it, or write elsewhere"):
         is_plain_file(tmp_path)
