@@ -16,7 +16,16 @@ from selflabel.datasets.symmetry import UNMOVED, Symmetry
 from selflabel.files.conventions import check_no_mask, check_truth, is_binary, may_be_binary
 from selflabel.files.digest import digest
 from selflabel.files.folders import listing, some
-from selflabel.files.images import DIM, IMAGE_SUFFIXES, decode_image, image_channels, image_size, stored_size
+from selflabel.files.images import (
+    DIM,
+    IMAGE_SUFFIXES,
+    decode_image,
+    image_channels,
+    image_size,
+    read_image,
+    stored_channels,
+    stored_size,
+)
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, decode_index
 from selflabel.files.lists import read_stems
 from selflabel.files.opening import FileError, about, read_file
