@@ -184,7 +184,7 @@ def test_what_is_not_one_gray_or_rgb_image_is_refused(data: bytes, message: str)
 
 def test_palettes_have_all_colors_that_are_used() -> None:
     data = tiff(GRAY, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
-    assert decode_image(data).shape == (24, 30, 3)
+    assert decode_image(data).shape == (24, 30, 1)
     short = png(np.full((2, 2), 3), 2, 3, ((b"PLTE", bytes(6)),))
     with pytest.raises(ValueError, match="the palette has 2 colors, a pixel is number 3"):
         decode_image(short)

@@ -21,7 +21,8 @@ from selflabel.files.probabilities import decode_probabilities
 pytestmark = pytest.mark.quick
 
 INDEX = np.random.default_rng(60_917).integers(0, 3, (7, 13)).astype(np.uint8)
-COLORS = LabelFormat(colors=tuple((*map(int, color), k) for k, color in enumerate(voc_palette()[:3])))
+COLORS = LabelFormat(colors=((0, 0, 0, 0), (128, 0, 0, 1), (0, 128, 0, 2)))
+"""The first of VOC's palette."""
 WITHOUT_1 = np.where(INDEX == 1, 255, INDEX)
 PROBS = np.random.default_rng(60_918).dirichlet(np.ones(3), (7, 13)).transpose(2, 0, 1).astype(np.float32)
 
