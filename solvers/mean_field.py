@@ -1,6 +1,6 @@
 """Mean field: soft labels for the dense CRF."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -64,7 +64,6 @@ class MeanField:
 
     def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
         """One filtering a step."""
-        done, start = torch.zeros(len(labels), dtype=torch.bool, device=labels.device), None
         kernels = _kernels(problem)
         if kernels is Backend.GPU:
             from selflabel.numerics.descent.mean_field_gpu import FusedMeanField
@@ -76,15 +75,30 @@ class MeanField:
                     fused.labels, fused.energies, converged=fused.done, start_energy=fused.start_energies
                 )
         if kernels is Backend.CPU:
-            from selflabel.numerics.descent.mean_field import CompiledMeanField
+            yield from self._compiled_steps(problem, labels)
+        else:
+            done = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+            yield from self._guarded_steps(problem, labels, done, None)
 
-            field = CompiledMeanField(problem, labels, self.rtol)
-            start = field.start_energies
-            while field.sweep():
-                yield LazyStep(field.labels, field.energies, converged=field.done, start_energy=start)
-            labels, done = field.labels(), field.done
-            del field  # its tables
-        yield from self._guarded_steps(problem, labels, done, start)
+    def _compiled_steps(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
+        """Compiled sweeps; images whose energy would rise go on by guarded steps, and the others do not notice."""
+        from selflabel.numerics.descent.mean_field import CompiledMeanField
+
+        field = CompiledMeanField(problem, labels, self.rtol)
+        start, guarded = field.start_energies, list[_Guarded]()
+        while True:
+            risen = field.sweep()
+            if bool(risen.any()):
+                steps = self._guarded_steps(problem, field.labels(), ~risen, start)
+                guarded.append(_Guarded(risen, steps))
+            energies, done = field.energies, field.done
+            if guarded and not bool(field.swept.any()):
+                break
+            yield _joined(field.labels, energies, done, guarded, start)
+        found = field.labels()
+        del field  # its tables
+        while True:
+            yield _joined(lambda: found, energies, done, guarded, start)
 
     def _guarded_steps(
         self,
@@ -120,6 +134,35 @@ class MeanField:
             labels = torch.where(where, trial, labels)
             value = torch.where(accepted, trial_value, value)
             yield Step(labels, value, converged=done, start_energy=start)
+
+
+@dataclass(frozen=True, eq=False)
+class _Guarded:
+    """Some images of a batch, and steps of theirs alone."""
+
+    images: Bool[Tensor, " b"]
+    steps: Iterator[Step]
+
+
+def _joined(
+    labels: Callable[[], Float[Tensor, "b k *s"]],
+    energies: Float[Tensor, " b"],
+    done: Bool[Tensor, " b"],
+    guarded: list[_Guarded],
+    start: Float[Tensor, " b"],
+) -> Step:
+    """The step of all images, in which each of the guarded ones takes one of its own."""
+    if not guarded:
+        return LazyStep(labels, energies, converged=done, start_energy=start)
+    found = labels()
+    for each in guarded:
+        step = next(each.steps)
+        assert step.energy is not None, "guarded steps say it"
+        assert step.converged is not None, "and this"
+        found = torch.where(each.images.view(-1, *[1] * (found.ndim - 1)), step.labels, found)
+        energies = torch.where(each.images, step.energy, energies)
+        done = torch.where(each.images, step.converged, done)
+    return Step(found, energies, converged=done, start_energy=start)
 
 
 def _kernels(problem: Problem) -> Backend:

@@ -170,3 +170,25 @@ def test_what_does_not_fit_is_named() -> None:
             solve(replace(problem, energy=wrong), MeanField())
     with pytest.raises(ValueError, match="needs entropy_weight > 0"):
         solve(replace(problem, energy=Energy()), MeanField())
+
+
+def test_images_of_a_batch_do_not_notice_that_the_energy_of_others_would_rise() -> None:
+    """Images of two halves: at the end a sweep would raise the energy of one, by rounding, and is halved."""
+    random = torch.Generator().manual_seed(6_143)
+    halves = torch.zeros(1, 3, 12, 16)
+    halves[..., 8:] = 1
+    image = (0.3 + 0.4 * halves + 0.15 * torch.randn(7, 3, 12, 16, generator=random)).clamp(0, 1)
+    likely = torch.stack([1 - halves[0, 0], halves[0, 0]]).expand(7, -1, -1, -1)
+    probs = (6 * likely + 2 * torch.randn(7, 2, 12, 16, generator=random)).softmax(1)
+    kernels = (GaussianKernel(1.0, 40.0, 8.0), GaussianKernel(1.0, 3.0, None))
+
+    def solved(chosen: list[int]) -> list[tuple[Tensor, float, int]]:
+        affinity = DenseAffinity.from_image(image[chosen], kernels, symmetric=True)
+        seeds = torch.full((len(chosen), 12, 16), UNLABELED)
+        found = solve(Problem(MeanField.default_energy, probs[chosen], seeds, affinity), MeanField(rtol=1e-7))
+        return list(zip(found.labels, found.energy.tolist(), found.steps.tolist(), strict=True))
+
+    for number, (labels, energy, count) in enumerate(solved(list(range(7)))):
+        ((alone, *others),) = solved([number])
+        assert torch.equal(labels, alone)
+        assert [energy, count] == others

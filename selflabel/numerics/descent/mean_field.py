@@ -65,7 +65,7 @@ class CompiledMeanField:
     """Mean field on the images of a problem that `supports` accepts, side by side.
 
     `start_energies` and `energies` of the labels at the start and now, in float64; `done`: images that have converged,
-    which are swept no more.
+    which are swept no more. `swept`: those that still are.
     """
 
     def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> None:
@@ -74,6 +74,7 @@ class CompiledMeanField:
         assert isinstance(affinity, DenseAffinity), "checked by `supports`"
         self.shape, self.rtol, self.temperature = tuple(labels.shape), rtol, energy.entropy_weight
         self.done = torch.zeros(len(labels), dtype=torch.bool)
+        self.swept = ~self.done
         threads, self.across = split_threads(len(labels))
         weights = energy.coupling_weight / self.temperature, 2 * energy.pairwise_weight / self.temperature
         probs = channels_first(problem.probs).flatten(2).numpy()
@@ -92,22 +93,27 @@ class CompiledMeanField:
         _, self.energies = self._of_each(lambda image: (True, image.energy()))
         self.start_energies = self.energies
 
-    def sweep(self) -> bool:
-        """One step of the images that are not done. False if the energy of one would rise, which is undone."""
+    def sweep(self) -> Bool[Tensor, " b"]:
+        """One step of the images that are `swept`; returns those whose energy it would raise.
+
+        For these it is undone, and they are swept no more.
+        """
         # sweep and energy of an image at once, while its tables are in a cache
         everywhere, trial = self._of_each(lambda image: (image.sweep(), image.energy()))
-        risen = trial > self.energies + 1e-7 * self.energies.abs()  # rounding of float32 labels
+        slack = 1e-7 * self.energies.abs()  # rounding of float32 labels
+        risen = self.swept & (trial > self.energies + slack)
         for image in compress(self.images, risen):
             image.undo()
-        if bool(risen.any()):
-            return False
+        accepted = self.swept & ~risen
         gain = self.energies - trial
-        resting = gain <= self.rtol * self.energies.abs()
+        resting = accepted & (gain <= self.rtol * self.energies.abs())
         # pixels that were left out may still move; and far from the end, those that have settled move again
-        for image in compress(self.images, resting | (gain > FAR * self.energies.abs())):
+        for image in compress(self.images, resting | (accepted & (gain > FAR * self.energies.abs()))):
             image.revisit()
-        self.done, self.energies = self.done | (resting & everywhere), trial
-        return True
+        self.done = self.done | (resting & everywhere)
+        self.energies = torch.where(accepted, trial, self.energies)
+        self.swept = accepted & ~self.done
+        return risen
 
     def labels(self) -> Float[Tensor, "b k *s"]:
         """The labels as they are now."""
@@ -119,13 +125,13 @@ class CompiledMeanField:
     def _of_each(
         self, move: Callable[["MeanFieldSweeps"], tuple[bool, float]]
     ) -> tuple[Bool[Tensor, " b"], Float[Tensor, " b"]]:
-        """`move` of the images that are not done: did it visit all pixels, and the energy after it."""
+        """`move` of the images that are `swept`: did it visit all pixels, and the energy after it."""
         found = run_parallel(
-            [partial(move, image) for image in compress(self.images, ~self.done)], self.across
+            [partial(move, image) for image in compress(self.images, self.swept)], self.across
         )
         everywhere, energies = torch.ones_like(self.done), self.energies.clone()
-        everywhere[~self.done] = torch.tensor([where for where, _ in found])
-        energies[~self.done] = self.temperature * torch.tensor([own for _, own in found], dtype=torch.float64)
+        everywhere[self.swept] = torch.tensor([where for where, _ in found], dtype=torch.bool)
+        energies[self.swept] = self.temperature * torch.tensor([own for _, own in found], dtype=torch.float64)
         return everywhere, energies
 
 
