@@ -265,7 +265,9 @@ def test_colors_that_pillow_rescales_are_no_numbers() -> None:
             read(data, ".png")
         with pytest.raises(ValueError, match=f"{form} changes numbers"):
             decode_index(data, form=LabelFormat(colors=((0, 0, 0, 0),)))
-    np.testing.assert_allclose(decode_image(b"P6 13 9 3\n" + three.tobytes()), three / 3, atol=1e-6)
+    np.testing.assert_allclose(
+        decode_image(b"P6 13 9 3\n" + three.tobytes()), values[..., None] / 3, atol=1e-6
+    )
 
 
 def test_values_far_beyond_any_class_do_not_wrap() -> None:
