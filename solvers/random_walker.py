@@ -15,13 +15,14 @@ from selflabel.driver import Step
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
+from selflabel.numerics.linear.multigrid import Multigrid, fits
 from selflabel.numerics.linear.regions import average_unseeded
 from selflabel.numerics.linear.system import Box, LinearSolver, RandomWalk
 from selflabel.numerics.linear.windows import KnownLabels, Windows, around, at, solve_windows, whole
 from selflabel.problem import Energy, Problem
 from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
 
-__all__ = ["ConjugateGradients", "Elimination", "LinearSolver", "RandomWalker", "Windows"]
+__all__ = ["ConjugateGradients", "Elimination", "LinearSolver", "Multigrid", "RandomWalker", "Windows"]
 
 ELIMINATED = ((4, 16_000_000), (12, 4_000_000))
 """(pairs per pixel, pixels): the largest images that `Elimination` takes, about 20 GB."""
@@ -52,7 +53,8 @@ class RandomWalker:
     first solved in overlapping `windows` (`numerics.linear.windows`; CPU, with Numba, up to 24 neighbors a pixel),
     to 2e-7 on photographs and 1e-5 at worst. Smaller images, and pixels too far from seeds for windows, take
     `Elimination` on the CPU: up to 16 megapixels of unknown labels (4 with more than 8 neighbors, 2 without Numba),
-    and 8000 pixels with any neighbors. Larger ones, and CUDA, take `ConjugateGradients`.
+    and 8000 pixels with any neighbors. Larger ones take `ConjugateGradients`. On a GPU, nearest neighbors take
+    `Multigrid`, the others and walks without predictions `ConjugateGradients`.
 
     *Cost*: time is linear in pixels if one in 300 is a seed, or predictions weigh a hundredth; else that of the
     method. Memory: at most 1600 + 115 K bytes a pixel (tests/benchmarks/growth.py), a third of it where windows
@@ -141,14 +143,19 @@ class RandomWalker:
 def method_by_size(
     affinity: SparseAffinity, free: Bool[Tensor, "b 1 *s"], largest: tuple[tuple[int, int], ...] | None = None
 ) -> LinearSolver:
-    """`Elimination` on the CPU for images up to the `largest`: (pairs per pixel, free pixels). None: as measured."""
+    """`Elimination` on the CPU for images up to the `largest`: (pairs per pixel, free pixels). None: as measured.
+
+    Larger ones take `ConjugateGradients`; on other devices `Multigrid` those that it is for.
+    """
+    if free.device.type != "cpu":
+        return Multigrid() if fits(affinity) else ConjugateGradients()
     if largest is None:
         largest = ELIMINATED if _compiled(free) else FACTORIZED
     pixels, unknown = free[0, 0].numel(), int(free.flatten(1).count_nonzero(1).max())
     per_pixel = _pairs(affinity) / pixels
     most = max((most for pairs, most in largest if per_pixel <= pairs), default=0)
     is_small = unknown <= FEW_PIXELS or (_is_flat(free) and unknown <= most)
-    return Elimination() if free.device.type == "cpu" and is_small else ConjugateGradients()
+    return Elimination() if is_small else ConjugateGradients()
 
 
 def _compiled(labels: Tensor) -> bool:

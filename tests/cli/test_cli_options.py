@@ -13,6 +13,7 @@ from selflabel.cli.config.options import LabelerOptions
 from selflabel.labeling.settings import describe
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
+from selflabel.numerics.linear.multigrid import Multigrid
 from selflabel.solvers import RandomWalker
 
 
@@ -110,6 +111,7 @@ def test_linear_solvers_have_names() -> None:
     assert solver("method=direct") == RandomWalker(method=Elimination())
     chosen = ("method=conjugate-gradients", "method.rtol=1e-6")
     assert solver(*chosen) == RandomWalker(method=ConjugateGradients(rtol=1e-6))
+    assert solver("method=multigrid") == RandomWalker(method=Multigrid())
     assert solver("method=none") == RandomWalker()
     assert registry.spelled(Elimination()) == "direct"
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import Result, Solution, Solver, solve
 from selflabel.labels import one_hot
+from selflabel.numerics.linear.multigrid import Multigrid
 from selflabel.problem import Problem
-from selflabel.solvers import SOLVERS
+from selflabel.solvers import SOLVERS, RandomWalker
 from selflabel.terms import QUADRATIC_POTTS
 
 LIMIT = 60
@@ -59,6 +60,14 @@ def test_right_or_refused(solver: str, kind: str, name: str) -> None:
             answer(case, plain(energy, kind), SOLVERS[solver]())
     else:
         check(*answer(case, plain(energy, kind), SOLVERS[solver]()))
+
+
+@pytest.mark.parametrize("kind", ["grid", "window"])
+@pytest.mark.parametrize("name", [name for name, case in DEGENERATE.items() if case.refused is None])
+def test_multigrid_is_right(kind: str, name: str) -> None:
+    """The random walker as on a GPU."""
+    given = plain(RandomWalker.default_energy, kind)
+    check(*answer(DEGENERATE[name], given, RandomWalker(Multigrid())))
 
 
 def answer(case: Degenerate, given: Given, solver: Solver) -> tuple[Problem, Solution]:

@@ -19,6 +19,7 @@ from selflabel.driver import Result, solve
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination, factorized
+from selflabel.numerics.linear.multigrid import Multigrid
 from selflabel.numerics.linear.system import LinearSolver, System
 from selflabel.numerics.linear.windows import Windows
 from selflabel.problem import Energy, Problem
@@ -26,7 +27,9 @@ from selflabel.solvers.random_walker import RandomWalker, method_by_size
 from selflabel.terms import BILINEAR, QUADRATIC, QUADRATIC_POTTS, STANDARD
 
 METHODS = pytest.mark.parametrize(
-    "method", [Elimination(), ConjugateGradients(), None], ids=["direct", "cg", "by-size"]
+    "method",
+    [Elimination(), ConjugateGradients(), Multigrid(), None],
+    ids=["direct", "cg", "multigrid", "by-size"],
 )
 WITH_NUMBA = pytest.param("compiled", marks=pytest.mark.needs_numba)
 COMPILED = pytest.mark.parametrize("either_elimination", [WITH_NUMBA], indirect=True)

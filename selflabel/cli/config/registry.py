@@ -16,6 +16,7 @@ from selflabel.labeling.presets import default_labeler
 from selflabel.labeling.settings import Soft
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
+from selflabel.numerics.linear.multigrid import Multigrid
 from selflabel.numerics.linear.system import LinearSolver
 from selflabel.problem import Energy
 from selflabel.solvers import SOLVERS
@@ -30,6 +31,7 @@ AFFINITIES: dict[str, type[AffinityBuilder]] = {
 LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {
     "direct": Elimination,
     "conjugate-gradients": ConjugateGradients,
+    "multigrid": Multigrid,
 }
 SOFT = {"none": None, "uint8": Soft.UINT8, "float16": Soft.FLOAT16}
 CHANNELS_LAST = {"auto": None, "khw": False, "hwk": True}

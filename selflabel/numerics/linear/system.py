@@ -30,6 +30,8 @@ class System:
     free: Bool[Tensor, "b 1 *s"]
     diagonal: Float[Tensor, "b 1 *s"]
     right: Float[Tensor, "b k *s"]
+    ties: float = 0.0
+    """``2η``: how much the prediction ties each free pixel; ``Σ_k right_k`` is as much at least."""
 
     def apply(self, values: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         """The matrix times values that are 0 off the free pixels."""
@@ -68,7 +70,7 @@ class RandomWalk:
         right = self.affinity.apply(fixed).mul_(self.scale)
         right = right.add_(self.probs, alpha=2 * self.coupling).mul_(free)
         diagonal = torch.where(free, degree + 2 * self.coupling, 1.0)
-        return System(self.affinity, self.scale, free, diagonal, right)
+        return System(self.affinity, self.scale, free, diagonal, right, 2 * self.coupling)
 
     def crop(self, images: slice, box: Box) -> "RandomWalk":
         """The walk within a box of some images: pairs that leave the box are dropped."""
