@@ -70,7 +70,7 @@ def _check_memory(
         require_memory(
             round(pairs) * features.element_size(),
             f"the weights of a window of radius {radius} on {size} pixels",
-            "use a smaller radius (--radius), a grid (--affinity grid), or the mean-field solver, whose dense affinity "
+            "use a smaller radius, a grid affinity, or the mean-field solver, whose dense affinity "
             "has no window",
         )
 

@@ -171,7 +171,7 @@ def _owned(out: Path, part: "Shard") -> Iterator[None]:
 def _settings(options: LabelOptions) -> "LabelingSettings":
     """Everything that decides the labels. Raises `ValueError` for unknown names and parts that do not fit together."""
     from selflabel.cli.config import registry
-    from selflabel.cli.config.label_formats import label_format
+    from selflabel.cli.config.label_formats import PROBABILITIES, label_format
     from selflabel.files.probabilities import ProbabilityFormat
     from selflabel.labeling.settings import LabelingSettings
 
@@ -184,6 +184,7 @@ def _settings(options: LabelOptions) -> "LabelingSettings":
             known("layout", options.probs_layout, registry.CHANNELS_LAST),
             options.probs_key,
             known("kind of values", options.probs_values, registry.LOGITS),
+            PROBABILITIES,
         ),
         num_classes=options.num_classes,
         all_classes=options.all_classes,

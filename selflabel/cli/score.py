@@ -94,7 +94,7 @@ def score(options: ScoreOptions) -> None:
 
 def _scored(options: ScoreOptions, num_classes: int | None) -> "FolderScore":
     from selflabel.cli import screen
-    from selflabel.cli.config.label_formats import label_format
+    from selflabel.cli.config.label_formats import PREDICTED, TRUTH, label_format
     from selflabel.files import UNLABELED
     from selflabel.files.folders import listing
     from selflabel.files.label_files import LABEL_SUFFIXES
@@ -105,8 +105,8 @@ def _scored(options: ScoreOptions, num_classes: int | None) -> "FolderScore":
         num_classes=num_classes,
         first=_first(options),
         distances=options.hd95,
-        truth=label_format(options.unlabeled, options.truth_offset, options.values, options.colors),
-        given=label_format(UNLABELED, 0, options.pred_values, options.pred_colors),
+        truth=label_format(options.unlabeled, options.truth_offset, options.values, options.colors, TRUTH),
+        given=label_format(UNLABELED, 0, options.pred_values, options.pred_colors, PREDICTED),
     )
     stems = None
     if options.stems is not None:

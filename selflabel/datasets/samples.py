@@ -274,7 +274,7 @@ class Folder(Dataset[Sample]):
         mask = self._index(path, data, shape, self.masks_format)
         with about(path):
             counts = _counts(mask)
-            check_truth(counts, self.masks_format, self.classes, "mask", "--masks-values")
+            check_truth(counts, self.masks_format, self.classes, "mask")
         if is_binary(counts) and may_be_binary(self.masks_format, None):
             self._binary.add(stem)
         return mask
@@ -289,9 +289,11 @@ class Folder(Dataset[Sample]):
         if wrong.size:
             offset = form.offset
             shown = ", ".join(str(value + offset) for value in wrong[:8].astype(int))
-            remedy = "raise the number of classes, or say what the values mean (--values, --masks-values)"
+            said = form.spelling
+            remedy = f"raise the number of classes, or say what the values mean ({said.name('values')})"
             if wrong.size == 1:
-                remedy += f"; if {wrong[0] + offset} means unlabeled, that it does (--unlabeled {wrong[0] + offset})"
+                value = int(wrong[0]) + offset
+                remedy += f"; if {value} means unlabeled, that it does ({said.say(('unlabeled', value))})"
             raise ValueError(
                 f"{path}: expected labels in {offset}..{self.classes - 1 + offset} or {form.unlabeled} (unlabeled), "
                 f"got {shown}: {remedy}"

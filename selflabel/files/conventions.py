@@ -27,7 +27,7 @@ def check_seeds_meaning(index: UInt8[np.ndarray, "h w"], form: LabelFormat, num_
     if counts[UNLABELED] == 0 and form.unlabeled != -1 and not form.explicit:
         raise ValueError(_all_seeded(counts, form))
     check_no_mask(counts, form, num_classes)
-    check_contiguous(counts, form, num_classes, "seeds", "--values")
+    check_contiguous(counts, form, num_classes, "seeds")
 
 
 def check_no_mask(counts: Int64[np.ndarray, " n"], form: LabelFormat, num_classes: int | None) -> None:
@@ -35,31 +35,32 @@ def check_no_mask(counts: Int64[np.ndarray, " n"], form: LabelFormat, num_classe
 
     counts: pixels of each index. Only where there may be two classes, and 255 is unlabeled by default.
     """
-    share = counts[0] / counts.sum()
+    share, say = counts[0] / counts.sum(), form.spelling.say
     if is_binary(counts) and may_be_binary(form, num_classes) and share > LARGEST_SCRIBBLES:
         raise ValueError(
             f"the seeds have 0 on {100 * share:.0f} % of the pixels, 255 on the others: if class 1 is at 255, say so "
-            f"(--values 0,255); if 0 is unlabeled, say that (--values 255 --unlabeled 0); if 255 is unlabeled, that "
-            f"(--values 0,1)"
+            f"({say(('values', (0, 255)))}); if 0 is unlabeled, say that "
+            f"({say(('values', (255,)), ('unlabeled', 0))}); if 255 is unlabeled, that ({say(('values', (0, 1)))})"
         )
 
 
 def check_truth(
-    counts: Int64[np.ndarray, " n"], form: LabelFormat, num_classes: int | None, what: str, option: str
+    counts: Int64[np.ndarray, " n"], form: LabelFormat, num_classes: int | None, what: str
 ) -> None:
     """Raise `ValueError` for true labels of 0 and 255 alone, where there may be two classes: 255 is one of them.
 
-    counts: pixels of each index. what: "mask", "true files", ... option: that of the remedy.
+    counts: pixels of each index. what: "mask", "true files", ...
     """
+    say = form.spelling.say
     if is_binary(counts) and may_be_binary(form, num_classes):
         raise ValueError(
-            f"expected classes in the {what}, got 0 and 255 alone: if class 1 is at 255, say so ({option} 0,255); if "
-            f"255 does not count, say that ({option} 0,1)"
+            f"expected classes in the {what}, got 0 and 255 alone: if class 1 is at 255, say so "
+            f"({say(('values', (0, 255)))}); if 255 does not count, say that ({say(('values', (0, 1)))})"
         )
 
 
 def check_contiguous(
-    counts: Int64[np.ndarray, " n"], form: LabelFormat, num_classes: int | None, what: str, values: str
+    counts: Int64[np.ndarray, " n"], form: LabelFormat, num_classes: int | None, what: str
 ) -> None:
     """Raise `ValueError` for classes far from contiguous: the largest is >= `MANY`, and less than half up to it occur.
 
@@ -71,12 +72,13 @@ def check_contiguous(
         return
     largest = int(present[-1])
     if largest >= MANY and 2 * present.size < largest + 1:
-        first = f"{','.join(map(str, present[:3].tolist()))}{',...' if present.size > 3 else ''}"
+        first = (*present[:3].tolist(), *((...,) if present.size > 3 else ()))
         shown = ", ".join(map(str, present[:6].tolist())) + (", ..." if present.size > 6 else "")
         raise ValueError(
             f"the {what} have {present.size} classes up to {largest} ({shown}): if they were saved as JPEG or resized "
-            f"smoothly, take the originals; if these are the values of classes 0, 1, ..., say so ({values} {first}); "
-            f"if they are classes, say how many there are (--num-classes)"
+            f"smoothly, take the originals; if these are the values of classes 0, 1, ..., say so "
+            f"({form.spelling.say(('values', first))}); if they are classes, say how many there are "
+            f"({form.spelling.name('num_classes')})"
         )
 
 
@@ -94,8 +96,10 @@ def _all_seeded(counts: Int64[np.ndarray, " n"], form: LabelFormat) -> str:
     """What to say where every pixel has a seed."""
     most = int(counts.argmax())
     value, share = most + form.offset, 100 * counts[most] / counts.sum()
+    said = form.spelling
+    meant = [("unlabeled", value), ("offset", 1)] if value == 0 else [("unlabeled", value)]
     return (
         f"every pixel has a seed, and nothing is left to label: if value {value}, which is on {share:.0f} % of the "
-        f"pixels, means unlabeled, say so (--unlabeled {value}{' --seeds-offset 1' if value == 0 else ''}); if all are "
-        f"labels, say that (--unlabeled -1), or which values the classes have (--values)"
+        f"pixels, means unlabeled, say so ({said.say(*meant)}); if all are labels, say that "
+        f"({said.say(('unlabeled', -1))}), or which values the classes have ({said.name('values')})"
     )

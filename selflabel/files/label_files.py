@@ -1,7 +1,7 @@
 """Label files: one class index a pixel, 255 where there is no label."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -16,14 +16,15 @@ from selflabel.files.opening import about, read_file
 from selflabel.files.palette import voc_palette
 from selflabel.files.pictures import LOSSLESS_WEBP
 from selflabel.files.rasters import Raster
+from selflabel.files.spelling import PYTHON, Spelling
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".pnm", ".webp")
 
 _LARGEST_WHOLE = 2**24
 """Up to here float32 has all whole numbers."""
 _HOW = (
-    "label files hold one class index a pixel (a palette or gray PNG), not colors: "
-    "save them without converting to RGB, e.g. PIL.Image.fromarray(index), or list the colors of the classes (--colors)"
+    "label files hold one class index a pixel (a palette or gray PNG), not colors: save them without converting to "
+    "RGB, e.g. PIL.Image.fromarray(index), or list the colors of the classes"
 )
 
 
@@ -36,6 +37,7 @@ class LabelFormat:
     values: the value of each class, such as (0, 255) for masks; other values than these and `unlabeled` are errors.
     Where 255 is one of them it is a class, and no value means unlabeled unless another is named.
     colors: for colored files, red, green, blue and the class of each color (255: unlabeled).
+    spelling: how errors name these arguments.
 
     Raises `ValueError` for more than one of `offset`, `values` and `colors`, values twice, more than 255 of them, and a
     value of a class that also means unlabeled.
@@ -45,6 +47,7 @@ class LabelFormat:
     offset: int = 0
     values: tuple[int, ...] = ()
     colors: tuple[tuple[int, int, int, int], ...] = ()
+    spelling: Spelling = field(default=PYTHON, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if bool(self.offset) + bool(self.values) + bool(self.colors) > 1:
@@ -116,7 +119,7 @@ class LabelFormat:
             raise ValueError(
                 f"value {value} is no class: with offset {self.offset} classes are {self.offset} to "
                 f"{self.offset + UNLABELED - 1}, and {self.unlabeled} means unlabeled; if classes have other values, "
-                f"name these (--values)"
+                f"name these ({self.spelling.name('values')})"
             )
         return index
 
@@ -146,7 +149,9 @@ def decode_index(data: bytes, suffix: str = "", form: LabelFormat = VOC_FORMAT) 
     raster = read_raster(data, suffix)
     if not raster.exact:
         raise ValueError(f"{raster.form} changes numbers: save label files as PNG (palette or gray) or TIFF")
-    return form.decode_colors(_colors(raster)) if form.colors else form.decode(_numbers(raster))
+    if form.colors:
+        return form.decode_colors(_colors(raster))
+    return form.decode(_numbers(raster, form.spelling.name("colors")))
 
 
 def _colors(raster: Raster) -> UInt8[np.ndarray, "h w c"]:
@@ -173,7 +178,7 @@ def _stored_colors(raster: Raster) -> UInt8[np.ndarray, "h w c"]:
 
 
 def _numbers_of_gif(
-    numbers: Integer[np.ndarray, "h w"], colors: UInt8[np.ndarray, "n 3"]
+    numbers: Integer[np.ndarray, "h w"], colors: UInt8[np.ndarray, "n 3"], option: str
 ) -> Integer[np.ndarray, "h w"]:
     """The numbers that were written to a GIF file, whose writers keep the colors that occur, in an order of their own.
 
@@ -187,8 +192,8 @@ def _numbers_of_gif(
         return levels
     if len(shown) == len(used) and len(colors) < UNLABELED + 1 and (shown != voc_palette()[used]).any():
         raise ValueError(
-            "GIF writers may give colors other numbers: list the colors of the classes (--colors), or save label files "
-            "as PNG (palette or gray) or TIFF"
+            f"GIF writers may give colors other numbers: list the colors of the classes ({option}), or save label "
+            f"files as PNG (palette or gray) or TIFF"
         )
     return numbers
 
@@ -205,15 +210,18 @@ def _gray(numbers: Shaped[np.ndarray, "h w c"], raster: Raster) -> Shaped[np.nda
     return numbers
 
 
-def _numbers(raster: Raster) -> Integer[np.ndarray, "h w"]:
-    """The numbers of an image file as whole numbers. Raises `ValueError` where they are none."""
+def _numbers(raster: Raster, option: str) -> Integer[np.ndarray, "h w"]:
+    """The numbers of an image file as whole numbers. Raises `ValueError` where they are none.
+
+    option: for colors, in the remedy.
+    """
     if raster.form == "GIF" and raster.palette is not None:
-        return _numbers_of_gif(raster.numbers, raster.palette)
+        return _numbers_of_gif(raster.numbers, raster.palette, option)
     numbers: np.ndarray = raster.numbers
     if numbers.ndim == 3:
         numbers = _gray(numbers, raster)
     if numbers.ndim != 2:
-        raise ValueError(f"{_HOW}; got {numbers.shape[2]} channels")
+        raise ValueError(f"{_HOW} ({option}); got {numbers.shape[2]} channels")
     if np.issubdtype(numbers.dtype, np.floating):
         whole = np.rint(numbers)
         if not (whole == numbers).all() or float(np.abs(whole).max()) > _LARGEST_WHOLE:

@@ -17,6 +17,10 @@ FULL: Final = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 _EXPECTED = "expected probabilities as floats, bool, uint8 (0..255) or uint16 (0..65535)"
 
 
+class NotProbabilities(ValueError):
+    """Numbers that look like logits."""
+
+
 def normalized(array: Shaped[np.ndarray, "k h w"]) -> Float32[np.ndarray, "k h w"]:
     """Probabilities of any type, checked, then divided by their sum at each pixel.
 
@@ -41,7 +45,11 @@ def normalized(array: Shaped[np.ndarray, "k h w"]) -> Float32[np.ndarray, "k h w
             f"predict again"
         )
     if low < -FLOAT_SLACK or high > 1 + FLOAT_SLACK:
-        raise ValueError(f"probabilities must lie in [0, 1], got {low:g} to {high:g}: {_outside(values)}")
+        message = f"probabilities must lie in [0, 1], got {low:g} to {high:g}"
+        cause = _outside(values)
+        if cause is None:
+            raise NotProbabilities(f"{message}: logits need a softmax first")
+        raise ValueError(f"{message}: {cause}")
     values = values.clip(0, 1, out=values)
     return _divided(values, values.sum(axis=0, dtype=np.float64), FLOAT_SLACK, FLOAT_SLACK)
 
@@ -121,11 +129,11 @@ def _remedy(total: Float64[np.ndarray, "h w"], full: int, off: Shaped[np.ndarray
     )
 
 
-def _outside(values: Float32[np.ndarray, "k h w"]) -> str:
-    """What may be behind values outside [0, 1]."""
+def _outside(values: Float32[np.ndarray, "k h w"]) -> str | None:
+    """What may be behind values outside [0, 1]; None: logits."""
     total = values.sum(axis=0, dtype=np.float64)
     if np.abs(total - 1).max() <= FLOAT_SLACK:
         return "resized by a cubic filter? resize linearly, or clip them and divide by the sum"
     if values.min() >= 0 and total.max() - total.min() <= 0.02 * total.max():
         return f"they sum to about {total.max():g}: divide by it"
-    return "logits need a softmax first, or --probs-values logits"
+    return None

@@ -2,18 +2,19 @@
 
 import io
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Integer, Num, Shaped
+from jaxtyping import Float, Float32, Integer, Num, Shaped
 
 from selflabel.files import UNLABELED
 from selflabel.files.arrays import ARRAY_SUFFIXES, StoredArray, holds_tiff, stored_arrays
 from selflabel.files.atomic import write_atomic
-from selflabel.files.number_types import normalized, softmax
+from selflabel.files.number_types import NotProbabilities, normalized, softmax
 from selflabel.files.opening import about, read_file
+from selflabel.files.spelling import PYTHON, Spelling
 
 PROBABILITY_SUFFIXES: Final = ARRAY_SUFFIXES
 CLASSES: Final = "classes"
@@ -29,11 +30,13 @@ class ProbabilityFormat:
     channels_last: [h w k] instead of [k h w]; None: as the image's size says.
     key: the array's name in an npz file; "" takes the only one beside `classes`.
     logits: take a softmax first; None: of an array that is named logits.
+    spelling: how errors name these arguments.
     """
 
     channels_last: bool | None = None
     key: str = ""
     logits: bool | None = None
+    spelling: Spelling = field(default=PYTHON, compare=False, repr=False)
 
 
 PLAIN_FORMAT: Final = ProbabilityFormat()
@@ -85,14 +88,14 @@ def decode_probabilities(
     if holds_tiff(data, suffix):
         form = replace(form, channels_last=False)  # bands are no axis of the file
     listed = arrays.pop(CLASSES) if len(arrays) > 1 and CLASSES in arrays and form.key != CLASSES else None
-    name = _key(arrays, form.key)
+    name = _key(arrays, form)
     stored = arrays[name]
-    axes = _class_axes(stored.shape, size, form.channels_last, stored.dtype)
+    axes = _class_axes(stored.shape, size, form, stored.dtype)
     _check_count(stored.shape[axes[0]])
     classes = None if listed is None else _read_classes(listed, stored.shape[axes[0]])
     array = stored.read()
     if form.logits is None and name.lower() == LOGITS:
-        _check_logits(array, axes[0])
+        _check_logits(array, axes[0], form)
         form = replace(form, logits=True)
     return as_probabilities(array, size, form, classes)
 
@@ -107,18 +110,17 @@ def as_probabilities(
 
     Raises `ValueError` as `decode_probabilities` does.
     """
-    axes = _class_axes(array.shape, size, form.channels_last, array.dtype)
-    take = softmax if form.logits else normalized
+    axes = _class_axes(array.shape, size, form, array.dtype)
     rows = [np.moveaxis(array, axis, 0).reshape(-1, *size) for axis in axes]
     _check_count(len(rows[0]))
     found = class_list(classes, len(rows[0])) if classes is not None else None
     if len(rows) == 1:
-        return Probabilities(take(rows[0]), found)
+        return Probabilities(softmax(rows[0]) if form.logits else _normalized(rows[0], form), found)
     fits = [] if form.logits else [each for each in rows if _sums_to_one(each)]
     if len(fits) != 1:
         raise ValueError(
             f"expected the axes of probabilities, of which shape {array.shape} does not tell [k h w] from [h w k]: say "
-            f"which it is (--probs-layout)"
+            f"which it is ({form.spelling.name('channels_last')})"
         )
     return Probabilities(normalized(fits[0]), found)
 
@@ -165,8 +167,17 @@ def _check_count(count: int) -> None:
         raise ValueError(f"expected at most {UNLABELED} classes, got {count}: {UNLABELED} means unlabeled")
 
 
-def _key(arrays: dict[str, StoredArray], key: str) -> str:
+def _normalized(array: Shaped[np.ndarray, "k h w"], form: ProbabilityFormat) -> Float32[np.ndarray, "k h w"]:
+    """`normalized`. Raises its errors with the argument that says that logits are meant."""
+    try:
+        return normalized(array)
+    except NotProbabilities as error:
+        raise ValueError(f"{error}, or {form.spelling.say(('logits', True))}") from error
+
+
+def _key(arrays: dict[str, StoredArray], form: ProbabilityFormat) -> str:
     """The name of the array that is meant."""
+    key = form.key
     numbers = [name for name, stored in arrays.items() if not stored.dtype.hasobject]
     names = ", ".join(sorted(numbers)) or "none"
     if "" in arrays:  # a file of one array
@@ -176,7 +187,7 @@ def _key(arrays: dict[str, StoredArray], key: str) -> str:
     elif key and key not in arrays:
         raise ValueError(f"the file has no array {key}, only {names}")
     elif not key and len(numbers) != 1:
-        raise ValueError(f"the file has the arrays {names}: say which one (--probs-key)")
+        raise ValueError(f"the file has the arrays {names}: say which one ({form.spelling.name('key')})")
     else:
         key = key or numbers[0]
     if arrays[key].dtype.hasobject:
@@ -195,12 +206,13 @@ def _read_classes(listed: StoredArray, rows: int) -> Integer[np.ndarray, " k"]:
 
 
 def _class_axes(
-    shape: tuple[int, ...], size: tuple[int, int], last: bool | None, dtype: np.dtype
+    shape: tuple[int, ...], size: tuple[int, int], form: ProbabilityFormat, dtype: np.dtype
 ) -> tuple[int, ...]:
     """The axis of classes, or two axes where the size leaves two: all others are the image's, or of length one.
 
-    last: it comes after the image's axes (True), before them (False), or either (None).
+    It comes after the image's axes (`form.channels_last`), before them (False), or either (None).
     """
+    last = form.channels_last
     wanted = [n for n in size if n > 1]
     found: dict[bool, int] = {}
     for axis in range(len(shape)) if len(shape) > 2 else ():
@@ -212,21 +224,22 @@ def _class_axes(
                 found.setdefault(at_end, axis)
     axes = sorted({axis for at_end, axis in found.items() if last in (None, at_end)})
     if not axes:
-        raise ValueError(_misfit(shape, size, last, dtype, other=bool(found)))
+        raise ValueError(_misfit(shape, size, form, dtype, other=bool(found)))
     return tuple(axes[:1] if shape[axes[0]] == 1 else axes)  # of one class, all axes of length one agree
 
 
 def _misfit(
-    shape: tuple[int, ...], size: tuple[int, int], last: bool | None, dtype: np.dtype, *, other: bool
+    shape: tuple[int, ...], size: tuple[int, int], form: ProbabilityFormat, dtype: np.dtype, *, other: bool
 ) -> str:
     """Why a shape is not that of probabilities of an image."""
+    last = form.channels_last
     layouts = {None: ("[k h w]", ", or [h w k]"), False: ("[k h w]", ""), True: ("[h w k]", "")}
     layout, also = layouts[last]
     text = f"expected probabilities {layout} for {size[0]} x {size[1]} pixels (height x width){also}, got {shape}"
     long = [n for n in shape if n != 1]
     if other:
-        name, option = ("[k h w]", "khw") if last else ("[h w k]", "hwk")
-        return f"{text}: this looks like {name}, which has to be asked for (--probs-layout {option} or auto)"
+        name, option = "[k h w]" if last else "[h w k]", form.spelling.say(("channels_last", not last))
+        return f"{text}: this looks like {name}, which has to be asked for ({option})"
     if len(shape) < 3 and shape == size:
         hint = (
             "class indices? give them as seeds"
@@ -251,10 +264,11 @@ def _sums_to_one(rows: Shaped[np.ndarray, "k h w"]) -> bool:
     return True
 
 
-def _check_logits(array: Shaped[np.ndarray, "..."], axis: int) -> None:
+def _check_logits(array: Shaped[np.ndarray, "..."], axis: int, form: ProbabilityFormat) -> None:
     """Raise `ValueError` if an array named logits holds probabilities."""
     rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1, 1)
     if _sums_to_one(rows):
         raise ValueError(
-            f"the array is named {LOGITS}, but holds probabilities: say which they are (--probs-values)"
+            f"the array is named {LOGITS}, but holds probabilities: say which they are "
+            f"({form.spelling.name('logits')})"
         )

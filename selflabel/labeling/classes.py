@@ -6,6 +6,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from selflabel.files import UNLABELED
+from selflabel.files.label_files import LabelFormat
 from selflabel.files.probabilities import Probabilities
 from selflabel.labels import restrict_classes
 
@@ -22,7 +23,9 @@ def check_same_size(seeds: tuple[int, ...], image: tuple[int, ...]) -> None:
         )
 
 
-def check_seeds(seeds: UInt8[np.ndarray, "_ _"], size: tuple[int, int], num_classes: int | None) -> None:
+def check_seeds(
+    seeds: UInt8[np.ndarray, "_ _"], size: tuple[int, int], num_classes: int | None, form: LabelFormat
+) -> None:
     """Raise `ValueError` for seeds of another size than the image's, and for classes beyond `num_classes`."""
     check_same_size(seeds.shape, size)
     if num_classes is None:
@@ -30,14 +33,14 @@ def check_seeds(seeds: UInt8[np.ndarray, "_ _"], size: tuple[int, int], num_clas
         if values > MOST_UNANNOUNCED:
             raise ValueError(
                 f"the seeds have {values} different values: a photograph? If they are classes, say how many there "
-                f"are (--num-classes)"
+                f"are ({form.spelling.name('num_classes')})"
             )
         return
     beyond = seeds[(seeds >= num_classes) & (seeds != UNLABELED)]
     if beyond.size:
         raise ValueError(
             f"the seeds have class {beyond.max()}, but there are {num_classes} classes; "
-            f"if the value means unlabeled, say so (--unlabeled {beyond.max()})"
+            f"if the value means unlabeled, say so ({form.spelling.say(('unlabeled', int(beyond.max())))})"
         )
 
 
@@ -55,8 +58,7 @@ def candidates(
             raise ValueError("classes without seeds can win only where probabilities are given")
         if seeded.size == 0:
             raise ValueError(
-                "no pixel of the seeds is labeled, and no probabilities are given: label some, or give a prediction "
-                "(--probs)"
+                "no pixel of the seeds is labeled, and no probabilities are given: label some, or give a prediction"
             )
         return seeded
     predicted = _rows(given)

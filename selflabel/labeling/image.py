@@ -110,7 +110,7 @@ def _decoded(job: Job, contents: list[bytes], settings: LabelingSettings) -> _In
     if job.seeds is not None and scribbles is not None:
         with about(job.seeds, "seeds"):
             seeds = decode_index(scribbles, job.seeds.suffix, settings.seeds_format)
-        check_seeds(seeds, size, settings.num_classes)
+        check_seeds(seeds, size, settings.num_classes, settings.seeds_format)
         check_seeds_meaning(seeds, settings.seeds_format, settings.num_classes)
     if job.probs is not None and prediction is not None:
         with about(job.probs, "probabilities"):

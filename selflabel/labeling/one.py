@@ -103,7 +103,7 @@ def label(
         if seeds is None
         else _as_index(_as_array(seeds), seeds_format)
     )
-    check_seeds(scribbles, size, num_classes)
+    check_seeds(scribbles, size, num_classes, seeds_format)
     if seeds is not None:
         check_seeds_meaning(scribbles, seeds_format, num_classes)
     given = None if probs is None else as_probabilities(_as_array(probs), size)

@@ -75,7 +75,7 @@ def make_plan(
     if there are neither seeds nor predictions.
     """
     if seeds is None and probs is None:
-        raise ValueError("expected seeds (--seeds), predictions (--probs), or both, got none")
+        raise ValueError("expected seeds, predictions (probs), or both, got none")
     there = listing(images, IMAGE_SUFFIXES)
     found = list(there.stems)
     if stems is not None:

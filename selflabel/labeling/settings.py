@@ -52,6 +52,8 @@ class LabelingSettings:
 def describe(value: object) -> object:
     """A frozen dataclass and all within it as plain values for JSON: fields, and the class under "is".
 
+    Fields that are not compared decide nothing, and are left out.
+
     Couplings and relaxations are known by their names; inf and nan, which JSON does not have, are texts. Raises
     `TypeError` for what has no description.
     """
@@ -67,7 +69,9 @@ def describe(value: object) -> object:
         return [describe(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
         kind: dict[str, object] = {"is": type(value).__name__}
-        return kind | {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+        return kind | {
+            each.name: describe(getattr(value, each.name)) for each in fields(value) if each.compare
+        }
     raise TypeError(f"{type(value).__name__} has no description for the manifest: make it a frozen dataclass")
 
 

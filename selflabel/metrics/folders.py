@@ -201,8 +201,8 @@ def _score_pair(
         raise ValueError("no true file of this stem")
     index, truth = _read_pair(given[stem], true[stem], rules)
     pixels = np.stack([np.bincount(each.ravel(), minlength=LEVELS) for each in (index, truth)])
-    check_contiguous(pixels[0], rules.given, rules.num_classes, "labels", "--pred-values")
-    check_contiguous(pixels[1], rules.truth, rules.num_classes, "true labels", "--values")
+    check_contiguous(pixels[0], rules.given, rules.num_classes, "labels")
+    check_contiguous(pixels[1], rules.truth, rules.num_classes, "true labels")
     return *score_image(stem, index, truth, rules), pixels
 
 
@@ -226,15 +226,15 @@ def _read_pair(
 def _check_meaning(pixels: Int64[np.ndarray, "2 p"], rules: Rules) -> None:
     """Raise `ValueError` for folders of masks of 0 and 255, read as class 0 and no label."""
     given, true = pixels
-    for what, counts, option in (("true", true, "--unlabeled, --values"), ("label", given, "--pred-values")):
+    for what, counts, form in (("true", true, rules.truth), ("label", given, rules.given)):
         if not counts[:IGNORED].any():
             raise ValueError(
                 f"no pixel of the {what} files has a class, all mean unlabeled: give the folder of the labels, or say "
-                f"what the values mean ({option})"
+                f"what the values mean ({form.spelling.name('values')})"
             )
-    check_truth(true, rules.truth, rules.num_classes, "true files", "--values")
+    check_truth(true, rules.truth, rules.num_classes, "true files")
     if true[1:IGNORED].any():  # else labels of class 0 alone may be all that there is
-        check_truth(given, rules.given, rules.num_classes, "label files", "--pred-values")
+        check_truth(given, rules.given, rules.num_classes, "label files")
 
 
 def _reasons(failures: Sequence[tuple[str, str]]) -> str:

@@ -169,26 +169,26 @@ def through_jpeg(seeds: np.ndarray) -> np.ndarray:
             strokes(1, 2, 3, empty=0),
             VOC_FORMAT,
             None,
-            r"value 0, .*99 % .*\(--unlabeled 0 --seeds-offset 1\)",
+            r"value 0, .*99 % .*\(unlabeled=0, offset=1\)",
         ),
-        (strokes(1, 2, 3, empty=0), VOC_FORMAT, 4, r"\(--unlabeled 0 --seeds-offset 1\)"),
-        (strokes(0, 1, 2, empty=4), VOC_FORMAT, None, r"\(--unlabeled 4\)"),
-        (strokes(1, 2, empty=3), LabelFormat(255, 1), None, r"value 4, .*\(--unlabeled 4\)"),
+        (strokes(1, 2, 3, empty=0), VOC_FORMAT, 4, r"\(unlabeled=0, offset=1\)"),
+        (strokes(0, 1, 2, empty=4), VOC_FORMAT, None, r"\(unlabeled=4\)"),
+        (strokes(1, 2, empty=3), LabelFormat(255, 1), None, r"value 4, .*\(unlabeled=4\)"),
         (
             mask(0.5),
             VOC_FORMAT,
             None,
-            r"0 on 50 % .*\(--values 0,255\).*\(--values 255 --unlabeled 0\).*\(--values 0,1\)",
+            r"0 on 50 % .*\(values=\(0, 255\)\).*\(values=\(255,\), unlabeled=0\).*\(values=\(0, 1\)\)",
         ),
-        (mask(0.15), VOC_FORMAT, 2, r"\(--values 0,255\)"),
-        (bilinear(strokes(0, 1, 2)), VOC_FORMAT, None, r"JPEG or resized smoothly.*--num-classes"),
+        (mask(0.15), VOC_FORMAT, 2, r"\(values=\(0, 255\)\)"),
+        (bilinear(strokes(0, 1, 2)), VOC_FORMAT, None, r"JPEG or resized smoothly.*num_classes"),
         (through_jpeg(strokes(0, 1, 2)), VOC_FORMAT, None, r"JPEG or resized smoothly"),
-        (strokes(0, 85, 170), VOC_FORMAT, None, r"3 classes up to 170 .*\(--values 0,85,170\)"),
+        (strokes(0, 85, 170), VOC_FORMAT, None, r"3 classes up to 170 .*\(values=\(0, 85, 170\)\)"),
         (
             strokes(3, 57, 149, 2),
             VOC_FORMAT,
             None,
-            r"\(2, 3, 57, 149\).*\(--values 2,3,57,\.\.\.\).*\(--num-classes\)",
+            r"\(2, 3, 57, 149\).*\(values=\(2, 3, 57, \.\.\.\)\).*\(num_classes\)",
         ),
     ],
 )
@@ -222,4 +222,4 @@ def test_masks_of_two_values_are_known() -> None:
     assert not may_be_binary(VOC_FORMAT, 3)
     assert not may_be_binary(LabelFormat(0, 1), None)
     assert not may_be_binary(LabelFormat(values=(0, 1)), None)
-    check_contiguous(np.zeros(256, np.int64), VOC_FORMAT, None, "seeds", "--values")
+    check_contiguous(np.zeros(256, np.int64), VOC_FORMAT, None, "seeds")

@@ -84,7 +84,7 @@ def test_bytes_of_many_classes_that_are_cut() -> None:
         (1 / (1 + np.exp(-LOGITS)), r"sum of \d.*wrong at 35 of 35 pixels.*sigmoid"),
         ((255 / (1 + np.exp(-LOGITS[:3]))).astype(np.uint8), "must sum to 1.*sigmoid"),
         (np.rint(65535 / (1 + np.exp(-LOGITS[:3]))).astype(np.uint16), "must sum to 1.*sigmoid"),
-        (LOGITS, r"lie in \[0, 1\], got -\d.*logits need a softmax first, or --probs-values logits"),
+        (LOGITS, r"lie in \[0, 1\], got -\d.*logits need a softmax first"),
         (np.log(PROBS), "logits need a softmax first"),
         (PROBS * 100, r"got .* to \d.*they sum to about 100: divide by it"),
         (PROBS * 0.5, "got a sum of 0.5 .*they are about 0.5 everywhere: divide by it"),
@@ -131,9 +131,7 @@ def test_logits_that_are_said_to_be_logits(shift: float) -> None:
 
 def test_an_array_named_logits_holds_logits() -> None:
     np.testing.assert_allclose(decode_probabilities(npz(logits=LOGITS), ".npz", SIZE).probs, PROBS, atol=1e-6)
-    with pytest.raises(
-        ValueError, match=r"named logits, but holds probabilities: say which .*--probs-values"
-    ):
+    with pytest.raises(ValueError, match=r"named logits, but holds probabilities: say which .*\(logits\)"):
         decode_probabilities(npz(logits=PROBS), ".npz", SIZE)
     found = decode_probabilities(npz(logits=PROBS), ".npz", SIZE, ProbabilityFormat(logits=False))
     np.testing.assert_allclose(found.probs, PROBS, atol=1e-6)
@@ -190,10 +188,10 @@ def test_as_many_classes_as_rows_and_columns() -> None:
     for form in (ProbabilityFormat(channels_last=False), ProbabilityFormat(channels_last=True)):
         np.testing.assert_allclose(as_probabilities(even, (6, 6), form).probs, even, atol=1e-6)
     with pytest.raises(
-        ValueError, match=r"\(6, 6, 6\) does not tell \[k h w\] from \[h w k\]: .*--probs-layout"
+        ValueError, match=r"\(6, 6, 6\) does not tell \[k h w\] from \[h w k\]: .*\(channels_last\)"
     ):
         as_probabilities(even, (6, 6))
-    with pytest.raises(ValueError, match="--probs-layout"):
+    with pytest.raises(ValueError, match="channels_last"):
         as_probabilities(np.log(rows), (6, 6), ProbabilityFormat(logits=True))
 
 
@@ -203,9 +201,9 @@ def test_as_many_classes_as_rows_and_columns() -> None:
         (
             PROBS.transpose(1, 2, 0),
             ProbabilityFormat(channels_last=False),
-            r"looks like \[h w k\].*layout hwk or auto",
+            r"looks like \[h w k\].*\(channels_last=True\)",
         ),
-        (PROBS, ProbabilityFormat(channels_last=True), r"looks like \[k h w\].*--probs-layout khw or auto"),
+        (PROBS, ProbabilityFormat(channels_last=True), r"looks like \[k h w\].*\(channels_last=False\)"),
         (
             PROBS.transpose(0, 2, 1),
             ProbabilityFormat(),

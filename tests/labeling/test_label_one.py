@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_named() -> None:
 def test_seeds_of_another_convention_are_read_as_told_and_refused_else() -> None:
     expected = selflabel.label(IMAGE, SEEDS, LABELER).index
     napari = np.where(SEEDS == 255, 0, SEEDS + 1).astype(np.uint8)
-    with pytest.raises(ValueError, match=r"every pixel has a seed.*\(--unlabeled 0 --seeds-offset 1\)"):
+    with pytest.raises(ValueError, match=r"every pixel has a seed.*\(unlabeled=0, offset=1\)"):
         selflabel.label(IMAGE, napari, LABELER)
     found = selflabel.label(IMAGE, napari, LABELER, seeds_format=LabelFormat(0, 1))
     np.testing.assert_array_equal(found.index, expected)

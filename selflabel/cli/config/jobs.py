@@ -11,7 +11,7 @@ from torch import nn
 
 from selflabel.cli.config import recipes, registry
 from selflabel.cli.config.declarations import known
-from selflabel.cli.config.label_formats import label_format
+from selflabel.cli.config.label_formats import MASKS, label_format
 from selflabel.cli.config.options import PARTS, TrainingOptions, by_part
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.samples import Folder, read_split
@@ -203,7 +203,11 @@ def _training_folder(root: Path, options: TrainingOptions, classes: int) -> Fold
             options.unlabeled, options.seeds_offset, options.values, options.colors
         ),
         masks_format=label_format(
-            options.masks_unlabeled, options.masks_offset, options.masks_values, options.masks_colors
+            options.masks_unlabeled,
+            options.masks_offset,
+            options.masks_values,
+            options.masks_colors,
+            MASKS,
         ),
     )
 

@@ -45,8 +45,8 @@ def minimum_cut(
 
 
 FEWER = (
-    "label smaller images or crops, with fewer neighbors (--affinity grid), in fewer processes (--workers), or with "
-    "another solver (--solver mean-field)"
+    "label smaller images or crops, with fewer neighbors (a grid affinity), in fewer processes (workers), or with "
+    "another solver (mean-field)"
 )
 """What to do if graph cut runs out of memory."""
 
