@@ -117,7 +117,7 @@ def _summary(job: "TrainingJob", history: "History", final: "Final | None", out:
             table.add_row(title, screen.number(last.get(f"dice_{number}")))
     if final is not None:
         table.add_row("HD95, last (pixels of the network's input)", screen.number(final.hd95, 2))
-    for name in ("network", "solver"):
+    for name in ("loading", "network", "solver"):
         spent = sum(row[f"{name}_seconds"] or 0.0 for row in history.rows)
         table.add_row(f"seconds a step, {name}", screen.number(spent / total))
     best_file = "best.pt and " if (out / "best.pt").exists() else ""

@@ -1,16 +1,18 @@
 """Data sets for training: folders of images, scribbles and masks as samples and batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+from jaxtyping import Float, Float32, Int64, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from selflabel.datasets.headers import channels_of, check_size, compare_headers, has_colors, pixels_of
+from selflabel.datasets.kept import Arrays, KeptArrays
 from selflabel.datasets.letterbox import Letterbox
 from selflabel.datasets.symmetry import UNMOVED, Symmetry
 from selflabel.files.conventions import check_no_mask, check_truth, is_binary, may_be_binary
@@ -20,17 +22,14 @@ from selflabel.files.images import (
     DIM,
     IMAGE_SUFFIXES,
     decode_image,
-    image_channels,
     image_size,
-    read_image,
     stored_channels,
-    stored_size,
 )
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, decode_index
 from selflabel.files.lists import read_stems
-from selflabel.files.opening import FileError, about, read_file
+from selflabel.files.opening import about, read_file
 from selflabel.inputs import as_tensor, extent
-from selflabel.labels import UNLABELED
+from selflabel.labels import UNLABELED, check_seeds
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a gray image (ITU-R BT.601, as pillow's)."""
@@ -56,7 +55,8 @@ class Batch:
     """Samples of one size; volumes, too, where they are made by hand.
 
     Images are floats in [0, 1], as networks take them; NumPy arrays become tensors, and uint8 in 0..255 is divided.
-    moved: that of each sample; empty if it is None for all.
+    moved: that of each sample; empty if it is None for all. num_classes: None, or seeds and masks are known to be below
+    it or unlabeled (`checked`).
     """
 
     stems: tuple[str, ...]
@@ -64,6 +64,7 @@ class Batch:
     seeds: Int64[Tensor, "b *s"]
     masks: Int64[Tensor, "b *s"] | None = None
     moved: tuple[Symmetry | None, ...] = ()
+    num_classes: int | None = None
 
     def __post_init__(self) -> None:
         images = as_tensor(self.images, "images")
@@ -78,10 +79,27 @@ class Batch:
         stems = ", ".join(self.stems[:4]) + ", …" * (batch > 4)
         return f"Batch({batch} of {extent(tuple(size))}, channels: {channels}, {masks}: {stems})"
 
+    def checked(self, num_classes: int) -> "Batch":
+        """The batch, once its labels are known to fit: losses on a GPU then need not wait to know.
+
+        Raises `ValueError` for labels that are no classes.
+        """
+        check_seeds(self.seeds, num_classes)
+        if self.masks is not None:
+            check_seeds(self.masks, num_classes)
+        return replace(self, num_classes=num_classes)
+
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch on a device."""
-        masks = None if self.masks is None else self.masks.to(device)
-        return Batch(self.stems, self.images.to(device), self.seeds.to(device), masks, self.moved)
+        """The batch on a device; from pinned memory without waiting for the copy."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in memory that a GPU reads by itself; `DataLoader` calls this."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        masks = None if self.masks is None else change(self.masks)
+        return replace(self, images=change(self.images), seeds=change(self.seeds), masks=masks)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -124,7 +142,8 @@ class Folder(Dataset[Sample]):
     channels: 1 (color becomes gray) or 3 (gray is repeated); None: as many as the file stores.
     scribbles, masks: folders of seeds and masks; None reads none, and seeds are all unlabeled then.
     scribbles_format, masks_format: the meaning of the values in their files.
-    cache: keep what was read, 6 bytes a pixel (gray).
+    cache: keep what was read, 6 bytes a pixel (gray). Processes that a folder is sent to share it; what they read
+    themselves each keeps for itself.
 
     Raises `ValueError` at once for missing files, with their names. Files are read when their turn comes: then
     `ValueError`, with the file, if it is damaged or of another size than its image, or has labels that are no
@@ -142,7 +161,7 @@ class Folder(Dataset[Sample]):
     scribbles_format: LabelFormat = VOC_FORMAT
     masks_format: LabelFormat = VOC_FORMAT
     _files: Mapping[str, tuple[Path, Path | None, Path | None]] = field(init=False, repr=False)
-    _kept: dict[int, "_Arrays"] = field(init=False, repr=False, default_factory=dict)
+    _kept: KeptArrays = field(init=False, repr=False, default_factory=KeptArrays)
     _whole: set[str] = field(init=False, repr=False, default_factory=set)
     _binary: set[str] = field(init=False, repr=False, default_factory=set)
     _dim: set[str] = field(init=False, repr=False, default_factory=set)
@@ -167,6 +186,18 @@ class Folder(Dataset[Sample]):
         """True if all samples are kept in memory already."""
         return len(self._kept) == len(self)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the samples in memory."""
+        return self._kept.bytes
+
+    @cached_property
+    def pixels(self) -> int:
+        """Pixels of all images, from their headers unless they are resized; what cannot be read is left out."""
+        if self.size is not None:
+            return len(self) * self.size**2
+        return sum(pixels_of(picture) for picture, _, _ in self._files.values())
+
     @cached_property
     def digest(self) -> str:
         """Digest of the stems and of the bytes of all their files, which are read once."""
@@ -175,7 +206,7 @@ class Folder(Dataset[Sample]):
     @cached_property
     def gray(self) -> tuple[str, ...]:
         """Stems of the images stored in one channel, from the headers of all; what cannot be read is left out."""
-        return tuple(stem for stem, (picture, _, _) in self._files.items() if _channels(picture) == 1)
+        return tuple(stem for stem, (picture, _, _) in self._files.items() if channels_of(picture) == 1)
 
     def colored(self) -> Iterator[str]:
         """Stems of the images with colors, in order; what cannot be read is left out.
@@ -183,7 +214,7 @@ class Folder(Dataset[Sample]):
         As far as it is asked for, the pixels of those are read that do not store gray: three channels may be equal.
         """
         gray = set(self.gray)
-        yield from (stem for stem in self.stems if stem not in gray and _has_colors(self._files[stem][0]))
+        yield from (stem for stem in self.stems if stem not in gray and has_colors(self._files[stem][0]))
 
     @property
     def whole_seeds(self) -> int:
@@ -223,11 +254,11 @@ class Folder(Dataset[Sample]):
 
     def __getitem__(self, number: int) -> Sample:
         """The sample of stem `number`, read from its files or kept from the last time."""
-        arrays = self._kept.get(number)
+        arrays = self._kept.found.get(number)
         if arrays is None:
             arrays = self._read(self.stems[number])
             if self.cache:
-                self._kept[number] = arrays
+                self._kept.found[number] = arrays
         mask = None if arrays.mask is None else arrays.mask.long()
         return Sample(self.stems[number], arrays.image.clone(), arrays.seeds.long(), mask, UNMOVED)
 
@@ -236,10 +267,10 @@ class Folder(Dataset[Sample]):
             return {}
         return _found(self.root / folder, LABEL_SUFFIXES, self.stems, what)
 
-    def _read(self, stem: str) -> "_Arrays":
+    def _read(self, stem: str) -> Arrays:
         picture, seeds_file, mask_file = self._files[stem]
         contents = {path: read_file(path) for path in (picture, seeds_file, mask_file) if path is not None}
-        _compare_headers(picture, contents)
+        compare_headers(picture, contents)
         with about(picture):
             image = self._image(contents[picture], picture.suffix)
         if float(image.max()) <= DIM:
@@ -255,7 +286,7 @@ class Folder(Dataset[Sample]):
             image, seeds = letterbox.image(image), letterbox.seeds(seeds)
             mask = None if mask is None else letterbox.mask(mask)
         small = None if mask is None else mask.to(torch.uint8)
-        return _Arrays(image, seeds.to(torch.uint8), small)
+        return Arrays(image, seeds.to(torch.uint8), small)
 
     def _image(self, data: bytes, suffix: str) -> Float32[Tensor, "c h w"]:
         image = decode_image(data, suffix)
@@ -284,7 +315,7 @@ class Folder(Dataset[Sample]):
     ) -> Int64[Tensor, "h w"]:
         with about(path):
             index = decode_index(data, path.suffix, form)
-        _check_size(path, index.shape, shape)
+        check_size(path, index.shape, shape)
         wrong = np.unique(index[(index >= self.classes) & (index != UNLABELED)])
         if wrong.size:
             offset = form.offset
@@ -322,31 +353,6 @@ def read_split(root: Path, name: str) -> tuple[str, ...]:
     return read_stems(path, listing(root / "images", IMAGE_SUFFIXES).stems, repeated=False)
 
 
-@dataclass(frozen=True, eq=False)
-class _Arrays:
-    """A sample as it is kept: labels in one byte a pixel."""
-
-    image: Float32[Tensor, "c h w"]
-    seeds: UInt8[Tensor, "h w"]
-    mask: UInt8[Tensor, "h w"] | None
-
-
-def _compare_headers(picture: Path, contents: Mapping[Path, bytes]) -> None:
-    """Raise `ValueError` for label files whose size, however they are turned, is not the image's; no pixel is read."""
-    sizes = {}
-    for path, data in contents.items():
-        with about(path):
-            sizes[path] = stored_size(data)
-    for path, size in sizes.items():
-        if sorted(size) != sorted(sizes[picture]):
-            _check_size(path, size, sizes[picture])
-
-
-def _check_size(path: Path, size: tuple[int, ...], image: tuple[int, int]) -> None:
-    if size != image:
-        raise ValueError(f"{path} has {size[0]} x {size[1]} pixels, its image {image[0]} x {image[1]}")
-
-
 def _found(folder: Path, suffixes: Sequence[str], stems: Sequence[str], what: str) -> Mapping[str, Path]:
     there = listing(folder, suffixes)
     for stem in stems:
@@ -357,22 +363,6 @@ def _found(folder: Path, suffixes: Sequence[str], stems: Sequence[str], what: st
     if missing:
         raise ValueError(f"{folder}: there is no {what} of {some(missing)}")
     return there.files
-
-
-def _channels(path: Path) -> int | None:
-    """Channels of an image; None if it cannot be read, as reading it will say."""
-    try:
-        return image_channels(path)
-    except FileError:
-        return None
-
-
-def _has_colors(path: Path) -> bool:
-    """False, too, if the image cannot be read, as reading it will say."""
-    try:
-        return bool(read_image(path).shape[2] == 3)
-    except FileError:
-        return False
 
 
 def _counts(index: Int64[Tensor, "h w"]) -> Int64[np.ndarray, "values"]:

@@ -1,7 +1,7 @@
 """Losses of single pixels: the partial cross entropy of the seeds, and the entropy of the prediction."""
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,10 +25,17 @@ def partial_cross_entropy(
     `ValueError` for seeds or weights that do not fit the classes.
     """
     seeds = checked_seeds(logits, seeds, ignore_index)
+    weights = None if class_weights is None else _checked_weights(class_weights, widened(logits))
+    return cross_entropy_of_checked(logits, seeds, weights)
+
+
+def cross_entropy_of_checked(
+    logits: Float[Tensor, "b k *s"], seeds: Int64[Tensor, "b *s"], weights: Float[Tensor, " k"] | None = None
+) -> Float[Tensor, ""]:
+    """`partial_cross_entropy` of seeds and weights that are known to fit: nothing waits for a GPU."""
     with full_precision(logits):
         logits = widened(logits)
-        ones = logits.new_ones(logits.shape[1])
-        weights = ones if class_weights is None else _checked_weights(class_weights, logits)
+        weights = logits.new_ones(logits.shape[1]) if weights is None else weights.to(logits)
         losses = F.cross_entropy(logits, seeds, weights, ignore_index=UNLABELED, reduction="sum")
         # unlabeled pixels have weight 0; to select the others, a GPU would have to wait for their number
         mass = F.pad(weights, (0, UNLABELED + 1 - len(weights)))[seeds].sum()

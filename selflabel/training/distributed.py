@@ -91,21 +91,21 @@ def unwrapped(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
-def combine(terms: Terms, process: Process, observed: Terms = NONE) -> tuple[Tensor, dict[str, float]]:
-    """The loss to backpropagate here, and every term's value over the whole batch, equal in all processes.
+def combine(terms: Terms, process: Process, observed: Terms = NONE) -> tuple[Tensor, Tensor]:
+    """The loss to backpropagate here, and values over the whole batch, equal in all processes: observed, then terms.
 
-    `observed` terms are not part of the loss. Cost: one all-reduce, one wait for the device.
+    `observed` terms are not part of the loss. Cost: one all-reduce; the values stay on the device.
     """
     every = {**observed, **terms}
     values = torch.stack([term.value.double() for term in every.values()])
     if process.size == 1:
-        return values[len(observed) :].sum(), dict(zip(every, values.tolist(), strict=True))
+        return values[len(observed) :].sum(), values.detach()
     masses = torch.stack([term.mass for term in every.values()])
     whole = torch.stack([masses, masses * values.detach()])
     distributed.all_reduce(whole)
     total = whole[0].clamp_min(torch.finfo(torch.float64).tiny)
     loss = (values * (process.size * masses / total))[len(observed) :].sum()
-    return loss, dict(zip(every, (whole[1] / total).tolist(), strict=True))
+    return loss, whole[1] / total
 
 
 def add_up(counts: Tensor, process: Process) -> Tensor:

@@ -6,12 +6,12 @@ from math import inf, prod
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from selflabel.datasets.samples import Batch
 from selflabel.labels import UNLABELED, unlabeled
-from selflabel.losses.cross_entropy import partial_cross_entropy
+from selflabel.losses.cross_entropy import cross_entropy_of_checked, partial_cross_entropy
 from selflabel.losses.gated_crf import GatedCRFLoss
 from selflabel.losses.modules import Loss
 from selflabel.training.pseudo_labels import PseudoLabels
@@ -51,8 +51,9 @@ class Objective(Protocol):
 
 def pixels(logits: Logits) -> Float64[Tensor, ""]:
     """The mass of a mean over all pixels of the batch."""
-    return torch.tensor(
-        float(len(logits) * prod(logits.shape[2:])), dtype=torch.float64, device=logits.device
+    # filled in by the device: a copy of a number to a GPU would be waited for
+    return torch.full(
+        (), float(len(logits) * prod(logits.shape[2:])), dtype=torch.float64, device=logits.device
     )
 
 
@@ -76,14 +77,20 @@ class SeedsOnly:
 
     def terms(self, logits: Logits, batch: Batch, pseudo_labels: PseudoLabels | None, ramp: float) -> Terms:
         """A mean over the labeled pixels, without the warm-up."""
-        return {"seeds": self._term(logits, batch.seeds)}
+        return {"seeds": self._term(logits, batch.seeds, batch)}
 
-    def _term(self, logits: Logits, index: Tensor) -> WeightedMean:
-        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights).float()
-        value = partial_cross_entropy(logits, index, weights)
-        known = index[index != UNLABELED]
-        mass = known.new_tensor(known.numel()) if weights is None else weights[known].sum()
-        return WeightedMean(value, mass.double())
+    def _term(self, logits: Logits, index: Int64[Tensor, "b *s"], batch: Batch) -> WeightedMean:
+        """The cross entropy of seeds or masks of a batch."""
+        labeled = index != UNLABELED
+        if self.class_weights is None and batch.num_classes == logits.shape[1]:
+            value = cross_entropy_of_checked(logits, index)
+        else:
+            weights = None if self.class_weights is None else logits.new_tensor(self.class_weights).float()
+            value = partial_cross_entropy(logits, index, weights)
+            if weights is not None:
+                mass = torch.where(labeled, weights[index.masked_fill(~labeled, 0)], 0.0).sum()
+                return WeightedMean(value, mass.double())
+        return WeightedMean(value, labeled.sum().double())
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class FullMasks:
                 f"expected full masks to train with, got none for {', '.join(batch.stems[:4])}: give the data "
                 f"set its folder of masks, or train with seeds"
             )
-        return {"masks": SeedsOnly(self.class_weights)._term(logits, batch.masks)}
+        return {"masks": SeedsOnly(self.class_weights)._term(logits, batch.masks, batch)}
 
 
 @dataclass(frozen=True, eq=False)

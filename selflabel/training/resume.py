@@ -15,7 +15,7 @@ LOG: Final = logging.getLogger(__name__)
 FILES = (LAST, BEST, LINES, CSV)
 """What a run writes into its folder."""
 
-ANY_TIME = ("checkpoint_every",)
+ANY_TIME = ("checkpoint_every", "workers", "read_every")
 """Settings that may differ in a resumed run: they change no number."""
 
 

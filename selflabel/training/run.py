@@ -1,8 +1,8 @@
 """The course of a training run: steps, relabeling, rows of the history, validation, checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from selflabel.datasets.samples import Batch
 from selflabel.driver import SolveError
 from selflabel.files.atomic import remove_leftovers
 from selflabel.training.alternator import relabel
@@ -26,24 +27,58 @@ from selflabel.training.resume import FILES
 from selflabel.training.schedule import polynomial, ramp, set_learning_rate
 from selflabel.training.self_labeling import SelfLabeling
 from selflabel.training.settings import TrainingSettings
-from selflabel.training.step import LabelSource, StepReport, TrainingError, advance
+from selflabel.training.step import LabelSource, Outcome, TrainingError, take_step
 from selflabel.training.store import LabelStore
+
+UNREAD = 10
+"""Steps between two readings of the losses from a GPU: it goes on with the next step meanwhile."""
 
 
 def columns(objective: Objective, pretraining: Objective, classes: int) -> tuple[str, ...]:
     """The columns of a run's history."""
     terms = dict.fromkeys((*pretraining.names, *objective.names))
     return (
-        *("step", "seconds", "network_seconds", "solver_seconds", "learning_rate", "ramp", "loss"),
+        *("step", "seconds", "loading_seconds", "network_seconds", "solver_seconds"),
+        *("learning_rate", "ramp", "loss"),
         *(f"term_{name}" for name in terms),
         *("gain", *NAMES, "dice", "iou"),
         *(f"{score}_{number}" for score in ("dice", "iou") for number in range(classes)),
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Unread:
+    """A step that is done, whose numbers are still on the device. seconds: of the run until here."""
+
+    step: int
+    outcome: Outcome
+    seconds: float
+    loading_seconds: float
+    relabeling_seconds: float
+    learning_rate: float
+    ramp: float
+
+    def row(self, numbers: Sequence[float]) -> dict[str, Value]:
+        """Its row in the history, from the numbers of its outcome. Raises `TrainingError` as `Outcome.read`."""
+        report = self.outcome.read(numbers)
+        return {
+            "step": self.step + 1,
+            "seconds": self.seconds,
+            "loading_seconds": self.loading_seconds,
+            "network_seconds": report.network_seconds,
+            "solver_seconds": report.solver_seconds + self.relabeling_seconds,
+            "learning_rate": self.learning_rate,
+            "ramp": self.ramp,
+            "loss": report.loss,
+            **{f"term_{name}": value for name, value in report.terms.items()},
+            **({"gain": report.gain} if "gain" in self.outcome.observed else {}),
+            **(report.measured or {}),
+        }
+
+
 @dataclass(eq=False)
 class TrainingRun:
-    """A run: what it is given, and what changes with every step, from `done` on."""
+    """A run: what it is given, and what changes with every step, from `done` on. unread: steps after the last row."""
 
     objective: Objective
     pretraining: Objective
@@ -58,6 +93,7 @@ class TrainingRun:
     done: int = 0
     seconds: float = 0.0
     best: float | None = None
+    unread: list[Unread] = field(default_factory=list)
     network: nn.Module = field(init=False)
     average: nn.Module | None = None
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -100,8 +136,8 @@ class TrainingRun:
             # the initial weights: a run that is killed before its next checkpoint starts from the same
             self._save(LAST)
 
-    def step(self, step: int) -> Row:
-        """One step, its row in the history, and the checkpoint if it is due."""
+    def step(self, step: int, batches: Iterator[Batch]) -> list[Row]:
+        """One step on the next batch; the rows that are due, and the checkpoint if it is."""
         settings = self.settings
         rate = settings.learning_rate * polynomial(step, settings.steps, settings.power)
         factor = ramp(step, settings.pretrain_steps, settings.warmup_steps)
@@ -110,39 +146,31 @@ class TrainingRun:
         words = np.random.SeedSequence((settings.seed, step, self.process.rank)).generate_state(1, np.uint64)
         torch.manual_seed(int(words[0]) >> 1)
         try:
-            report, solver_seconds, elapsed = self._advance(step, factor)
+            self.unread.append(self._advance(step, batches, rate, factor))
         except (TrainingError, SolveError) as error:
-            raise TrainingError(f"step {step + 1}: {error}. {self._last_good()}") from error
+            self._read()  # the error of an earlier step goes first
+            raise self._failed(step, error) from error
         self.done = step + 1
-        self.seconds += elapsed
-        row: dict[str, Value] = {
-            "step": self.done,
-            "seconds": self.seconds,
-            "network_seconds": report.network_seconds,
-            "solver_seconds": solver_seconds,
-            "learning_rate": rate,
-            "ramp": factor,
-            "loss": report.loss,
-            **{f"term_{name}": value for name, value in report.terms.items()},
-            **({} if report.pseudo_labels is None else {"gain": report.gain}),
-            **(report.measured or {}),
-        }
-        improved = self._due(settings.validate_every) and self._validate(row)
-        self.history.append(row)
+        if not self._reads(self.done):
+            return []
+        rows = self._read()
+        improved = self._due(settings.validate_every) and self._validate(rows[-1])
+        for row in rows:
+            self.history.append(row)
         if improved:
             self._save(BEST)
         if self._due(settings.checkpoint_every):
             self._save(LAST)
-        return self.history.rows[-1]
+        return self.history.rows[-len(rows) :]
 
-    def _advance(self, step: int, factor: float) -> tuple[StepReport, float, float]:
-        """Train on a batch; also the seconds of the solver, and of all but measurements."""
+    def _advance(self, step: int, batches: Iterator[Batch], rate: float, factor: float) -> Unread:
+        """Train on the next batch. The run's seconds leave measurements out."""
         settings, started = self.settings, perf_counter()
-        batch = self.data.training(step, self.process).to(self.device)
-        loaded = perf_counter() - started
+        batch = next(batches).to(self.device)
+        loaded = perf_counter()
         pretraining = step < settings.pretrain_steps
         labels, relabeled = (LabelSource(), 0.0) if pretraining else self._labels(step)
-        report = advance(
+        outcome = take_step(
             self.network,
             self.pretraining if pretraining else self.objective,
             self.optimizer,
@@ -153,12 +181,44 @@ class TrainingRun:
             monitor=self.monitor if self._measures(step + 1) else None,
             bfloat16=settings.bfloat16,
             process=self.process,
+            checked=self._reads(step + 1),
         )
         if self.average is not None and settings.average is not None:
             # less memory at first, or the average would hold on to the initial weights
             _follow(self.average, unwrapped(self.network), min(settings.average, (1 + step) / (10 + step)))
-        solver_seconds = report.solver_seconds + relabeled
-        return report, solver_seconds, loaded + report.network_seconds + solver_seconds
+        self.seconds += perf_counter() - started - outcome.measuring_seconds
+        outcome = replace(outcome, pseudo_labels=None)  # their memory is wanted for the next
+        return Unread(step, outcome, self.seconds, loaded - started, relabeled, rate, factor)
+
+    def _read(self) -> list[dict[str, Value]]:
+        """The rows of the steps since the last. Raises `TrainingError` for the first that failed."""
+        started, rows, place = perf_counter(), list[dict[str, Value]](), 0
+        unread, self.unread = self.unread, []
+        numbers = torch.cat([one.outcome.numbers for one in unread]).tolist() if unread else []
+        for one in unread:
+            before, place = place, place + one.outcome.numbers.numel()
+            try:
+                rows.append(one.row(numbers[before:place]))
+            except TrainingError as error:
+                raise self._failed(one.step, error) from error
+        self.seconds += perf_counter() - started  # the device was training
+        if rows:
+            rows[-1]["seconds"] = self.seconds
+        return rows
+
+    def _failed(self, step: int, error: Exception) -> TrainingError:
+        return TrainingError(f"step {step + 1}: {error}. {self._last_good()}")
+
+    def _reads(self, number: int) -> bool:
+        """Is there to be a row now, and those of the steps before? Reading waits for the device."""
+        settings = self.settings
+        every = settings.read_every or (1 if self.device.type == "cpu" else UNREAD)
+        due = (settings.validate_every, settings.checkpoint_every, every)
+        return (
+            number == settings.steps
+            or self._measures(number)
+            or any(each > 0 and number % each == 0 for each in due)
+        )
 
     def _labels(self, step: int) -> tuple[LabelSource, float]:
         """Where the labels of a step come from, and the seconds of relabeling if it is due."""
@@ -209,6 +269,7 @@ class TrainingRun:
         if self.out is None or not self.writes:
             return
         resumable = name == LAST
+        assert not self.unread, "a checkpoint has all rows"
         self.history.flush()
         Checkpoint(
             self.done,

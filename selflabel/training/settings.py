@@ -22,6 +22,10 @@ class TrainingSettings:
     validated, measured and saved in any case. first_scored: means over classes start here (1 leaves the background
     out). average: the decay of an exponential moving average of the weights, which is then validated.
     bfloat16: automatic mixed precision. seed: of everything drawn at random in the network.
+
+    workers: processes that load batches; None: 0 on the CPU, up to 4 for a GPU. read_every: steps after which the
+    losses are read from the device and become rows of the history, at the latest; None: 1 on the CPU, 10 on a GPU,
+    which the host then need not wait for in between.
     """
 
     steps: int = 1000
@@ -40,6 +44,8 @@ class TrainingSettings:
     average: float | None = None
     bfloat16: bool = False
     seed: int = 1
+    workers: int | None = None
+    read_every: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -62,6 +68,10 @@ class TrainingSettings:
             raise ValueError(f"expected a learning rate > 0, got {self.learning_rate}")
         if self.relabel_every is not None and self.relabel_every < 1:
             raise ValueError(f"expected relabel_every >= 1 steps, or None, got {self.relabel_every}")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"expected workers >= 0, or None, got {self.workers}")
+        if self.read_every is not None and self.read_every < 1:
+            raise ValueError(f"expected read_every >= 1 step, or None, got {self.read_every}")
         if self.average is not None and not 0 < self.average < 1:
             raise ValueError(f"expected the decay of the average in (0, 1), or None, got {self.average}")
 

@@ -1,24 +1,32 @@
 """One step on one batch: pseudo-labels, then steps of the network on them, with everything measured."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
 from time import perf_counter
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
 from selflabel.datasets.samples import Batch
 from selflabel.inputs import logits_of, widened
 from selflabel.losses.base import mean_per_pixel
-from selflabel.training.distributed import ALONE, Process, combine, gather
+from selflabel.training.distributed import ALONE, NONE, Process, combine, gather
 from selflabel.training.monitor import Monitor, sums
-from selflabel.training.objectives import Objective, Terms, WeightedMean, pixels
+from selflabel.training.objectives import (
+    FullMasks,
+    Objective,
+    Regularized,
+    SeedsOnly,
+    Terms,
+    WeightedMean,
+    pixels,
+)
 from selflabel.training.pseudo_labels import PseudoLabels
 from selflabel.training.self_labeling import SelfLabeling
+from selflabel.training.stopwatch import Stopwatch, wait
 from selflabel.training.store import LabelStore, packed, starts, stored_pseudo_labels
 
 
@@ -40,6 +48,9 @@ class LabelSource:
 
 
 PREDICTED = LabelSource()
+
+DIRECT = (SeedsOnly, FullMasks, Regularized)
+"""Objectives without a solver."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +82,50 @@ class StepReport:
         return self.loss + self.gain
 
 
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a step did. Its numbers are still on the device: `read` waits for them.
+
+    observed, terms: names of the observed values and of the summands of the loss. numbers: both, for each step of the
+    network, then whether the prediction for each image was finite, for each step. measuring_seconds: of the monitor.
+    """
+
+    observed: tuple[str, ...]
+    terms: tuple[str, ...]
+    stems: tuple[str, ...]
+    network_steps: int
+    numbers: Float64[Tensor, " n"] = field(repr=False)
+    pseudo_labels: PseudoLabels | None = field(repr=False)
+    measured: Mapping[str, float] | None
+    measuring_seconds: float
+    for_network: Stopwatch
+    for_solver: Stopwatch
+
+    def read(self, numbers: Sequence[float] | None = None) -> StepReport:
+        """The report; one wait for the device, or none if its `numbers` were read already.
+
+        Raises `TrainingError` if a prediction or a term is nan or inf.
+        """
+        numbers = self.numbers.tolist() if numbers is None else numbers
+        names = (*self.observed, *self.terms)
+        steps, after = [], len(names) * self.network_steps
+        for number in range(self.network_steps):
+            start = after + number * len(self.stems)
+            _check_finite(numbers[start : start + len(self.stems)], self.stems)
+            found = dict(zip(names, numbers[number * len(names) : (number + 1) * len(names)], strict=True))
+            _check_terms(found, self.terms, self.stems)
+            steps.append(found)
+        return StepReport(
+            {name: steps[0][name] for name in self.terms},
+            losses=tuple(sum(found[name] for name in self.terms) for found in steps),
+            gain=steps[0].get("gain", 0.0),
+            pseudo_labels=self.pseudo_labels,
+            measured=self.measured,
+            network_seconds=self.for_network.seconds,
+            solver_seconds=self.for_solver.seconds,
+        )
+
+
 def advance(
     network: nn.Module,
     objective: Objective,
@@ -92,38 +147,82 @@ def advance(
 
     Raises `TrainingError` if the prediction or a term of the loss is nan or inf, before the network has moved.
     """
+    return take_step(
+        network,
+        objective,
+        optimizer,
+        batch,
+        labels=labels,
+        ramp=ramp,
+        network_steps=network_steps,
+        monitor=monitor,
+        bfloat16=bfloat16,
+        process=process,
+    ).read()
+
+
+def take_step(
+    network: nn.Module,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    labels: LabelSource = PREDICTED,
+    ramp: float = 1.0,
+    network_steps: int = 1,
+    monitor: Monitor | None = None,
+    bfloat16: bool = False,
+    process: Process = ALONE,
+    checked: bool = True,
+) -> Outcome:
+    """`advance`, whose numbers are read later.
+
+    checked: look at them before the network moves, too, which waits for the device. Else `Outcome.read` finds what is
+    nan, after the network has moved. Predictions that a solver gets are looked at in any case: it waits, too.
+    """
     if network_steps < 1:
         raise ValueError(f"expected network_steps >= 1, got {network_steps}")
     device = batch.images.device
-    for_network, for_solver = _Stopwatch(device), _Stopwatch(device)
+    for_network, for_solver = Stopwatch(device), Stopwatch(device)
     with for_network.running():
-        logits = predicted(network, batch, bfloat16)
+        logits = _logits(network, batch, bfloat16)
+        finite = [_finite(logits)]
+        if checked or not (labels.fit_stored or isinstance(objective, DIRECT)):
+            _check_finite(finite[0].tolist(), batch.stems)
     with for_solver.running():
         pseudo_labels = _label(objective, logits.detach(), batch, labels, process)
     observed = {} if pseudo_labels is None else _gain(objective, pseudo_labels, logits, ramp)
-    measured = None
+    measured, measuring_seconds = None, 0.0
     if monitor is not None:
-        measured = sums(combine({}, process, monitor.measure(logits, batch, pseudo_labels))[1])
-    steps: list[dict[str, float]] = []
+        measured, measuring_seconds = _measured(monitor, logits, batch, pseudo_labels, process)
+    values: list[Tensor] = []
     for number in range(network_steps):
         with for_network.running():
             if number > 0:
-                logits = predicted(network, batch, bfloat16)
+                logits = _logits(network, batch, bfloat16)
+                finite.append(_finite(logits))
+                if checked:
+                    _check_finite(finite[number].tolist(), batch.stems)
             terms = objective.terms(logits, batch, pseudo_labels, ramp)
             loss, found = combine(terms, process, observed)
-            _check(terms, found, batch)
+            if checked:
+                read = dict(zip((*observed, *terms), found.tolist(), strict=True))
+                _check_terms(read, tuple(terms), batch.stems, terms)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-        steps.append(found)
-    return StepReport(
-        {name: steps[0][name] for name in terms},
-        losses=tuple(sum(found[name] for name in terms) for found in steps),
-        gain=steps[0].get("gain", 0.0),
-        pseudo_labels=pseudo_labels,
-        measured=measured,
-        network_seconds=for_network.seconds,
-        solver_seconds=for_solver.seconds,
+        values.append(found)
+    return Outcome(
+        tuple(observed),
+        tuple(terms),
+        batch.stems,
+        network_steps,
+        torch.cat([*values, *(fine.double() for fine in finite)]),
+        pseudo_labels,
+        measured,
+        measuring_seconds,
+        for_network,
+        for_solver,
     )
 
 
@@ -132,6 +231,13 @@ def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tenso
 
     Raises `ValueError` if they are not of the images' size, `TrainingError` if they are nan or inf.
     """
+    logits = _logits(network, batch, bfloat16)
+    _check_finite(_finite(logits).tolist(), batch.stems)
+    return logits
+
+
+def _logits(network: nn.Module, batch: Batch, bfloat16: bool) -> Tensor:
+    """The logits. Raises `ValueError` if they are not of the images' size."""
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bfloat16):
         logits = logits_of(network(batch.images))
     expected = (len(batch.images), *batch.images.shape[2:])
@@ -141,14 +247,31 @@ def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tenso
             f"expected logits [b k *s] over {expected} (images, axes) from the network, got {got}: "
             f"selflabel.networks.AnySize(network, channels, classes) pads images and resizes logits"
         )
-    finite = torch.isfinite(logits.detach()).flatten(1).all(1)
-    if not bool(finite.all()):
-        stems = [stem for stem, fine in zip(batch.stems, finite.tolist(), strict=True) if not fine]
+    return logits
+
+
+def _finite(logits: Tensor) -> Bool[Tensor, " b"]:
+    return torch.isfinite(logits.detach()).flatten(1).all(1)
+
+
+def _check_finite(finite: Sequence[object], stems: Sequence[str]) -> None:
+    bad = [stem for stem, fine in zip(stems, finite, strict=True) if not fine]
+    if bad:
         raise TrainingError(
-            f"the network's prediction is nan or inf for {_listed(stems)}: check these images, or lower the "
+            f"the network's prediction is nan or inf for {_listed(bad)}: check these images, or lower the "
             f"learning rate"
         )
-    return logits
+
+
+def _measured(
+    monitor: Monitor, logits: Tensor, batch: Batch, pseudo_labels: PseudoLabels | None, process: Process
+) -> tuple[Mapping[str, float], float]:
+    """The monitor's columns, and the seconds that they took."""
+    wait(logits.device)
+    start = perf_counter()
+    terms = monitor.measure(logits, batch, pseudo_labels)
+    values = combine({}, process, terms)[1].tolist()
+    return sums(dict(zip(terms, values, strict=True))), perf_counter() - start
 
 
 def _label(
@@ -178,34 +301,18 @@ def _gain(objective: Objective, pseudo_labels: PseudoLabels, logits: Tensor, ram
     return {"gain": WeightedMean(ramp * weight * mean_per_pixel(pseudo_labels.gain, logits), pixels(logits))}
 
 
-def _check(terms: Terms, found: Mapping[str, float], batch: Batch) -> None:
-    for name in terms:
+def _check_terms(
+    found: Mapping[str, float], names: Sequence[str], stems: Sequence[str], own: Terms = NONE
+) -> None:
+    """Raise `TrainingError` for a summand that is nan or inf; `own`: those of this process, where they are known."""
+    for name in names:
         if not isfinite(found[name]):
-            here = "" if isfinite(terms[name].value.item()) else " of this process"
+            here = "" if name not in own or isfinite(own[name].value.item()) else " of this process"
             raise TrainingError(
-                f"the term {name!r} of the loss is {found[name]} for the batch{here} of {_listed(batch.stems)}: "
+                f"the term {name!r} of the loss is {found[name]} for the batch{here} of {_listed(stems)}: "
                 f"lower the learning rate or the weight of the term"
             )
 
 
-def _listed(stems: tuple[str, ...] | list[str]) -> str:
+def _listed(stems: Sequence[str]) -> str:
     return ", ".join(stems[:16]) + (f" and {len(stems) - 16} more" if len(stems) > 16 else "")
-
-
-@dataclass(eq=False)
-class _Stopwatch:
-    """Seconds spent while `running`. Waits for the device, which computes asynchronously."""
-
-    device: torch.device
-    seconds: float = 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        start = self._now()
-        yield
-        self.seconds += self._now() - start
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return perf_counter()

@@ -1,19 +1,22 @@
 """A whole training run: schedule, labels, history, validation and checkpoints around the steps of `advance`."""
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from selflabel.datasets.samples import Batch
 from selflabel.files.lock import sole_user
 from selflabel.training.batches import DataSource
 from selflabel.training.checkpoint import Checkpoint
 from selflabel.training.distributed import current_process
 from selflabel.training.history import History, Row
+from selflabel.training.loading import default_workers, load
 from selflabel.training.monitor import Monitor
 from selflabel.training.objectives import Objective, SeedsOnly
 from selflabel.training.resume import files_of_run, last_checkpoint, plain
@@ -50,11 +53,12 @@ def train(
     kept (default: in memory). callbacks: called with each row once it is written, in the first process. about: JSON
     values to keep in checkpoints, such as the resolved configuration. held: the caller is the `sole_user` of `out`.
 
-    Columns: `step` (from 1), `seconds` (of training until here: loading, solver, network; no measuring, validation
-    or saving), `network_seconds` and `solver_seconds` of the step, `learning_rate`, `ramp`; `loss` and its summands
-    `term_…`, before the network moved; `gain` of the solve; `joint`, `direct`, … of the monitor on the step's
-    batch; `dice`, `iou` and theirs by class, on the validation images, after the network moved. Empty where not
-    measured.
+    Columns: `step` (from 1), `seconds` (of training until here; no measuring, validation or saving), of the step
+    `loading_seconds` (waited for its batch), `network_seconds` and `solver_seconds` (of a GPU: between events of its
+    stream), `learning_rate`, `ramp`; `loss` and its summands `term_…`, before the network moved; `gain` of the solve;
+    `joint`, `direct`, … of the monitor on the step's batch; `dice`, `iou` and theirs by class, on the validation
+    images, after the network moved. Empty where not measured. On a GPU some rows come at once
+    (`TrainingSettings.read_every`).
 
     resume: go on from `last.pt` if it is there. All random draws follow from the seed and the step: on the CPU,
     history (but for seconds) and weights are those of a run that was never interrupted. Under `torchrun`
@@ -79,12 +83,24 @@ def train(
             if not held:
                 contexts.enter_context(sole_user(out))
         run.prepare(network, _found(run, resume))
+        batches = contexts.enter_context(closing(_batches(run)))
         for step in range(run.done, settings.steps):
-            row = run.step(step)
-            if process.rank == 0:
-                for callback in listeners:
-                    callback(row)
+            rows = run.step(step, batches)
+            for row, callback in product(rows, listeners if process.rank == 0 else ()):
+                callback(row)
     return run.history
+
+
+def _batches(run: TrainingRun) -> Generator[Batch, None, None]:
+    """The batches of the steps to come."""
+    workers = run.settings.workers
+    return load(
+        run.data,
+        range(run.done, run.settings.steps),
+        run.process,
+        workers=default_workers(run.device, run.data) if workers is None else workers,
+        pinned=run.device.type == "cuda",
+    )
 
 
 def _keeping(objective: Objective, monitor: Monitor | None) -> tuple[Objective, Monitor | None]:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ from selflabel.training.settings import TrainingSettings
 
 OPTIMIZERS: dict[str, type[OptimizerFactory]] = {"adamw": AdamW, "sgd": SGD}
 KEPT_BYTES = 2**32
-"""Bytes of images kept in memory at most; larger data sets are read again for each batch."""
+"""Bytes of images kept in memory at most; larger data sets are read again for each batch, validation images first."""
 LEAST_SIZE = 8
 """Side in pixels of the smallest square that images are resized to: half of what the U-Net divides sides by."""
 LAYOUT = (
@@ -99,9 +100,9 @@ def prepare(
             f"a batch of {options.batch} images of {options.size} x {options.size} pixels",
             "lower --batch or --size",
         )
-    cache = 0 < len(train) * options.size**2 * (4 * channels + 2) < KEPT_BYTES
-    train = replace(train, channels=channels, cache=cache)
-    held_out = None if held_out is None else replace(held_out, channels=channels, cache=cache)
+    *_, needed = needs = [size * (4 * channels + 2) for size in accumulate(one.pixels for one in folders)]
+    train = replace(train, channels=channels, cache=needs[0] <= KEPT_BYTES)
+    held_out = None if held_out is None else replace(held_out, channels=channels, cache=needed <= KEPT_BYTES)
     there = [folder for job in others for folder in job.folders]
     options = replace(options, num_classes=len(class_names), channels=channels)
     batches = Batches(
@@ -198,7 +199,6 @@ def _training_folder(root: Path, options: TrainingOptions, classes: int) -> Fold
         channels=options.channels,
         scribbles=scribbles,
         masks=options.masks if full else None,
-        cache=options.size > 0,
         scribbles_format=label_format(
             options.unlabeled, options.seeds_offset, options.values, options.colors
         ),
@@ -269,6 +269,7 @@ def _settings(options: TrainingOptions) -> TrainingSettings:
         average=options.average,
         bfloat16=options.bfloat16,
         seed=options.seed,
+        workers=options.workers,
     )
 
 

@@ -239,6 +239,10 @@ class ReadingOptions:
         int, Option("Steps between readings of both objectives; 0: at the end only.", min=0)
     ] = 10
     checkpoint_every: Annotated[int, Option("In steps; 0: at the end only.", min=0)] = 50
+    workers: Annotated[
+        int | None,
+        Option("Processes that load batches; they change no result.", min=0, shown="0; up to 4 for a GPU"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
