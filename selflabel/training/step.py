@@ -204,14 +204,7 @@ def take_step(
                 if checked:
                     _check_finite(finite[number].tolist(), batch.stems)
             terms = objective.terms(logits, batch, pseudo_labels, ramp)
-            loss, found = combine(terms, process, observed)
-            if checked:
-                read = dict(zip((*observed, *terms), found.tolist(), strict=True))
-                _check_terms(read, tuple(terms), batch.stems, terms)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-        values.append(found)
+            values.append(_descend(optimizer, terms, observed, batch, process, checked))
     return Outcome(
         tuple(observed),
         tuple(terms),
@@ -224,6 +217,25 @@ def take_step(
         for_network,
         for_solver,
     )
+
+
+def _descend(
+    optimizer: torch.optim.Optimizer,
+    terms: Terms,
+    observed: Terms,
+    batch: Batch,
+    process: Process,
+    checked: bool,
+) -> Float64[Tensor, " n"]:
+    """A step of the network down its loss; the values of observed and terms before."""
+    loss, found = combine(terms, process, observed)
+    if checked:
+        read = dict(zip((*observed, *terms), found.tolist(), strict=True))
+        _check_terms(read, tuple(terms), batch.stems, terms)
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return found
 
 
 def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tensor:

@@ -47,7 +47,8 @@ ALLOWED: dict[str, set[str]] = {
     "networks": {"inputs"},
     "datasets": {"inputs", "labels", "files"},
     "metrics": {"labels", "files"},
-    "training": CORE | {"solvers", "losses", "files", "datasets", "metrics"},  # the walker makes starts
+    "training": CORE
+    | {"solvers", "losses", "files", "datasets", "metrics", "kernels"},  # the walker makes starts
     "labeling": CORE | {"solvers", "annotators", "files", "kernels"},
     "reports": CORE | {"files", "datasets", "training", "labeling"},
     "cli": CORE
