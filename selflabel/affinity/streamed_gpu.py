@@ -9,7 +9,7 @@ from torch import Tensor
 from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.affinity.stencil import check_spacing, twice_squared
 from selflabel.affinity.streamed import StreamedWindow
-from selflabel.affinity.window import first
+from selflabel.affinity.window import of_first_axis
 from selflabel.kernels.gpu import gated
 
 LARGEST = 1 << 31
@@ -64,7 +64,7 @@ def _table(kernels: tuple[GaussianKernel, ...], device: torch.device) -> Float[T
     """Kept: to bring a few numbers to a GPU, the host waits for it."""
     rows = []
     for kernel in kernels:
-        place, color = (first(sigma) for sigma in (kernel.sigma_xy, kernel.sigma_rgb))
+        place, color = (of_first_axis(sigma) for sigma in (kernel.sigma_xy, kernel.sigma_rgb))
         rows.append(
             (
                 kernel.weight,

@@ -92,7 +92,9 @@ def isotropic(
     if any(scale != 1 for scale in color):
         features = features / features.new_tensor(color).view(-1, *[1] * len(spacing))
     spacing = tuple(step / scale for step, scale in zip(spacing, place, strict=True))
-    single = (replace(k, sigma_xy=first(k.sigma_xy), sigma_rgb=first(k.sigma_rgb)) for k in kernels)
+    single = (
+        replace(k, sigma_xy=of_first_axis(k.sigma_xy), sigma_rgb=of_first_axis(k.sigma_rgb)) for k in kernels
+    )
     return features, tuple(single), spacing
 
 
@@ -110,7 +112,7 @@ def _common(sigmas: list[Sigma], count: int, name: str, of: str) -> tuple[float,
     return ratios[0] if ratios else (1.0,) * count
 
 
-def first(sigma: Sigma) -> float | None:
+def of_first_axis(sigma: Sigma) -> float | None:
     """The bandwidth of the first axis or channel: of `isotropic` kernels that of all."""
     return sigma[0] if isinstance(sigma, Sequence) else sigma
 

@@ -85,16 +85,16 @@ def label(
     Raises `ValueError` for values that do not fit each other, `SolveError` if the solver fails, `ImportError`
     without a package that it needs.
     """
-    if not isinstance(solver, Labeler):
-        check_solver(solver)
     for name, values in (("the image", image), ("seeds", seeds), ("probs", probs)):
         if values is not None:
             check_kind(
                 values, np.ndarray | Tensor, f"{name} as a NumPy array or torch tensor", "numpy.asarray(…)"
             )
-    labeler = solver if isinstance(solver, Labeler) else default_labeler(solver, predicted=probs is not None)
     settings = LabelingSettings(
-        labeler, num_classes=num_classes, all_classes=all_classes, min_confidence=min_confidence
+        _labeler(solver, probs is not None),
+        num_classes=num_classes,
+        all_classes=all_classes,
+        min_confidence=min_confidence,
     )
     pixels = to_unit(_channels_last(image) if isinstance(image, Tensor) else image)
     size = (pixels.shape[0], pixels.shape[1])
@@ -108,6 +108,14 @@ def label(
         check_seeds_meaning(scribbles, seeds_format, num_classes)
     given = None if probs is None else as_probabilities(_as_array(probs), size)
     return label_arrays(pixels, scribbles, given, settings)
+
+
+def _labeler(solver: Solver | Labeler, predicted: bool) -> Labeler:
+    """The labeler itself, or that of a solver. Raises `ValueError` for what is neither."""
+    if isinstance(solver, Labeler):
+        return solver
+    check_solver(solver)
+    return default_labeler(solver, predicted=predicted)
 
 
 def label_arrays(
