@@ -79,6 +79,12 @@ class Image:
             self._labs[blur] = found.to(self.pixels.device)
         return self._labs[blur]
 
+    def with_lab(self, blur: float, values: Float[Tensor, "b c *s"]) -> "Image":
+        """The same pixels with values of `lab` that were computed elsewhere."""
+        known = Image(self.pixels)
+        known._labs.update({**self._labs, blur: values})
+        return known
+
     @cached_property
     def _sharp_lab(self) -> NDArray[np.floating]:
         """Lab ``[b *s c]`` in the precision of the image."""

@@ -12,6 +12,7 @@ from selflabel.cli.config.declarations import Argument, Option, known, option_gr
 from selflabel.cli.config.options import (
     RUN,
     Colors,
+    Device,
     LabelerOptions,
     PrintingOptions,
     SeedsOffset,
@@ -76,7 +77,7 @@ class OutputOptions:
 
 @option_group
 class RunOptions:
-    """Which images are labeled, and by how many processes."""
+    """Which images are labeled, by how many processes, and where."""
 
     PANEL: ClassVar[str] = RUN
     overwrite: Annotated[bool, Option("Label again what is done already.")] = False
@@ -86,6 +87,7 @@ class RunOptions:
     workers: Annotated[
         int | None, Option("Processes of one thread each. Default: one a processor.", min=1)
     ] = None
+    device: Device = "auto"
 
 
 @option_group
@@ -126,6 +128,7 @@ def _label(options: LabelOptions) -> None:
     torch.set_num_threads(1)  # as in worker processes: the same bytes whatever their number
 
     from selflabel.cli import screen
+    from selflabel.labeling.devices import labeling_devices
     from selflabel.labeling.folder import label_folder
     from selflabel.labeling.plan import Shard
 
@@ -133,11 +136,13 @@ def _label(options: LabelOptions) -> None:
         settings = _settings(options)
         part = Shard(options.part_id, options.num_parts)
         plan = _plan(options, part)
+        count = _workers(options.workers, len(plan.jobs))
+        devices = labeling_devices(options.device, settings.labeler.solver, len(plan.jobs), count)
     except (ValueError, OSError, ImportError) as error:
         raise screen.stop(str(error)) from error
     run = _run(options, settings)
-    count = _workers(options.workers, len(plan.jobs))
-    with _owned(options.out, part), forked(count if count > 1 else 0) as ready:  # while there is one thread
+    processes = count + len(devices) if devices or count > 1 else 0
+    with _owned(options.out, part), forked(processes) as ready:  # while there is one thread
         work = label_folder(
             plan,
             settings,
@@ -146,6 +151,7 @@ def _label(options: LabelOptions) -> None:
             part=part,
             workers=count,
             ready=ready,
+            devices=devices,
             overwrite=options.overwrite,
             is_owner=True,
         )
@@ -304,6 +310,9 @@ def _summary(report: "FolderReport", out: Path) -> None:
     for name, value in _lines(report):
         table.add_row(name, value)
     screen.summary(table, f"labels are in {out / 'labels'}")
+    if len(report.devices) > 1:
+        counts = ", ".join(f"{count} on {name}" for name, count in report.devices.items())
+        screen.note(f"images were solved {counts}: labels of several devices differ by rounding")
     if report.changed_far > MOST_FAR:
         screen.warn(
             f"{100 * report.changed_far:.0f} % of the changed labels are far from the borders of the labels: the "
@@ -317,6 +326,7 @@ MOST_FAR = 0.5
 
 def _lines(report: "FolderReport") -> Sequence[tuple[str, str]]:
     from selflabel.cli import screen
+    from selflabel.labeling.lines import CPU
 
     records = report.records
     lines = [("labeled", str(len(report.labeled))), ("done before", str(len(report.skipped)))]
@@ -328,6 +338,7 @@ def _lines(report: "FolderReport") -> Sequence[tuple[str, str]]:
         *lines,
         ("energy per pixel, before", screen.number(report.per_pixel(before=True), 4)),
         ("energy per pixel, after", screen.number(report.per_pixel(before=False), 4)),
+        *([] if list(report.devices) == [CPU] else [("solved on", ", ".join(report.devices))]),
         ("steps, mean", screen.number(report.mean([record.steps for record in records]), 1)),
         ("step limit reached", str(unfinished)),
         ("pixels with seeds", f"{100 * report.mean([record.seeded for record in records]):.2f} %"),

@@ -16,6 +16,7 @@ from selflabel.datasets.survey import Survey, UnusableFiles, survey
 from selflabel.files.folders import listing, some
 from selflabel.files.images import IMAGE_SUFFIXES
 from selflabel.files.label_files import LABEL_SUFFIXES
+from selflabel.kernels.memory import is_out_of_memory
 from selflabel.reports.comparison import Final
 from selflabel.training import History, Row, evaluate, load_weights, train
 from selflabel.training.checkpoint import LAST
@@ -224,7 +225,7 @@ def reported(out: Path) -> Iterator[None]:
     except (ValueError, ImportError) as error:
         raise screen.stop(str(error)) from error
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise screen.stop(
             f"there is not enough memory: lower --batch or --size, or take a smaller network; the same command goes on "
@@ -233,11 +234,6 @@ def reported(out: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise screen.stop(f"{out} cannot be written: {error}", screen.BAD_IMAGES) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """True where Python, torch on the CPU (a `RuntimeError` as any other) or torch on a GPU lack memory."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 @dataclass(eq=False)

@@ -44,6 +44,11 @@ def require_memory(nbytes: int, what: str, advice: str) -> None:
         )
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """True where Python, torch on the CPU (a `RuntimeError` as any other) or torch on a GPU lack memory."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def available_memory() -> int | None:
     """Bytes that this process can get: free memory and swap, within the limits of its container and its own.
 

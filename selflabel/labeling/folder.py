@@ -2,12 +2,15 @@
 
 import logging
 from collections.abc import Generator, Iterable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from selflabel.files.atomic import refuse_existing
+from selflabel.labeling.engines.pipeline import run_pipeline
 from selflabel.labeling.engines.processes import Crash, Worker, run_jobs
 from selflabel.labeling.image import LabelImage, digest_of
 from selflabel.labeling.lines import Record, Run
@@ -47,6 +50,7 @@ def label_folder(
     part: Shard = WHOLE,
     workers: int = 1,
     ready: Iterable[Worker] = (),
+    devices: tuple[torch.device, ...] = (),
     overwrite: bool = False,
     is_owner: bool = False,
 ) -> Generator[Outcome, None, None]:
@@ -56,15 +60,16 @@ def label_folder(
     same bytes of its outputs; `overwrite` skips nothing. Images are read when their turn comes. However the iteration
     ends (Ctrl-C included), the manifest is in order and another run goes on; it then leaves the same bytes as an
     undisturbed run, but for `seconds` in the manifest. An image loses its record before its files are replaced.
-    Workers that are `ready` (`processes.forked`) come first.
+    Workers that are `ready` (`processes.forked`) come first. devices: GPUs that solve while the workers read and write
+    (`run_pipeline`); without, the workers solve, too.
 
     The folder, or the part, has one process at a time (`ownership.owned`); parts of one count may run at once.
     is_owner: the caller holds it already; workers that it forked then hold it, too.
 
     Raises `Occupied` if another process works there. Raises `ArgumentsDiffer` if `out` holds or gets labels made with
     other arguments. Raises `ValueError` for a damaged manifest, for outputs that would go to the folder of an input,
-    for links in place of folders, and, without `overwrite`, for files that no run wrote. Raises `OSError` if the
-    folder cannot be written.
+    for links in place of folders, for devices that cannot be used, and, without `overwrite`, for files that no run
+    wrote. Raises `OSError` if the folder cannot be written.
     """
     output = OutputFolder(out, settings.soft, settings.overlay)
     output.check_inputs(plan.jobs)
@@ -76,10 +81,15 @@ def label_folder(
         yield from plan.failures
         todo = yield from _pending(plan.jobs, outputs, () if overwrite else known, run)
         _forget([job.stem for job in todo], out, part, run, known[0])
-        work = LabelImage(settings, output)
+        count = min(workers, len(todo))
+        if devices:
+            work = run_pipeline(todo, settings, output, devices, count, ready)
+        else:
+            work = run_jobs(todo, LabelImage(settings, output), count, ready)
         try:
-            for job, outcome in run_jobs(todo, work, min(workers, len(todo)), ready):
-                yield _keep(known[0], run, job, outcome)
+            with closing(work):
+                for job, outcome in work:
+                    yield _keep(known[0], run, job, outcome)
         finally:
             clean(outputs.values())
             known[0].finish(run)

@@ -1,8 +1,10 @@
 """One image in files: read them, label it, write the results."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,12 +18,14 @@ from selflabel.files.label_files import decode_index
 from selflabel.files.opening import about, read_file
 from selflabel.files.probabilities import Probabilities, decode_probabilities
 from selflabel.labeling.classes import check_same_size, check_seeds
-from selflabel.labeling.lines import Record
-from selflabel.labeling.one import label_arrays
+from selflabel.labeling.lines import CPU, Record
+from selflabel.labeling.one import Labeled, label_arrays
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Job
 from selflabel.labeling.settings import LabelingSettings
 from selflabel.terms import entropy
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,24 @@ class LabelImage:
 
     def __call__(self, job: Job) -> Record | Failure:
         """Label an image and write its files; whatever goes wrong is a `Failure` of this image."""
-        try:
-            return label_image(job, self.settings, self.output)
-        except (ValueError, OSError) as error:
-            return Failure(job.stem, str(error) or type(error).__name__)
-        except Exception as error:  # a defect here or in a library: the other images go on
-            return Failure(job.stem, f"{type(error).__name__}: {error}")
+        return attempt(job.stem, lambda: label_image(job, self.settings, self.output))
+
+
+def attempt(stem: str, work: Callable[[], T]) -> T | Failure:
+    """The result of the work on an image; whatever it raises is a `Failure` of this image."""
+    try:
+        return work()
+    except (ValueError, OSError) as error:
+        return Failure(stem, str(error) or type(error).__name__)
+    except Exception as error:  # a defect here or in a library: the other images go on
+        return Failure(stem, f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, eq=False)
-class _Inputs:
-    """The arrays of an image's files."""
+class Inputs:
+    """What an image's files hold. digest: of their bytes."""
 
+    digest: str
     image: Float32[np.ndarray, "h w c"]
     seeds: UInt8[np.ndarray, "h w"]
     given: Probabilities | None
@@ -62,13 +72,31 @@ def label_image(job: Job, settings: LabelingSettings, output: OutputFolder) -> R
     `SolveError` if the solver fails.
     """
     began = time.perf_counter()
+    found = read_inputs(job, settings)
+    labeled = label_arrays(found.image, found.seeds, found.given, settings)
+    return write_outputs(job.stem, found, labeled, output, began)
+
+
+def read_inputs(job: Job, settings: LabelingSettings) -> Inputs:
+    """The files of an image. Raises `ValueError` and `OSError` as `label_image` does."""
     contents = _contents(job)
-    inputs = _decoded(job, contents, settings)
-    labeled = label_arrays(inputs.image, inputs.seeds, inputs.given, settings)
-    outputs = output.write(job.stem, inputs.image, labeled)
+    image, seeds, given = _decoded(job, contents, settings)
+    return Inputs(digest(contents), image, seeds, given)
+
+
+def write_outputs(
+    stem: str,
+    inputs: Inputs,
+    labeled: Labeled,
+    output: OutputFolder,
+    began: float,
+    device: str = CPU,
+) -> Record:
+    """Write the files of an image; its record. began: when it was begun, by `time.perf_counter`."""
+    outputs = output.write(stem, inputs.image, labeled)
     return Record(
-        stem=job.stem,
-        inputs=digest(contents),
+        stem=stem,
+        inputs=inputs.digest,
         outputs=outputs,
         height=inputs.image.shape[0],
         width=inputs.image.shape[1],
@@ -84,6 +112,7 @@ def label_image(job: Job, settings: LabelingSettings, output: OutputFolder) -> R
         changed_far=None if labeled.changes is None else labeled.changes.far,
         entropy=float(entropy(torch.from_numpy(labeled.labels)[None]).mean(dtype=torch.float64)),
         brightest=round(float(inputs.image.max()), 6),
+        device=device,
         seconds=round(time.perf_counter() - began, 3),
     )
 
@@ -99,7 +128,10 @@ def _by_kind(job: Job, contents: list[bytes]) -> tuple[bytes, bytes | None, byte
     return image, None if job.seeds is None else next(left), None if job.probs is None else next(left)
 
 
-def _decoded(job: Job, contents: list[bytes], settings: LabelingSettings) -> _Inputs:
+def _decoded(
+    job: Job, contents: list[bytes], settings: LabelingSettings
+) -> tuple[Float32[np.ndarray, "h w c"], UInt8[np.ndarray, "h w"], Probabilities | None]:
+    """Image, seeds (none: all unlabeled) and prediction."""
     pixels, scribbles, prediction = _by_kind(job, contents)
     if job.seeds is not None and scribbles is not None:
         _compare_headers(job.image, pixels, job.seeds, scribbles)
@@ -115,7 +147,7 @@ def _decoded(job: Job, contents: list[bytes], settings: LabelingSettings) -> _In
     if job.probs is not None and prediction is not None:
         with about(job.probs, "probabilities"):
             given = decode_probabilities(prediction, job.probs.suffix, size, settings.probs_format)
-    return _Inputs(image, seeds, given)
+    return image, seeds, given
 
 
 def _compare_headers(image_path: Path, image: bytes, seeds_path: Path, seeds: bytes) -> None:

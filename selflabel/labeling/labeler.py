@@ -9,6 +9,7 @@ from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder
 from selflabel.affinity.image import Image
+from selflabel.affinity.protocol import Affinity
 from selflabel.annotators import Annotator
 from selflabel.driver import Solution, Solver, check_fit, solve
 from selflabel.problem import Energy, Problem
@@ -46,22 +47,41 @@ class Labeler:
 
         Raises what the parts raise: `ValueError` for values that do not fit, `SolveError` for nan.
         """
-        problem = self._problem(Image(image[None]), seeds[None], num_classes, probs)
-        with torch.no_grad():
-            return solve(problem, self.solver, max_steps=self.max_steps, marginals=True)
+        given = None if probs is None else probs[None]
+        return self._solve(*self._inputs(Image(image[None]), seeds[None], num_classes, given))
 
-    def _problem(
+    def label_predicted(
+        self, image: Image, seeds: Integer[Tensor, "b h w"], probs: Float[Tensor, "b k h w"]
+    ) -> Solution:
+        """Label a batch of images from their predictions; each gets the bytes that it gets alone.
+
+        On the device of the tensors. Raises what the parts raise.
+        """
+        return self._solve(self.affinity(image), seeds, probs)
+
+    def predict(
+        self, image: Image, seeds: Integer[Tensor, "b h w"], num_classes: int
+    ) -> Float[Tensor, "b k h w"]:
+        """The annotator's prediction from the seeds; uniform without one. Raises as annotators do."""
+        if self.annotator is not None:
+            return self.annotator.predict(image, seeds, num_classes)
+        shape = (len(seeds), num_classes, *seeds.shape[1:])
+        return torch.full(shape, 1 / num_classes, device=seeds.device)
+
+    def _inputs(
         self,
         image: Image,
-        seeds: Integer[Tensor, "1 h w"],
+        seeds: Integer[Tensor, "b h w"],
         num_classes: int,
-        probs: Float[Tensor, "k h w"] | None,
-    ) -> Problem:
-        """The problem of the image. It does not hold the image, whose colors and Lab are freed."""
+        probs: Float[Tensor, "b k h w"] | None,
+    ) -> tuple[Affinity, Integer[Tensor, "b h w"], Float[Tensor, "b k h w"]]:
+        """What `_solve` takes. It does not hold the image, whose colors and Lab are freed."""
         affinity = self.affinity(image)
-        if probs is not None:
-            return Problem(self.energy, probs[None], seeds, affinity)
-        if self.annotator is not None:
-            predicted = self.annotator.predict(image, seeds, num_classes)
-            return Problem(self.energy, predicted, seeds, affinity)
-        return Problem.from_seeds(self.energy, seeds, num_classes, affinity)
+        return affinity, seeds, self.predict(image, seeds, num_classes) if probs is None else probs
+
+    def _solve(
+        self, affinity: Affinity, seeds: Integer[Tensor, "b h w"], probs: Float[Tensor, "b k h w"]
+    ) -> Solution:
+        with torch.no_grad():
+            problem = Problem(self.energy, probs, seeds, affinity)
+            return solve(problem, self.solver, max_steps=self.max_steps, marginals=True)

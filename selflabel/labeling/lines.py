@@ -15,6 +15,9 @@ from selflabel.labeling.settings import fingerprint
 MOST_PIXELS = 2**31
 """Of a side of an image; more steps than that are not taken either."""
 
+CPU = "cpu"
+"""The device of a record: this, or the name of a GPU."""
+
 _DIGEST = re.compile(r"[0-9a-f]{16}")
 _RESULTS = tuple(result.name.lower() for result in Result)
 
@@ -49,6 +52,7 @@ class Record:
     bound: a lower bound of the energy, if the solver has one.
     seeded, labeled: shares of the pixels. changed, changed_far: `Changes` of a given prediction.
     entropy: mean over pixels, in nats. brightest: the largest number of the image, in [0, 1].
+    device: that solved it: `CPU`, or the name of a GPU, whose labels differ from the CPU's by rounding.
     seconds: reading and writing included; the only field that differs between two runs.
     """
 
@@ -69,6 +73,7 @@ class Record:
     changed_far: float | None
     entropy: float
     brightest: float
+    device: str
     seconds: float
 
 
@@ -139,6 +144,7 @@ def _record(line: Entry) -> Record:
         changed_far=_share_or_none(line, "changed_far"),
         entropy=_number_or_nan(line, "entropy"),
         brightest=_number(line, "brightest", 0.0, 1.0),
+        device=_text(line, "device"),
         seconds=_number(line, "seconds", 0.0),
     )
 
@@ -153,7 +159,7 @@ def _check_keys(line: Entry, wanted: set[str]) -> None:
 
 def _text(line: Entry, name: str) -> str:
     value = line[name]
-    if not isinstance(value, str) or (name in ("stem", "run", "version") and not value):
+    if not isinstance(value, str) or (name in ("stem", "run", "version", "device") and not value):
         raise ValueError(f"expected {name} as a text, got {value!r}")
     return value
 

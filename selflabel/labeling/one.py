@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Num, Shaped, UInt8
+from jaxtyping import Float, Float32, Num, Shaped, UInt8
 from torch import Tensor
 
-from selflabel.driver import Result, Solver, check_solver
+from selflabel.driver import Result, Solution, Solver, check_solver
 from selflabel.files import UNLABELED
 from selflabel.files.conventions import check_seeds_meaning
 from selflabel.files.images import to_unit
@@ -128,25 +128,83 @@ def label_arrays(
 
     Raises `ValueError` for input that does not fit, `SolveError` if the solver fails.
     """
+    task = task_of(image, seeds, given, settings)
+    numbers = torch.from_numpy(numbered(seeds, task.classes))
+    solution = settings.labeler.label(task.image, numbers, len(task.classes), task.probs)
+    return labels_of(task, solved_of(solution, 0), settings)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be solved for an image.
+
+    image: in [0, 1]. seeds: as in files. classes: those that can win. probs: their prediction, if one is given.
+    """
+
+    image: Float32[Tensor, "c h w"]
+    seeds: UInt8[np.ndarray, "h w"]
+    classes: UInt8[np.ndarray, " k"]
+    probs: Float[Tensor, "k h w"] | None
+
+
+def task_of(
+    image: Float32[np.ndarray, "h w c"],
+    seeds: UInt8[np.ndarray, "h w"],
+    given: Probabilities | None,
+    settings: LabelingSettings,
+) -> Task:
+    """The task of an image. Raises `ValueError` for input that does not fit."""
     classes = candidates(seeds, given, settings.all_classes)
     probs = None if given is None else probabilities_of(given, classes)
     channels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
-    numbers = torch.from_numpy(numbered(seeds, classes))
-    solution = settings.labeler.label(channels, numbers, len(classes), probs)
+    return Task(channels, seeds, classes, probs)
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """What a solve made of an image, on the CPU.
+
+    numbers: the row of `labels` that won. The rest is as in `Labeled`.
+    """
+
+    labels: Float32[np.ndarray, "k h w"]
+    numbers: UInt8[np.ndarray, "h w"]
+    start_energy: float
+    energy: float
+    bound: float | None
+    steps: int
+    result: Result
+
+
+def solved_of(solution: Solution, number: int) -> Solved:
+    """What a solution has of one of its images."""
     assert solution.marginals is not None, "asked for"
-    labels = solution.marginals[0].numpy().astype(np.float32)
-    index = classes[solution.labels[0].argmax(dim=0).numpy()]
-    changed = None if probs is None else changes(classes[probs.argmax(dim=0).numpy()], index)
+    return Solved(
+        labels=solution.marginals[number].float().cpu().numpy(),
+        numbers=solution.labels[number].argmax(dim=0).byte().cpu().numpy(),
+        start_energy=float(solution.start_energy[number]),
+        energy=float(solution.energy[number]),
+        bound=None if solution.bound is None else float(solution.bound[number]),
+        steps=int(solution.steps[number]),
+        result=solution.results[number],
+    )
+
+
+def labels_of(task: Task, solved: Solved, settings: LabelingSettings) -> Labeled:
+    """The labels of an image, seeds at their class."""
+    seeds, classes, labels = task.seeds, task.classes, solved.labels
+    index = classes[solved.numbers]
+    changed = None if task.probs is None else changes(classes[task.probs.argmax(dim=0).numpy()], index)
     index[labels.max(axis=0) < settings.min_confidence] = UNLABELED
     return Labeled(
         index=np.where(seeds == UNLABELED, index, seeds),
         labels=labels,
         classes=classes,
-        start_energy=float(solution.start_energy[0]),
-        energy=float(solution.energy[0]),
-        bound=None if solution.bound is None else float(solution.bound[0]),
-        steps=int(solution.steps[0]),
-        result=solution.results[0],
+        start_energy=solved.start_energy,
+        energy=solved.energy,
+        bound=solved.bound,
+        steps=solved.steps,
+        result=solved.result,
         changes=changed,
     )
 

@@ -1,6 +1,7 @@
 """A labeled folder in numbers."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from selflabel.files.images import DIM
@@ -35,6 +36,11 @@ class FolderReport:
     def records(self) -> tuple[Record, ...]:
         """Records of this run and of earlier ones."""
         return self.labeled + self.skipped
+
+    @property
+    def devices(self) -> Mapping[str, int]:
+        """How many images each device solved, by its name."""
+        return Counter(sorted(record.device for record in self.records))
 
     @property
     def changed(self) -> float | None:

@@ -1,6 +1,6 @@
 """Kill `selflabel label` again and again, resume it, and compare what is there with an undisturbed run.
 
-    python tests/benchmarks/kills_label.py [--kills 1000] [--seed 1] [--fresh]
+    python tests/benchmarks/kills_label.py [--kills 1000] [--seed 1] [--fresh | --pipeline]
 
 A round is a run that is killed by SIGKILL several times, at random moments, and then ends. After each kill: every
 record belongs to the files that are there, which are those of an undisturbed run with the arguments of the record; no
@@ -8,7 +8,8 @@ image has two records; no record of an image that was done is lost. At the end: 
 but for `seconds` in the manifest. Runs have probabilities, soft labels and overlays.
 
 Runs are forks of this process, which has loaded the libraries, so that a kill costs a fraction of a second; with
---fresh they are new processes. Needs Linux. The exit code is 1 if anything was wrong.
+--fresh they are new processes. With --pipeline they use the engine of devices, where the CPU is one. Needs Linux. The
+exit code is 1 if anything was wrong.
 """
 
 import argparse
@@ -27,12 +28,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from killing import Fault, Run, adopt_orphans, started
 from PIL import Image
 from typer.testing import CliRunner
 
 from selflabel.cli import app
 from selflabel.files.digest import digest
+from selflabel.labeling import devices
 
 IMAGES = 16
 SIZE = 20
@@ -327,7 +330,12 @@ def _main() -> int:
     parser.add_argument("--kills", type=int, default=1000, help="how many (default: 1,000)")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("--fresh", action="store_true", help="new processes in place of forks")
+    parser.add_argument("--pipeline", action="store_true", help="the engine of devices, on the CPU")
     options = parser.parse_args()
+    if options.fresh and options.pipeline:
+        parser.error("--pipeline is for forks: leave out --fresh")
+    if options.pipeline:
+        devices.labeling_devices = lambda *asked: (torch.device("cpu"),)
     adopt_orphans()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kills-") as name:

@@ -18,7 +18,7 @@ PARTS = ("solver", "loss", "affinity", "augment", "optimizer")
 ENERGY = "Energy and affinity (default: those of the solver or method)"
 RUN = "Run"
 
-Device = Annotated[str, Option("auto, cpu, cuda, ...")]
+Device = Annotated[str, Option("auto, cpu, cuda or cuda:N.")]
 AllowCode = Annotated[
     bool, Option("Import the module that a run or a file of options names as its network, and run its code.")
 ]

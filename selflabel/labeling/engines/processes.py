@@ -37,7 +37,7 @@ class Crash:
 
 
 @dataclass(frozen=True)
-class _Finished(Generic[R]):
+class Finished(Generic[R]):
     """The message of a worker about a job: a result, or the exception that the work raised."""
 
     result: R | None
@@ -65,7 +65,7 @@ class Worker:
 
     def learn(self, work: bytes) -> None:
         """Send the pickled work, before the first job."""
-        with contextlib.suppress(ConnectionError):  # it is dead: `_collect` finds that
+        with contextlib.suppress(ConnectionError):  # it is dead: `collect` finds that
             self.pipe.send_bytes(work)
 
     def give(self, job: object) -> None:
@@ -128,7 +128,7 @@ def run_jobs(
                 return
             wait([worker.pipe for worker in busy] + [worker.process.sentinel for worker in busy])
             for worker in busy:
-                outcome = _collect(worker)
+                outcome = collect(worker)
                 if outcome is None:
                     continue
                 job: J = worker.job  # type: ignore[assignment]
@@ -160,12 +160,12 @@ def _assign(todo: Iterator[J], ready: list[Worker], team: list[Worker], workers:
         idle.pop().give(job)
 
 
-def _collect(worker: Worker) -> "_Finished[Any] | Crash | None":
+def collect(worker: Worker) -> "Finished[Any] | Crash | None":
     """The message of a busy worker, or its crash; None while it works."""
     dead = not worker.process.is_alive()
     if worker.pipe.poll():
         with contextlib.suppress(EOFError, OSError):
-            finished: _Finished[object] = worker.pipe.recv()
+            finished: Finished[object] = worker.pipe.recv()
             return finished
         dead = True
     return Crash(_cause_of_death(worker.process)) if dead else None
@@ -248,9 +248,9 @@ def _serve(pipe: Connection, others: Iterable[Connection]) -> None:
         while True:
             job = pipe.recv()
             try:
-                finished: _Finished[object] = _Finished(work(job), None)
+                finished: Finished[object] = Finished(work(job), None)
             except Exception as error:
-                finished = _Finished(None, f"{type(error).__name__}: {error}")
+                finished = Finished(None, f"{type(error).__name__}: {error}")
             pipe.send(finished)
     except (EOFError, ConnectionError):  # nobody waits for the result
         return
