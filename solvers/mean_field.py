@@ -13,6 +13,7 @@ from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LazyStep, Step
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import LOG_FLOOR, floored, floored_logits, per_image
+from selflabel.numerics.descent.mean_field_torch import Sweeps, TorchMeanField, is_swept
 from selflabel.problem import Energy, Problem
 from selflabel.terms import BILINEAR, STANDARD, entropy, total
 
@@ -75,16 +76,17 @@ class MeanField:
                     fused.labels, fused.energies, converged=fused.done, start_energy=fused.start_energies
                 )
         if kernels is Backend.CPU:
-            yield from self._compiled_steps(problem, labels)
+            from selflabel.numerics.descent.mean_field import CompiledMeanField
+
+            yield from self._swept_steps(problem, CompiledMeanField(problem, labels, self.rtol))
+        elif is_swept(problem):
+            yield from self._swept_steps(problem, TorchMeanField(problem, labels, self.rtol))
         else:
             done = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
             yield from self._guarded_steps(problem, labels, done, None)
 
-    def _compiled_steps(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
-        """Compiled sweeps; images whose energy would rise go on by guarded steps, and the others do not notice."""
-        from selflabel.numerics.descent.mean_field import CompiledMeanField
-
-        field = CompiledMeanField(problem, labels, self.rtol)
+    def _swept_steps(self, problem: Problem, field: Sweeps) -> Iterator[Step]:
+        """Sweeps; images whose energy would rise go on by guarded steps, and the others do not notice."""
         start, guarded = field.start_energies, list[_Guarded]()
         while True:
             risen = field.sweep()

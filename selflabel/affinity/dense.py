@@ -66,9 +66,8 @@ class DenseAffinity:
         """From any feature map.
 
         `filtering`: a `Lattice` (`FINE` is linear in the pixels, within 4 % of exact on average), `COARSE` (faster, for
-        symmetric normalization) or `Exact` (quadratic). Kernels of place alone are separable and exact, but for
-        compiled lattices (within 3 %, if not coarse). Raises `ValueError` without kernels, or for one without
-        `sigma_xy`.
+        symmetric normalization) or `Exact` (quadratic). Kernels of place alone are filtered by the same lattice, or
+        separably by `Exact` (linear in the pixels). Raises `ValueError` without kernels, or for one without `sigma_xy`.
         """
         features = checked_features(features)
         size = tuple(features.shape[2:])

@@ -13,6 +13,13 @@ LARGE_PIXELS = 1 << 16
 """Pixels from which on an image is worth several threads."""
 
 
+TABLE_PIXELS = 1 << 16
+"""Pixels whose values are summed in one table, at least: a table costs time, but those of an image fill at once."""
+
+MOST_TABLES = 16
+"""Tables of an image, at most."""
+
+
 def num_threads() -> int:
     """Torch's number of threads."""
     return torch.get_num_threads()
@@ -28,6 +35,14 @@ def split_range(count: int, number: int) -> list[tuple[int, int]]:
     """``range(count)`` cut into `number` ranges of about the same length, some of them empty if count is less."""
     ends = [count * i // number for i in range(number + 1)]
     return list(pairwise(ends))
+
+
+def split_for_sums(count: int) -> list[tuple[int, int]]:
+    """The ranges of ``range(count)`` that are summed apart.
+
+    They depend on `count` alone: sums, added up in this order, are the same bytes for any number of threads.
+    """
+    return split_range(count, max(1, min(MOST_TABLES, count // TABLE_PIXELS)))
 
 
 def parallel_for(count: int, threads: int, run: Callable[[int, int], Any]) -> list[Any]:

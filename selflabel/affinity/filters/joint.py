@@ -10,10 +10,13 @@ from selflabel.affinity.filters.weighted import ScaledFilter
 from selflabel.kernels.cpu import mean_field as loops
 from selflabel.kernels.cpu.rows import Incidence
 from selflabel.kernels.memory import Array
-from selflabel.kernels.threads import num_threads, parallel_for, run_parallel, split_range
+from selflabel.kernels.threads import parallel_for, run_parallel, split_range
 
 NO_SCALE = np.ones(1, np.float32)
 """Scale 1: filters without normalization."""
+
+PRODUCT_ROWS = 4096
+"""Rows of tables whose products are summed at a time, whatever the number of threads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,8 @@ class JointFilter:
             own = slice(first, first + lattice.rows)
             lattice.blur(table[own], factor * weight, to[own], threads)
             first += lattice.rows
-        tasks = [partial(loops.products, table, to, *part) for part in split_range(len(table), num_threads())]
+        parts = split_range(len(table), -(-len(table) // PRODUCT_ROWS))
+        tasks = [partial(loops.products, table, to, *part) for part in parts]
         alike, degree = np.sum(run_parallel(tasks, threads), axis=0)
         scale = 1 / factor if factor else 0.0
         return float(scale * alike), float(scale * degree)

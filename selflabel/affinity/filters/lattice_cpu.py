@@ -1,7 +1,7 @@
 """The permutohedral lattice, compiled: the vertices, weights and sums of `TorchLattice`, arranged differently.
 
 Every image has a table of its own, the vertices of pixels are found by hashing, those of the blur by merging sorted
-keys, and pixels are splatted one after the other, into one table a thread.
+keys, and pixels are splatted one after the other, into one table for each of the `split_for_sums`.
 """
 
 import math
@@ -21,7 +21,13 @@ from selflabel.kernels.cpu.hashing import numbered
 from selflabel.kernels.cpu.layout import channels_last, rows, summed
 from selflabel.kernels.cpu.rows import Incidence, padded
 from selflabel.kernels.memory import scratch
-from selflabel.kernels.threads import num_threads, parallel_for, run_parallel, split_range, split_threads
+from selflabel.kernels.threads import (
+    parallel_for,
+    run_parallel,
+    split_for_sums,
+    split_range,
+    split_threads,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +71,15 @@ class ImageLattice:
         neighbors = _blurs(table, [*strides, -sum(strides)], radius, threads)
         return cls(Incidence.of(vertex, weight), len(table), neighbors, tuple(taps[:0:-1] + taps))
 
-    def add(self, x: Array, scale: Array, factor: float, to: Array, splats: int, threads: int) -> None:
-        """``to += factor · diag(scale) K diag(scale) x``, pixels by rows; `splats` tables are splatted into."""
-        shape = self.rows, padded(x.shape[1])
-        with scratch((splats, *shape), x.dtype) as tables, scratch(shape, x.dtype) as blurred:
-            pieces = zip(tables, split_range(len(x), splats), strict=True)
+    def add(self, x: Array, scale: Array, factor: float, to: Array, threads: int) -> None:
+        """``to += factor · diag(scale) K diag(scale) x``, pixels by rows."""
+        shape, parts = (self.rows, padded(x.shape[1])), split_for_sums(len(x))
+        with scratch((len(parts), *shape), x.dtype) as tables, scratch(shape, x.dtype) as blurred:
+            pieces = zip(tables, parts, strict=True)
             tasks = [partial(loops.splat, x, scale, self.incidence, own, *part) for own, part in pieces]
             run_parallel(tasks, threads)
-            self.blur(_joined(tables), factor, blurred, threads)
+            parallel_for(self.rows, threads, partial(loops.add, tables[1:], tables[0]))
+            self.blur(tables[0], factor, blurred, threads)
             parallel_for(len(x), threads, partial(loops.add_sliced, blurred, scale, self.incidence, to))
 
     @property
@@ -92,14 +99,6 @@ class ImageLattice:
                 parallel_for(len(index), threads, partial(loops.blur, table, index, taps, following))
                 following[len(index)] = 0
                 table = following
-
-
-def _joined(tables: Array) -> Array:
-    """The sum of the tables, written to the first."""
-    for other in tables[1:]:
-        tables[0] += other
-    first: Array = tables[0]
-    return first
 
 
 def _numbered(keys: Array, vertex: Array, threads: int) -> Array:
@@ -156,7 +155,7 @@ def _blurs(table: Array, steps: list[int], radius: int, threads: int) -> tuple[A
 class CompiledLattice:
     """`TorchLattice` on the CPU: the same filter, to rounding, and an `AddingFilter`.
 
-    Images of a batch are filtered side by side, and give the same answer as alone with as many threads.
+    Images of a batch are filtered side by side, and give the same bytes as alone, with any number of threads.
     """
 
     images: tuple[ImageLattice, ...]
@@ -202,15 +201,7 @@ class CompiledLattice:
         x, out = rows(channels_last(values)), rows(to)
         scales = torch.ones(1, 1, 1, dtype=self.dtype) if scale is None else scale
         tasks = [
-            partial(
-                self.of(i).add,
-                x[i],
-                scales[i % len(scales), 0].numpy(),
-                factor,
-                out[i],
-                num_threads(),
-                threads,
-            )
+            partial(self.of(i).add, x[i], scales[i % len(scales), 0].numpy(), factor, out[i], threads)
             for i in range(len(x))
         ]
         run_parallel(tasks, across)

@@ -54,6 +54,15 @@ class ScalingFilter(Filter, Protocol):
 
 
 @runtime_checkable
+class LatticeFilter(Filter, Protocol):
+    """A permutohedral lattice: in torch or by kernels, the same sums to rounding."""
+
+    @property
+    def vertices(self) -> int:
+        """The number of vertices around pixels, in all images."""
+
+
+@runtime_checkable
 class FilterBuilder(Protocol):
     """A frozen record of settings that builds filters ``K_ij = exp(-½ ‖f_i - f_j‖²)``: `Lattice` or `Exact`."""
 

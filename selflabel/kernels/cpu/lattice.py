@@ -169,3 +169,12 @@ def add_sliced(table, scale, incidence, to, first, last):
         sum_rows(table, 0, width, incidence, p * corners, own, row, 0, width)
         for j in range(to.shape[1]):
             to[p, j] += row[j]
+
+
+@kernel
+def add(tables, to, first, last):
+    """``to += Σ_t tables[t]`` for a range of rows, the tables in their order."""
+    for row in range(first, last):
+        for t in range(len(tables)):
+            for j in range(to.shape[1]):
+                to[row, j] += tables[t, row, j]

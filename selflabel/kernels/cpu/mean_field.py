@@ -368,11 +368,3 @@ def products(table, blurred, first, last):
         alike += product
         degree += a * b
     return alike, degree
-
-
-@kernel
-def add(x, to, first, last):
-    """``to += x`` for a range of rows."""
-    for row in range(first, last):
-        for j in range(x.shape[1]):
-            to[row, j] += x[row, j]

@@ -14,33 +14,28 @@ from selflabel.affinity.dense import DenseAffinity
 from selflabel.affinity.filters.joint import JointFilter
 from selflabel.affinity.filters.lattice_cpu import CompiledLattice
 from selflabel.affinity.filters.weighted import ScaledFilter
-from selflabel.kernels.cpu import mean_field
+from selflabel.kernels.cpu import lattice, mean_field
 from selflabel.kernels.cpu.compile import Array
 from selflabel.kernels.cpu.rows import Incidence
 from selflabel.kernels.cpu.vectors import LANES
 from selflabel.kernels.memory import empty, scratch, working_array
-from selflabel.kernels.threads import num_threads, parallel_for, run_parallel, split_range, split_threads
+from selflabel.kernels.threads import parallel_for, run_parallel, split_for_sums, split_threads
 from selflabel.labels import LOG_FLOOR, channels_first
+from selflabel.numerics.descent.mean_field_torch import (
+    FAR,
+    REVISIT_SWEEPS,
+    RISE,
+    SETTLED_DISTANCE,
+    is_swept,
+)
 from selflabel.problem import Problem
 from selflabel.terms import FLOOR
-
-FAR = 0.01
-"""Fraction of the energy: while sweeps lower it by more, all pixels are visited."""
-
-REVISIT_SWEEPS = 4
-"""All pixels are visited every so often, at least."""
-
-SETTLED_DISTANCE = 1e-3
-"""Between a pixel's labels before and after a sweep (Euclidean): nearer ones are not visited by the next sweep."""
 
 NEGLIGIBLE_NATS = 13.8
 """Classes whose label can never exceed ``exp(-13.8)``, 1e-6, are left out after the first sweep."""
 
 COMPETITION_NATS = 20.0
 """Classes compete for a pixel if their unaries are within this distance of the largest one."""
-
-MOST_COUPLING = 1e20
-"""The largest factor of unaries; beyond it they come near `LEAST`, which marks lanes without a class."""
 
 TILE_PIXELS = 16
 """A side of the squares whose pixels are visited together."""
@@ -50,14 +45,12 @@ SAMPLE_PIXELS = 8192
 
 
 def supports(problem: Problem) -> bool:
-    """True for a prediction in float32 and an affinity of compiled lattices alone, unless unaries are huge."""
-    affinity, energy = problem.affinity, problem.energy
+    """True for a problem that `is_swept` whose lattices are all compiled."""
+    affinity = problem.affinity
     return (
-        isinstance(affinity, DenseAffinity)
-        and problem.costs is None
+        is_swept(problem)
+        and isinstance(affinity, DenseAffinity)
         and all(isinstance(scaled.filter, CompiledLattice) for scaled in affinity.filters)
-        and problem.probs.dtype == affinity.dtype == torch.float32
-        and energy.coupling_weight / energy.entropy_weight < MOST_COUPLING
     )
 
 
@@ -100,8 +93,7 @@ class CompiledMeanField:
         """
         # sweep and energy of an image at once, while its tables are in a cache
         everywhere, trial = self._of_each(lambda image: (image.sweep(), image.energy()))
-        slack = 1e-7 * self.energies.abs()  # rounding of float32 labels
-        risen = self.swept & (trial > self.energies + slack)
+        risen = self.swept & (trial > self.energies + RISE * self.energies.abs())
         for image in compress(self.images, risen):
             image.undo()
         accepted = self.swept & ~risen
@@ -162,7 +154,7 @@ class MeanFieldSweeps:
         """`probs` and `start` are ``[k n]`` (None: the probabilities); `free` has the shape of the image.
 
         Rows of arrays are pixels in the order of `tiles`, their lanes classes in that of `competitors`. The answer
-        depends on how many threads torch has, not on how many of them work on this image.
+        does not depend on the number of threads.
         """
         classes, pixels = probs.shape
         width = -(-classes // LANES) * LANES
@@ -200,17 +192,16 @@ class MeanFieldSweeps:
         return self.rows, self.joint.incidence, self.constants
 
     def _onto_table(self, run: Callable[[Array, int, int], float], count: int) -> float:
-        """``run(table, first, last)`` over `range(count)`, a table of zeros a thread, all added to `self.table` then.
+        """``run(table, first, last)`` over `range(count)`, in a table of zeros each of the `split_for_sums`.
 
-        Added to it one by one, small changes would be lost in sums of thousands of labels in single precision.
+        All are added to `self.table` then. Added to it one by one, small changes would be lost in sums of thousands of
+        labels in single precision.
         """
-        pieces = split_range(count, num_threads())
+        pieces = split_for_sums(count)
         with scratch((len(pieces), *self.table.shape), np.float32) as tables:
-            tables[:] = 0
-            tasks = [partial(run, table, *part) for table, part in zip(tables, pieces, strict=True)]
+            tasks = [partial(_from_zero, run, table, *part) for table, part in zip(tables, pieces, strict=True)]
             result = sum(run_parallel(tasks, self.threads))
-            for table in tables:
-                parallel_for(len(table), self.threads, partial(mean_field.add, table, self.table))
+            parallel_for(len(self.table), self.threads, partial(lattice.add, tables, self.table))
         return float(result)
 
     def energy(self) -> float:
@@ -252,6 +243,11 @@ class MeanFieldSweeps:
         """Restore the labels from before the last sweep; only one sweep can be undone, and none can follow."""
         self.sweeps -= 1
         self.rows.sides[self.pixels] ^= 1
+
+
+def _from_zero(run: Callable[[Array, int, int], float], table: Array, first: int, last: int) -> float:
+    table[:] = 0
+    return run(table, first, last)
 
 
 def competitors(probs: Array, allowed: Array, coupling: float) -> Array:
