@@ -85,32 +85,6 @@ def test_a_coarse_lattice_has_fewer_vertices() -> None:
     assert coarse.vertices < 0.8 * fine.vertices  # type: ignore[attr-defined]
 
 
-def test_a_place_kernel_is_of_its_lattice() -> None:
-    """The coarse one loses mass; kernels of place are kept apart."""
-    image = torch.zeros(1, 3, 40, 50)
-    kernels = (GaussianKernel(1.0, 3.0, None),)
-    fine, coarse, again = (
-        DenseAffinity.from_image(image, kernels, filtering=filtering)
-        for filtering in (Lattice(), COARSE, Lattice())
-    )
-    middle = [float(affinity.degree()[0, 0, 20, 25]) for affinity in (fine, coarse, again)]
-    assert middle[1] < 0.95 * middle[0]
-    assert middle[2] == middle[0]
-
-
-@pytest.mark.parametrize("filtering", [Lattice(), COARSE])
-@pytest.mark.needs_numba
-def test_kernels_of_place_are_the_same_with_numba_and_without(
-    filtering: FilterBuilder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image, kernels = torch.rand(2, 3, 30, 40), (GaussianKernel(1.0, 3.0), GaussianKernel(2.0, (1.0, 5.0)))
-    values = random_labels(torch.zeros(2, 3, 30, 40))
-    found = DenseAffinity.from_image(image, kernels, filtering=filtering, symmetric=True).apply(values)
-    monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
-    plain = DenseAffinity.from_image(image, kernels, filtering=filtering, symmetric=True).apply(values)
-    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
-
-
 def test_dense_gradient_is_the_filter_again() -> None:
     case = make_case(Energy(), "exact").to(torch.float64)
     values = random_labels(case.probs).requires_grad_()

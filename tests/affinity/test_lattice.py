@@ -18,9 +18,7 @@ from selflabel.affinity.filters.protocol import (
     check_features,
     check_values,
     filter_values,
-    grid_features,
 )
-from selflabel.affinity.filters.weighted import ScaledFilter, apply_sum
 
 pytestmark = pytest.mark.usefixtures("either_path")
 
@@ -101,41 +99,6 @@ def test_lattice_is_within_four_percent(name: str, kind: str) -> None:
     got = Lattice().build(features.float()).apply(x)
     assert relative(got, wanted) < 0.04
     assert abs(float(got.sum()) / float(wanted.sum()) - 1) < 0.03
-
-
-def test_settings_build_filters_of_the_grid() -> None:
-    """As accurate as of other features; exact for bandwidths below a pixel."""
-    size, x = (40, 50), soft(2, 3, 2000, 7032)
-    for sigmas in ((3.0, 2.0), (0.9, 2.0)):
-        exact, fine, coarse = (
-            settings.build_grid(size, sigmas, torch.float32, torch.device("cpu"))
-            for settings in (Exact(), FINE, COARSE)
-        )
-        wanted = exact.apply(x).double()
-        lost = [relative(linear.apply(x), wanted) for linear in (fine, coarse)]
-        if sigmas[0] < 1:
-            assert lost == [0, 0]
-        else:
-            assert 0 < lost[0] < 0.04 < lost[1] < 0.2
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
-def test_a_lattice_of_places_is_that_of_features(dtype: torch.dtype) -> None:
-    """For each image of a batch, with one scale for all images, one for each, and none."""
-    size, cpu = (13, 9), torch.device("cpu")
-    shared = FINE.build_grid(size, (2.0, 1.5), dtype, cpu)
-    alone = FINE.build(grid_features(size, (2.0, 1.5), dtype, cpu))
-    x = soft(3, 2, 117, 7033, dtype)
-    torch.testing.assert_close(shared.degree(), alone.degree())
-    each = torch.cat([alone.apply(image) for image in x.split(1)])
-    torch.testing.assert_close(shared.apply(x), each)
-    scales = torch.rand(3, 1, 117, generator=generator(7034), dtype=dtype)
-    for scale in (None, scales[:1], scales):
-        factor = torch.ones(1, dtype=dtype) if scale is None else scale
-        wanted = 0.7 * factor * torch.cat([alone.apply(image) for image in (factor * x).split(1)])
-        torch.testing.assert_close(apply_sum((ScaledFilter(shared, 0.7, scale),), x), wanted)
-    with pytest.raises(ValueError, match="shape"):
-        shared.apply(torch.zeros(2, 2, 116, dtype=dtype))
 
 
 def test_settings_are_values() -> None:

@@ -43,6 +43,7 @@ def in_torch(monkeypatch: pytest.MonkeyPatch, problem: Problem, steps: int) -> S
     """The same affinity, but updates of all pixels in torch."""
     with monkeypatch.context() as patch:
         patch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
+        patch.setattr("selflabel.solvers.mean_field.is_swept", lambda problem: False)
         return solve(problem, MeanField(rtol=0.0), max_steps=steps, trace=True)
 
 

@@ -77,9 +77,9 @@ class Lattice:
     ) -> Filter:
         """The filter of place alone; `sigmas` in pixels.
 
-        On every device a lattice as for features of any kind, to the same accuracy: mean field takes it in one pass with
-        that of the colors, where an exact one would cost half as much again as all of its sweep (`Exact` has it). Exact
-        for bandwidths below `LEAST_SIGMA_PIXELS`.
+        A lattice on every device, as for other features, and as accurate: mean field filters with it and that of the
+        colors in one pass, where exact passes over all pixels would add a tenth to its time or more. `Exact` takes
+        those, and so do bandwidths below `LEAST_SIGMA_PIXELS`.
         """
         if min(sigmas) < LEAST_SIGMA_PIXELS:
             return separable(size, sigmas, dtype, device)

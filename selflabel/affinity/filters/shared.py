@@ -19,7 +19,7 @@ class SharedFilter:
     @torch.no_grad()
     def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
         """``K values``. Raises `ValueError` for another number of pixels or type than at build."""
-        return torch.cat([self.filter.apply(image) for image in values.split(1)])
+        return torch.cat([self.filter.apply(image) for image in torch.split(values, 1)])
 
     @torch.no_grad()
     def add_scaled(
@@ -30,7 +30,7 @@ class SharedFilter:
         to: Float[Tensor, "b k n"],
     ) -> None:
         """``to += factor · diag(scale) K diag(scale) values``."""
-        for number, (image, own) in enumerate(zip(values.split(1), to.split(1), strict=True)):
+        for number, (image, own) in enumerate(zip(torch.split(values, 1), torch.split(to, 1), strict=True)):
             scales = None if scale is None else scale[number % len(scale), None]
             ScaledFilter(self.filter, factor, scales).add(image, own)
 

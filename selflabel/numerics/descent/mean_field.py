@@ -199,7 +199,9 @@ class MeanFieldSweeps:
         """
         pieces = split_for_sums(count)
         with scratch((len(pieces), *self.table.shape), np.float32) as tables:
-            tasks = [partial(_from_zero, run, table, *part) for table, part in zip(tables, pieces, strict=True)]
+            tasks = [
+                partial(_from_zero, run, table, *part) for table, part in zip(tables, pieces, strict=True)
+            ]
             result = sum(run_parallel(tasks, self.threads))
             parallel_for(len(self.table), self.threads, partial(lattice.add, tables, self.table))
         return float(result)
