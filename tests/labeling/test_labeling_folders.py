@@ -158,9 +158,8 @@ def test_files_that_no_run_wrote_are_not_replaced(tmp_path: Path) -> None:
     stem = make_plan(folders[0], folders[1]).jobs[-1].stem
     precious = out / "labels" / f"{stem}.png"
     precious.write_bytes(b"precious")
-    with pytest.raises(
-        ValueError, match=r"exists and is not of an earlier run: give another --out, or --overwrite"
-    ):
+    told = r"exists and is not of an earlier run, as there is no manifest\.jsonl: .* another --out, or --overwrite"
+    with pytest.raises(ValueError, match=told):
         label_all(folders, out)
     assert precious.read_bytes() == b"precious"
     label_all(folders, out, overwrite=True)
