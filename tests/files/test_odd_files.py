@@ -184,7 +184,7 @@ def test_links_to_nothing_and_pipes_are_named_as_images_that_fail(tmp_path: Path
 
 def tags(**more: int) -> dict[int, int | tuple[int, ...]]:
     """The tags of 7 x 13 gray numbers of 8 bits; more: by their number as "t262"."""
-    return {256: 13, 257: 7, 258: 8, 259: 1, 262: 1} | {int(name[1:]): value for name, value in more.items()}
+    return {256: 13, 257: 7, 258: 8, 259: 1, 262: 1, **{int(name[1:]): n for name, n in more.items()}}
 
 
 def test_a_file_that_does_not_say_what_zero_is_is_refused() -> None:
