@@ -34,6 +34,9 @@ class MeanField:
 
     - `rtol`: an image has converged when a step lowers its energy by less than this fraction.
 
+    With lattices on the CPU a sweep visits the pixels that the last one has moved, and all of them every fourth sweep or
+    while the energy falls fast, with Numba and without.
+
     A local minimum. Cost: one filtering a step, and one for the energy of the start. Memory: 400 + 90 K bytes a pixel
     on compiled lattices (tests/benchmarks/growth.py). For any other coupling or relaxation use `GradientDescent`.
     """
