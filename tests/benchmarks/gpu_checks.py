@@ -23,7 +23,7 @@ from selflabel import (
 )
 from selflabel.affinity import FINE, Affinity, Exact, FilterBuilder
 from selflabel.affinity.filters.lattice_torch import TorchLattice
-from selflabel.affinity.filters.protocol import Filter, grid_features
+from selflabel.affinity.filters.protocol import Filter, LatticeFilter, grid_features
 from selflabel.affinity.filters.shared import SharedFilter
 from selflabel.driver import Solver
 from selflabel.labels import UNLABELED
@@ -62,9 +62,9 @@ class LatticeOnGPU(Exact):
     ) -> Filter:
         if device.type == "cuda":
             return FINE.build_grid(size, sigmas, dtype, device)
-        return SharedFilter(
-            TorchLattice.build(grid_features(size, sigmas, dtype, device), FINE.variance, FINE.radius)
-        )
+        built = self.build(grid_features(size, sigmas, dtype, device))
+        assert isinstance(built, LatticeFilter)
+        return SharedFilter(built)
 
 
 @dataclass(frozen=True)
