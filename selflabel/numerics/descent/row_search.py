@@ -84,7 +84,7 @@ def flat_free(problem: Problem, number: int) -> Float[Tensor, " n"]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Point:
+class _RowPoint:
     roots: Float[Tensor, "k halo_n_halo"]
     """The margins hold labels, whose products are finite."""
     gradient: Float[Tensor, "k n"]
@@ -94,7 +94,7 @@ class _Point:
 
 
 @dataclass(frozen=True, eq=False)
-class _Derivatives:
+class _RowDerivatives:
     """Derivatives of the energy."""
 
     by_dots: Float[Tensor, "m halo_n"]
@@ -105,7 +105,7 @@ class _Derivatives:
     """By ``y_i·t_i``."""
 
 
-class _ImageSearch:
+class _RowImage:
     """One image: its current point, that of the last trial, and the direction. Letters as in `kernels.cpu.descent`."""
 
     def __init__(self, problem: Problem, number: int, labels: Float[Tensor, "k *s"]) -> None:
@@ -124,10 +124,10 @@ class _ImageSearch:
         self.turning: tuple[float, float] | None = None
         """beta and rate of the next direction, ``-n + beta d``, if it is due."""
 
-    def _new_point(self) -> _Point:
+    def _new_point(self) -> _RowPoint:
         roots = torch.zeros(len(self._target), self._pixels + 2 * self._halo)
         roots[0] = 1
-        return _Point(roots, torch.zeros_like(self._target), torch.zeros_like(self._free))
+        return _RowPoint(roots, torch.zeros_like(self._target), torch.zeros_like(self._free))
 
     def _inside(self, padded: Tensor, first: int = 0, last: int | None = None, ahead: int = 0) -> Tensor:
         """A range of pixels, `ahead` pixels from there on, of what has margins."""
@@ -188,7 +188,7 @@ class _ImageSearch:
             target_dots[first:last] = _summed_in_pairs(squares.mul_(self._target[:, first:last]))
         return dots, norms, target_dots
 
-    def _derivatives(self, dots: Tensor, norms: Tensor, target_dots: Tensor) -> tuple[float, _Derivatives]:
+    def _derivatives(self, dots: Tensor, norms: Tensor, target_dots: Tensor) -> tuple[float, _RowDerivatives]:
         """With the energy; writes the curvature of the trial."""
         relaxation, halo, pixels = self._energy.relaxation, self._halo, self._pixels
         by_dots = torch.zeros_like(self._weights)
@@ -213,11 +213,11 @@ class _ImageSearch:
         energy = _sum(values) + _sum(coupling_weight * self._free * product.value(target_dots))
         own = curvature[:pixels].add_(coupling_weight * product.curvature(target_dots))
         torch.clamp_min(own, LEAST_CURVATURE, out=self._trial.curvature)
-        return energy, _Derivatives(
+        return energy, _RowDerivatives(
             by_dots, by_norms[:pixels], coupling_weight * product.derivative(target_dots)
         )
 
-    def _gradients(self, derivatives: _Derivatives) -> Float[Tensor, "4"]:
+    def _gradients(self, derivatives: _RowDerivatives) -> Float[Tensor, "4"]:
         """``d·g'``, ``d·g``, ``n·g`` and ``n·g'`` (`line_search.Trial`); writes the gradient of the trial."""
         sums, padded = torch.zeros(4, dtype=torch.float64), self._trial.roots
         for first, last in self._blocks():
@@ -277,7 +277,7 @@ class RowSearch:
 
     def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> None:
         self._shape = labels.shape
-        self._images = [_ImageSearch(problem, number, own) for number, own in enumerate(labels)]
+        self._images = [_RowImage(problem, number, own) for number, own in enumerate(labels)]
 
     def labels(self) -> Float[Tensor, "b k *s"]:
         """A copy: one pass over the labels."""
