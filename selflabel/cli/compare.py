@@ -175,7 +175,7 @@ def _run(
     options: CompareOptions, one: "Spec", job: "TrainingJob", device: "torch.device", bar: "Progress"
 ) -> "RunHistory":
     from selflabel.cli import run_folder, running
-    from selflabel.datasets.survey import UnusableFiles
+    from selflabel.datasets.samples import UnusableFiles
     from selflabel.reports.comparison import RunHistory
     from selflabel.training import TrainingError
 

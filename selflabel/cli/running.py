@@ -12,7 +12,8 @@ from rich.progress import Progress, TaskID
 from selflabel.cli import screen
 from selflabel.cli.config.jobs import TrainingJob
 from selflabel.cli.run_folder import about, read_scores, write_scores
-from selflabel.datasets.survey import Survey, UnusableFiles, survey
+from selflabel.datasets.samples import UnusableFiles
+from selflabel.datasets.survey import Survey, survey
 from selflabel.files.folders import listing, some
 from selflabel.files.images import IMAGE_SUFFIXES
 from selflabel.files.label_files import LABEL_SUFFIXES

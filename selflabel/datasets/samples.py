@@ -27,7 +27,7 @@ from selflabel.files.images import (
 )
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, decode_index
 from selflabel.files.lists import read_stems
-from selflabel.files.opening import about, read_file
+from selflabel.files.opening import FileError, about, read_file
 from selflabel.inputs import as_tensor, extent
 from selflabel.labels import UNLABELED, check_seeds
 
@@ -133,6 +133,18 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+class UnusableFiles(ValueError):
+    """Files of a data set that cannot be used. failures: stems and reasons; total: images that were read."""
+
+    def __init__(self, failures: Sequence[tuple[str, str]], total: int) -> None:
+        super().__init__(failures, total)
+        self.failures, self.total = tuple(failures), total
+
+    def __str__(self) -> str:
+        reasons = "; ".join(reason for _, reason in self.failures)
+        return f"{len(self.failures)} of {self.total} images cannot be used: {reasons}"
+
+
 @dataclass(frozen=True, eq=False)
 class Folder(Dataset[Sample]):
     """The images ``root/images`` of some stems, with ``root/scribbles`` and ``root/masks`` of the same stems.
@@ -200,7 +212,10 @@ class Folder(Dataset[Sample]):
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the stems and of the bytes of all their files, which are read once."""
+        """Digest of the stems and of the bytes of all their files, which are read once.
+
+        Raises `UnusableFiles` that names all that cannot be read.
+        """
         return digest(self._contents())
 
     @cached_property
@@ -232,9 +247,16 @@ class Folder(Dataset[Sample]):
         return tuple(stem for stem in self.stems if stem in self._dim)
 
     def _contents(self) -> Iterator[bytes]:
+        failures: list[tuple[str, str]] = []
         for stem, files in self._files.items():
             yield stem.encode("utf-8", "backslashreplace")
-            yield from (b"" if file is None else read_file(file) for file in files)
+            for file in files:
+                try:
+                    yield b"" if file is None else read_file(file)
+                except FileError as error:
+                    failures.append((stem, str(error)))
+        if failures:
+            raise UnusableFiles(failures, len(self))
 
     def check_one_size(self) -> None:
         """Raise `ValueError`, naming two images, unless all come in one size."""

@@ -1,6 +1,6 @@
 """What a data set holds, found by reading all of it before training starts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,20 +8,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from selflabel.datasets.samples import Folder
+from selflabel.datasets.samples import Folder, UnusableFiles
 from selflabel.labels import UNLABELED
-
-
-class UnusableFiles(ValueError):
-    """Files of a data set that cannot be used. failures: stems and reasons; total: images that were read."""
-
-    def __init__(self, failures: Sequence[tuple[str, str]], total: int) -> None:
-        super().__init__(failures, total)
-        self.failures, self.total = tuple(failures), total
-
-    def __str__(self) -> str:
-        reasons = "; ".join(reason for _, reason in self.failures)
-        return f"{len(self.failures)} of {self.total} images cannot be used: {reasons}"
 
 
 @dataclass(frozen=True)

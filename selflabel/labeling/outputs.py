@@ -1,5 +1,6 @@
 """The files that are written for an image."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,10 @@ class OutputFolder:
             for what, path in (("images", job.image), ("seeds", job.seeds), ("predictions", job.probs)):
                 if path is None:
                     continue
-                real = {path.parent, path.resolve().parent} if path.is_symlink() else {path.parent}
+                # of links in a loop, too, of which `resolve` raises an error
+                real = (
+                    {path.parent, Path(os.path.realpath(path)).parent} if path.is_symlink() else {path.parent}
+                )
                 for folder in real - seen:
                     if folder.is_dir() and _place(folder) in places:
                         raise ValueError(
