@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Float32, UInt8
 
 from selflabel.files import UNLABELED
@@ -19,11 +18,10 @@ from selflabel.files.opening import about, read_file
 from selflabel.files.probabilities import Probabilities, decode_probabilities
 from selflabel.labeling.classes import check_same_size, check_seeds, known_classes
 from selflabel.labeling.lines import CPU, Record
-from selflabel.labeling.one import Labeled, label_arrays
+from selflabel.labeling.one import FileLabels, entropy_of, file_labels, solution_of, solved_of, task_of
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Job
 from selflabel.labeling.settings import LabelingSettings
-from selflabel.terms import entropy
 
 T = TypeVar("T")
 
@@ -73,8 +71,11 @@ def label_image(job: Job, settings: LabelingSettings, output: OutputFolder) -> R
     """
     began = time.perf_counter()
     found = read_inputs(job, settings)
-    labeled = label_arrays(found.image, found.seeds, found.given, settings)
-    return write_outputs(job.stem, found, labeled, output, began)
+    task = task_of(found.image, found.seeds, found.given, settings)
+    solution = solution_of(task, settings)
+    solved = solved_of(solution, 0, with_labels=settings.soft is not None)
+    labels = file_labels(task, solved, entropy_of(solution, 0), settings)
+    return write_outputs(job.stem, found, labels, output, began)
 
 
 def read_inputs(job: Job, settings: LabelingSettings) -> Inputs:
@@ -87,30 +88,30 @@ def read_inputs(job: Job, settings: LabelingSettings) -> Inputs:
 def write_outputs(
     stem: str,
     inputs: Inputs,
-    labeled: Labeled,
+    labels: FileLabels,
     output: OutputFolder,
     began: float,
     device: str = CPU,
 ) -> Record:
     """Write the files of an image; its record. began: when it was begun, by `time.perf_counter`."""
-    outputs = output.write(stem, inputs.image, labeled)
+    outputs, solved = output.write(stem, inputs.image, labels), labels.solved
     return Record(
         stem=stem,
         inputs=inputs.digest,
         outputs=outputs,
         height=inputs.image.shape[0],
         width=inputs.image.shape[1],
-        classes=tuple(labeled.classes.tolist()),
-        energy_before=labeled.start_energy,
-        energy_after=labeled.energy,
-        bound=labeled.bound,
-        steps=labeled.steps,
-        result=labeled.result.name.lower(),
+        classes=tuple(labels.classes.tolist()),
+        energy_before=solved.start_energy,
+        energy_after=solved.energy,
+        bound=solved.bound,
+        steps=solved.steps,
+        result=solved.result.name.lower(),
         seeded=float((inputs.seeds != UNLABELED).mean()),
-        labeled=float((labeled.index != UNLABELED).mean()),
-        changed=None if labeled.changes is None else labeled.changes.changed,
-        changed_far=None if labeled.changes is None else labeled.changes.far,
-        entropy=float(entropy(torch.from_numpy(labeled.labels)[None]).mean(dtype=torch.float64)),
+        labeled=float((labels.index != UNLABELED).mean()),
+        changed=None if labels.changes is None else labels.changes.changed,
+        changed_far=None if labels.changes is None else labels.changes.far,
+        entropy=labels.entropy,
         brightest=round(float(inputs.image.max()), 6),
         device=device,
         seconds=round(time.perf_counter() - began, 3),

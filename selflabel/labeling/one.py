@@ -20,6 +20,7 @@ from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.presets import default_labeler
 from selflabel.labeling.settings import LabelingSettings
 from selflabel.solvers import GraphCut
+from selflabel.terms import entropy
 
 GRAPH_CUT = GraphCut()
 
@@ -129,9 +130,7 @@ def label_arrays(
     Raises `ValueError` for input that does not fit, `SolveError` if the solver fails.
     """
     task = task_of(image, seeds, given, settings)
-    numbers = torch.from_numpy(numbered(seeds, task.classes))
-    solution = settings.labeler.label(task.image, numbers, len(task.classes), task.probs)
-    return labels_of(task, solved_of(solution, 0), settings)
+    return _labels_of(task, solved_of(solution_of(task, settings), 0), settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,15 +159,23 @@ def task_of(
     return Task(channels, seeds, classes, probs)
 
 
+def solution_of(task: Task, settings: LabelingSettings) -> Solution:
+    """The task solved on the CPU, as a batch of one. Raises `SolveError` if the solver fails."""
+    numbers = torch.from_numpy(numbered(task.seeds, task.classes))
+    return settings.labeler.label(task.image, numbers, len(task.classes), task.probs)
+
+
 @dataclass(frozen=True, eq=False)
 class Solved:
     """What a solve made of an image, on the CPU.
 
-    numbers: the row of `labels` that won. The rest is as in `Labeled`.
+    numbers: the row of `labels` that won. confidence: as in `Labeled`. labels: None where nobody asks for them: on a
+    GPU they are many bytes to fetch.
     """
 
-    labels: Float32[np.ndarray, "k h w"]
     numbers: UInt8[np.ndarray, "h w"]
+    confidence: Float32[np.ndarray, "h w"]
+    labels: Float32[np.ndarray, "k h w"] | None
     start_energy: float
     energy: float
     bound: float | None
@@ -176,12 +183,29 @@ class Solved:
     result: Result
 
 
-def solved_of(solution: Solution, number: int) -> Solved:
+@dataclass(frozen=True, eq=False)
+class FileLabels:
+    """What is written of the labels of an image: `Labeled` without soft labels, unless these are asked for.
+
+    entropy: mean over the pixels, in nats.
+    """
+
+    index: UInt8[np.ndarray, "h w"]
+    confidence: Float32[np.ndarray, "h w"]
+    soft: Float32[np.ndarray, "k h w"] | None
+    classes: UInt8[np.ndarray, " k"]
+    entropy: float
+    changes: Changes | None
+    solved: Solved
+
+
+def solved_of(solution: Solution, number: int, *, with_labels: bool = True) -> Solved:
     """What a solution has of one of its images."""
-    assert solution.marginals is not None, "asked for"
+    labels = _marginals(solution, number)
     return Solved(
-        labels=solution.marginals[number].float().cpu().numpy(),
         numbers=solution.labels[number].argmax(dim=0).byte().cpu().numpy(),
+        confidence=labels.amax(dim=0).cpu().numpy(),
+        labels=labels.cpu().numpy() if with_labels else None,
         start_energy=float(solution.start_energy[number]),
         energy=float(solution.energy[number]),
         bound=None if solution.bound is None else float(solution.bound[number]),
@@ -190,16 +214,26 @@ def solved_of(solution: Solution, number: int) -> Solved:
     )
 
 
-def labels_of(task: Task, solved: Solved, settings: LabelingSettings) -> Labeled:
-    """The labels of an image, seeds at their class."""
-    seeds, classes, labels = task.seeds, task.classes, solved.labels
-    index = classes[solved.numbers]
-    changed = None if task.probs is None else changes(classes[task.probs.argmax(dim=0).numpy()], index)
-    index[labels.max(axis=0) < settings.min_confidence] = UNLABELED
+def entropy_of(solution: Solution, number: int) -> float:
+    """The entropy of the labels of one of the images of a solution: mean over pixels, in nats."""
+    return float(entropy(_marginals(solution, number)[None]).mean(dtype=torch.float64))
+
+
+def file_labels(task: Task, solved: Solved, disorder: float, settings: LabelingSettings) -> FileLabels:
+    """What is written of a solved image. disorder: `entropy_of` its labels."""
+    index, changed = _index(task, solved, settings)
+    soft = None if settings.soft is None else solved.labels
+    return FileLabels(index, solved.confidence, soft, task.classes, disorder, changed, solved)
+
+
+def _labels_of(task: Task, solved: Solved, settings: LabelingSettings) -> Labeled:
+    """All labels of a solved image."""
+    assert solved.labels is not None, "asked for"
+    index, changed = _index(task, solved, settings)
     return Labeled(
-        index=np.where(seeds == UNLABELED, index, seeds),
-        labels=labels,
-        classes=classes,
+        index=index,
+        labels=solved.labels,
+        classes=task.classes,
         start_energy=solved.start_energy,
         energy=solved.energy,
         bound=solved.bound,
@@ -207,6 +241,23 @@ def labels_of(task: Task, solved: Solved, settings: LabelingSettings) -> Labeled
         result=solved.result,
         changes=changed,
     )
+
+
+def _marginals(solution: Solution, number: int) -> Float32[Tensor, "k h w"]:
+    assert solution.marginals is not None, "asked for"
+    return solution.marginals[number].float()
+
+
+def _index(
+    task: Task, solved: Solved, settings: LabelingSettings
+) -> tuple[UInt8[np.ndarray, "h w"], Changes | None]:
+    """The class of each pixel, that of its seed if it has one; what the solver changed of a given prediction."""
+    index = task.classes[solved.numbers]
+    changed = None
+    if task.probs is not None:
+        changed = changes(task.classes[task.probs.argmax(dim=0).numpy()], index)
+    index[solved.confidence < settings.min_confidence] = UNLABELED
+    return np.where(task.seeds == UNLABELED, index, task.seeds), changed
 
 
 def _channels_last(image: Shaped[Tensor, "..."]) -> Shaped[np.ndarray, "..."]:

@@ -17,7 +17,7 @@ from selflabel.files.number_types import quantized
 from selflabel.files.opening import FileError, read_file
 from selflabel.files.palette import overlay, visible
 from selflabel.files.probabilities import encoded_soft
-from selflabel.labeling.one import Labeled
+from selflabel.labeling.one import FileLabels
 from selflabel.labeling.plan import Job
 from selflabel.labeling.settings import Soft
 
@@ -117,19 +117,20 @@ class OutputFolder:
             refuse_link(path.parent)
             path.parent.mkdir(parents=True, exist_ok=True)
 
-    def write(self, stem: str, image: Float32[np.ndarray, "h w c"], labeled: Labeled) -> Mapping[str, str]:
+    def write(self, stem: str, image: Float32[np.ndarray, "h w c"], labels: FileLabels) -> Mapping[str, str]:
         """Write all files of an image, each complete or not at all; returns the digest of each, by folder.
 
         None is replaced before all are on disk. Raises `OSError` as the file system does, `ValueError` for a file that
         is a link.
         """
         paths = self.paths(stem)
-        contents = {"labels": encoded_index(labeled.index)}
-        contents["confidence"] = encoded_png(Image.fromarray(quantized(labeled.confidence)))
+        contents = {"labels": encoded_index(labels.index)}
+        contents["confidence"] = encoded_png(Image.fromarray(quantized(labels.confidence)))
         if self.soft is not None:
-            contents["soft"] = encoded_soft(self._stored(labeled.labels), labeled.classes)
+            assert labels.soft is not None, "asked for"
+            contents["soft"] = encoded_soft(self._stored(labels.soft), labels.classes)
         if self.overlay:
-            contents["overlays"] = encoded_png(Image.fromarray(overlay(visible(image), labeled.index)))
+            contents["overlays"] = encoded_png(Image.fromarray(overlay(visible(image), labels.index)))
         for path in paths.all:
             refuse_link(path)
         write_together({path: _writes(contents[name]) for name, path in paths.named.items()})

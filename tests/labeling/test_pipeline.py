@@ -116,18 +116,18 @@ def test_a_batch_has_the_bytes_of_its_images(tmp_path: Path) -> None:
     for name in SOLVERS:
         settings = LabelingSettings(replace(default_labeler(SOLVERS[name]()), annotator=MeanColor()))
         with closing(Blocks()) as blocks:
-            work = DeviceWork(settings.labeler, CPU)
+            work = DeviceWork(settings, CPU)
             images = read(folders, tmp_path / "out", settings, blocks)
             alone = []
             for image in images:
                 (done,) = work(SolveImages((image,)))  # type: ignore[misc]
                 assert isinstance(done, Done)
-                alone.append((done, done.image.parcel.open()["labels"].copy()))
+                alone.append((done, done.image.parcel.open()["confidence"].copy()))
             together = work(SolveImages(images))
             assert isinstance(together, tuple)
             for done, (single, labels) in zip(together, alone, strict=True):
                 assert isinstance(done, Done)
-                assert np.array_equal(done.image.parcel.open()["labels"], labels)
+                assert np.array_equal(done.image.parcel.open()["confidence"], labels)
                 assert (done.energy, done.steps) == (single.energy, single.steps)
 
 
@@ -198,7 +198,7 @@ def test_a_batch_that_lacks_memory_is_halved_and_an_image_refused_by_name(tmp_pa
     settings = with_solver(Cramped())
     with closing(Blocks()) as blocks:
         *images, tall = read(folders, tmp_path / "out", settings, blocks)
-        work = DeviceWork(settings.labeler, CPU)
+        work = DeviceWork(settings, CPU)
         assert isinstance(work(Hello()), Greeting)
         done = work(SolveImages(tuple(images)))
         assert isinstance(done, tuple)
@@ -225,7 +225,7 @@ def test_an_image_that_a_solver_fails_on_does_not_fail_its_batch(tmp_path: Path)
     settings = with_solver(Picky())
     with closing(Blocks()) as blocks:
         images = read(folders, tmp_path / "out", settings, blocks)
-        done = DeviceWork(settings.labeler, CPU)(SolveImages(images))
+        done = DeviceWork(settings, CPU)(SolveImages(images))
     assert isinstance(done, tuple)
     assert [type(each) for each in done] == [Done, Done, Failure, Done]
     assert done[2] == Failure("a2", "ZeroDivisionError: the first pixel")
@@ -346,7 +346,7 @@ def test_seconds_of_an_image_are_those_of_all_stages(tmp_path: Path) -> None:
     output.prepare()
     with closing(Blocks()) as blocks:
         (image,) = read(folders, tmp_path / "out", SETTINGS, blocks)
-        (done,) = DeviceWork(SETTINGS.labeler, CPU)(SolveImages((replace(image, seconds=5.0),)))  # type: ignore[misc]
+        (done,) = DeviceWork(SETTINGS, CPU)(SolveImages((replace(image, seconds=5.0),)))  # type: ignore[misc]
         assert isinstance(done, Done)
         assert isinstance(done.image, Waiting)
         record = FileWork(SETTINGS, output)(WriteImage(replace(done, seconds=7.0)))

@@ -4,6 +4,7 @@ import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,8 @@ class Parcel:
         """The arrays, and what is in the room for others."""
         if not self.path:
             return dict(self.held)
-        file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            populate = getattr(mmap, "MAP_POPULATE", 0)  # one call in place of a fault every page
-            memory = mmap.mmap(file, 0, mmap.MAP_SHARED | populate)
-        finally:
-            os.close(file)
+        status = os.stat(self.path)
+        memory = _mapped(self.path, status.st_ino, status.st_size)
         return {
             name: np.ndarray(place.shape, np.dtype(place.dtype), memory, place.offset)
             for name, place in self.places.items()
@@ -128,6 +125,17 @@ class Parcel:
         there = self.open()
         for name, array in arrays.items():
             there[name][...] = array
+
+
+@lru_cache(maxsize=256)
+def _mapped(path: str, number: int, nbytes: int) -> mmap.mmap:
+    """A block in the memory of this process; kept, as pages cost time. number: of the file, as its path may recur."""
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        populate = getattr(mmap, "MAP_POPULATE", 0)  # one call in place of a fault every page
+        return mmap.mmap(file, nbytes, mmap.MAP_SHARED | populate)
+    finally:
+        os.close(file)
 
 
 def _enlarge(path: str, nbytes: int) -> None:

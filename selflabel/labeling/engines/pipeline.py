@@ -86,7 +86,7 @@ class _Pipeline:
     def __init__(
         self, settings: LabelingSettings, output: OutputFolder, workers: int, ready: Iterable[Worker]
     ) -> None:
-        self.labeler, self.workers, self.ready = settings.labeler, workers, list(ready)
+        self.settings, self.workers, self.ready = settings, workers, list(ready)
         self.file_work = dumps(FileWork(settings, output))
         self.blocks = Blocks()
         self.readers: list[Worker] = []
@@ -161,7 +161,7 @@ class _Pipeline:
                     del self.waiting[kind]
 
     def _most(self, kind: Kind, device: Greeting) -> int:
-        return most_images(self.labeler.solver, kind.height * kind.width, kind.classes, device.free)
+        return most_images(self.settings.labeler.solver, kind.height * kind.width, kind.classes, device.free)
 
     def _take(
         self, request: object, worker: Worker, outcome: Finished[Any] | Crash
@@ -228,7 +228,7 @@ class _Pipeline:
 
     def _greeted(self, device: torch.device) -> _Solving:
         """A device whose process starts."""
-        worker = self._new(dumps(DeviceWork(self.labeler, device)))
+        worker = self._new(dumps(DeviceWork(self.settings, device)))
         worker.give(Hello())
         return _Solving(device, worker)
 

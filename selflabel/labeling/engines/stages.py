@@ -20,9 +20,8 @@ from selflabel.kernels.memory import available_memory, is_out_of_memory
 from selflabel.labeling.classes import numbered
 from selflabel.labeling.engines.parcels import Parcel, Place
 from selflabel.labeling.image import Inputs, attempt, read_inputs, write_outputs
-from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.lines import CPU, Record
-from selflabel.labeling.one import Solved, Task, labels_of, solved_of, task_of
+from selflabel.labeling.one import Solved, Task, entropy_of, file_labels, solved_of, task_of
 from selflabel.labeling.outputs import OutputFolder
 from selflabel.labeling.plan import Failure, Job
 from selflabel.labeling.settings import LabelingSettings
@@ -73,7 +72,7 @@ class SolveImages:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """A solved image, to be written: labels are in its parcel, numbers as in `Solved`. seconds: its share."""
+    """A solved image, to be written: arrays as in `Solved` are in its parcel. seconds: its share."""
 
     image: Waiting
     start_energy: float
@@ -81,6 +80,7 @@ class Done:
     bound: float | None
     steps: int
     result: Result
+    entropy: float
     device: str
     seconds: float
 
@@ -134,9 +134,11 @@ class FileWork:
             arrays["lab"] = image.lab(labeler.affinity.blur)[0].numpy()
         height, width = task.seeds.shape
         room = {
-            "labels": Place(0, tuple(probs.shape), "<f4"),
             "numbers": Place(0, (height, width), "|u1"),
+            "confidence": Place(0, (height, width), "<f4"),
         }
+        if self.settings.soft is not None:
+            room["labels"] = Place(0, tuple(probs.shape), "<f4")
         return Waiting(
             job=request.job,
             kind=Kind(len(task.image), height, width, len(task.classes), arrays["probs"].dtype.str),
@@ -153,24 +155,25 @@ class FileWork:
         probs = torch.from_numpy(arrays["probs"]) if waiting.is_given else None
         task = Task(torch.from_numpy(arrays["image"]), arrays["seeds"], waiting.classes, probs)
         solved = Solved(
-            labels=arrays["labels"],
             numbers=arrays["numbers"],
+            confidence=arrays["confidence"],
+            labels=arrays.get("labels"),
             start_energy=done.start_energy,
             energy=done.energy,
             bound=done.bound,
             steps=done.steps,
             result=done.result,
         )
-        labeled = labels_of(task, solved, self.settings)
+        labels = file_labels(task, solved, done.entropy, self.settings)
         inputs = Inputs(waiting.digest, np.moveaxis(arrays["image"], 0, -1), task.seeds, None)
-        return write_outputs(waiting.job.stem, inputs, labeled, self.output, began, done.device)
+        return write_outputs(waiting.job.stem, inputs, labels, self.output, began, done.device)
 
 
 @dataclass
 class DeviceWork:
     """What one device does."""
 
-    labeler: Labeler
+    settings: LabelingSettings
     device: torch.device
     name: str = field(default=CPU, init=False)
 
@@ -201,39 +204,39 @@ class DeviceWork:
         return (*self._solve(images[:half]), *self._solve(images[half:]))
 
     def _solved(self, images: tuple[Waiting, ...]) -> tuple[Done, ...]:
-        began = time.perf_counter()
+        began, labeler, found = time.perf_counter(), self.settings.labeler, []
         opened = [each.parcel.open() for each in images]
 
         def batch(name: str) -> Tensor:
             return torch.stack([torch.from_numpy(arrays[name]).to(self.device) for arrays in opened])
 
         image = Image(batch("image"))
-        if isinstance(self.labeler.affinity, Contrast):
-            image = image.with_lab(self.labeler.affinity.blur, batch("lab"))
+        if isinstance(labeler.affinity, Contrast):
+            image = image.with_lab(labeler.affinity.blur, batch("lab"))
         numbers = [
             numbered(arrays["seeds"], each.classes) for arrays, each in zip(opened, images, strict=True)
         ]
         seeds = torch.from_numpy(np.stack(numbers)).to(self.device)
-        solution = self.labeler.label_predicted(image, seeds, batch("probs"))
-        found = []
+        solution = labeler.label_predicted(image, seeds, batch("probs"))
         for number, each in enumerate(images):
-            solved = solved_of(solution, number)
-            parcel = each.parcel.add({"labels": solved.labels, "numbers": solved.numbers})
-            found.append((parcel, solved))
-        seconds = (time.perf_counter() - began) / len(images)
-        return tuple(
-            Done(
-                image=replace(each, parcel=parcel),
+            solved = solved_of(solution, number, with_labels=self.settings.soft is not None)
+            arrays = {"numbers": solved.numbers, "confidence": solved.confidence}
+            if solved.labels is not None:
+                arrays["labels"] = solved.labels
+            done = Done(
+                image=replace(each, parcel=each.parcel.add(arrays)),
                 start_energy=solved.start_energy,
                 energy=solved.energy,
                 bound=solved.bound,
                 steps=solved.steps,
                 result=solved.result,
+                entropy=entropy_of(solution, number),
                 device=self.name,
-                seconds=seconds,
+                seconds=0.0,
             )
-            for each, (parcel, solved) in zip(images, found, strict=True)
-        )
+            found.append(done)
+        seconds = (time.perf_counter() - began) / len(images)
+        return tuple(replace(done, seconds=seconds) for done in found)
 
     def _reason(self, kind: Kind, error: Exception) -> str:
         """As `attempt` says it; what to do where memory is lacking."""
