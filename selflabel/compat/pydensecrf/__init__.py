@@ -1,0 +1,1 @@
+"""The interface of pydensecrf: ``import selflabel.compat.pydensecrf.densecrf as dcrf``."""
