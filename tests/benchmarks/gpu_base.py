@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Batches of the jobs, ``(images, classes, height, width)``."""
+    """Batches of the jobs, ``(images, classes, height, width)``, and the network of training steps."""
 
     descent: Shape = (12, 21, 513, 513)
     single: Shape = (1, 12, 360, 480)
@@ -34,6 +34,9 @@ class Sizes:
     exact_side: int = 256
     copied: int = 1 << 30
     repeats: int = 20
+    network: str = "unet:32"
+    block: int = 10
+    """Training steps of a call: as many as there are between two readings of the losses."""
 
 
 _TINY = (2, 3, 40, 48)
@@ -51,6 +54,8 @@ SMALL = Sizes(
     exact_side=24,
     copied=1 << 24,
     repeats=2,
+    network="unet:2",
+    block=2,
 )
 
 

@@ -21,6 +21,7 @@ from gpu_base import (
 )
 from gpu_checks import LatticeOnGPU
 from gpu_peers import descend_by_autograd, published
+from gpu_training import steps
 from torch import Tensor
 
 from selflabel import DenseAffinity, Energy, GaussianKernel, GridAffinity, Problem, WindowAffinity, solve
@@ -276,6 +277,7 @@ FAMILIES: dict[str, Family] = {
     "training": Family(training, (Routine.DESCENT,)),
     "network": Family(network_alone),
     "adm": Family(from_the_walker),
+    "steps": Family(steps, (Routine.DESCENT,)),
     "gated": Family(gated, (Routine.GATED,)),
     "published": Family(published_gated),
     "window": Family(window, (Routine.STENCIL,)),

@@ -10,7 +10,9 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-gpu, gpu_checks, gpu_jobs = (import_module(name) for name in ("gpu", "gpu_checks", "gpu_jobs"))
+gpu, gpu_checks, gpu_jobs, gpu_training = (
+    import_module(name) for name in ("gpu", "gpu_checks", "gpu_jobs", "gpu_training")
+)
 CPU = torch.device("cpu")
 
 
@@ -37,6 +39,16 @@ def test_every_job_runs_and_says_something() -> None:
         line = gpu.row(job, clock, 1e9, "torch")
         assert line.count("|") == gpu.HEADER.splitlines()[0].count("|")
         assert job.name in line
+
+
+def test_a_training_step_is_split() -> None:
+    rows = [
+        {"loading_seconds": 0.001, "network_seconds": 0.02, "solver_seconds": 0.01},
+        {"loading_seconds": 0.003, "network_seconds": 0.03, "solver_seconds": 0.02},
+    ]
+    found = gpu_training.split(rows, 0.1)
+    assert found == pytest.approx({"loading": 2.0, "network": 25.0, "solver": 15.0, "waiting": 10.0})
+    assert gpu_training.split(rows, 0.07)["waiting"] == 0
 
 
 def test_the_published_recipe_descends_on_the_energy_of_a_problem() -> None:
