@@ -34,6 +34,9 @@ class MeanField:
 
     - `rtol`: an image has converged when a step lowers its energy by less than this fraction.
 
+    With lattices a step visits the pixels that the last one has moved; every fourth one, and while the energy falls
+    fast each, visits all.
+
     A local minimum. Cost: one filtering a step, and one for the energy of the start. Memory: 400 + 90 K bytes a pixel
     on compiled lattices (tests/benchmarks/growth.py). For any other coupling or relaxation use `GradientDescent`.
     """

@@ -23,7 +23,8 @@ from selflabel import (
 )
 from selflabel.affinity import FINE, Affinity, Exact, FilterBuilder
 from selflabel.affinity.filters.lattice_torch import TorchLattice
-from selflabel.affinity.filters.protocol import Filter
+from selflabel.affinity.filters.protocol import Filter, LatticeFilter, grid_features
+from selflabel.affinity.filters.shared import SharedFilter
 from selflabel.driver import Solver
 from selflabel.labels import UNLABELED
 from selflabel.losses import (
@@ -49,12 +50,21 @@ CLASSES = 4
 
 
 class LatticeOnGPU(Exact):
-    """The lattice that a GPU uses, on any device: spatial kernels are exact."""
+    """The lattice that a GPU uses, on any device."""
 
     def build(self, features: Tensor) -> Filter:
         if features.is_cuda:
             return FINE.build(features)
         return TorchLattice.build(features, FINE.variance, FINE.radius)
+
+    def build_grid(
+        self, size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype, device: torch.device
+    ) -> Filter:
+        if device.type == "cuda":
+            return FINE.build_grid(size, sigmas, dtype, device)
+        built = self.build(grid_features(size, sigmas, dtype, device))
+        assert isinstance(built, LatticeFilter)
+        return SharedFilter(built)
 
 
 @dataclass(frozen=True)

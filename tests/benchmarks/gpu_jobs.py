@@ -147,7 +147,7 @@ def mean_field(sizes: Sizes, device: torch.device) -> Iterator[Job]:
         lattice: Any = affinity.filters[0].filter
         labels = NUMBER * logits.numel()
         moved = (steps + 1) * (bytes_of_lattice(lattice, shape[1]) + 2 * labels) + steps * 3 * labels
-        counted = "11 filterings by the lattice and by place (2 labels), 10 updates (3 labels)"
+        counted = "11 filterings by the lattice and by that of places (2 labels), 10 updates (3 labels)"
         name = f"mean field, {steps} iterations, {by(shape)}"
         yield Job(name, partial(solve, problem, solver, max_steps=steps), moved, counted)
 

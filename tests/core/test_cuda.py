@@ -42,10 +42,7 @@ def scene(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("kind", AFFINITIES)
-def test_affinities_agree(kind: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With torch's code on the CPU: there the compiled lattice also filters the kernel of place, within 3 % of the
-    exact filter that others use."""
-    monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
+def test_affinities_agree(kind: str, generator: torch.Generator) -> None:
     image, probs, _ = scene(generator)
     here: Affinity = AFFINITIES[kind](image)
     there: Affinity = AFFINITIES[kind](image.cuda())

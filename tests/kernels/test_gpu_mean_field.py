@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from selflabel import DenseAffinity, Energy, GaussianKernel, GridAffinity, Problem, Solution, solve
-from selflabel.affinity import Exact
+from selflabel.affinity import FINE, Exact, FilterBuilder
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import UNLABELED
 from selflabel.numerics.descent.mean_field_gpu import supports
+from selflabel.numerics.descent.mean_field_torch import is_swept
 from selflabel.solvers import MeanField
 from selflabel.terms import BILINEAR, STANDARD
 
 pytestmark = pytest.mark.needs_triton
 
 SIZE = (5, 7)
+EXACT = Exact()
 
 
 @contextmanager
@@ -36,6 +38,7 @@ def problem(
     seeded: bool = True,
     allowed: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    filtering: FilterBuilder = EXACT,
 ) -> Problem:
     image = torch.rand(2, 1, *SIZE, generator=generator).to(device, dtype)
     logits = 2 * torch.randn(2, classes, *SIZE, generator=generator).to(device, dtype)
@@ -43,14 +46,53 @@ def problem(
     if seeded:
         seeds[0, 1, 1:4], seeds[1, 4] = 0, classes - 1
     kernels = (GaussianKernel(1.0, 3.0, 80.0), GaussianKernel(0.5, 2.0, None))
-    affinity = DenseAffinity.from_image(image, kernels, filtering=Exact())
+    affinity = DenseAffinity.from_image(image, kernels, filtering=filtering)
     energy = Energy(STANDARD, BILINEAR, coupling_weight=0.8, pairwise_weight=weight, entropy_weight=1.3)
     return Problem.from_logits(energy, logits, seeds, affinity, allowed)
 
 
-def solved(given: Problem, kernels: Backend, max_steps: int = 200) -> Solution:
+@pytest.mark.parametrize("rtol", [1e-7, 1e-3])
+def test_sweeps_as_in_torch(
+    rtol: float, generator: torch.Generator, kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On lattices steps visit the pixels that still move."""
+    monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
+    given = problem(5, generator, kernel_device, filtering=FINE, weight=0.15)
+    assert is_swept(given)
+    found, expected = (solved(given, each, 9, rtol=rtol) for each in (Backend.GPU, Backend.TORCH))
+    torch.testing.assert_close(found.labels, expected.labels, rtol=1e-4, atol=3e-5)
+    assert found.trace is not None
+    assert expected.trace is not None
+    torch.testing.assert_close(found.trace, expected.trace, rtol=1e-6, atol=1e-5)
+    assert torch.equal(found.steps, expected.steps)
+
+
+def test_a_sweep_that_is_refused_is_followed_by_a_step_of_all_pixels(
+    generator: torch.Generator, kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
+    given = problem(3, generator, kernel_device, seeded=False, weight=0.5)
+    assert isinstance(given.affinity, DenseAffinity)
+    scale = torch.tensor([1.0, 0.05], device=kernel_device).view(2, 1, 1).expand(2, 1, SIZE[0] * SIZE[1])
+    for filtered in given.affinity.filters:
+        object.__setattr__(filtered, "filter", Negative())
+        object.__setattr__(filtered, "scale", scale)
+    assert is_swept(given)
+    # in torch that step is taken at once
+    found, expected = (solved(given, *each) for each in ((Backend.GPU, 13), (Backend.TORCH, 12)))
+    assert found.trace is not None
+    assert expected.trace is not None
+    refused = int((found.trace[:, 0].diff() == 0).nonzero()[0])
+    torch.testing.assert_close(
+        found.trace[: refused + 1], expected.trace[: refused + 1], rtol=1e-6, atol=1e-5
+    )
+    torch.testing.assert_close(found.energy[:1], expected.energy[:1], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found.labels[:1], expected.labels[:1], rtol=1e-4, atol=3e-5)
+
+
+def solved(given: Problem, kernels: Backend, max_steps: int = 200, *, rtol: float = 1e-7) -> Solution:
     with mean_field_by(kernels):
-        return solve(given, MeanField(rtol=1e-7), trace=True, max_steps=max_steps)
+        return solve(given, MeanField(rtol=rtol), trace=True, max_steps=max_steps)
 
 
 def check(given: Problem, max_steps: int = 200) -> Solution:
@@ -92,6 +134,8 @@ class Negative:
 
     def degree(self) -> Tensor:
         raise AssertionError
+
+    vertices = 1  # as if it were a lattice
 
 
 def test_steps_are_halved_where_the_energy_would_rise(

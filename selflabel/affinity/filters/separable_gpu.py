@@ -12,7 +12,7 @@ from selflabel.affinity.filters.protocol import check_values
 from selflabel.kernels.gpu.separable import filter_axis
 
 MOST_RADIUS = 32
-"""Up to so many pixels to each side, taps one by one are faster than the products of matrices in torch."""
+"""Pixels to each side. Kernels that reach further are left to products of matrices in torch."""
 
 
 @dataclass(frozen=True, eq=False)

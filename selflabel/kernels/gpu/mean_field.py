@@ -34,6 +34,18 @@ class Terms(NamedTuple):
     temperature: float
     floor: float
     """The least logarithm of a label or a prediction."""
+    visits: "Visits"
+
+
+class Visits(NamedTuple):
+    """Which pixels a step visits (`mean_field_torch`)."""
+
+    revisit: int
+    """All are visited every so many steps, at least."""
+    far: float
+    """Fraction of the energy: while steps lower it by more, all are visited."""
+    settled: float
+    """Distance between a pixel's labels before and after a step: the next one leaves nearer ones as they are."""
 
 
 @Kernel
@@ -72,14 +84,20 @@ def _update(
     trial_filtered,
     accepted,
     rates,
+    ages,
+    swept,
+    moved,
     unary,
     seeds,
     allowed,
     pairwise,
     temperature,
     floor,
+    revisit,
+    settled,
     pixels,
     classes,
+    SWEEPS: tl.constexpr,
     CLASSES: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
@@ -108,7 +126,18 @@ def _update(
     mass /= tl.sum(mass, 0)[None, :]
     seed = tl.load(seeds + image.to(tl.int64) * pixels + pixel, mask=pixel < pixels, other=0)
     hard = (k[:, None] == seed[None, :]).to(tl.float32)
-    tl.store(current + at, tl.where((seed == UNLABELED)[None, :], mass, hard), mask=there)
+    new = tl.where((seed == UNLABELED)[None, :], mass, hard)
+    if SWEEPS:
+        tl.debug_barrier()  # as above
+        old = tl.load(trial + at, mask=there, other=0.0)
+        everywhere = (tl.load(swept + image) == 0) | (tl.load(ages + image) % revisit == 0)
+        place = moved + image.to(tl.int64) * pixels + pixel
+        visited = (seed == UNLABELED) & (everywhere | (tl.load(place, mask=pixel < pixels, other=0) != 0))
+        new = tl.where(visited[None, :], new, old)
+        change = new - old
+        far = tl.sum(change * change, 0) > settled
+        tl.store(place, (visited & far).to(tl.uint8), mask=pixel < pixels)
+    tl.store(current + at, new, mask=there)
 
 
 @Kernel
@@ -118,10 +147,16 @@ def _decide(
     done,
     energies,
     rates,
+    ages,
+    swept,
     new_energies,
     accepted,
     new_rates,
+    new_ages,
+    new_swept,
     rtol,
+    far,
+    revisit,
     count,
     BLOCK: tl.constexpr,
 ):
@@ -132,15 +167,22 @@ def _decide(
         total += tl.load(parts + image.to(tl.int64) * count + at, mask=at < count, other=0.0)
     energy, before, rate = tl.sum(total, 0), tl.load(energies + image), tl.load(rates + image)
     was_done = tl.load(done_before + image).to(tl.int32)
+    sweeps, age = tl.load(swept + image), tl.load(ages + image)
     size = tl.abs(before)
     # rounding of float32 labels
     better = (energy <= before + 1e-7 * size).to(tl.int32) * (1 - was_done)
     resting = better * (before - energy <= rtol * size).to(tl.int32)
-    ended = was_done | resting | (rate < 1e-3).to(tl.int32)
+    everywhere = ((sweeps == 0) | (age % revisit == 0)).to(tl.int32)
+    ended = was_done | (resting * everywhere) | (rate < 1e-3).to(tl.int32)
     tl.store(done + image, ended.to(tl.uint8))
     tl.store(accepted + image, better)
     tl.store(new_energies + image, tl.where(better > 0, energy, before))
-    tl.store(new_rates + image, tl.where(better > 0, tl.minimum(2 * rate, 1.0), rate / 2))
+    # a sweep that is refused is tried again at all pixels, before steps become shorter
+    shorter = tl.where(sweeps > 0, rate, rate / 2)
+    tl.store(new_rates + image, tl.where(better > 0, tl.minimum(2 * rate, 1.0), shorter))
+    again = (resting > 0) | (before - energy > far * size)
+    tl.store(new_ages + image, tl.where(again, 0, age + 1))
+    tl.store(new_swept + image, sweeps * better)
 
 
 def _tile(classes: int) -> tuple[int, int]:
@@ -187,31 +229,51 @@ class State(NamedTuple):
     """1 where the trial is, 0 where the labels before it are kept."""
     rates: Tensor
     """Of the next step."""
+    ages: Tensor
+    """Steps since all pixels were due."""
+    swept: Tensor
+    """1 where steps visit pixels that move, 0 where all."""
 
     @classmethod
-    def at_start(cls, energies: Tensor) -> "State":
+    def at_start(cls, energies: Tensor, *, swept: bool) -> "State":
         """Full steps from a trial that is accepted."""
         ones = torch.ones_like(energies, dtype=torch.float32)
-        return cls(energies, torch.zeros_like(energies, dtype=torch.bool), ones.int(), ones)
+        done = torch.zeros_like(energies, dtype=torch.bool)
+        return cls(energies, done, ones.int(), ones, done.int(), torch.full_like(ones, int(swept)).int())
 
 
-def decided(parts: Tensor, before: State, rtol: float) -> State:
+def decided(parts: Tensor, before: State, rtol: float, visits: Visits) -> State:
     """After a trial with these `energies`. Where they rise, it is not accepted, and the next step is half as long.
 
-    An image is done if a step gains less than `rtol` of its energy, or if no step is short enough.
+    A sweep of the pixels that move is followed by a step of all of them there. An image is done if a step of all gains
+    less than `rtol` of its energy, or if no step is short enough.
     """
     after = State(*map(torch.empty_like, before))
     flags = (state.done.view(torch.uint8) for state in (before, after))
-    rest = before.energies, before.rates, after.energies, after.accepted, after.rates
-    _decide((len(parts),), parts, *flags, *rest, rtol, parts.shape[1], 1024)
+    rest = (
+        before.energies,
+        before.rates,
+        before.ages,
+        before.swept,
+        after.energies,
+        after.accepted,
+        after.rates,
+        after.ages,
+        after.swept,
+    )
+    numbers = rtol, visits.far, visits.revisit, parts.shape[1]
+    _decide((len(parts),), parts, *flags, *rest, *numbers, 1024)
     return after
 
 
-def update(current: Labels, trial: Labels, state: State, terms: Terms) -> None:
+def update(
+    current: Labels, trial: Labels, state: State, terms: Terms, moved: Tensor | None, *, is_first: bool
+) -> None:
     """One step in the logits, from the trial where it is accepted, else from the current labels.
 
     Writes the new trial to ``current.value``, and to `trial` the labels that it starts from: the two change roles.
-    A step goes by the rates of the images from their logits to those that minimize the tangent.
+    A step goes by the rates of the images from their logits to those that minimize the tangent. `moved` ``[b n]``:
+    the pixels that a sweep visits, which is written for the next one (after the first one, all); None for steps of all.
     """
     batch, classes, pixels = current.value.shape
     across, height = _tile(classes)
@@ -221,14 +283,20 @@ def update(current: Labels, trial: Labels, state: State, terms: Terms) -> None:
         *trial,
         state.accepted,
         state.rates,
+        state.ages,
+        state.swept,
+        state.swept if moved is None else moved,
         terms.unary,
         terms.seeds,
         terms.allowed,
         terms.pairwise,
         terms.temperature,
         terms.floor,
+        terms.visits.revisit,
+        -1.0 if is_first else terms.visits.settled**2,
         pixels,
         classes,
+        moved is not None,
         across,
         height,
     )

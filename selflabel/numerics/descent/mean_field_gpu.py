@@ -7,8 +7,9 @@ from torch import Tensor
 from selflabel.affinity.dense import DenseAffinity
 from selflabel.affinity.filters.weighted import apply_sum
 from selflabel.kernels.gpu import mean_field as kernels
-from selflabel.kernels.gpu.mean_field import Labels, State, Terms
+from selflabel.kernels.gpu.mean_field import Labels, State, Terms, Visits
 from selflabel.labels import LOG_FLOOR
+from selflabel.numerics.descent.mean_field_torch import FAR, REVISIT_SWEEPS, SETTLED_DISTANCE, is_swept
 from selflabel.problem import Problem
 from selflabel.terms import FLOOR
 
@@ -34,6 +35,10 @@ class FusedMeanField:
         assert isinstance(affinity, DenseAffinity), "checked by `supports`"
         self._shape, self._rtol, self._filters = labels.shape, float(rtol), affinity.filters
         every = torch.ones(labels.shape[:2], device=labels.device)
+        self._moved = None
+        if is_swept(problem):
+            self._moved = torch.ones_like(problem.seeds.flatten(1), dtype=torch.uint8)
+        self._is_first = True
         self._terms = Terms(
             problem.probs.flatten(2).clamp_min(FLOOR).log_().mul_(energy.coupling_weight),
             problem.seeds.flatten(1).contiguous(),
@@ -41,12 +46,13 @@ class FusedMeanField:
             float(energy.pairwise_weight),
             float(energy.entropy_weight),
             LOG_FLOOR,
+            Visits(REVISIT_SWEEPS, FAR, SETTLED_DISTANCE),
         )
         value = labels.flatten(2).clone(memory_format=torch.contiguous_format)
         self._trial = Labels(value, apply_sum(self._filters, value))
         self._current = Labels(*map(torch.empty_like, self._trial))
         self.start_energies = kernels.energies(self._trial, self._terms).sum(1)
-        self._state = State.at_start(self.start_energies)
+        self._state = State.at_start(self.start_energies, swept=self._moved is not None)
 
     @property
     def energies(self) -> Float[Tensor, " b"]:
@@ -60,12 +66,15 @@ class FusedMeanField:
 
     def step(self) -> None:
         """One step of the images that are not done; where their energy would rise, the next step is half as long."""
-        kernels.update(self._current, self._trial, self._state, self._terms)
+        given = self._current, self._trial, self._state, self._terms, self._moved
+        kernels.update(*given, is_first=self._is_first)
+        self._is_first = False
         self._current, self._trial = self._trial, self._current
         self._trial.filtered.zero_()
         for scaled in self._filters:
             scaled.add(*self._trial)
-        self._state = kernels.decided(kernels.energies(self._trial, self._terms), self._state, self._rtol)
+        energies = kernels.energies(self._trial, self._terms)
+        self._state = kernels.decided(energies, self._state, self._rtol, self._terms.visits)
 
     def labels(self) -> Float[Tensor, "b k *s"]:
         """The labels as they are now."""

@@ -33,13 +33,12 @@ RISE = 1e-7
 
 
 def is_swept(problem: Problem) -> bool:
-    """True for a prediction in float32 on the CPU and an affinity of lattices alone, unless unaries are huge."""
+    """True for a prediction in float32 and an affinity of lattices alone, unless unaries are huge."""
     affinity, energy = problem.affinity, problem.energy
     return (
         isinstance(affinity, DenseAffinity)
         and problem.costs is None
         and all(isinstance(scaled.filter, LatticeFilter) for scaled in affinity.filters)
-        and problem.probs.device.type == "cpu"
         and problem.probs.dtype == affinity.dtype == torch.float32
         and energy.coupling_weight / energy.entropy_weight < MOST_COUPLING
     )
@@ -76,9 +75,9 @@ class TorchMeanField:
         self._problem, self._rtol, self._labels = problem, rtol, labels
         self._linear = replace(problem, energy=replace(problem.energy, entropy_weight=0.0))
         self._moved = problem.free
-        self._age = torch.zeros(len(labels), dtype=torch.long)
+        self._age = torch.zeros(len(labels), dtype=torch.long, device=labels.device)
         self._is_first = True
-        self.done = torch.zeros(len(labels), dtype=torch.bool)
+        self.done = torch.zeros_like(self._age, dtype=torch.bool)
         self.swept = ~self.done
         self.energies, self._target = self._evaluated(labels)
         self.start_energies = self.energies
