@@ -63,6 +63,7 @@ def predict(options: PredictOptions) -> None:
         had = "image has colors, which" if done.grayed == 1 else "images have colors, which"
         screen.warn(f"{done.grayed} {had} became gray: the run is one of gray images")
     screen.dim(done.dim)
+    screen.listed("predicted again", done.stale, "yellow")
     screen.failures(done.failures)
     if done.failures:
         raise typer.Exit(screen.BAD_IMAGES)
@@ -76,6 +77,7 @@ class _Done:
     skipped: int = 0
     grayed: int = 0
     dim: list[str] = field(default_factory=list)
+    stale: list[tuple[str, str]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -101,6 +103,7 @@ def _predict_all(
                 done.skipped += outcome.skipped
                 done.grayed += outcome.grayed
                 done.dim += [outcome.stem] if outcome.dim else []
+                done.stale += [] if outcome.stale is None else [(outcome.stem, outcome.stale)]
                 if outcome.reason is not None:
                     done.failures.append((outcome.stem, outcome.reason))
                 done.count += 1

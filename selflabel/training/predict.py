@@ -95,6 +95,7 @@ class Prediction:
     """The outcome of an image: predicted, `skipped` as done before, or failed for a `reason`.
 
     grayed: the network takes gray images, and this one had colors. dim: its brightest number is at most `DIM`.
+    stale: why it was predicted again, where an earlier run had done it.
     """
 
     stem: str
@@ -102,6 +103,7 @@ class Prediction:
     reason: str | None = None
     grayed: bool = False
     dim: bool = False
+    stale: str | None = None
 
 
 def predict_folder(
@@ -152,7 +154,8 @@ def _predicted(
         try:
             data = read_file(path)
             found = digest([data])
-            if done.get(stem) == (found, _digest_of(target)):
+            stale = _fault(done.get(stem), found, target)
+            if stem in done and stale is None:
                 yield Prediction(stem, skipped=True)
                 continue
             with about(path):
@@ -170,7 +173,18 @@ def _predicted(
         storage.other_path(out, stem).unlink(missing_ok=True)
         ledger.append(_entry(stem, found, _digest_of(target)))
         LOG.debug("%s: predicted", stem)
-        yield Prediction(stem, grayed=decoded.shape[2] > len(image), dim=float(decoded.max()) <= DIM)
+        yield Prediction(
+            stem, grayed=decoded.shape[2] > len(image), dim=float(decoded.max()) <= DIM, stale=stale
+        )
+
+
+def _fault(record: tuple[str, str] | None, image: str, target: Path) -> str | None:
+    """Why a record of digests does not hold any more; None if it does, or if there is none."""
+    if record is None or record == (image, _digest_of(target)):
+        return None
+    if record[0] != image:
+        return "its image is not the one that it was predicted from"
+    return f"{target.name} is {'not as it was written' if target.is_file() else 'gone'}"
 
 
 def _digest_of(path: Path) -> str:

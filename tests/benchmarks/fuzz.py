@@ -163,19 +163,21 @@ class Fuzzer:
     def label(self, root: Path, stems: tuple[str, ...], role: str) -> None:
         given = ("--probs", root / "probs", *WALKER[:2]) if role == "probs" else WALKER
         out = root / "out"
-        ended = self.run(
-            "label", root / "images", "--seeds", root / "seeds", "--out", out, *given, "--verbose"
-        )
+        given = ("label", root / "images", "--seeds", root / "seeds", "--out", out, *given, "--verbose")
+        ended = self.run(*given)
         self.accounted(
             ended, {path.stem for path in (out / "labels").glob("*.png")}, stems, f"label, odd {role}"
         )
+        self.report.check(self.run(*given), f"label again, odd {role}")
 
     def predict(self, root: Path, stems: tuple[str, ...], role: str, trained: Path) -> None:
         out = root / "out"
-        ended = self.run("predict", trained, root / "images", "--out", out, "--device", "cpu", "--verbose")
+        given = ("predict", trained, root / "images", "--out", out, "--device", "cpu", "--verbose")
+        ended = self.run(*given)
         self.accounted(
             ended, {path.stem for path in (root / "out").glob("*.npz")}, stems, f"predict, odd {role}"
         )
+        self.report.check(self.run(*given), f"predict again, odd {role}")
 
     def score(self, root: Path, stems: tuple[str, ...], role: str) -> None:
         ended = self.run("score", root / "predicted", root / "masks", "--verbose")

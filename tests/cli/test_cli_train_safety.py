@@ -378,6 +378,8 @@ def test_best_weights_that_are_gone_are_told(root: Path, tmp_path: Path) -> None
     assert "best.pt is gone, which held the best weights" in found.output
     assert "last.pt is taken, the weights of step 6" in found.output
     assert "is gone" not in call(*images, "--overwrite", "--checkpoint", "last").output
+    (probs / "v1.npz").unlink()
+    assert "1 predicted again:\n  v1: v1.npz is gone" in call(*images, "--checkpoint", "last").output
     asked = call(*images, "--checkpoint", "best")
     assert asked.exit_code == 2
     assert "has not come to it yet, or the file was deleted" in asked.output

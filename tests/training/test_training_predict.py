@@ -101,9 +101,14 @@ def test_what_is_done_is_skipped(images: Path, tmp_path: Path) -> None:
     assert network.calls == 0
     (out / "b.npz").unlink()
     Image.new("L", (14, 10), 9).save(images / "a.png")  # other bytes
-    assert [one.skipped for one in run(images, out, network)] == [False, False, True]
+    again = run(images, out, network)
+    assert [one.skipped for one in again] == [False, False, True]
+    other, gone = "its image is not the one that it was predicted from", "b.npz is gone"
+    assert [one.stale for one in again] == [other, gone, None]
     assert network.calls == 2
-    run(images, out, network, overwrite=True)
+    (out / "c.npz").write_bytes(b"")
+    assert [one.stale for one in run(images, out)] == [None, None, "c.npz is not as it was written"]
+    assert {one.stale for one in run(images, out, network, overwrite=True)} == {None}
     assert network.calls == 5
 
 
