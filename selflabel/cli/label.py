@@ -315,13 +315,13 @@ def _summary(report: "FolderReport", out: Path) -> None:
         screen.note(f"images were solved {counts}: labels of several devices differ by rounding")
     if report.changed_far > MOST_FAR:
         screen.warn(
-            f"{100 * report.changed_far:.0f} % of the changed labels are far from the borders of the labels: the "
-            f"solver takes whole regions of the prediction away; a lower --pairwise-weight keeps more of them"
+            f"{100 * report.changed_far:.0f} % of the changed labels are far from what is left of their class: the "
+            f"solver takes whole objects of the prediction away; a lower --pairwise-weight keeps more of them"
         )
 
 
 MOST_FAR = 0.5
-"""Share of the changed labels far from borders above which the summary warns."""
+"""Share of the changed labels far from their class above which the summary warns."""
 
 
 def _lines(report: "FolderReport") -> Sequence[tuple[str, str]]:

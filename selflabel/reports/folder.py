@@ -50,7 +50,7 @@ class FolderReport:
 
     @property
     def changed_far(self) -> float:
-        """The share of the changed labels, of all images, that is far from the borders of the new ones."""
+        """The share of the changed labels, of all images, that is far from what is left of their class."""
         far = total = 0.0
         for record in self.records:
             changed = (record.changed or 0.0) * record.height * record.width
