@@ -30,6 +30,7 @@ from selflabel.numerics.descent.line_search import (
     inner,
     secant_factor,
 )
+from selflabel.numerics.descent.row_search import RowSearch, supports
 from selflabel.problem import Energy, Problem
 from selflabel.terms import (
     COLLISION,
@@ -86,8 +87,9 @@ class GradientDescent:
     coupling and relaxation on sparse affinities; bi-linear and quadratic on dense ones. Cost: one pass over the
     pairs a step (one filtering if dense); memory: 100 + 95 K bytes a pixel. With Numba, steps on square roots with
     standard or collision coupling on grids and windows are compiled (float32, CPU): a third of the time, 100 + 60 K
-    bytes. On a GPU with Triton these are kernels, too: an eighth of the time, 24 K bytes, and no wait but one in eight
-    steps.
+    bytes, and the same labels bit for bit. On a GPU with Triton these are kernels, too: an eighth of the time, 24 K
+    bytes, and no wait but one in eight steps; sums there are in another order, so where an energy has many minima
+    (bi-linear), it may be another one of them.
     For hard labels use `GraphCut`.
     """
 
@@ -197,13 +199,13 @@ def _plain(problem: Problem, labels: Float[Tensor, "b k *s"], rate: float) -> It
 
 def _line_search(problem: Problem, labels: Float[Tensor, "b k *s"]) -> LineSearch:
     coordinates = _coordinates(problem.energy)
-    kernels = backend(Routine.DESCENT, labels.device, labels.dtype)
-    if coordinates is SQUARE_ROOTS and kernels is Backend.CPU:
-        from selflabel.numerics.descent.compiled_search import CompiledSearch, supports
+    if coordinates is not SQUARE_ROOTS or not supports(problem):
+        return TorchSearch(problem, labels, coordinates)
+    if backend(Routine.DESCENT, labels.device, labels.dtype) is Backend.CPU:
+        from selflabel.numerics.descent.compiled_search import CompiledSearch
 
-        if supports(problem):
-            return CompiledSearch(problem, labels)
-    return TorchSearch(problem, labels, coordinates)
+        return CompiledSearch(problem, labels)
+    return RowSearch(problem, labels)
 
 
 def _conjugate(search: LineSearch, rtol: float, start_energy: Float[Tensor, " b"]) -> Iterator[Step]:

@@ -19,7 +19,7 @@ MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes of TIFF and BigTIFF files in both byte orders."""
 
 _ORIENTATION, _SUBFILE, _OLD_SUBFILE, _SOFTWARE = 274, 254, 255, 305
-_COMPRESSION, _PREDICTOR, _FILL_ORDER = 259, 317, 266
+_COMPRESSION, _PHOTOMETRIC, _PREDICTOR, _FILL_ORDER = 259, 262, 317, 266
 _OFFSETS, _COUNTS = (273, 324), (279, 325)
 _REDUCED, _MASK = 1, 4
 """Bits of NewSubfileType: a smaller copy of another page, a transparency mask of it."""
@@ -79,6 +79,7 @@ def tiff_raster(data: bytes) -> Raster:
     """
     with TiffFile(io.BytesIO(data)) as file:
         page = _image_page(file)
+        _check_meaning(page)
         bits = page.bitspersample
         plain = (
             page.photometric in _LAID_OUT
@@ -123,6 +124,20 @@ def _image_page(file: TiffFile) -> TiffPage:
         )
     check_size(height, width, planes * channels * (1 if page.dtype is None else page.dtype.itemsize))
     return page
+
+
+def _check_meaning(page: TiffPage) -> None:
+    """Raise `ValueError` for a page that programs read in different ways."""
+    if _PHOTOMETRIC not in page.tags:
+        raise ValueError(
+            "expected the tag PhotometricInterpretation, got none, and 0 may be black or white: save it again, or as "
+            "PNG"
+        )
+    if page.compression == COMPRESSION.PACKBITS and page.predictor != 1:
+        raise ValueError(
+            f"expected PackBits without a Predictor, which some programs apply to it and some do not, got Predictor "
+            f"{int(page.predictor)}: save it without compression, or as PNG"
+        )
 
 
 def page_at(file: TiffFile, number: int) -> TiffPage:
@@ -267,9 +282,10 @@ def _raster(numbers: Shaped[np.ndarray, "h w c"], page: TiffPage, form: str) -> 
     assert page.dtype is not None
     top = 2**page.bitspersample - 1 if page.dtype.kind in "ub" and page.bitspersample <= 16 else None
     palette = None
-    if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
-        colors = page.colormap.T  # of 16 bit; some writers mean 8
-        palette = (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)
+    if page.photometric == PHOTOMETRIC.PALETTE:
+        no_colors = np.zeros((3, 0), np.uint16)
+        colors = (no_colors if page.colormap is None else page.colormap).T  # of 16 bit; some writers mean 8
+        palette = (colors >> 8 if colors.max(initial=0) > 255 else colors).astype(np.uint8)
     if numbers.dtype == np.bool_:
         numbers = numbers.astype(np.uint8)
     if numbers.shape[2] == 1:

@@ -44,6 +44,13 @@ def check_seeds(
         )
 
 
+def known_classes(num_classes: int | None, given: Probabilities | None) -> int | None:
+    """The number of classes that is asked for, or that a prediction with a list of its classes tells; None: unknown."""
+    if num_classes is not None or given is None or given.classes is None:
+        return num_classes
+    return int(given.classes.max()) + 1
+
+
 def candidates(
     seeds: UInt8[np.ndarray, "h w"], given: Probabilities | None, all_classes: bool
 ) -> UInt8[np.ndarray, " k"]:

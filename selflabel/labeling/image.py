@@ -16,7 +16,7 @@ from selflabel.files.images import decode_image, stored_size
 from selflabel.files.label_files import decode_index
 from selflabel.files.opening import about, read_file
 from selflabel.files.probabilities import Probabilities, decode_probabilities
-from selflabel.labeling.classes import check_same_size, check_seeds
+from selflabel.labeling.classes import check_same_size, check_seeds, known_classes
 from selflabel.labeling.lines import CPU, Record
 from selflabel.labeling.one import FileLabels, entropy_of, file_labels, solution_of, solved_of, task_of
 from selflabel.labeling.outputs import OutputFolder
@@ -144,10 +144,11 @@ def _decoded(
         with about(job.seeds, "seeds"):
             seeds = decode_index(scribbles, job.seeds.suffix, settings.seeds_format)
         check_seeds(seeds, size, settings.num_classes, settings.seeds_format)
-        check_seeds_meaning(seeds, settings.seeds_format, settings.num_classes)
     if job.probs is not None and prediction is not None:
         with about(job.probs, "probabilities"):
             given = decode_probabilities(prediction, job.probs.suffix, size, settings.probs_format)
+    if job.seeds is not None:
+        check_seeds_meaning(seeds, settings.seeds_format, known_classes(settings.num_classes, given))
     return image, seeds, given
 
 

@@ -15,7 +15,7 @@ from selflabel.files.label_files import VOC_FORMAT, LabelFormat
 from selflabel.files.probabilities import Probabilities, as_probabilities
 from selflabel.inputs import check_kind
 from selflabel.labeling.changes import Changes, changes
-from selflabel.labeling.classes import candidates, check_seeds, numbered, probabilities_of
+from selflabel.labeling.classes import candidates, check_seeds, known_classes, numbered, probabilities_of
 from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.presets import default_labeler
 from selflabel.labeling.settings import LabelingSettings
@@ -105,9 +105,9 @@ def label(
         else _as_index(_as_array(seeds), seeds_format)
     )
     check_seeds(scribbles, size, num_classes, seeds_format)
-    if seeds is not None:
-        check_seeds_meaning(scribbles, seeds_format, num_classes)
     given = None if probs is None else as_probabilities(_as_array(probs), size)
+    if seeds is not None:
+        check_seeds_meaning(scribbles, seeds_format, known_classes(num_classes, given))
     return label_arrays(pixels, scribbles, given, settings)
 
 

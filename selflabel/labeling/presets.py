@@ -51,17 +51,39 @@ PRESETS: tuple[Labeler, ...] = (
 )
 """One labeler a solver, for scribbles; options change its parts one by one."""
 
+CLOSE_NEIGHBORS = replace(NEIGHBORS, sigma=5.0)
+
 PREDICTED: tuple[Labeler, ...] = (
     Labeler(
+        RandomWalker(),
+        Energy(QUADRATIC, QUADRATIC_POTTS, coupling_weight=1.0, pairwise_weight=1.0),
+        Contrast(),
+        None,
+    ),
+    Labeler(
+        GraphCut(),
+        Energy(STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=0.1),
+        CLOSE_NEIGHBORS,
+        None,
+    ),
+    Labeler(
+        GradientDescent(),
+        Energy(COLLISION, COLLISION_DIVERGENCE, coupling_weight=1.0, pairwise_weight=0.1),
+        CLOSE_NEIGHBORS,
+        None,
+        max_steps=30,
+    ),
+    Labeler(
         MeanField(),
-        Energy(STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=0.25, entropy_weight=1.0),
+        Energy(STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=0.05, entropy_weight=1.0),
         replace(DENSE, sigma=10.0),
         None,
         max_steps=10,
     ),
 )
-"""The same for predictions of networks, where these differ: a network has seen what objects look like, and pairs of
-pixels as strong as annotators need them take thin and small objects away (tests/benchmarks/predictions.py)."""
+"""The same for predictions of networks: a network has seen what objects look like, and pairs of pixels as strong as
+annotators need them take thin and small objects away. Weak, so that good ones lose next to nothing; worse ones gain by
+stronger pairs, which options ask for (docs/benchmarks.md, tests/benchmarks/predictions.py)."""
 
 
 def default_labeler(solver: Solver, *, predicted: bool = False) -> Labeler:

@@ -27,7 +27,13 @@ from selflabel.annotators import Annotator, ForestAnnotator, ProductAnnotator, W
 from selflabel.labels import UNLABELED
 
 BETAS = (30, 130, 400, 1000, 3000)
-SOLVERS = ("random-walker", "graph-cut", "gradient-descent", "mean-field")
+OPTIONS = {
+    "random-walker": ("--coupling-weight", "0.05"),
+    "graph-cut": ("--pairwise-weight", "2", "--sigma", "9"),
+    "gradient-descent": ("--pairwise-weight", "2", "--sigma", "9"),
+    "mean-field": ("--pairwise-weight", "1", "--sigma", "8"),
+}
+"""The settings for scribbles: with --probs the command has those for predictions of networks."""
 HEADLINE = {"acdc": "mean_dice", "camvid": "mean_iou", "bsds": "image_iou"}
 PARTS: dict[str, Annotator] = {"forest alone": ForestAnnotator(), "walker alone": WalkerAnnotator()}
 
@@ -112,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--packs", nargs="+", default=["acdc", "camvid", "bsds"])
-    parser.add_argument("--solvers", nargs="+", default=list(SOLVERS), choices=SOLVERS)
+    parser.add_argument("--solvers", nargs="+", default=list(OPTIONS), choices=OPTIONS)
     parser.add_argument("--every", type=int, default=4, help="the baseline's share of acdc and camvid")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
@@ -130,7 +136,13 @@ def main() -> None:
                 print(f"\r{pack} {number}/{len(jobs)}", end="", file=sys.stderr, flush=True)
         for solver in options.solvers:
             command = [sys.executable, "-m", "selflabel", "label", str(data_folder() / pack / "images")]
-            command += ["--seeds", str(data_folder() / pack / "scribbles"), "--solver", solver]
+            command += [
+                "--seeds",
+                str(data_folder() / pack / "scribbles"),
+                "--solver",
+                solver,
+                *OPTIONS[solver],
+            ]
             command += ["--probs", str(options.out / "probs" / pack)]
             command += ["--out", str(options.out / "labels" / pack / solver)]
             subprocess.run([*command, "--workers", str(options.workers)], check=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pydensecrf.densecrf as peer
 import torch
+from coarse_accuracy import CLASSES, brute_force, closeness, middle, ours, pixels_of
 from gated_crf import ours as gated
 from gated_crf import published, run
 from lattice_accuracy import exact_rows, features_of
-from peer_folder import STEPS
 from peer_folder import mean_field as theirs
 from pictures import Picture, color_mixture
 from pydensecrf.utils import unary_from_softmax
@@ -22,61 +22,12 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from support.memory import peak_bytes
 
-from selflabel import DenseAffinity, Energy, GaussianKernel, Problem, solve
+from selflabel import DenseAffinity, GaussianKernel
 from selflabel.affinity import COARSE, FilterBuilder, Lattice
-from selflabel.labels import UNLABELED
 from selflabel.losses import dense_crf_loss
-from selflabel.solvers import MeanField
-from selflabel.terms import BILINEAR, STANDARD
 
-CLASSES = 21
-KERNELS = (GaussianKernel(10.0, 80.0, 13.0), GaussianKernel(3.0, 3.0, None))
 LOSS = GaussianKernel(1.0, 100.0, 15.0)
-# the peer takes W y into the exponent, which is the tangent of the energy with half of its weight
-ENERGY = Energy(STANDARD, BILINEAR, 1.0, 0.5, entropy_weight=1.0)
 Array = np.ndarray
-
-
-def pixels_of(picture: Picture) -> Array:
-    """The photograph in landscape format, uint8 ``[h w 3]``."""
-    image = picture.pixels()
-    return np.ascontiguousarray(image if image.shape[0] < image.shape[1] else image.transpose(1, 0, 2))
-
-
-def ours(images: Array, probs: Array, filtering: FilterBuilder = COARSE) -> Tensor:
-    """Labels from images, uint8 ``[b h w 3]``, and probabilities ``[b k h w]``."""
-    pixels = torch.from_numpy(images).movedim(-1, 1)
-    affinity = DenseAffinity.from_image(pixels, KERNELS, symmetric=True, filtering=filtering)
-    seeds = torch.full((len(probs), *probs.shape[2:]), UNLABELED)
-    problem = Problem(ENERGY, torch.from_numpy(probs), seeds, affinity)
-    return solve(problem, MeanField(rtol=0.0), max_steps=STEPS).labels
-
-
-def brute_force(image: Array, probs: Array) -> Tensor:
-    """The same updates with the matrix of all pairs."""
-    height, width = image.shape[:2]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    place = torch.stack([y, x], -1).view(-1, 2).float()
-    total = torch.zeros(height * width, height * width)
-    for kernel in KERNELS:
-        features = place / kernel.sigma_xy
-        if kernel.sigma_rgb is not None:
-            features = torch.cat([features, torch.from_numpy(image).view(-1, 3) / kernel.sigma_rgb], 1)
-        matrix = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
-        matrix.square_().mul_(-0.5).exp_()
-        scale = matrix.sum(1).rsqrt()
-        total += matrix.mul_(scale[:, None]).mul_(kernel.weight * scale)
-    sigma = torch.from_numpy(probs).flatten(1).T
-    unary, labels = sigma.clamp_min(1e-13).log(), sigma
-    for _ in range(STEPS):
-        labels = (unary + total @ labels).softmax(1)
-    return labels.T.reshape(probs.shape).double()
-
-
-def closeness(found: Tensor, exact: Tensor) -> tuple[float, float]:
-    """Share of pixels with another label, and the mean divergence from the exact labels."""
-    divergence = exact * (exact.clamp_min(1e-13).log() - found.double().clamp_min(1e-13).log())
-    return float((found.argmax(0) != exact.argmax(0)).double().mean()), float(divergence.sum(0).mean())
 
 
 def accuracy(cases: list[tuple[Array, Array]], filtering: FilterBuilder) -> tuple[str, bool]:
@@ -85,9 +36,7 @@ def accuracy(cases: list[tuple[Array, Array]], filtering: FilterBuilder) -> tupl
     for side in (64, 128):
         found: list[list[tuple[float, float]]] = [[], []]
         for image, probs in cases:
-            top, left = ((n - side) // 2 for n in image.shape[:2])
-            crop = np.ascontiguousarray(image[top : top + side, left : left + side])
-            part = np.ascontiguousarray(probs[:, top : top + side, left : left + side])
+            crop, part = middle(image, probs, side)
             exact = brute_force(crop, part)
             found[0].append(closeness(ours(crop[None], part[None], filtering)[0], exact))
             found[1].append(closeness(torch.from_numpy(theirs(crop, part)), exact))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import peer_folder
+from coarse_accuracy import CLASSES, pixels_of
 from pictures import Picture, color_mixture
 from PIL import Image
-from speed_dense import CLASSES, pixels_of
 from timing import Duel, Row
 
 IMAGES = 100

@@ -5,9 +5,10 @@ from functools import partial
 
 import numpy as np
 import torch
+from coarse_accuracy import CLASSES, KERNELS, STEPS, Array, ours, pixels_of
 from lattice_accuracy import exact_rows, features_of
 from pictures import Picture, color_mixture
-from speed_dense import CLASSES, KERNELS, LOSS, STEPS, Array, loss_and_gradient, ours, pixels_of
+from speed_dense import LOSS, loss_and_gradient
 from timing import Duel, Row, spread
 from torch import Tensor
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.encoders import encoded, png, tiff
+from support.encoders import encoded, png, tiff, tiff_of_tags
 
 from selflabel.files.folders import listing
 from selflabel.files.images import decode_image, decoded_size, read_image
@@ -177,3 +177,38 @@ def test_links_to_nothing_and_pipes_are_named_as_images_that_fail(tmp_path: Path
             ValueError, match=rf"{path.name}.* (cannot be read|expected a file, got a named pipe)"
         ):
             read_image(path)
+
+
+# --- TIFF files that programs read in different ways ---
+
+
+def tags(**more: int) -> dict[int, int | tuple[int, ...]]:
+    """The tags of 7 x 13 gray numbers of 8 bits; more: by their number as "t262"."""
+    return {256: 13, 257: 7, 258: 8, 259: 1, 262: 1, **{int(name[1:]): n for name, n in more.items()}}
+
+
+def test_a_file_that_does_not_say_what_zero_is_is_refused() -> None:
+    without = tags()
+    del without[262]
+    for decode in (decode_index, decode_image):
+        with pytest.raises(ValueError, match="expected the tag PhotometricInterpretation, got none"):
+            decode(tiff_of_tags(INDEX.tobytes(), without))
+
+
+@pytest.mark.parametrize("predictor", [2, 3])
+def test_a_predictor_of_packbits_is_refused(predictor: int) -> None:
+    """libtiff, which wrote this file, knows none; tifffile would apply it."""
+    data = encoded(Image.fromarray(INDEX), "TIFF", compression="packbits", tiffinfo={317: predictor})
+    with pytest.raises(
+        ValueError, match=f"expected PackBits without a Predictor, .*got Predictor {predictor}"
+    ):
+        decode_index(data)
+    plain = encoded(Image.fromarray(INDEX), "TIFF", compression="packbits")
+    np.testing.assert_array_equal(decode_index(plain), INDEX)
+
+
+def test_a_palette_without_colors_is_no_image() -> None:
+    data = tiff_of_tags(INDEX.tobytes(), tags(t262=3))
+    np.testing.assert_array_equal(decode_index(data), INDEX)
+    with pytest.raises(ValueError, match="the palette has 0 colors, a pixel is number 2"):
+        decode_image(data)

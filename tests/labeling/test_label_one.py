@@ -13,6 +13,7 @@ import selflabel
 from selflabel.cli import app
 from selflabel.files.images import read_image
 from selflabel.files.label_files import LabelFormat, read_index
+from selflabel.labeling.presets import default_labeler
 from selflabel.solvers import SOLVERS, RandomWalker
 
 IMAGE, SEEDS, TRUTH = picture(5_172)
@@ -53,6 +54,21 @@ def test_a_prediction_stands_in_for_the_annotator(tmp_path: Path) -> None:
         )
         np.testing.assert_array_equal(found.index, index)
         np.testing.assert_array_equal(found.labels.astype(np.float16), soft)
+
+
+@pytest.mark.parametrize("solver", list(SOLVERS))
+def test_defaults_for_predictions_keep_thin_objects(solver: str) -> None:
+    """Two pixels wide and with no edge in the image; the settings for scribbles take them away."""
+    truth = np.zeros((48, 64), np.uint8)
+    truth[:, 40:], truth[10:40, 20:22] = 1, 2
+    image = np.full((48, 64), 90, np.uint8)
+    image[:, 40:] = 150
+    probs = np.where(np.arange(3)[:, None, None] == truth, 0.7, 0.15).astype(np.float32)
+    found = selflabel.label(image, solver=SOLVERS[solver](), probs=probs)
+    assert (found.index[truth != 2] == truth[truth != 2]).all()
+    assert (found.index[truth == 2] == 2).mean() > 0.9
+    for_scribbles = replace(default_labeler(SOLVERS[solver]()), annotator=None)
+    assert not (selflabel.label(image, solver=for_scribbles, probs=probs).index == 2).any()
 
 
 def test_images_of_numpy_and_torch_are_the_same() -> None:

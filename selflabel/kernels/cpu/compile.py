@@ -24,10 +24,26 @@ def kernel(function: Callable[..., Any]) -> Any:
     Sums may be reordered and products fused; nan and infinities are respected. Reciprocals are exact: with the flag
     `arcp`, LLVM takes the processor's estimate of ``1 / sqrt(x)``, which differs from make to make.
     """
+    return _compiled(function, {"reassoc", "contract", "nsz"})
+
+
+def exact_kernel(function: Callable[..., Any]) -> Any:
+    """`kernel`, with every operation rounded by itself, in the order that is written.
+
+    The numbers then are those of the same operations in torch, and the same on every processor. Sums over an array are
+    not vectorized.
+    """
+    return _compiled(function, set())
+
+
+def sum_kernel(function: Callable[..., Any]) -> Any:
+    """`exact_kernel` for sums in double precision, whose order is free: they are vectorized."""
+    return _compiled(function, {"reassoc"})
+
+
+def _compiled(function: Callable[..., Any], fastmath: set[str]) -> Any:
     # error model "numpy": a loop that may raise is not vectorized. Unwrapped: tests wrap functions in type checks.
-    compiled: Any = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")(
-        inspect.unwrap(function)
-    )
+    compiled: Any = numba.njit(nogil=True, fastmath=fastmath, error_model="numpy")(inspect.unwrap(function))
     try:
         compiled._cache = _Cache(compiled.py_func)
     except (RuntimeError, OSError) as error:  # "no locator available": no folder can be written to

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from selflabel.kernels.cpu.compile import Array, kernel
+from selflabel.kernels.cpu.compile import Array, exact_kernel, sum_kernel
 
 BLOCK = 8192
 """Pixels at a time. With fewer, they would stay in the nearest cache from one loop to the next, but the processor
@@ -88,32 +88,41 @@ class Derivatives(NamedTuple):
 # is in it or in the halo before it.
 
 
-@kernel
+@exact_kernel
 def _add_square(to, a, b):
     for i in range(to.size):
         to[i] += a[i] * (b[i] * b[i])
 
 
-@kernel
+@exact_kernel
 def _add_two_squares(to, a, b, c, d):
     for i in range(to.size):
         to[i] += a[i] * (b[i] * b[i]) + c[i] * (d[i] * d[i])
 
 
-@kernel
+@sum_kernel
+def _total(numbers):
+    """The sum in double precision."""
+    total = 0.0
+    for i in range(numbers.size):
+        total += np.float64(numbers[i])
+    return total
+
+
+@exact_kernel
 def _add_squares_of_products(to, a, b, c, d):
     for i in range(to.size):
         one, two = a[i] * b[i], c[i] * d[i]
         to[i] += one * one + two * two
 
 
-@kernel
+@exact_kernel
 def _add_scaled(to, scale, x):
     for i in range(to.size):
         to[i] += scale * x[i]
 
 
-@kernel
+@exact_kernel
 def products(roots, target, offsets, dots, norms, target_dots, first, last):
     """``y_i·y_j`` of the pairs of a range of pixels, ``‖y_i‖²`` there and in the halos, and ``y_i·t_i``."""
     halo = (roots.shape[1] - target.shape[1]) // 2
@@ -157,15 +166,14 @@ def add_pairs(weights, offsets, dots, norms, by_norms, curvatures, first):
     `formulas.PairFormulas`.
     """
     count = dots.shape[1]
-    total, halo = 0.0, norms.size - count
+    halo = norms.size - count
+    values = np.zeros(count - halo, np.float32)
     by_norms[:], curvatures[:] = 0, 0
     for m in range(offsets.size):
         dot, weight = dots[m], weights[m, first : first + count]
         pp, qq = norms[:count], norms[offsets[m] : offsets[m] + count]
-        part = np.float32(0)
         for i in range(halo, count):
-            part += weight[i] * value(dot[i], pp[i], qq[i])
-        total += part
+            values[i - halo] += weight[i] * value(dot[i], pp[i], qq[i])
         to = by_norms[:count]
         for i in range(count):
             to[i] += TWO * weight[i] * norm_derivative(dot[i], pp[i], qq[i])
@@ -176,7 +184,7 @@ def add_pairs(weights, offsets, dots, norms, by_norms, curvatures, first):
             dot[i] = weight[i] * derivative(dot[i], pp[i], qq[i])
         _add_scaled(curvatures[:count], -ONE, dot)
         _add_scaled(curvatures[offsets[m] : offsets[m] + count], -ONE, dot)
-    return total
+    return _total(values)
 
 
 def add_couplings(weight, free, dots, curvatures, least):
@@ -184,25 +192,25 @@ def add_couplings(weight, free, dots, curvatures, least):
 
     Dots become ``weight · dH/d dot``. A template for `formulas.ProductFormulas`.
     """
-    total = np.float32(0)
+    values = np.empty(dots.size, np.float32)
     for i in range(dots.size):
-        total += weight * free[i] * value(dots[i])
+        values[i] = weight * free[i] * value(dots[i])
     for i in range(dots.size):
         curvatures[i] += weight * curvature(dots[i])
     for i in range(dots.size):
         curvatures[i] = curvatures[i] if curvatures[i] > least else least
         dots[i] = weight * derivative(dots[i])
-    return total
+    return _total(values)
 
 
-@kernel
+@exact_kernel
 def _own_terms(root, target, by_norm, by_target, gradient):
     """``2 ∂E/∂‖y_i‖² y_i + ∂E/∂(y_i·t_i) t_i`` of one class in a block of pixels."""
     for i in range(gradient.size):
         gradient[i] = by_norm[i] * (root[i] * root[i]) + by_target[i] * target[i]
 
 
-@kernel
+@exact_kernel
 def _add_pair_terms(root, by_dots, offsets, position, here, gradient):
     """``Σ_j ∂E/∂(y_i·y_j) y_j`` of one class in a block of pixels."""
     size = gradient.size
@@ -216,14 +224,14 @@ def _add_pair_terms(root, by_dots, offsets, position, here, gradient):
 # Several short loops: in one, LLVM would have to prove that all arrays are apart, and does not vectorize.
 
 
-@kernel
+@exact_kernel
 def _by_roots(root, mean, free, gradient):
     """The gradient by the labels becomes that by the roots, ``2 u (g - y·g)``."""
     for i in range(gradient.size):
         gradient[i] = TWO * free[i] * root[i] * (gradient[i] - mean[i])
 
 
-@kernel
+@exact_kernel
 def _natural_gradient(root, gradient, curvature, natural):
     """``u c / (c⁺ + 2 u h)`` with ``c = g - y·g``: affine scaling (`selflabel.numerics.descent.coordinates`).
 
@@ -235,18 +243,19 @@ def _natural_gradient(root, gradient, curvature, natural):
         natural[i] = u * gradient[i] / (uphill + FOUR * u * u * curvature[i])
 
 
-@kernel
+@sum_kernel
 def _inner_products(gradient, natural, direction, old):
-    start, end, norm, overlap = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    """Sums in double precision of products in single precision."""
+    start, end, norm, overlap = 0.0, 0.0, 0.0, 0.0
     for i in range(gradient.size):
-        start += direction[i] * old[i]
-        end += direction[i] * gradient[i]
-        norm += natural[i] * gradient[i]
-        overlap += natural[i] * old[i]
+        start += np.float64(direction[i] * old[i])
+        end += np.float64(direction[i] * gradient[i])
+        norm += np.float64(natural[i] * gradient[i])
+        overlap += np.float64(natural[i] * old[i])
     return start, end, norm, overlap
 
 
-@kernel
+@exact_kernel
 def gradients(image, old, direction, trial, derivatives, first, last):
     """Gradients of a range of pixels at the trial, by the roots; `old` is that at the current point.
 
@@ -280,7 +289,7 @@ def gradients(image, old, direction, trial, derivatives, first, last):
     return slope_start, slope_end, norm, overlap
 
 
-@kernel
+@exact_kernel
 def _turn(direction, natural, beta, root, least, most):
     """``d ← -n + beta d``, at least ``least`` times the root and at most ``most``."""
     for i in range(direction.size):
@@ -289,7 +298,7 @@ def _turn(direction, natural, beta, root, least, most):
         direction[i] = ahead if ahead < most else most
 
 
-@kernel
+@exact_kernel
 def _root_step(root, direction, rate, floor, allowed, to, mass):
     """``u + rate · d``, not below the floor; adds its squares to the mass."""
     for i in range(to.size):
@@ -299,7 +308,7 @@ def _root_step(root, direction, rate, floor, allowed, to, mass):
         mass[i] += ahead * ahead
 
 
-@kernel
+@exact_kernel
 def move(point, direction, turn, rate, bounds, to, first, last):
     """Roots a step along the direction, of norm one again; if the turn is due, the direction turns first, in place."""
     halo = (to.shape[1] - direction.shape[1]) // 2

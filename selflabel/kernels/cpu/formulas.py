@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from selflabel.kernels.cpu.compile import kernel
+from selflabel.kernels.cpu.compile import exact_kernel
 from selflabel.kernels.cpu.elementary import log_of
 
 HALF, ONE = np.float32(0.5), np.float32(1)
@@ -43,12 +43,12 @@ class ProductFormulas(NamedTuple):
     curvature: Any
 
 
-@kernel
+@exact_kernel
 def _rsqrt(x):
     return ONE / np.float32(math.sqrt(x))
 
 
-@kernel
+@exact_kernel
 def _floored(x):
     return x if x > FLOOR else FLOOR
 
@@ -56,82 +56,83 @@ def _floored(x):
 # --- relaxations ----------------------------------------------------------------------------------------------
 
 
-@kernel
+@exact_kernel
 def _minus_one(dot, pp, qq):
     return -ONE
 
 
-@kernel
+@exact_kernel
 def _zero(dot, pp, qq):
     return np.float32(0)
 
 
-@kernel
+@exact_kernel
 def _bilinear(dot, pp, qq):
     return ONE - dot
 
 
-@kernel
+@exact_kernel
 def _quadratic(dot, pp, qq):
     return (pp + qq) / np.float32(2) - dot
 
 
-@kernel
+@exact_kernel
 def _quadratic_norm_derivative(dot, pp, qq):
     return HALF
 
 
-@kernel
+@exact_kernel
 def _normalized_quadratic(dot, pp, qq):
     return ONE - dot * _rsqrt(pp * qq)
 
 
-@kernel
+@exact_kernel
 def _normalized_quadratic_derivative(dot, pp, qq):
     return -_rsqrt(pp * qq)
 
 
-@kernel
+@exact_kernel
 def _normalized_quadratic_norm_derivative(dot, pp, qq):
     return HALF * dot * _rsqrt(pp * qq) / pp
 
 
-@kernel
+@exact_kernel
 def _collision_cross_entropy(dot, pp, qq):
     return -log_of(_floored(dot))
 
 
-@kernel
+@exact_kernel
 def _collision_cross_entropy_derivative(dot, pp, qq):
     return -ONE / _floored(dot)
 
 
-@kernel
+@exact_kernel
 def _log_quadratic_argument(dot, pp, qq):
     return ONE - LOG_QUADRATIC_SCALE * ((pp + qq) / np.float32(2) - dot)
 
 
-@kernel
+@exact_kernel
 def _log_quadratic(dot, pp, qq):
     return -log_of(_log_quadratic_argument(dot, pp, qq))
 
 
-@kernel
+@exact_kernel
 def _log_quadratic_derivative(dot, pp, qq):
-    return -LOG_QUADRATIC_SCALE / _log_quadratic_argument(dot, pp, qq)
+    return -LOG_QUADRATIC_SCALE * (ONE / _log_quadratic_argument(dot, pp, qq))
 
 
-@kernel
+@exact_kernel
 def _log_quadratic_norm_derivative(dot, pp, qq):
-    return HALF * LOG_QUADRATIC_SCALE / _log_quadratic_argument(dot, pp, qq)
+    return HALF * LOG_QUADRATIC_SCALE * (ONE / _log_quadratic_argument(dot, pp, qq))
 
 
-@kernel
+@exact_kernel
 def _collision_divergence(dot, pp, qq):
-    return HALF * log_of(pp * qq) - log_of(_floored(dot))
+    dot = _floored(dot)
+    return -HALF * log_of(dot * dot / (pp * qq))  # one logarithm in place of two
 
 
-@kernel
+@exact_kernel
 def _collision_divergence_norm_derivative(dot, pp, qq):
     return HALF / pp
 
@@ -151,32 +152,32 @@ COLLISION_DIVERGENCE = PairFormulas(
 # --- couplings ------------------------------------------------------------------------------------------------
 
 
-@kernel
+@exact_kernel
 def _standard(dot):
     return -dot
 
 
-@kernel
+@exact_kernel
 def _standard_derivative(dot):
     return -ONE
 
 
-@kernel
+@exact_kernel
 def _standard_curvature(dot):
     return np.float32(0)
 
 
-@kernel
+@exact_kernel
 def _collision(dot):
     return -log_of(_floored(dot))
 
 
-@kernel
+@exact_kernel
 def _collision_derivative(dot):
     return -ONE / _floored(dot)
 
 
-@kernel
+@exact_kernel
 def _collision_curvature(dot):
     return ONE / _floored(dot)
 
@@ -199,7 +200,7 @@ def specialized(template: Callable[..., Any], formulas: PairFormulas | ProductFo
     name = f"{function.__name__}_{zlib.crc32(source.encode()):08x}"
     made = FunctionType(function.__code__, {**function.__globals__, **formulas._asdict()}, name)
     made.__module__, made.__qualname__ = function.__module__, name
-    return kernel(made)
+    return exact_kernel(made)
 
 
 def _source(formula: Any) -> str:

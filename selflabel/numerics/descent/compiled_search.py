@@ -1,6 +1,5 @@
 """Line search on square roots of labels, compiled: a step is one pass over the pixels."""
 
-import math
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
@@ -10,13 +9,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from selflabel.affinity.stencil import Stencil, boxes
+from selflabel.affinity.stencil import Stencil
 from selflabel.kernels.cpu import descent, formulas
 from selflabel.kernels.cpu.compile import Array
 from selflabel.kernels.memory import working_array
 from selflabel.kernels.threads import num_threads, run_parallel, split_range, split_threads
 from selflabel.numerics.descent.coordinates import LEAST_CURVATURE, ROOT_FLOOR, ROOT_LEFT, ROOT_REACH
 from selflabel.numerics.descent.line_search import PerImage, Trial
+from selflabel.numerics.descent.row_search import GRAIN, flat_free, flat_target, flat_weights
 from selflabel.problem import Problem
 from selflabel.terms import (
     BILINEAR,
@@ -31,17 +31,11 @@ from selflabel.terms import (
     Relaxation,
 )
 
-GRAIN = 96_000
-"""Labels (pixels times classes) at a time: they stay in a near cache from one kernel to the next."""
-
 LEAST_PIXELS = 512
 """Least pixels of a block, beside its halos."""
 
 FEW_BLOCKS = 8
 """Blocks of an image that fits a cache, for as many threads."""
-
-TINY = 1e-20
-"""Weights and predictions below this count as zero."""
 
 RELAXATIONS: dict[Relaxation, formulas.PairFormulas] = {
     BILINEAR: formulas.BILINEAR,
@@ -60,24 +54,6 @@ COUPLINGS: dict[Coupling, formulas.ProductFormulas] = {
 """The couplings that have scalar formulas, by value."""
 
 
-def supports(problem: Problem) -> bool:
-    """Grids and windows in float32 on the CPU, energies with scalar formulas, no entropy, no costs.
-
-    Windows of more than two offsets a class run in torch: the copies of their weights cost more than is saved.
-    """
-    energy, affinity, probs = problem.energy, problem.affinity, problem.probs
-    return (
-        isinstance(affinity, Stencil)
-        and len(affinity.offsets) <= 2 * probs.shape[1]
-        and energy.relaxation in RELAXATIONS
-        and energy.coupling in COUPLINGS
-        and not energy.entropy_weight
-        and problem.costs is None
-        and probs.device.type == "cpu"
-        and probs.dtype == affinity.weights[0].dtype == torch.float32
-    )
-
-
 @cache
 def pairs_of(relaxation: Relaxation) -> Any:
     """The kernel `descent.add_pairs` for a relaxation."""
@@ -88,27 +64,6 @@ def pairs_of(relaxation: Relaxation) -> Any:
 def couplings_of(coupling: Coupling) -> Any:
     """The kernel `descent.add_couplings` for a coupling."""
     return formulas.specialized(descent.add_couplings, COUPLINGS[coupling])
-
-
-def _flat_weights(affinity: Stencil, number: int, scale: float) -> tuple[Array, Array]:
-    """Offsets in pixels, from the first pixel of a pair to the second one, and weights by the first one's position.
-
-    Positions count from `halo` pixels before the image on; weights of pairs across the border are zero.
-    """
-    strides = [math.prod(affinity.size[axis + 1 :]) for axis in range(len(affinity.size))]
-    steps = [sum(o * s for o, s in zip(offset, strides, strict=True)) for offset in affinity.offsets]
-    offsets = np.abs(np.array(steps))
-    halo, count = int(offsets.max()), math.prod(affinity.size)
-    weights = torch.zeros(len(steps), halo + count)
-    for weight, row, step, offset in zip(affinity.weights, weights, steps, affinity.offsets, strict=True):
-        first, second = boxes(offset, affinity.size)
-        row[halo:].view(affinity.size)[first if step > 0 else second] = scale * weight[number, 0]
-    return offsets, _normal(weights).numpy()
-
-
-def _normal(numbers: Tensor) -> Tensor:
-    """Zero in place of `TINY` numbers: their products may be denormal, with which the processor is slow."""
-    return torch.nn.functional.hardshrink(numbers, TINY)
 
 
 class _ImageSearch:
@@ -148,7 +103,7 @@ class _ImageSearch:
         torch.square(torch.from_numpy(roots), out=to.view(len(roots), -1))
 
     def _blocks(self, cached: int) -> list[tuple[int, int]]:
-        """The pixels in blocks that do not depend on the number of threads, as sums of a block are in float32.
+        """The pixels in blocks that do not depend on the number of threads, as do its sums.
 
         `cached` pixels at a time stay in a cache from the move to the measure; a few more blocks, if there is room for
         their halos, are for threads. None is so short that seams would meet.
@@ -212,33 +167,26 @@ NO_TURN = descent.Turn(False, *np.zeros(2, np.float32))
 
 
 def _image_data(problem: Problem, number: int) -> tuple[descent.ImageData, Array]:
-    """With the weights of the pairs (`_flat_weights`)."""
-    energy, product = problem.energy, problem.energy.coupling.product
-    assert isinstance(problem.affinity, Stencil)
-    assert product is not None
-    offsets, weights = _flat_weights(problem.affinity, number, energy.pairwise_weight)
-    target = _normal(product.target(problem.probs[number])).flatten(1).contiguous().numpy()
-    return descent.ImageData(target, _free(problem, number), offsets), weights
+    """With the weights of the pairs (`flat_weights`)."""
+    assert isinstance(problem.affinity, Stencil), "checked by `supports`"
+    offsets, weights = flat_weights(problem.affinity, number, problem.energy.pairwise_weight)
+    target, free = flat_target(problem, number).numpy(), flat_free(problem, number).numpy()
+    return descent.ImageData(target, free, np.array(offsets)), weights.numpy()
 
 
 def _bounds(problem: Problem, number: int) -> descent.Bounds:
     allowed = np.ones(problem.probs.shape[1], np.float32)
     if problem.classes is not None:
         allowed = problem.classes[number].float().numpy()
-    floor = np.float32(ROOT_FLOOR) * _free(problem, number)
+    floor = np.float32(ROOT_FLOOR) * flat_free(problem, number).numpy()
     return descent.Bounds(floor, allowed, np.float32(ROOT_LEFT), np.float32(ROOT_REACH))
 
 
-def _free(problem: Problem, number: int) -> Array:
-    """``[n]``: 1, and 0 at seeds."""
-    return problem.free[number].flatten().float().numpy()
-
-
 class CompiledSearch:
-    """Line search on square roots of labels (`coordinates.SQUARE_ROOTS`) for problems that it `supports`.
+    """Line search on square roots of labels (`coordinates.SQUARE_ROOTS`) for problems that `row_search.supports`.
 
-    Takes the steps of `TorchSearch`, but for rounding. Memory: six times the labels, prediction included. `grain`:
-    labels at a time; it changes the order of sums only.
+    Takes the steps of `RowSearch`, and of `TorchSearch` but for rounding. Memory: six times the labels, prediction
+    included. `grain`: labels at a time; it changes the order of sums only.
     """
 
     def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], grain: int = GRAIN) -> None:

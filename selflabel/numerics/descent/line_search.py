@@ -1,6 +1,7 @@
 """Line search of gradient descent: current labels, a search direction, and the energy and slopes at a trial point.
 
-`TorchSearch` takes every energy and device; `compiled_search.CompiledSearch` is faster where it supports the problem.
+`TorchSearch` takes every energy and device. On the CPU, `row_search.supports` says for which problems
+`compiled_search.CompiledSearch`, and without Numba `row_search.RowSearch`, take the same steps faster.
 Letters: d is the direction, g the gradient by the coordinates at the trial point, n the natural gradient there
 (`coordinates`), and g' the gradient at the current point.
 """
