@@ -59,6 +59,17 @@ def test_help_comes_without_torch(command: str) -> None:
 # --- a whole run ---
 
 
+def test_workers_may_change_in_a_run_that_goes_on(root: Path, tmp_path: Path) -> None:
+    """They load the same batches; images in memory are sent to them once."""
+    for name, more in (("alone", ()), ("helped", ("--workers", 1))):
+        result = train(root, tmp_path / name, "--method", "pce", *more, steps=4)
+        assert result.exit_code == 0, result.output
+    one, other = (weights(tmp_path / name / "last.pt") for name in ("alone", "helped"))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert "workers = 1" in (tmp_path / "helped" / "config.toml").read_text()
+    assert train(root, tmp_path / "helped", "--method", "pce", steps=4).exit_code == 0
+
+
 @pytest.mark.quick
 def test_train_predict_label(root: Path, tmp_path: Path) -> None:
     """Scribbles train a network, which predicts at the images' own size; `label` takes the predictions."""
@@ -316,6 +327,7 @@ def test_losses_without_an_energy_have_no_monitor() -> None:
         (["--network", "u-net"], "expected a network out of"),
         (["--channels", 2], "expected channels = 1, 3 or None, got 2"),
         (["--batch", 0], "Invalid value for '--batch'"),
+        (["--workers", -1], "Invalid value for '--workers'"),
         (["--learning-rate", 0.0], "expected a learning rate > 0"),
         (["--num-classes", 300], "expected 1 to 255 classes, got 300"),
         (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),

@@ -109,6 +109,8 @@ def test_factories() -> None:
         ({"learning_rate": 0.0}, "learning rate > 0"),
         ({"relabel_every": 0}, "relabel_every >= 1"),
         ({"average": 1.0}, "average in"),
+        ({"workers": -1}, "workers >= 0, or None, got -1"),
+        ({"read_every": 0}, "read_every >= 1 step, or None, got 0"),
     ],
 )
 def test_settings_out_of_range(changes: dict[str, object], message: str, unchecked: None) -> None:
