@@ -30,6 +30,7 @@ class Sizes:
     published: tuple[Shape, ...] = ((4, 21, 128, 128), (4, 21, 256, 256))
     dense: Shape = (1, 21, 513, 513)
     strokes: tuple[Shape, ...] = ((1, 5, 321, 481), (1, 21, 321, 481))
+    folder: Shape = (100, 21, 321, 481)
     lattice_side: int = 512
     exact_side: int = 256
     copied: int = 1 << 30
@@ -50,6 +51,7 @@ SMALL = Sizes(
     published=((1, 3, 32, 40),),
     dense=(1, 3, 40, 48),
     strokes=((1, 3, 40, 48),),
+    folder=(2, 3, 40, 48),
     lattice_side=64,
     exact_side=24,
     copied=1 << 24,

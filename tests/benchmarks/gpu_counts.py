@@ -100,7 +100,7 @@ TINY = Sizes(
 )
 """The interpreter runs a program at a time."""
 
-PEERS = frozenset(("recipe", "published", "network"))
+PEERS = frozenset(("recipe", "published", "network", "folder"))
 
 HOSTED = frozenset(("descent", "gated", "window"))
 """Whose jobs launch the same kernels whatever these find."""

@@ -20,6 +20,7 @@ from gpu_base import (
     times_floor,
 )
 from gpu_checks import LatticeOnGPU
+from gpu_folder import folder
 from gpu_peers import descend_by_autograd, published
 from gpu_training import steps
 from torch import Tensor
@@ -286,6 +287,7 @@ FAMILIES: dict[str, Family] = {
     "exact": Family(exact, (Routine.EXACT,)),
     "dense": Family(dense, (Routine.LATTICE, Routine.EXACT)),
     "walker": Family(walker),
+    "folder": Family(folder),
 }
 """By the name that `--jobs` knows them by."""
 

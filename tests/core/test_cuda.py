@@ -1,9 +1,16 @@
 """Every solver, affinity and annotator takes CUDA tensors and gives what the CPU gives."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from support.folders import contents, make_folders
+from support.processes import environment
 from torch import Tensor
 
 from selflabel import (
@@ -17,6 +24,7 @@ from selflabel import (
 )
 from selflabel.affinity import Affinity, Exact, Lattice
 from selflabel.annotators import ProductAnnotator
+from selflabel.files.label_files import read_index
 from selflabel.labels import UNLABELED
 from selflabel.solvers import SOLVERS
 from selflabel.terms import RELAXATIONS, Relaxation, potts_and_grad
@@ -78,3 +86,35 @@ def test_annotators_stay_on_the_device(generator: torch.Generator) -> None:
     there = ProductAnnotator().predict(image.cuda(), seeds.cuda(), 3)
     assert there.is_cuda
     torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gradient-descent", "mean-field", "random-walker"])
+def test_folders_are_labeled_as_on_the_cpu_twice_with_the_same_bytes(tmp_path: Path, name: str) -> None:
+    """The command, whose process has no CUDA: its forks have."""
+    folders = make_folders(tmp_path, 6)
+
+    def labeled(out: str, device: str) -> Path:
+        given = ["label", str(folders[0]), "--seeds", str(folders[1]), "--out", str(tmp_path / out)]
+        given += ["--solver", name, "--soft", "float16", "--workers", "2", "--device", device]
+        command = [sys.executable, "-m", "selflabel", *given]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return tmp_path / out
+
+    here, there, again = labeled("cpu", "cpu"), labeled("one", "cuda"), labeled("two", "cuda:0")
+    assert contents(there) == contents(again)
+    indices = [
+        np.stack([read_index(out / "labels" / f"a{number}.png") for number in range(6)])
+        for out in (here, there)
+    ]
+    assert np.mean(indices[0] == indices[1]) >= 0.9999
+    energies = [
+        np.array([r["energy_after"] for r in lines_of(out) if "stem" in r], float) for out in (here, there)
+    ]
+    np.testing.assert_allclose(energies[1], energies[0], rtol=1e-3)
+    names = {str(line["device"]) for line in lines_of(there) if "stem" in line}
+    assert names == {torch.cuda.get_device_name(0)}
+
+
+def lines_of(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
