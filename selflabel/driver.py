@@ -23,7 +23,7 @@ from selflabel.inputs import (
     widened_distributions,
 )
 from selflabel.kernels.tracing import opaque
-from selflabel.labels import channels_first, check_distributions
+from selflabel.labels import channels_first
 from selflabel.problem import Energy, Problem
 
 
@@ -208,10 +208,8 @@ def solve(
     # in mixed precision the filters' sums would be rounded to eight bits
     with torch.no_grad(), torch.autocast(problem.probs.device.type, enabled=False):
         check_fit(solver, problem.energy, problem.affinity)
-        problem.check()
-        if start is not None:
-            start = widened_distributions(start).to(problem.probs)
-            check_distributions(start, "labels to start from", "pass labels, not logits")
+        start = None if start is None else widened_distributions(start).to(problem.probs)
+        problem.check(start)
         labels = problem.feasible(problem.probs if start is None else start)
         solution = _run(problem, solver, labels, max_steps, throw, trace, callback)
         if not marginals:

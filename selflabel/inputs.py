@@ -17,6 +17,9 @@ from torch import Tensor
 WRAPPED = ("logits", "out")
 """Where networks put their logits: transformers under `logits`, torchvision under `out`."""
 
+NUMBERS = "biuf"
+"""Kinds of NumPy's types that become tensors: bool, whole numbers with and without sign, floating point."""
+
 HALF_SUMS = 0.02
 """How far sums of 255 probabilities in bfloat16 may be from one."""
 
@@ -25,12 +28,11 @@ def as_tensor(values: Any, name: str) -> Shaped[Tensor, "..."]:
     """The tensor itself, or a NumPy array as one. Raises `ValueError` for anything else."""
     if isinstance(values, Tensor):
         return values
-    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+    if isinstance(values, np.ndarray) and values.dtype.kind in NUMBERS:
         return torch.from_numpy(
             np.ascontiguousarray(values).astype(values.dtype.newbyteorder("="), copy=False)
         )
-    got = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"
-    raise ValueError(f"expected {name} as a torch tensor or a NumPy array of numbers, got {got}")
+    raise _no_tensor(values, name, "a torch tensor or a NumPy array of numbers")
 
 
 def widened(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
@@ -62,10 +64,17 @@ def logits_of(output: object) -> object:
 
 def check_tensor(values: Any, name: str) -> None:
     """Raise `ValueError` for anything but a tensor, with the way to one."""
-    if isinstance(values, Tensor):
-        return
-    if isinstance(values, np.ndarray):
+    if not isinstance(values, Tensor):
+        raise _no_tensor(values, name, "a torch tensor")
+
+
+def _no_tensor(values: Any, name: str, expected: str) -> ValueError:
+    """The refusal of anything but a tensor, with the way to one."""
+    got = type(values).__name__
+    if isinstance(values, np.ndarray) and values.dtype.kind in NUMBERS:
         remedy = f"torch.from_numpy({name})"
+    elif isinstance(values, np.ndarray):
+        got, remedy = f"{got} of {values.dtype}", "convert it to numbers"
     elif isinstance(values, Mapping):
         remedy = f"pick one of its tensors {sorted(map(str, values))}, as in output['out']"
     elif isinstance(getattr(values, "logits", None), Tensor):
@@ -74,7 +83,7 @@ def check_tensor(values: Any, name: str) -> None:
         remedy = "pass one of its tensors"
     else:
         remedy = "convert it"
-    raise ValueError(f"expected {name} as a torch tensor, got {type(values).__name__}: {remedy}")
+    return ValueError(f"expected {name} as {expected}, got {got}: {remedy}")
 
 
 def check_kind(value: Any, kind: Any, name: str, remedy: str) -> None:

@@ -37,6 +37,9 @@ LOG_FLOOR = -30.0
 Logarithms of probabilities, and of products of two of them, then stay finite in float32.
 """
 
+MOST_OFF = 1e-3
+"""How far sums of predictions over the classes may be from one."""
+
 Index = Integer[Tensor, "b *s"]
 
 
@@ -116,15 +119,52 @@ def check_index_type(seeds: Tensor) -> None:
         )
 
 
+def are_distributions(labels: Float[Tensor, "b k *s"]) -> Bool[Tensor, ""]:
+    """Are the labels finite and not negative, and sum to one over the classes? On their device, without a wait."""
+    off = (labels.sum(1) - 1).abs().amax()  # nan or inf if any of the labels is
+    return (off <= MOST_OFF) & (labels.amin() >= 0)
+
+
 def check_distributions(labels: Float[Tensor, "b k *s"], what: str, advice: str) -> None:
     """Raise `ValueError` unless labels are finite, not negative, and sum to one over the classes."""
     off = float((labels.sum(1) - 1).abs().max())  # nan or inf if any of the labels is
     if not off < inf:
         raise ValueError(f"expected finite {what}, got nan or inf: check the network's output")
-    if off > 1e-3 or bool(labels.amin() < 0):
+    if off > MOST_OFF or bool(labels.amin() < 0):
         raise ValueError(
             f"expected {what} >= 0 that sum to one over the classes, got sums off by up to {off:g}: {advice}"
         )
+
+
+PROBABILITIES_AS_LOGITS = (
+    "expected logits, got probabilities: they are >= 0 and sum to one at every pixel. Give them as they are, "
+    "Problem(energy, probs, seeds, affinity)"
+)
+
+
+def are_logits(logits: Tensor) -> Bool[Tensor, ""]:
+    """Are these no probabilities already? On their device, without a wait."""
+    return ~(((logits.sum(1) - 1).abs() < MOST_OFF).all() & (logits >= 0).all())
+
+
+def is_on_cpu(values: Tensor) -> bool:
+    """There the host waits for nothing."""
+    return values.device.type == "cpu"
+
+
+def refuse_probabilities(logits: Tensor) -> None:
+    """Raise `ValueError` for logits that are probabilities. One pixel is looked at, all only if it is one."""
+    first = logits[(slice(1), slice(None), *[slice(1)] * (logits.ndim - 2))]
+    if not bool(are_logits(first)) and not bool(are_logits(logits)):
+        raise ValueError(PROBABILITIES_AS_LOGITS)
+
+
+def are_seeds(seeds: Index, num_classes: int, classes: Bool[Tensor, "b k"] | None = None) -> Bool[Tensor, ""]:
+    """Is every seed `UNLABELED` or one of the classes that its image allows? On their device, without a wait."""
+    fits = ((seeds == UNLABELED) | ((seeds >= 0) & (seeds < num_classes))).all()
+    if classes is None:
+        return fits
+    return fits & ~(classes_present(seeds, num_classes) & ~classes).any()
 
 
 def check_seeds(seeds: Index, num_classes: int, classes: Bool[Tensor, "b k"] | None = None) -> None:

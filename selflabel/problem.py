@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Integer, Num
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity, SparseAffinity
+from selflabel.affinity.weights import LARGEST_WEIGHT, are_weights, check_weights
 from selflabel.inputs import (
     as_tensor,
     check_kind,
@@ -20,11 +22,17 @@ from selflabel.inputs import (
     widened_distributions,
 )
 from selflabel.labels import (
+    PROBABILITIES_AS_LOGITS,
     UNLABELED,
+    are_distributions,
+    are_logits,
+    are_seeds,
     check_distributions,
     check_index_type,
     check_seeds,
+    is_on_cpu,
     one_hot,
+    refuse_probabilities,
     restrict_classes,
     unlabeled,
 )
@@ -40,10 +48,6 @@ from selflabel.terms import (
     potts_and_grad,
     total,
 )
-
-LARGEST_WEIGHT = 1e100
-"""The largest weight of a term or a pair: products of two, and their sums over an image, are finite in float64."""
-
 
 LARGEST_COST = 1e30
 """The largest cost of a class in a pixel: differences and sums of some are finite in float32."""
@@ -116,36 +120,6 @@ def _check_costs(costs: Tensor, probs: Tensor, energy: Energy) -> None:
         )
 
 
-def _check_weights(affinity: SparseAffinity) -> None:
-    """Raise `ValueError` for weights that are nan, negative or too large: there is no minimum, or no way to find it."""
-    blocks = [pairs.weight for pairs in affinity.pairs() if pairs.weight.numel()]
-    if not blocks:
-        return
-    extremes = torch.stack([torch.stack(block.aminmax()).double() for block in blocks])
-    low, high = extremes[:, 0].amin(), extremes[:, 1].amax()  # nan if any weight is
-    least, largest = torch.stack([low, high]).tolist()
-    if not (least >= 0 and largest <= LARGEST_WEIGHT):
-        raise ValueError(
-            f"expected weights of pairs from 0 to {LARGEST_WEIGHT:g}, got some from {least:g} to {largest:g}: check "
-            f"the features, bandwidths and kernel weights of the {type(affinity).__name__}; for must-link use a "
-            f"weight above the sum of all costs"
-        )
-
-
-def _refuse_probabilities(logits: Tensor) -> None:
-    """Raise `ValueError` for logits that are probabilities already. One pixel is looked at, all only if it is one."""
-    if logits.ndim < 2 or logits.shape[1] < 2 or logits.numel() == 0:
-        return
-    for values in (logits[(slice(1), slice(None), *[slice(1)] * (logits.ndim - 2))], logits):
-        sums = values.sum(1)
-        if not bool(((sums - 1).abs() < 1e-3).all() & (values >= 0).all()):
-            return
-    raise ValueError(
-        "expected logits, got probabilities: they are >= 0 and sum to one at every pixel. Give them as they are, "
-        "Problem(energy, probs, seeds, affinity)"
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class Problem:
     """An `Energy` bound to a batch: prediction σ ``[b k *s]``, seeds ``[b *s]`` (255 = unlabeled), affinity.
@@ -163,6 +137,9 @@ class Problem:
     affinity: Affinity
     classes: Bool[Tensor, "b k"] | None = None
     costs: Float[Tensor, "b k *s"] | None = None
+
+    _are_logits: ClassVar[Bool[Tensor, ""] | None] = None
+    """On a device: was `from_logits` given logits, no probabilities? Read by `check`; None where that is known."""
 
     def __post_init__(self) -> None:
         check_index_type(self.seeds)
@@ -211,14 +188,17 @@ class Problem:
         """The problem for ``σ = softmax(logits)``; nothing is differentiated through it.
 
         Tensors or NumPy arrays; half precision (mixed-precision training) becomes float32. Raises `ValueError` for
-        what a network returned around its logits: pass the logits.
+        what a network returned around its logits: pass the logits; and for probabilities, on a device when they are
+        solved (`check`).
         """
-        if not isinstance(logits, np.ndarray):
-            check_tensor(logits, "logits")
         values = as_tensor(logits, "logits").detach()
-        _refuse_probabilities(values)
-        probs = widened(values).softmax(1)
-        return cls(energy, probs, as_tensor(seeds, "seeds"), affinity, classes)
+        is_doubtful = values.ndim > 1 and values.shape[1] > 1 and values.numel() > 0
+        if is_doubtful and is_on_cpu(values):
+            refuse_probabilities(values)
+        problem = cls(energy, widened(values).softmax(1), as_tensor(seeds, "seeds"), affinity, classes)
+        if is_doubtful and not is_on_cpu(values):
+            object.__setattr__(problem, "_are_logits", are_logits(values))
+        return problem
 
     @classmethod
     def from_costs(
@@ -267,18 +247,37 @@ class Problem:
             f"seeds: {100 * float((self.seeds != UNLABELED).float().mean()):.3g} %, {self.affinity})"
         )
 
-    def check(self) -> None:
-        """Raise `ValueError` for values that do not fit.
+    def check(self, start: Float[Tensor, "b k *s"] | None = None) -> None:
+        """Raise `ValueError` for values that do not fit, also those of labels to start from.
 
         These are predictions that are no distributions, seeds out of range, images without an allowed class, and
-        weights of a sparse affinity that are nan, infinite or negative. Cost: one pass over labels and pairs.
+        weights of a sparse affinity that are nan, infinite or negative. Cost: one pass over labels and pairs, and the
+        host waits once for the device.
         """
+        fits = [are_seeds(self.seeds, self.probs.shape[1], self.classes), are_distributions(self.probs)]
+        if self.classes is not None:
+            fits.append(self.classes.any(1).all())
+        if self.energy.pairwise_weight and isinstance(self.affinity, SparseAffinity):
+            fits.append(are_weights(self.affinity).to(self.probs.device))
+        if start is not None:
+            fits.append(are_distributions(start))
+        if self._are_logits is not None:
+            fits.append(self._are_logits)
+        if not bool(torch.stack(fits).all()):
+            self._refuse(start)
+
+    def _refuse(self, start: Float[Tensor, "b k *s"] | None) -> None:
+        """Raise the `ValueError` of the first value that does not fit."""
         if self.classes is not None and not self.classes.any(1).all():
             raise ValueError("expected at least one allowed class in each image, got an image with none")
+        if self._are_logits is not None and not bool(self._are_logits):
+            raise ValueError(PROBABILITIES_AS_LOGITS)
         check_seeds(self.seeds, self.probs.shape[1], self.classes)
         check_distributions(self.probs, "probabilities", FROM_LOGITS)
         if self.energy.pairwise_weight and isinstance(self.affinity, SparseAffinity):
-            _check_weights(self.affinity)
+            check_weights(self.affinity)
+        if start is not None:
+            check_distributions(start, "labels to start from", "pass labels, not logits")
 
     @property
     def vertex_costs(self) -> Float[Tensor, "b k *s"] | None:

@@ -125,10 +125,10 @@ def test_arrays_of_other_layouts_in_memory_are_taken() -> None:
 
 def test_what_is_no_array_of_numbers_is_refused() -> None:
     with pytest.raises(
-        ValueError, match="expected values as a torch tensor or a NumPy array of numbers, got a str"
+        ValueError, match="expected values as a torch tensor or a NumPy array of numbers, got str: convert"
     ):
         as_tensor("image.png", "values")
-    with pytest.raises(ValueError, match="got an array of <U1"):
+    with pytest.raises(ValueError, match="got ndarray of <U1: convert it to numbers"):
         as_tensor(np.array(["a"]), "values")
 
 

@@ -1,0 +1,36 @@
+"""What weights of pairs must be: not negative, not nan, and not too large to be added up."""
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from selflabel.affinity.protocol import SparseAffinity
+
+LARGEST_WEIGHT = 1e100
+"""The largest weight of a term or a pair: products of two, and their sums over an image, are finite in float64."""
+
+
+def weight_range(affinity: SparseAffinity) -> tuple[Tensor, Tensor]:
+    """The least and the largest weight of a pair, in float64, nan if any is; 0 without pairs."""
+    blocks = [pairs.weight for pairs in affinity.pairs() if pairs.weight.numel()]
+    if not blocks:
+        return torch.zeros(2, dtype=torch.float64).unbind()
+    extremes = torch.stack([torch.stack(block.aminmax()).double() for block in blocks])
+    return extremes[:, 0].amin(), extremes[:, 1].amax()
+
+
+def are_weights(affinity: SparseAffinity) -> Bool[Tensor, ""]:
+    """Does `check_weights` pass? On the device of the weights, without a wait."""
+    least, largest = weight_range(affinity)
+    return (least >= 0) & (largest <= LARGEST_WEIGHT)
+
+
+def check_weights(affinity: SparseAffinity) -> None:
+    """Raise `ValueError` for weights that are nan, negative or too large: there is no minimum, or no way to find it."""
+    least, largest = torch.stack(weight_range(affinity)).tolist()
+    if not (least >= 0 and largest <= LARGEST_WEIGHT):
+        raise ValueError(
+            f"expected weights of pairs from 0 to {LARGEST_WEIGHT:g}, got some from {least:g} to {largest:g}: check "
+            f"the features, bandwidths and kernel weights of the {type(affinity).__name__}; for must-link use a "
+            f"weight above the sum of all costs"
+        )
