@@ -14,7 +14,8 @@ def weight_range(affinity: SparseAffinity) -> tuple[Tensor, Tensor]:
     """The least and the largest weight of a pair, in float64, nan if any is; 0 without pairs."""
     blocks = [pairs.weight for pairs in affinity.pairs() if pairs.weight.numel()]
     if not blocks:
-        return torch.zeros(2, dtype=torch.float64).unbind()
+        nothing = torch.zeros((), dtype=torch.float64)
+        return nothing, nothing
     extremes = torch.stack([torch.stack(block.aminmax()).double() for block in blocks])
     return extremes[:, 0].amin(), extremes[:, 1].amax()
 

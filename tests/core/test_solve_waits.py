@@ -20,11 +20,11 @@ READING = torch.ops.aten._local_scalar_dense.default
 """What `bool`, `float`, `int` and `item` call."""
 
 
-class Waits(TorchDispatchMode):
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(
