@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from selflabel.kernels.memory import is_out_of_memory
 from selflabel.reports.comparison import Final
 from selflabel.training import History, Row, evaluate, load_weights, train
 from selflabel.training.checkpoint import LAST
+from selflabel.training.loading import default_workers
 from selflabel.training.resume import files_of_run
 
 
@@ -150,12 +151,14 @@ def run(job: TrainingJob, out: Path, device: torch.device, bar: Progress, title:
     Raises what `train` raises.
     """
     task = bar.add_task(title, total=job.settings.steps, loss="-", score="")
-    shown = _ProgressBar(bar, task, title, job)
+    shown, settings = _ProgressBar(bar, task, title, job), job.settings
+    if job.options.workers is None:
+        settings = replace(settings, workers=default_workers(device, job.batches))
     history = train(
         job.network(),
         job.objective,
         job.batches,
-        job.settings,
+        settings,
         out,
         monitor=job.monitor,
         callbacks=(shown,),

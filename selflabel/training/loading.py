@@ -15,6 +15,7 @@ from selflabel.datasets.samples import Batch, Folder
 from selflabel.kernels.processors import usable_processors
 from selflabel.training.batches import Batches, DataSource
 from selflabel.training.distributed import Process
+from selflabel.training.step import TrainingError
 
 MOST_WORKERS = 4
 """Processes that load for a GPU by default: four decode as fast as it trains a small U-Net."""
@@ -56,7 +57,7 @@ def load(
     hang), to which `data` is sent once; each has `AHEAD` batches ready. pinned: in memory that a GPU reads by itself,
     so that copies to it need not be waited for. Seeds and masks are checked (`Batch.checked`).
 
-    Raises what `data` raises when it loads a batch.
+    Raises what `data` raises when it loads a batch, `TrainingError` if a worker was killed.
     """
     if not steps:
         return
@@ -71,10 +72,18 @@ def load(
         prefetch_factor=AHEAD if workers else None,
         generator=torch.Generator(),  # else workers' seeds would be drawn from the network's random numbers
     )
-    for item in loader:
-        if isinstance(item, _Failure):
-            raise item.error
-        yield item
+    try:
+        for item in loader:
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # torch has no class for it
+            raise
+        raise TrainingError(
+            f"a process that loads batches has ended, perhaps for lack of memory: load with fewer (--workers; 0: in "
+            f"this process): {str(error).splitlines()[0]}"
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,9 +23,10 @@ class TrainingSettings:
     out). average: the decay of an exponential moving average of the weights, which is then validated.
     bfloat16: automatic mixed precision. seed: of everything drawn at random in the network.
 
-    workers: processes that load batches; None: 0 on the CPU, up to 4 for a GPU. read_every: steps after which the
-    losses are read from the device and become rows of the history, at the latest; None: 1 on the CPU, 10 on a GPU,
-    which the host then need not wait for in between.
+    workers: processes that load batches (`loading.default_workers`: a number for a GPU; a script that gives one begins
+    with ``if __name__ == "__main__":``, as the processes import it). read_every: steps after which the losses are read
+    from the device and become rows of the history, at the latest; None: 1 on the CPU, 10 on a GPU, which the host then
+    need not wait for in between.
     """
 
     steps: int = 1000
@@ -44,7 +45,7 @@ class TrainingSettings:
     average: float | None = None
     bfloat16: bool = False
     seed: int = 1
-    workers: int | None = None
+    workers: int = 0
     read_every: int | None = None
 
     def __post_init__(self) -> None:
@@ -59,6 +60,7 @@ class TrainingSettings:
             ("checkpoint_every", 0),
             ("first_scored", 0),
             ("seed", 0),
+            ("workers", 0),
         ):
             whole = name == "power" or isinstance(getattr(self, name), int)
             if not (whole and least <= getattr(self, name) < inf):
@@ -68,8 +70,6 @@ class TrainingSettings:
             raise ValueError(f"expected a learning rate > 0, got {self.learning_rate}")
         if self.relabel_every is not None and self.relabel_every < 1:
             raise ValueError(f"expected relabel_every >= 1 steps, or None, got {self.relabel_every}")
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"expected workers >= 0, or None, got {self.workers}")
         if self.read_every is not None and self.read_every < 1:
             raise ValueError(f"expected read_every >= 1 step, or None, got {self.read_every}")
         if self.average is not None and not 0 < self.average < 1:

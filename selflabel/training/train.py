@@ -16,7 +16,7 @@ from selflabel.training.batches import DataSource
 from selflabel.training.checkpoint import Checkpoint
 from selflabel.training.distributed import current_process
 from selflabel.training.history import History, Row
-from selflabel.training.loading import default_workers, load
+from selflabel.training.loading import load
 from selflabel.training.monitor import Monitor
 from selflabel.training.objectives import Objective, SeedsOnly
 from selflabel.training.resume import files_of_run, last_checkpoint, plain
@@ -93,14 +93,9 @@ def train(
 
 def _batches(run: TrainingRun) -> Generator[Batch, None, None]:
     """The batches of the steps to come."""
-    workers = run.settings.workers
-    return load(
-        run.data,
-        range(run.done, run.settings.steps),
-        run.process,
-        workers=default_workers(run.device, run.data) if workers is None else workers,
-        pinned=run.device.type == "cuda",
-    )
+    steps = range(run.done, run.settings.steps)
+    workers, pinned = run.settings.workers, run.device.type == "cuda"
+    return load(run.data, steps, run.process, workers=workers, pinned=pinned)
 
 
 def _keeping(objective: Objective, monitor: Monitor | None) -> tuple[Objective, Monitor | None]:

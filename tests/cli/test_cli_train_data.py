@@ -10,6 +10,9 @@ from PIL import Image
 from support.folders import contents
 from support.runs import call, make_data, train, weights
 
+from selflabel.cli.config import jobs
+from selflabel.cli.config.options import TrainingOptions
+from selflabel.datasets.samples import Folder
 from selflabel.files.label_files import write_index
 from selflabel.training import load_checkpoint
 
@@ -332,3 +335,22 @@ def test_a_run_whose_last_checkpoint_is_gone_says_that_it_starts_anew(root: Path
     assert "starts anew" not in train(root, out).output
     (out / "last.pt").unlink()
     assert "has no last.pt: training starts anew, and what is there is replaced" in train(root, out).output
+
+
+# --- memory ---
+
+
+@pytest.mark.parametrize("size", [0, 16])
+def test_images_are_kept_while_they_fit(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those to train with first; a file that cannot be read takes no room, as reading it will say."""
+    root = make_data(tmp_path / "data", train=4, val=2, size=(16, 14))
+    pixels = 16 * (size or 14)
+    options = TrainingOptions(size=size, pretrain_steps=1, steps=2)
+    for images, expected in ((6, [True, True]), (5, [True, False]), (3, [False, False])):
+        monkeypatch.setattr(jobs, "KEPT_BYTES", images * pixels * (4 + 2))
+        assert [folder.cache for folder in jobs.prepare(root, options).folders] == expected
+    folder = Folder(root, ("t0", "t1"), 2)
+    (root / "images" / "t1.png").write_bytes(b"no image")
+    assert folder.pixels == 16 * 14
+    folder[0]
+    assert folder.kept_bytes == 16 * 14 * (4 + 1)

@@ -1,5 +1,6 @@
 """Batches that other processes load: the same, in the same order, and their errors."""
 
+import os
 import pickle
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -17,7 +18,16 @@ from selflabel.datasets import kept
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.kept import KeptArrays
 from selflabel.datasets.samples import Batch, Folder, Sample
-from selflabel.training import Batches, Process, SeedsOnly, TrainingSettings, load_checkpoint, loading, train
+from selflabel.training import (
+    Batches,
+    Process,
+    SeedsOnly,
+    TrainingError,
+    TrainingSettings,
+    load_checkpoint,
+    loading,
+    train,
+)
 from selflabel.training.distributed import ALONE
 from selflabel.training.loading import default_workers, load
 
@@ -73,6 +83,26 @@ def test_workers_load_the_same_batches(folder: Folder) -> None:
     assert all(same(a, b) for a, b in zip(load(data, range(3, 9), ALONE), with_workers, strict=True))
     bad = Batches(Failing(samples(4)), CLASSES, 1)
     assert len(drained(load(bad, range(9), ALONE, workers=1))) == len(drained(load(bad, range(9), ALONE)))
+
+
+@dataclass(frozen=True)
+class Dying:
+    """Samples that end the process that reads the third one."""
+
+    there: list[Sample]
+
+    def __len__(self) -> int:
+        return len(self.there)
+
+    def __getitem__(self, number: int, /) -> Sample:
+        if number == 2:
+            os._exit(3)
+        return self.there[number]
+
+
+def test_a_worker_that_is_killed() -> None:
+    with pytest.raises(TrainingError, match=r"has ended, perhaps for lack of memory: .*--workers; 0"):
+        list(load(Batches(Dying(samples(4)), CLASSES, 1), range(9), ALONE, workers=1))
 
 
 def test_a_part_of_each_batch_for_each_process(folder: Folder) -> None:

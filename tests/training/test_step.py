@@ -109,7 +109,7 @@ def test_factories() -> None:
         ({"learning_rate": 0.0}, "learning rate > 0"),
         ({"relabel_every": 0}, "relabel_every >= 1"),
         ({"average": 1.0}, "average in"),
-        ({"workers": -1}, "workers >= 0, or None, got -1"),
+        ({"workers": -1}, "workers >= 0, got -1"),
         ({"read_every": 0}, "read_every >= 1 step, or None, got 0"),
     ],
 )

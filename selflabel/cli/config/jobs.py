@@ -269,7 +269,7 @@ def _settings(options: TrainingOptions) -> TrainingSettings:
         average=options.average,
         bfloat16=options.bfloat16,
         seed=options.seed,
-        workers=options.workers,
+        workers=options.workers or 0,
     )
 
 
