@@ -24,7 +24,7 @@ from selflabel.cli.config.toml import (
     read_table,
     write_config,
 )
-from selflabel.files.atomic import write_atomic
+from selflabel.files.atomic import remove_leftovers, write_atomic
 from selflabel.files.digest import digest
 from selflabel.files.lock import sole_user
 from selflabel.files.opening import read_text_file
@@ -60,6 +60,7 @@ def open_run(out: Path, job: TrainingJob, root: Path) -> None:
     if it cannot be written.
     """
     path = out / CONFIG
+    remove_leftovers(out, (CONFIG, SCORES))
     there = files_of_run(out)
     if there and not path.is_file():
         raise ValueError(
