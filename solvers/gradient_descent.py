@@ -87,9 +87,9 @@ class GradientDescent:
     coupling and relaxation on sparse affinities; bi-linear and quadratic on dense ones. Cost: one pass over the
     pairs a step (one filtering if dense); memory: 100 + 95 K bytes a pixel. With Numba, steps on square roots with
     standard or collision coupling on grids and windows are compiled (float32, CPU): a third of the time, 100 + 60 K
-    bytes, and the same labels bit for bit. On a GPU with Triton these are kernels, too: an eighth of the time, 24 K
-    bytes, and no wait but one in eight steps; sums there are in another order, so where an energy has many minima
-    (bi-linear), it may be another one of them.
+    bytes, and the same labels bit for bit, unless an energy that decides about a step is a tie to nine digits. On a
+    GPU with Triton these are kernels, too: an eighth of the time, 24 K bytes, and no wait but one in eight steps; sums
+    there are in another order, so where an energy has many minima (bi-linear), it may find another one of them.
     For hard labels use `GraphCut`.
     """
 

@@ -135,3 +135,14 @@ def test_descent_on_photographs(
     for other in found[1:]:
         assert torch.equal(other.labels, found[0].labels)
         assert_same(other, found[0])
+
+
+@pytest.mark.parametrize("relaxation", [BILINEAR, COLLISION_DIVERGENCE], ids=lambda r: r.name)
+@pytest.mark.needs_numba
+def test_descent_with_huge_weights(monkeypatch: pytest.MonkeyPatch, relaxation: Relaxation) -> None:
+    """A hundred steps along narrow valleys."""
+    energy = Energy(COLLISION, relaxation, coupling_weight=1.0, pairwise_weight=1e6)
+    problem = make_case(energy, "grid4", classes=5, size=(60, 70), seeded=0.02).problem
+    compiled = solve(problem, GradientDescent())
+    monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
+    assert_same(solve(problem, GradientDescent()), compiled)
