@@ -219,9 +219,8 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument(
-        "--good-steps", type=int, help="of the good network; as many as the weak one's if not given"
-    )
+    parser.add_argument("--good-steps", type=int, default=600, help="of the good network")
+    parser.add_argument("--seen-size", type=int, default=480, help="of the network that has seen the images")
     parser.add_argument("--network", default="unet:16")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--images", type=int, default=20, help="of each split")
