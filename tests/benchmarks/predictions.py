@@ -4,8 +4,8 @@
     python tests/benchmarks/predictions.py DATA/camvid --out runs/try --steps 20 --images 4        # a try
 
 For each data set three networks are trained: a weak one on scribbles alone; a good one on masks; and one on the masks
-of the very images that it predicts, at their own size, which is as sure and as detailed as networks far better than
-minutes of training give. They predict training images, which the first two have not seen and on which settings are
+of the very images that it predicts, at their own size, whose predictions have all the detail of the images.
+They predict training images, which the first two have not seen and on which settings are
 compared, and validation images, which say whether the choice holds. No scribbles are given and all classes can win, as
 in ``selflabel label --probs``. Prints mean IoU of all pixels, and the share of labels that the solver changed. A
 solver's line with the highest least gain over networks and data sets is the choice for its preset
