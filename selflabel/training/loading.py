@@ -72,18 +72,23 @@ def load(
         prefetch_factor=AHEAD if workers else None,
         generator=torch.Generator(),  # else workers' seeds would be drawn from the network's random numbers
     )
-    try:
-        for item in loader:
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):  # torch has no class for it
-            raise
-        raise TrainingError(
-            f"a process that loads batches has ended, perhaps for lack of memory: load with fewer (--workers; 0: in "
-            f"this process): {str(error).splitlines()[0]}"
-        ) from error
+    iterator = iter(loader)
+    while True:
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        except (RuntimeError, OSError, EOFError) as error:
+            if not workers or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
+                raise
+            first, *_ = str(error).split("\n")
+            raise TrainingError(  # torch has no class for it, and may be in the midst of a batch of the worker
+                f"a process that loads batches has ended, perhaps for lack of memory: load with fewer (--workers; 0: "
+                f"in this process): {first}"
+            ) from error
+        if isinstance(item, _Failure):
+            raise item.error
+        yield item
 
 
 @dataclass(frozen=True, eq=False)

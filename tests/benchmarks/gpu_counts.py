@@ -86,6 +86,8 @@ WAITS = frozenset(
 
 _SHAPE = (1, 3, 16, 20)
 TINY = Sizes(
+    network="unet:2",
+    block=2,
     descent=_SHAPE,
     single=_SHAPE,
     training=_SHAPE,
@@ -100,7 +102,7 @@ TINY = Sizes(
 )
 """The interpreter runs a program at a time."""
 
-PEERS = frozenset(("recipe", "published", "network", "folder"))
+PEERS = frozenset(("recipe", "published", "network", "folder", "steps"))
 
 HOSTED = frozenset(("descent", "gated", "window"))
 """Whose jobs launch the same kernels whatever these find."""

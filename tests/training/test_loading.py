@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -103,6 +103,27 @@ class Dying:
 def test_a_worker_that_is_killed() -> None:
     with pytest.raises(TrainingError, match=r"has ended, perhaps for lack of memory: .*--workers; 0"):
         list(load(Batches(Dying(samples(4)), CLASSES, 1), range(9), ALONE, workers=1))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("DataLoader worker (pid 7) is killed"), ConnectionResetError("by peer"), EOFError()],
+    ids=["killed", "reset", "cut"],
+)
+def test_whatever_torch_says_of_a_worker_that_is_killed(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only of one that is: without workers errors stay what they are."""
+
+    def ended(*args: object, **options: object) -> Iterator[Batch]:
+        yield from ()
+        raise error
+
+    monkeypatch.setattr(loading, "DataLoader", ended)
+    with pytest.raises(TrainingError, match="has ended"):
+        next(load(Constant(batch()), range(1), ALONE, workers=1))
+    with pytest.raises(type(error), match=str(error).split(" ")[0]):
+        next(load(Constant(batch()), range(1), ALONE))
 
 
 def test_a_part_of_each_batch_for_each_process(folder: Folder) -> None:
