@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.devices import CPU, TALL, Cramped, Deadly, Picky, read, with_solver
+from support.devices import CPU, TALL, Breaking, Cramped, Deadly, Picky, read, with_solver
 from support.folders import LABELER, SETTINGS, KillsItself, MeanColor, contents, make_folders, picture, run_of
 from support.processes import environment
 
 from selflabel.files.label_files import write_index
-from selflabel.labeling.engines import parcels, pipeline
+from selflabel.labeling.engines import parcels, pipeline, stages
 from selflabel.labeling.engines.parcels import OPEN_FILES, Blocks
 from selflabel.labeling.engines.stages import (
     DeviceWork,
@@ -237,6 +237,19 @@ def test_a_device_that_dies_costs_the_image_that_it_dies_on(tmp_path: Path) -> N
     outcomes = label(folders, tmp_path / "out", with_solver(Deadly()), 1, workers=3)
     assert [(o.stem, o.reason) for o in outcomes if isinstance(o, Failure)] == [
         ("a3", "the process that labeled it was killed by SIGKILL (out of memory?)")
+    ]
+    assert sum(isinstance(outcome, Record) for outcome in outcomes) == 5
+
+
+def test_a_device_that_breaks_is_begun_anew_and_costs_the_image_that_breaks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders, sign = make_folders(tmp_path, 6), str(tmp_path / "broken")
+    add_image(folders, "a3", (12, 16), first=True)
+    monkeypatch.setattr(stages, "_works", lambda device: not Path(f"{sign}{os.getpid()}").exists())
+    outcomes = label(folders, tmp_path / "out", with_solver(Breaking(sign=sign)), 1, workers=3)
+    assert [(o.stem, o.reason) for o in outcomes if isinstance(o, Failure)] == [
+        ("a3", "RuntimeError: CUDA error: an illegal memory access was encountered")
     ]
     assert sum(isinstance(outcome, Record) for outcome in outcomes) == 5
 

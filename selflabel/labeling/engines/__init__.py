@@ -1,1 +1,1 @@
-"""Who does the work of labeling a folder: worker processes."""
+"""Who does the work of labeling a folder: worker processes, or devices that these read and write files for."""

@@ -60,7 +60,8 @@ def run_pipeline(
     image's labels are the same in every batch. Images are read ahead within `SHARE` of the memory.
 
     A process of files that dies costs its image. One of a device is replaced, and its batch solved in halves; it costs
-    the image with which alone it dies. Processes behave as those of `run_jobs`, workers that are `ready` come first.
+    the image with which alone it dies twice. Processes behave as those of `run_jobs`; workers that are `ready` come
+    first.
 
     Raises `ValueError` if a device cannot be used, `RuntimeError` if the work raises.
     """
@@ -95,6 +96,7 @@ class _Pipeline:
         self.again: deque[tuple[Waiting, ...]] = deque()
         self.solved: deque[Done] = deque()
         self.flight: dict[Job, int] = {}
+        self.suspects: set[Job] = set()
         self.largest = self.deaths = 0
         self.most_bytes = SHARE * (available_memory() or FREE_BYTES)
 
@@ -189,10 +191,17 @@ class _Pipeline:
     def _take_solved(
         self, images: tuple[Waiting, ...], answer: tuple[Done | Failure, ...] | Crash
     ) -> Generator[Answer, None, None]:
-        """Solved images are to be written; those with which the process died are solved again, in halves."""
+        """Solved images are to be written; those with which the process died are solved again, in halves.
+
+        One alone is, too, once: the process may have died of what was before.
+        """
         if isinstance(answer, Crash) and len(images) > 1:
             half = len(images) // 2
             self.again += images[:half], images[half:]
+            return
+        if isinstance(answer, Crash) and images[0].job not in self.suspects:
+            self.suspects.add(images[0].job)
+            self.again.append(images)
             return
         for image, each in zip(images, (answer,) if isinstance(answer, Crash) else answer, strict=True):
             if isinstance(each, Done):

@@ -176,9 +176,15 @@ class DeviceWork:
     settings: LabelingSettings
     device: torch.device
     name: str = field(default=CPU, init=False)
+    is_broken: bool = field(default=False, init=False)
 
     def __call__(self, request: Hello | SolveImages) -> Greeting | tuple[Done | Failure, ...]:
-        """Do what is asked for. What one image of a batch makes fail does not fail the others."""
+        """Do what is asked for. What one image of a batch makes fail does not fail the others.
+
+        A GPU that does not work any more ends this process: it may work in the next one.
+        """
+        if self.is_broken:
+            sys.exit(1)
         if isinstance(request, SolveImages):
             return self._solve(request.images)
         torch.zeros(
@@ -197,9 +203,13 @@ class DeviceWork:
             Exception
         ) as error:  # whatever it is; the tensors that it refers to are freed before the next try
             reason = self._reason(images[0].kind, error)
-        self._recover()
+        if self.device.type != "cpu":
+            torch.cuda.empty_cache()
+        self.is_broken = not _works(self.device)
         if len(images) == 1:
             return (Failure(images[0].job.stem, reason),)
+        if self.is_broken:
+            sys.exit(1)
         half = len(images) // 2
         return (*self._solve(images[:half]), *self._solve(images[half:]))
 
@@ -248,12 +258,10 @@ class DeviceWork:
         plain = isinstance(error, ValueError | OSError) and str(error)
         return plain or f"{type(error).__name__}: {error}"
 
-    def _recover(self) -> None:
-        """Free what the failed solve left. A GPU that does not work any more ends this process: the next one may."""
-        if self.device.type == "cpu":
-            return
-        try:
-            torch.cuda.empty_cache()
-            torch.zeros(1, device=self.device).item()
-        except RuntimeError as error:
-            sys.exit(str(error))
+
+def _works(device: torch.device) -> bool:
+    """False after errors of CUDA that no later call in the same process gets over."""
+    try:
+        return torch.zeros(1, device=device).item() == 0
+    except RuntimeError:
+        return False
