@@ -27,7 +27,6 @@ ORIENTATION: Final = 0x0112
 _PLAIN = ("L", "RGB", "LA", "RGBA")
 """Modes of 8 bit a channel whose array is the image itself."""
 _GRAY = ("1", "L", "LA", "I", "F")
-_WITH_ALPHA = ("LA", "RGBA")
 _BITS_AT, _BMP_BITS_AT = 24, 28
 """Where the header of a PNG file has its bit depth, and that of a BMP file the bits of a pixel."""
 

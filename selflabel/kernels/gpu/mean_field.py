@@ -243,10 +243,10 @@ class State(NamedTuple):
 
 
 def decided(parts: Tensor, before: State, rtol: float, visits: Visits) -> State:
-    """After a trial with these `energies`. Where they rise, it is not accepted, and the next step is half as long.
+    """After a trial with these `energies`. Where they rise, it is not accepted.
 
-    A sweep of the pixels that move is followed by a step of all of them there. An image is done if a step of all gains
-    less than `rtol` of its energy, or if no step is short enough.
+    After such a sweep all steps of the image visit all pixels; after such a step of all, the next one is half as long.
+    An image is done if a step of all pixels gains less than `rtol` of its energy, or if no step is short enough.
     """
     after = State(*map(torch.empty_like, before))
     flags = (state.done.view(torch.uint8) for state in (before, after))

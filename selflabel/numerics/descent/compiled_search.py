@@ -103,7 +103,7 @@ class _ImageSearch:
         torch.square(torch.from_numpy(roots), out=to.view(len(roots), -1))
 
     def _blocks(self, cached: int) -> list[tuple[int, int]]:
-        """The pixels in blocks that do not depend on the number of threads, as do its sums.
+        """The pixels in blocks. Neither they nor the sums depend on the number of threads.
 
         `cached` pixels at a time stay in a cache from the move to the measure; a few more blocks, if there is room for
         their halos, are for threads. None is so short that seams would meet.

@@ -23,14 +23,16 @@ def supports(problem: Problem) -> bool:
 
 
 class FusedMeanField:
-    """Mean field on a problem that `supports` accepts: guarded steps, `MeanField`, of all images at once.
+    """Mean field on a problem that `supports` accepts, of all images at once.
 
-    All that it finds stays on the device, for which the host never waits. `start_energies`: of the labels at the start.
+    On lattices steps follow the rules of `mean_field_torch.Sweeps`; an image whose energy a sweep would raise goes on
+    by the guarded steps of `MeanField`, as all do with other filters. All numbers stay on the device, for which the
+    host never waits. `start_energies`: of the labels at the start.
     Memory: labels and their filtering, now and on trial, and unaries beside the prediction.
     """
 
     def __init__(self, problem: Problem, labels: Float[Tensor, "b k *s"], rtol: float) -> None:
-        """From these labels. An image has converged if a step gains less than `rtol` of its energy."""
+        """From these labels. An image has converged if a step of all pixels gains less than `rtol` of its energy."""
         affinity, energy = problem.affinity, problem.energy
         assert isinstance(affinity, DenseAffinity), "checked by `supports`"
         self._shape, self._rtol, self._filters = labels.shape, float(rtol), affinity.filters
@@ -65,7 +67,8 @@ class FusedMeanField:
         return self._state.done
 
     def step(self) -> None:
-        """One step of the images that are not done; where their energy would rise, the next step is half as long."""
+        """One step of the images that are not done. One that would raise the energy is undone: the next one visits all
+        pixels, or is half as long."""
         given = self._current, self._trial, self._state, self._terms, self._moved
         kernels.update(*given, is_first=self._is_first)
         self._is_first = False
