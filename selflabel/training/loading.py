@@ -1,11 +1,13 @@
 """The batches of a run, loaded by other processes while this one trains, if there are any."""
 
 import multiprocessing
-from collections.abc import Generator
+import os
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from shutil import disk_usage
+from threading import Thread
 from typing import Any
 
 import torch
@@ -70,6 +72,7 @@ def load(
         pin_memory=pinned,
         multiprocessing_context=_context() if workers else None,
         prefetch_factor=AHEAD if workers else None,
+        worker_init_fn=_end_with_parent,
         generator=torch.Generator(),  # else workers' seeds would be drawn from the network's random numbers
     )
     iterator = iter(loader)
@@ -110,6 +113,21 @@ class _Steps(Dataset[Batch | _Failure]):
             return self.data.training(step, self.process).checked(self.data.classes)
         except Exception as error:  # whatever it is, `load` raises it
             return _Failure(error)
+
+
+def _end_with_parent(worker: int) -> None:
+    """End this worker when the process that it works for is killed.
+
+    torch watches the parent that the system knows, the fork server, which lives as long as its children.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has one"
+    Thread(target=_end_after, args=(parent.join,), daemon=True).start()
+
+
+def _end_after(wait: Callable[[], None]) -> None:
+    wait()
+    os._exit(1)
 
 
 def _as_it_is(item: Any) -> Any:

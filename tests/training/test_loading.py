@@ -2,6 +2,10 @@
 
 import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
@@ -11,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.cases import CLASSES, Constant, batch, network, sample, samples
+from support.processes import environment
 from support.runs import make_data
 from torch import Tensor
 
@@ -98,6 +103,50 @@ class Dying:
         if number == 2:
             os._exit(3)
         return self.there[number]
+
+
+SCRIPT = """
+import os, signal
+from dataclasses import dataclass, replace
+from support.cases import CLASSES, batch
+from selflabel.training.distributed import ALONE
+from selflabel.training.loading import load
+
+@dataclass(frozen=True)
+class Telling:
+    classes: int = CLASSES
+    fixed: bool = True
+    def training(self, step, process):
+        return replace(batch(), stems=(str(os.getpid()),) * 3)
+
+if __name__ == "__main__":
+    print(next(load(Telling(), range(9), ALONE, workers=1)).stems[0], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_workers_end_with_the_process_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment(), stdout=subprocess.PIPE, text=True, timeout=300
+    )
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while is_there(int(done.stdout)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_there(pid: int) -> bool:
+    """True if a process runs; one that has ended may wait for its parent to ask how."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_worker_that_is_killed() -> None:
