@@ -38,6 +38,7 @@ class Routine(enum.Enum):
     ELIMINATION = "elimination"
     GATED = "gated"
     STENCIL = "stencil"
+    MULTIGRID = "multigrid"
 
 
 CPU_DTYPES = {
@@ -57,6 +58,7 @@ GPU_DTYPES: dict[Routine, tuple[torch.dtype, ...]] = {
     Routine.SEPARABLE: (torch.float32,),
     Routine.EXACT: (torch.float32,),
     Routine.MEAN_FIELD: (torch.float32,),
+    Routine.MULTIGRID: (torch.float32,),
 }
 """The same on a GPU."""
 

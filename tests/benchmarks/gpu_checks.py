@@ -41,6 +41,7 @@ from selflabel.losses import (
 )
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
+from selflabel.numerics.linear.multigrid import Multigrid
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
 from selflabel.solvers.gradient_descent import PAPER
 from selflabel.terms import COUPLINGS, QUADRATIC, QUADRATIC_POTTS, RELAXATIONS, REVERSE, STANDARD
@@ -215,6 +216,7 @@ def checks() -> Iterator[Check]:
         ("mean field, grid", MeanField(rtol=0.0), MeanField.default_energy, grid, 5, 1e-3),
         ("graph cut", GraphCut(), GraphCut.default_energy, grid, 20, 1e-3),
         ("random walker, direct", RandomWalker(Elimination()), RandomWalker.default_energy, grid, 1, 1e-4),
+        ("random walker, multigrid", RandomWalker(Multigrid()), RandomWalker.default_energy, grid, 1, 1e-5),
         (
             "random walker, conjugate gradients",
             RandomWalker(ConjugateGradients()),

@@ -34,6 +34,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from selflabel.affinity.filters.lattice import FINE
 from selflabel.kernels import backend
 from selflabel.kernels.gpu.launch import Kernel
+from selflabel.numerics.linear.multigrid import Multigrid
+from selflabel.solvers import random_walker
 
 VIEWS = frozenset(
     [
@@ -144,8 +146,9 @@ def as_on_a_gpu() -> Iterator[None]:
     modules = [each for each in list(sys.modules.values()) if getattr(each, "backend", None) is decide]
     for module in modules:
         module.backend = instead  # type: ignore[attr-defined]
+    walks = patch.object(random_walker, "method_by_size", lambda *_: Multigrid())
     try:
-        with patch.object(LatticeOnGPU, "build", lambda _, features: FINE.build(features)):
+        with walks, patch.object(LatticeOnGPU, "build", lambda _, features: FINE.build(features)):
             yield
     finally:
         for module in modules:

@@ -277,8 +277,8 @@ FAMILIES: dict[str, Family] = {
     "recipe": Family(recipe),
     "training": Family(training, (Routine.DESCENT,)),
     "network": Family(network_alone),
-    "adm": Family(from_the_walker),
-    "steps": Family(steps, (Routine.DESCENT,)),
+    "adm": Family(from_the_walker, (Routine.DESCENT, Routine.MULTIGRID)),
+    "steps": Family(steps, (Routine.DESCENT, Routine.MULTIGRID)),
     "gated": Family(gated, (Routine.GATED,)),
     "published": Family(published_gated),
     "window": Family(window, (Routine.STENCIL,)),
@@ -286,7 +286,7 @@ FAMILIES: dict[str, Family] = {
     "lattice": Family(filters, (Routine.LATTICE,)),
     "exact": Family(exact, (Routine.EXACT,)),
     "dense": Family(dense, (Routine.LATTICE, Routine.EXACT)),
-    "walker": Family(walker),
+    "walker": Family(walker, (Routine.MULTIGRID,)),
     "folder": Family(folder),
 }
 """By the name that `--jobs` knows them by."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import cos, isfinite, pi, prod
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from selflabel.affinity.protocol import SparseAffinity
 from selflabel.affinity.stencil import Stencil
+from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.grids import Interpolation, WalkGrid, coarsen, finest, interpolation
 from selflabel.numerics.linear.system import System
@@ -71,7 +73,7 @@ class Multigrid:
         if not fits(system.affinity) or system.ties <= 0:
             yield from ConjugateGradients().solve(system, start)
             return
-        run = TorchIterations(system, start)
+        run = _begun(system, start)
         for count in range(1, MOST + 1):
             run.step()
             if count < FIRST_LOOK:
@@ -89,6 +91,30 @@ class Multigrid:
 def fits(affinity: SparseAffinity) -> bool:
     """Does the affinity join nearest neighbors on a grid?"""
     return isinstance(affinity, Stencil) and len(affinity.size) in (2, 3) and affinity.reach == 1
+
+
+@runtime_checkable
+class Iterations(Protocol):
+    """Conjugate gradients under way."""
+
+    def step(self) -> None:
+        """One iteration; nothing waits for the device."""
+
+    def errors(self) -> Float[Tensor, " b"]:
+        """A bound of the errors of the labels of each image."""
+
+    def values(self) -> Float[Tensor, "b k *s"]:
+        """In float64, 0 off the free pixels."""
+
+
+def _begun(system: System, start: Float[Tensor, "b k *s"]) -> Iterations:
+    """By the kernels of the device, if there are some."""
+    if backend(Routine.MULTIGRID, start.device, torch.float32) is Backend.GPU:
+        from selflabel.numerics.linear import multigrid_gpu
+
+        if multigrid_gpu.supports(system):
+            return multigrid_gpu.GPUIterations(system, start)
+    return TorchIterations(system, start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +159,11 @@ def inverted(grid: WalkGrid) -> Float[Tensor, "b n n"]:
     return (inverse * one * one.mT).to(grid.hold.dtype)
 
 
+def rounding(system: System) -> Float[Tensor, " b"]:
+    """What residuals of each image may be off by."""
+    return ROUNDED * torch.finfo(torch.float64).eps * system.diagonal.flatten(1).amax(1)
+
+
 class TorchIterations:
     """In torch; the cycle in float32."""
 
@@ -144,25 +175,24 @@ class TorchIterations:
         self._hierarchy = Hierarchy.build(finest(affinity, scale, ties, system.free, torch.float32))
         self._x = start.double() * system.free
         self._r = system.right - self._product(self._x)
-        z = self._hierarchy.cycle(self._r.float())
-        self._p = z.double()
-        self._rz = _dot(self._r, z)
-        self._rounding = ROUNDED * torch.finfo(torch.float64).eps * system.diagonal.flatten(1).amax(1)
+        self._p = torch.zeros_like(self._x)
+        self._rz = _dot(self._r, self._p)
+        self._rounding = rounding(system)
 
     def _product(self, values: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
         return self._grid.apply(values) * self._free
 
     def step(self) -> None:
-        """The lines of Algorithm 9.1."""
-        w = self._product(self._p)
-        alpha = _ratio(self._rz, _dot(self._p, w))  # 3
-        self._x.addcmul_(alpha, self._p)  # 4
-        self._r.addcmul_(alpha, w, value=-1)  # 5
+        """The lines of Algorithm 9.1, from the last two on."""
         z = self._hierarchy.cycle(self._r.float())  # 6
         rz = _dot(self._r, z)
         beta = _ratio(rz, self._rz)  # 7
         self._p.mul_(beta).add_(z)  # 8
         self._rz = rz
+        w = self._product(self._p)
+        alpha = _ratio(rz, _dot(self._p, w))  # 3
+        self._x.addcmul_(alpha, self._p)  # 4
+        self._r.addcmul_(alpha, w, value=-1)  # 5
 
     def errors(self) -> Float[Tensor, " b"]:
         """From the largest residual."""

@@ -1,0 +1,176 @@
+"""Multigrid by kernels in Triton, against torch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support.walks import random_problem
+from torch import Tensor
+
+from selflabel.affinity.stencil import Stencil
+from selflabel.driver import solve
+from selflabel.kernels.backend import Backend, Routine
+from selflabel.kernels.gpu import grids
+from selflabel.kernels.gpu import multigrid as kernels
+from selflabel.kernels.gpu.multigrid import GridArrays, Shape
+from selflabel.labels import UNLABELED
+from selflabel.numerics.linear import multigrid, multigrid_gpu
+from selflabel.numerics.linear.direct import Elimination
+from selflabel.numerics.linear.grids import WalkGrid, coarsen, finest, interpolation
+from selflabel.numerics.linear.multigrid import Multigrid, TorchIterations
+from selflabel.numerics.linear.multigrid_gpu import GPUIterations
+from selflabel.numerics.linear.system import RandomWalk, System
+from selflabel.problem import Problem
+from selflabel.solvers.random_walker import RandomWalker
+
+pytestmark = pytest.mark.needs_triton
+
+BATCH = {2: 2, 3: 1}
+"""Images by axes: the interpreter takes seconds for the neighbors in a volume."""
+
+
+def drawn(
+    size: tuple[int, ...], classes: int, device: torch.device, seeded: float = 0.2, batch: int = 2
+) -> Problem:
+    """Weights over six orders of magnitude."""
+    problem = random_problem(np.random.default_rng(1_873), size, classes, batch, eta=0.1, seeded=seeded)
+    assert isinstance(problem.affinity, Stencil)
+    draw = torch.Generator().manual_seed(33_091)
+    weights = tuple(
+        (10 ** (-6 * torch.rand(weight.shape, generator=draw))).to(device)
+        for weight in problem.affinity.weights
+    )
+    affinity = Stencil(problem.affinity.size, problem.affinity.offsets, weights)
+    return Problem(problem.energy, problem.probs.to(device), problem.seeds.to(device), affinity)
+
+
+def grid_of(problem: Problem, dtype: torch.dtype = torch.float32) -> WalkGrid:
+    assert isinstance(problem.affinity, Stencil)
+    return finest(problem.affinity, 1.7, 0.2, problem.free, dtype)
+
+
+def arrays_of(grid: WalkGrid) -> tuple[GridArrays, Tensor]:
+    """For kernels, and what is free."""
+    own = GridArrays(grid.weights.flatten(2), grid.hold.flatten(1), grid.inverse.flatten(1))
+    return own, grid.free.to(torch.uint8)[:, 0].contiguous()
+
+
+def close(found: Tensor, expected: Tensor, atol: float = 1e-6) -> None:
+    torch.testing.assert_close(found.view(expected.shape), expected, rtol=1e-4, atol=atol)
+
+
+@pytest.mark.parametrize(("size", "batch"), [((5, 34), 1), ((6, 5), 2), ((1, 7), 1), ((3, 3, 2), 1)])
+def test_coarser_grids(size: tuple[int, ...], batch: int, kernel_device: torch.device) -> None:
+    """Their shares, weights, hold and diagonal."""
+    problem = drawn(size, 2, kernel_device, batch=batch)
+    grid = grid_of(problem)
+    shape = Shape.of(tuple(problem.probs.shape))
+    for _ in range(2 if len(size) == 2 else 1):
+        own, free = arrays_of(grid)
+        between = interpolation(grid)
+        coarser = coarsen(grid, between)
+        close(grids.invert(own.weights, own.hold, free, shape), grid.inverse)
+        shares = grids.interpolate(own.weights, free, shape)
+        close(shares, between.shares)
+        if len(size) == 3 and kernel_device.type == "cpu":  # a minute in the interpreter
+            return
+        weights, hold = grids.coarsen(own.weights, own.hold, free, shares, shape)
+        close(weights, coarser.weights)
+        close(hold, coarser.hold)
+        grid, shape = coarser, shape.coarse
+
+
+@pytest.mark.parametrize(("size", "classes"), [((5, 34), 3), ((3, 5), 21), ((1, 7), 1), ((3, 3, 2), 2)])
+def test_sweeps_and_ways_between_grids(
+    size: tuple[int, ...], classes: int, kernel_device: torch.device
+) -> None:
+    problem = drawn(size, classes, kernel_device, batch=BATCH[len(size)])
+    grid, shape = grid_of(problem), Shape.of(tuple(problem.probs.shape))
+    own, _ = arrays_of(grid)
+    between = interpolation(grid)
+    shares = between.shares.flatten(2)
+    right, values = (torch.randn(problem.probs.shape, device=kernel_device) for _ in range(2))
+    values *= problem.free
+    result = torch.empty_like(right)
+    sums = torch.zeros(len(right), classes, shape.tiles, dtype=torch.float64, device=kernel_device)
+
+    def swept(y: Tensor, factor: float) -> Tensor:
+        return y + factor * grid.inverse * (right - grid.apply(y))
+
+    kernels.sweep(values, right, own, result, shape, 0.7, sums=sums)
+    close(result, swept(values, 0.7), 1e-5)
+    products = (swept(values, 0.7).double() * right.double()).flatten(2).sum(2)
+    torch.testing.assert_close(sums.sum(2), products, rtol=1e-5, atol=1e-4)
+    kernels.sweep(values, right, own, result, shape, 0.7, 0.4)
+    close(result, swept(0.4 * grid.inverse * right, 0.7), 1e-5)
+    coarse = torch.empty(len(right), classes, *((n + 1) // 2 for n in size), device=kernel_device)
+    kernels.restrict(values, right, own, shares, coarse, shape)
+    close(coarse, between.restrict(right - grid.apply(values)), 1e-5)
+    moved = values.clone()
+    kernels.prolong(moved, coarse, shares, shape)
+    close(moved, values + between.prolong(coarse), 1e-5)
+
+
+def system_of(problem: Problem) -> System:
+    assert isinstance(problem.affinity, Stencil)
+    walk = RandomWalk(problem.affinity, 1.7, 0.1, problem.probs)
+    return walk.system(problem.seed_labels, problem.free)
+
+
+@pytest.mark.parametrize(("size", "classes"), [((6, 7), 9), ((5, 5), 2)])
+def test_iterations(
+    size: tuple[int, ...], classes: int, kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in torch: values, and bounds of their errors."""
+    for module in (multigrid, multigrid_gpu):
+        monkeypatch.setattr(module, "COARSEST", 12)
+    problem = drawn(size, classes, kernel_device)
+    system = system_of(problem)
+    assert multigrid_gpu.supports(system)
+    runs = GPUIterations(system, problem.probs), TorchIterations(system, problem.probs)
+    for _ in range(3):
+        for run in runs:
+            run.step()
+        found, expected = (run.values() for run in runs)
+        errors, bounds = (run.errors() for run in runs)
+        torch.testing.assert_close(errors, bounds, rtol=0.05, atol=1e-7)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0.02 * float(bounds.max()) + 1e-7)
+    assert float(errors.max()) < 0.05
+
+
+def test_numbers_that_are_none_are_no_small_errors(kernel_device: torch.device) -> None:
+    problem = drawn((9, 9), 2, kernel_device)
+    system = system_of(problem)
+    right = system.right.clone()
+    right[1, 0, 3, 3] = float("nan")
+    run = GPUIterations(replace(system, right=right), problem.probs)
+    run.step()
+    errors = run.errors()
+    assert bool(errors[0].isfinite())
+    assert not bool(errors[1].isfinite())
+
+
+def test_the_random_walker(kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By kernels, with strokes as seeds, to 1e-6 of elimination."""
+
+    def chosen(routine: Routine, device: torch.device, dtype: torch.dtype) -> Backend:
+        return Backend.GPU if routine is Routine.MULTIGRID else Backend.TORCH
+
+    monkeypatch.setattr("selflabel.numerics.linear.multigrid.backend", chosen)
+    problem = drawn((9, 11), 3, kernel_device, seeded=0.0, batch=1)
+    seeds = torch.full_like(problem.seeds, UNLABELED)
+    seeds[:, 2, 1:5], seeds[:, 7, 6:9], seeds[:, 3:8, 10] = 0, 1, 2
+    problem = replace(problem, seeds=seeds)
+    used = list[str]()
+    step = GPUIterations.step
+
+    def counted(self: GPUIterations) -> None:
+        used.append("step")
+        step(self)
+
+    monkeypatch.setattr(GPUIterations, "step", counted)
+    found = solve(problem, RandomWalker(Multigrid())).labels
+    assert 0 < len(used) < 12
+    expected = solve(problem, RandomWalker(Elimination())).labels
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
