@@ -128,6 +128,10 @@ def test_iterations(
     problem = drawn(size, classes, kernel_device)
     system = system_of(problem)
     assert multigrid_gpu.supports(system)
+    if classes == 2:
+        last = torch.channels_last
+        system = replace(system, right=system.right.contiguous(memory_format=last))
+        problem = replace(problem, probs=problem.probs.contiguous(memory_format=last))
     runs = GPUIterations(system, problem.probs), TorchIterations(system, problem.probs)
     for _ in range(3):
         for run in runs:

@@ -28,7 +28,7 @@ SMOOTHED = (0.25, 2.0)
 ROUNDED = 64
 """Roundings of ``A y`` that residuals may be off by."""
 
-FIRST_LOOK, MOST = 5, 60
+FIRST_LOOK, MOST = 4, 60
 """Iterations until the host first looks whether all images are finished, and in all.
 
 Later it looks after each: to wait costs a tenth of an iteration.
@@ -53,7 +53,7 @@ class Multigrid:
     image is finished when this is at most `error`. Weights may vary by any factor. What has not come so far in 60
     iterations, and systems of other kinds, are left to `ConjugateGradients`.
 
-    *Cost*: 5 to 8 iterations for ``2η = 0.2`` and weights up to one, 20 for a tenth of that. An iteration is two
+    *Cost*: 4 to 7 iterations for ``2η = 0.2`` and weights up to one, 20 for a tenth of that. An iteration is two
     passes over the pairs in float64 and ten in float32.
 
     Source: grids of Dendy, J. Comput. Phys. 48, 1982 (`grids`); Chebyshev smoothing of Adams, Brezina, Hu and Tuminaro,

@@ -55,7 +55,7 @@ class GPUIterations:
         self._numbers.beta.fill_(1)
         begun = Vectors(x, x, top.right, x, spare, product)
         multigrid.multiply(top.values.zero_(), begun, self._grid, self._numbers, self._shape)
-        r = system.right.flatten(2) - product
+        r = (system.right.flatten(2) - product).contiguous()  # right sides may have classes last
         top.right.copy_(r)
         self._vectors = begun._replace(r=r, p=torch.zeros_like(x))
 
