@@ -16,8 +16,8 @@ from selflabel.kernels.gpu.stencil import place
 CLASSES = 8
 """Classes of a program, at most: more would not fill a multiple."""
 
-NUMBERS = 1024
-"""Values of a program."""
+NUMBERS = 512
+"""Values of a program: with twice as many, products in float64 need more registers than there are."""
 
 COLUMNS = 32
 """Pixels of a row of a tile: 128 bytes of float32."""
