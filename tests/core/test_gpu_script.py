@@ -20,7 +20,7 @@ def test_the_checks_pass(capsys: pytest.CaptureFixture[str]) -> None:
     report = gpu.Report([], [])
     gpu.check(report, 16, CPU)
     assert report.failures == []
-    assert capsys.readouterr().out.count("| solver: ") == 10
+    assert capsys.readouterr().out.count("| solver: ") == 11
 
 
 def test_a_check_sees_a_wrong_answer() -> None:
