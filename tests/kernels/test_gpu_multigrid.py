@@ -15,7 +15,7 @@ from selflabel.kernels.gpu import grids
 from selflabel.kernels.gpu import multigrid as kernels
 from selflabel.kernels.gpu.multigrid import GridArrays, Shape
 from selflabel.labels import UNLABELED
-from selflabel.numerics.linear import multigrid, multigrid_gpu
+from selflabel.numerics.linear import hierarchy, multigrid_gpu
 from selflabel.numerics.linear.direct import Elimination
 from selflabel.numerics.linear.grids import WalkGrid, coarsen, finest, interpolation
 from selflabel.numerics.linear.multigrid import Multigrid, TorchIterations
@@ -123,7 +123,7 @@ def test_iterations(
     size: tuple[int, ...], classes: int, kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in torch: values, and bounds of their errors."""
-    for module in (multigrid, multigrid_gpu):
+    for module in (hierarchy, multigrid_gpu):
         monkeypatch.setattr(module, "COARSEST", 12)
     problem = drawn(size, classes, kernel_device)
     system = system_of(problem)

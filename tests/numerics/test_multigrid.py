@@ -15,11 +15,12 @@ from selflabel.affinity.builders import Contrast
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import solve
 from selflabel.labels import UNLABELED
-from selflabel.numerics.linear import multigrid
+from selflabel.numerics.linear import hierarchy, multigrid
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
 from selflabel.numerics.linear.grids import WalkGrid, coarsen, every_second, finest, interpolation
-from selflabel.numerics.linear.multigrid import Hierarchy, Multigrid, TorchIterations, factors
+from selflabel.numerics.linear.hierarchy import Hierarchy, factors
+from selflabel.numerics.linear.multigrid import Multigrid, TorchIterations
 from selflabel.numerics.linear.system import RandomWalk, System
 from selflabel.problem import Energy, Problem
 from selflabel.solvers.random_walker import RandomWalker, method_by_size
@@ -150,13 +151,13 @@ def test_the_cycle_is_nearly_the_inverse(
     size: tuple[int, ...], decades: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Symmetric, positive, and with ``A`` of eigenvalues near one."""
-    monkeypatch.setattr(multigrid, "COARSEST", 6)
+    monkeypatch.setattr(hierarchy, "COARSEST", 6)
     problem = drawn(size, decades=decades)
     grid = grid_of(problem)
-    hierarchy = Hierarchy.build(grid)
-    assert len(hierarchy.grids) > 1
+    built = Hierarchy.build(grid)
+    assert len(built.grids) > 1
     count = grid.hold[0].numel()
-    cycle = hierarchy.cycle(columns(count, size).contiguous()).flatten(2)
+    cycle = built.cycle(columns(count, size).contiguous()).flatten(2)
     torch.testing.assert_close(cycle, cycle.mT)
     for one, matrix, free in zip(cycle, grid.matrix(), problem.free.flatten(1), strict=True):
         some = one[free][:, free] @ matrix[free][:, free]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import cos, isfinite, pi, prod
+from math import isfinite
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,35 +13,15 @@ from selflabel.affinity.protocol import SparseAffinity
 from selflabel.affinity.stencil import Stencil
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
-from selflabel.numerics.linear.grids import Interpolation, WalkGrid, coarsen, finest, interpolation
+from selflabel.numerics.linear.grids import finest
+from selflabel.numerics.linear.hierarchy import Hierarchy, rounding
 from selflabel.numerics.linear.system import System
-
-COARSEST = 64
-"""Pixels of the coarsest grid, at most; its matrix is inverted."""
-
-SWEEPS = 3
-"""Smoothing sweeps before and after the coarser grids."""
-
-SMOOTHED = (0.25, 2.0)
-"""Eigenvalues of ``D⁻¹ A`` that sweeps work on; none is above 2."""
-
-ROUNDED = 64
-"""Roundings of ``A y`` that residuals may be off by."""
 
 FIRST_LOOK, MOST = 4, 60
 """Iterations until the host first looks whether all images are finished, and in all.
 
 Later it looks after each: to wait costs a tenth of an iteration.
 """
-
-
-def factors(sweeps: int, low: float, high: float) -> tuple[float, ...]:
-    """Those of a Chebyshev polynomial for eigenvalues in this range: ``y += factor D⁻¹ (b - A y)`` for each."""
-    middle, half = (high + low) / 2, (high - low) / 2
-    return tuple(1 / (middle + half * cos(pi * (2 * i + 1) / (2 * sweeps))) for i in range(sweeps))
-
-
-FACTORS = factors(SWEEPS, *SMOOTHED)
 
 
 @dataclass(frozen=True)
@@ -115,53 +95,6 @@ def _begun(system: System, start: Float[Tensor, "b k *s"]) -> Iterations:
         if multigrid_gpu.supports(system):
             return multigrid_gpu.GPUIterations(system, start)
     return TorchIterations(system, start)
-
-
-@dataclass(frozen=True, eq=False)
-class Hierarchy:
-    """Grids from the pixels to the coarsest."""
-
-    grids: tuple[WalkGrid, ...]
-    between: tuple[Interpolation, ...]
-    """From each grid but the last to the next one."""
-    inverse: Float[Tensor, "b n n"]
-    """Of the coarsest matrix."""
-
-    @classmethod
-    def build(cls, grid: WalkGrid) -> "Hierarchy":
-        """All grids that are coarser than this one."""
-        grids, between = [grid], list[Interpolation]()
-        while prod(grids[-1].size) > COARSEST:
-            between.append(interpolation(grids[-1]))
-            grids.append(coarsen(grids[-1], between[-1]))
-        return cls(tuple(grids), tuple(between), inverted(grids[-1]))
-
-    def cycle(self, right: Float[Tensor, "b k *s"], level: int = 0) -> Float[Tensor, "b k *s"]:
-        """A V-cycle from zero: nearly ``A⁻¹`` times the right side, and symmetric as that is."""
-        if level == len(self.between):
-            solved: Tensor = torch.matmul(right.flatten(2), self.inverse.mT)
-            return solved.view(right.shape)
-        grid, between = self.grids[level], self.between[level]
-        values = FACTORS[0] * grid.inverse * right
-        for factor in FACTORS[1:]:
-            values += factor * grid.inverse * (right - grid.apply(values))
-        coarse = between.restrict(right - grid.apply(values))
-        values += between.prolong(self.cycle(coarse, level + 1))
-        for factor in FACTORS[::-1]:
-            values += factor * grid.inverse * (right - grid.apply(values))
-        return values
-
-
-def inverted(grid: WalkGrid) -> Float[Tensor, "b n n"]:
-    """The inverse of the matrix of a coarsest grid, 0 for pixels without equations; in the precision of the grid."""
-    one = (grid.inverse > 0).flatten(2).double()
-    inverse: Tensor = torch.linalg.inv_ex(grid.matrix()).inverse  # nobody waits for whether it is singular
-    return (inverse * one * one.mT).to(grid.hold.dtype)
-
-
-def rounding(system: System) -> Float[Tensor, " b"]:
-    """What residuals of each image may be off by."""
-    return ROUNDED * torch.finfo(torch.float64).eps * system.diagonal.flatten(1).amax(1)
 
 
 class TorchIterations:

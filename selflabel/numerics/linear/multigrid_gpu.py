@@ -11,7 +11,7 @@ from selflabel.affinity.stencil import Stencil
 from selflabel.kernels.gpu import grids, multigrid
 from selflabel.kernels.gpu.multigrid import GridArrays, Shape, Vectors
 from selflabel.numerics.linear.grids import WalkGrid, finest
-from selflabel.numerics.linear.multigrid import COARSEST, FACTORS, inverted, rounding
+from selflabel.numerics.linear.hierarchy import COARSEST, FACTORS, inverted, rounding
 from selflabel.numerics.linear.system import System
 
 LARGEST = 1 << 31
