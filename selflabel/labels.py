@@ -148,7 +148,7 @@ def are_logits(logits: Tensor) -> Bool[Tensor, ""]:
 
 
 def is_on_cpu(values: Tensor) -> bool:
-    """There the host waits for nothing."""
+    """Are these values on the CPU, where to read a number is not to wait for a device?"""
     return values.device.type == "cpu"
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -138,7 +137,7 @@ class Problem:
     classes: Bool[Tensor, "b k"] | None = None
     costs: Float[Tensor, "b k *s"] | None = None
 
-    _are_logits: ClassVar[Bool[Tensor, ""] | None] = None
+    _are_logits: Bool[Tensor, ""] | None = None
     """On a device: was `from_logits` given logits, no probabilities? Read by `check`; None where that is known."""
 
     def __post_init__(self) -> None:
@@ -195,10 +194,8 @@ class Problem:
         is_doubtful = values.ndim > 1 and values.shape[1] > 1 and values.numel() > 0
         if is_doubtful and is_on_cpu(values):
             refuse_probabilities(values)
-        problem = cls(energy, widened(values).softmax(1), as_tensor(seeds, "seeds"), affinity, classes)
-        if is_doubtful and not is_on_cpu(values):
-            object.__setattr__(problem, "_are_logits", are_logits(values))
-        return problem
+        given = energy, widened(values).softmax(1), as_tensor(seeds, "seeds"), affinity, classes
+        return cls(*given, _are_logits=are_logits(values) if is_doubtful and not is_on_cpu(values) else None)
 
     @classmethod
     def from_costs(

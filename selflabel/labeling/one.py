@@ -81,7 +81,7 @@ def label(
     all_classes: classes without seeds in the image can win, too; needs `probs`.
     min_confidence: pixels below it become 255.
 
-    Works on the CPU. The command line uses one thread: with more in torch, labels can differ by rounding.
+    Works on the CPU, with the threads of torch; their number changes no label.
 
     Raises `ValueError` for values that do not fit each other, `SolveError` if the solver fails, `ImportError`
     without a package that it needs.

@@ -93,3 +93,5 @@ def test_logits_of_a_device_are_looked_at_when_they_are_solved(
     assert waits(lambda: made.append(Problem.from_logits(Energy(), case.probs, *given))) == 0
     with pytest.raises(ValueError, match="expected logits, got probabilities"):
         made[1].check()
+    with pytest.raises(ValueError, match="expected logits, got probabilities"):
+        replace(made[1], energy=Energy()).check()
