@@ -104,7 +104,8 @@ def read_names(path: Path) -> tuple[str, ...]:
     lines = [line for line in read_lines(path, NAMES_FORM) if not re.match(r"#(\s|#|$)", line.text)]
     if not lines:
         raise ValueError(f"{path} is empty: {NAMES_FORM}")
-    other = next((line for line in lines if line.text[0] in "{}[]" or line.text.startswith("- ")), None)
+    is_json = lines[0].text[0] in "{["  # further down a name may begin so
+    other = lines[0] if is_json else next((line for line in lines if line.text.startswith("- ")), None)
     if other is not None:
         raise ValueError(f"{path}, line {other.number}: {NAMES_FORM}, got JSON or YAML ({other.text[:20]!r})")
     for before, after in pairwise(lines):
