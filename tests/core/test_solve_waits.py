@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from support.problems import make_case
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from support.waits import Waits
 
 from selflabel import problem as problems
 from selflabel.driver import solve
@@ -16,47 +14,15 @@ from selflabel.labels import UNLABELED
 from selflabel.problem import Energy, Problem
 from selflabel.solvers import GradientDescent
 
-READING = torch.ops.aten._local_scalar_dense.default
-"""What `bool`, `float`, `int` and `item` call."""
+
+def waits(call: Callable[[], object]) -> int:
+    """The waits of a call."""
+    with Waits() as found:
+        call()
+    return len(found.found)
 
 
-class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts them."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        self.count += func is READING
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], int]:
-    """The waits of a call. `tolist` is one, whatever the number of elements."""
-    counter, read = Waits(), Tensor.tolist
-
-    def tolist(values: Tensor) -> Any:
-        before = counter.count
-        result = read(values)
-        counter.count = before + 1
-        return result
-
-    monkeypatch.setattr(Tensor, "tolist", tolist)
-
-    def count(call: Callable[[], object]) -> int:
-        with counter:
-            counter.count = 0
-            call()
-        return counter.count
-
-    return count
-
-
-def test_readings_are_counted(waits: Callable[[Callable[[], object]], int]) -> None:
+def test_readings_are_counted() -> None:
     values = torch.ones(3)
     assert waits(lambda: bool(values[0] > 0)) == 1
     assert waits(lambda: values.tolist()) == 1
@@ -64,7 +30,7 @@ def test_readings_are_counted(waits: Callable[[Callable[[], object]], int]) -> N
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_all_checks_are_one_wait(waits: Callable[[Callable[[], object]], int]) -> None:
+def test_all_checks_are_one_wait() -> None:
     case = make_case(Energy(), "grid8")
     classes = torch.ones(case.probs.shape[:2], dtype=torch.bool)
     problem = replace(case, classes=classes).problem
@@ -73,7 +39,7 @@ def test_all_checks_are_one_wait(waits: Callable[[Callable[[], object]], int]) -
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_solve_waits_a_few_times_besides_its_steps(waits: Callable[[Callable[[], object]], int]) -> None:
+def test_a_solve_waits_a_few_times_besides_its_steps() -> None:
     problem = make_case(GradientDescent.default_energy, "grid4").problem
     solver = GradientDescent(rate=0.1, rtol=2e-4, coarse_levels=3)
     few, more = (waits(lambda n=n: solve(problem, solver, max_steps=n)) for n in (2, 12))  # type: ignore[misc]
@@ -81,9 +47,7 @@ def test_a_solve_waits_a_few_times_besides_its_steps(waits: Callable[[Callable[[
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_logits_of_a_device_are_looked_at_when_they_are_solved(
-    waits: Callable[[Callable[[], object]], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logits_of_a_device_are_looked_at_when_they_are_solved(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(Energy(), "grid4")
     given = case.seeds.fill_(UNLABELED), case.affinity
     monkeypatch.setattr(problems, "is_on_cpu", lambda values: False)
