@@ -13,7 +13,7 @@ from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LazyStep, Step
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import LOG_FLOOR, floored, floored_logits, per_image
-from selflabel.numerics.descent.mean_field_torch import Sweeps, TorchMeanField, is_swept
+from selflabel.numerics.descent.mean_field_torch import RISE, SHORTEST_RATE, Sweeps, TorchMeanField, is_swept
 from selflabel.problem import Energy, Problem
 from selflabel.terms import BILINEAR, STANDARD, entropy, total
 
@@ -129,9 +129,9 @@ class MeanField:
             trial_logits = floored(torch.lerp(logits, target, per_image(rate, logits)), LOG_FLOOR)
             trial = problem.feasible(trial_logits.softmax(1))
             trial_value, trial_target = evaluate(trial)
-            slack = 1e-7 * value.abs()  # rounding of float32 labels
-            accepted = (trial_value <= value + slack) & ~done
-            done = done | (accepted & (value - trial_value <= self.rtol * value.abs())) | (rate < 1e-3)
+            accepted = (trial_value <= value + RISE * value.abs()) & ~done
+            resting = accepted & (value - trial_value <= self.rtol * value.abs())
+            done = done | resting | (rate < SHORTEST_RATE)
             rate = torch.where(accepted, (2 * rate).clamp_max(1.0), rate / 2)
             where = accepted.view(-1, *[1] * (labels.ndim - 1))
             logits = torch.where(where, trial_logits, logits)

@@ -34,11 +34,11 @@ class Terms(NamedTuple):
     temperature: float
     floor: float
     """The least logarithm of a label or a prediction."""
-    visits: "Visits"
+    rules: "SweepRules"
 
 
-class Visits(NamedTuple):
-    """Which pixels a step visits (`mean_field_torch`)."""
+class SweepRules(NamedTuple):
+    """Which pixels a step visits, and which steps are taken (`mean_field_torch`)."""
 
     revisit: int
     """All are visited every so many steps, at least."""
@@ -46,6 +46,10 @@ class Visits(NamedTuple):
     """Fraction of the energy: while steps lower it by more, all are visited."""
     settled: float
     """Distance between a pixel's labels before and after a step: the next one leaves nearer ones as they are."""
+    rise: float
+    """Fraction of the energy: by so much it may rise."""
+    shortest: float
+    """Rate: an image whose steps are shorter is done."""
 
 
 @Kernel
@@ -157,6 +161,8 @@ def _decide(
     rtol,
     far,
     revisit,
+    rise,
+    shortest,
     count,
     BLOCK: tl.constexpr,
 ):
@@ -169,11 +175,10 @@ def _decide(
     was_done = tl.load(done_before + image).to(tl.int32)
     sweeps, age = tl.load(swept + image), tl.load(ages + image)
     size = tl.abs(before)
-    # rounding of float32 labels
-    better = (energy <= before + 1e-7 * size).to(tl.int32) * (1 - was_done)
+    better = (energy <= before + rise * size).to(tl.int32) * (1 - was_done)
     resting = better * (before - energy <= rtol * size).to(tl.int32)
     everywhere = ((sweeps == 0) | (age % revisit == 0)).to(tl.int32)
-    ended = was_done | (resting * everywhere) | (rate < 1e-3).to(tl.int32)
+    ended = was_done | (resting * everywhere) | (rate < shortest).to(tl.int32)
     tl.store(done + image, ended.to(tl.uint8))
     tl.store(accepted + image, better)
     tl.store(new_energies + image, tl.where(better > 0, energy, before))
@@ -242,7 +247,7 @@ class State(NamedTuple):
         return cls(energies, done, ones.int(), ones, done.int(), torch.full_like(ones, int(swept)).int())
 
 
-def decided(parts: Tensor, before: State, rtol: float, visits: Visits) -> State:
+def decided(parts: Tensor, before: State, rtol: float, rules: SweepRules) -> State:
     """After a trial with these `energies`. Where they rise, it is not accepted.
 
     After such a sweep all steps of the image visit all pixels; after such a step of all, the next one is half as long.
@@ -261,7 +266,7 @@ def decided(parts: Tensor, before: State, rtol: float, visits: Visits) -> State:
         after.ages,
         after.swept,
     )
-    numbers = rtol, visits.far, visits.revisit, parts.shape[1]
+    numbers = rtol, rules.far, rules.revisit, rules.rise, rules.shortest, parts.shape[1]
     _decide((len(parts),), parts, *flags, *rest, *numbers, 1024)
     return after
 
@@ -292,8 +297,8 @@ def update(
         terms.pairwise,
         terms.temperature,
         terms.floor,
-        terms.visits.revisit,
-        -1.0 if is_first else terms.visits.settled**2,
+        terms.rules.revisit,
+        -1.0 if is_first else terms.rules.settled**2,
         pixels,
         classes,
         moved is not None,

@@ -7,9 +7,16 @@ from torch import Tensor
 from selflabel.affinity.dense import DenseAffinity
 from selflabel.affinity.filters.weighted import apply_sum
 from selflabel.kernels.gpu import mean_field as kernels
-from selflabel.kernels.gpu.mean_field import Labels, State, Terms, Visits
+from selflabel.kernels.gpu.mean_field import Labels, State, SweepRules, Terms
 from selflabel.labels import LOG_FLOOR
-from selflabel.numerics.descent.mean_field_torch import FAR, REVISIT_SWEEPS, SETTLED_DISTANCE, is_swept
+from selflabel.numerics.descent.mean_field_torch import (
+    FAR,
+    REVISIT_SWEEPS,
+    RISE,
+    SETTLED_DISTANCE,
+    SHORTEST_RATE,
+    is_swept,
+)
 from selflabel.problem import Problem
 from selflabel.terms import FLOOR
 
@@ -48,7 +55,7 @@ class FusedMeanField:
             float(energy.pairwise_weight),
             float(energy.entropy_weight),
             LOG_FLOOR,
-            Visits(REVISIT_SWEEPS, FAR, SETTLED_DISTANCE),
+            SweepRules(REVISIT_SWEEPS, FAR, SETTLED_DISTANCE, RISE, SHORTEST_RATE),
         )
         value = labels.flatten(2).clone(memory_format=torch.contiguous_format)
         self._trial = Labels(value, apply_sum(self._filters, value))
@@ -77,7 +84,7 @@ class FusedMeanField:
         for scaled in self._filters:
             scaled.add(*self._trial)
         energies = kernels.energies(self._trial, self._terms)
-        self._state = kernels.decided(energies, self._state, self._rtol, self._terms.visits)
+        self._state = kernels.decided(energies, self._state, self._rtol, self._terms.rules)
 
     def labels(self) -> Float[Tensor, "b k *s"]:
         """The labels as they are now."""

@@ -31,6 +31,9 @@ MOST_COUPLING = 1e20
 RISE = 1e-7
 """Fraction of the energy: by so much it may rise, from rounding of float32 labels."""
 
+SHORTEST_RATE = 1e-3
+"""Of guarded steps: an image that would need shorter ones is done."""
+
 
 def is_swept(problem: Problem) -> bool:
     """True for a prediction in float32 and an affinity of lattices alone, unless unaries are huge."""
