@@ -77,8 +77,7 @@ def _shared(parts: list[Tensor]) -> Tensor:
     except RuntimeError as error:
         raise MemoryError(
             f"expected {block.numel() * block.element_size() / 1e6:.0f} MB of shared memory for the images that "
-            f"workers have together: {error}: load without workers (--workers 0), or give a container more (docker "
-            f"run --shm-size)"
+            f"workers have together: {error}: give 0 workers, or a container more of it (docker run --shm-size)"
         ) from error
     return block
 

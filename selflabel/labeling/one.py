@@ -219,11 +219,11 @@ def entropy_of(solution: Solution, number: int) -> float:
     return float(entropy(_marginals(solution, number)[None]).mean(dtype=torch.float64))
 
 
-def file_labels(task: Task, solved: Solved, disorder: float, settings: LabelingSettings) -> FileLabels:
-    """What is written of a solved image. disorder: `entropy_of` its labels."""
+def file_labels(task: Task, solved: Solved, mean_entropy: float, settings: LabelingSettings) -> FileLabels:
+    """What is written of a solved image. mean_entropy: `entropy_of` its labels."""
     index, changed = _index(task, solved, settings)
     soft = None if settings.soft is None else solved.labels
-    return FileLabels(index, solved.confidence, soft, task.classes, disorder, changed, solved)
+    return FileLabels(index, solved.confidence, soft, task.classes, mean_entropy, changed, solved)
 
 
 def _labels_of(task: Task, solved: Solved, settings: LabelingSettings) -> Labeled:

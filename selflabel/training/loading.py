@@ -86,8 +86,8 @@ def load(
                 raise
             first, *_ = str(error).split("\n")
             raise TrainingError(  # torch has no class for it, and may be in the midst of a batch of the worker
-                f"a process that loads batches has ended, perhaps for lack of memory: load with fewer (--workers; 0: "
-                f"in this process): {first}"
+                f"a process that loads batches has ended, perhaps for lack of memory: give fewer workers (0: batches "
+                f"are loaded in this process): {first}"
             ) from error
         if isinstance(item, _Failure):
             raise item.error

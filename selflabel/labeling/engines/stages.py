@@ -187,9 +187,8 @@ class DeviceWork:
             sys.exit(1)
         if isinstance(request, SolveImages):
             return self._solve(request.images)
-        torch.zeros(
-            1, device=self.device
-        ).item()  # the first use: whatever is wrong with the device is said here
+        # the first use: whatever is wrong with the device is said here
+        torch.zeros(1, device=self.device).item()
         if self.device.type == "cpu":
             return Greeting(self.name, available_memory())
         self.name = torch.cuda.get_device_name(self.device)
@@ -199,9 +198,8 @@ class DeviceWork:
         """Solve a batch; one that fails, for lack of memory or otherwise, in halves, down to the image."""
         try:
             return self._solved(images)
-        except (
-            Exception
-        ) as error:  # whatever it is; the tensors that it refers to are freed before the next try
+        except Exception as error:  # whatever it is
+            # as text: the tensors that the error refers to are freed before the next try
             reason = self._reason(images[0].kind, error)
         if self.device.type != "cpu":
             torch.cuda.empty_cache()
