@@ -82,29 +82,10 @@ def _energy(
 
 @Kernel
 def _update(
-    current,
-    current_filtered,
-    trial,
-    trial_filtered,
-    accepted,
-    rates,
-    ages,
-    swept,
-    moved,
-    unary,
-    seeds,
-    allowed,
-    pairwise,
-    temperature,
-    floor,
-    revisit,
-    settled,
-    pixels,
-    classes,
-    SWEEPS: tl.constexpr,
-    CLASSES: tl.constexpr,
-    PIXELS: tl.constexpr,
-):
+    current, current_filtered, trial, trial_filtered, accepted, rates, ages, swept, moved, unary, seeds, allowed,
+    pairwise, temperature, floor, revisit, settled, pixels, classes,
+    SWEEPS: tl.constexpr, CLASSES: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
     image, k = tl.program_id(1), tl.arange(0, CLASSES)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     inside = (k < classes)[:, None]
