@@ -124,9 +124,8 @@ def _without_numbers(path: Path, lines: Sequence[Line]) -> tuple[str, ...]:
     if not all(numbered):
         without = [line for line, match in zip(lines, numbered, strict=True) if match is None]
         given = [int(match[1]) for match in numbered if match is not None]
-        if (
-            len(without) == 1 and len(lines) > 2 and given == list(range(len(given)))
-        ):  # a headline, or a name apart
+        # a headline, or a name apart
+        if len(without) == 1 and len(lines) > 2 and given == list(range(len(given))):
             raise ValueError(
                 f"{path}, line {without[0].number}: expected a number before {without[0].text!r}, as all other names "
                 f"have, from 0 on: remove the line, or number it"

@@ -135,9 +135,8 @@ def _numbers(picture: Image.Image, data: bytes) -> tuple[Shaped[np.ndarray, "...
         top = 2 ** data[_BITS_AT] - 1  # pillow has multiplied by 255 / top
         return np.array(picture) // np.uint8(255 // top), top
     if picture.format == "PPM" and picture.mode in ("L", "I") and largest is not None:
-        scale = (
-            255 if picture.mode == "L" else 65535
-        )  # pillow has rounded v * scale / largest: this is its inverse
+        # pillow has rounded v * scale / largest: this is its inverse
+        scale = 255 if picture.mode == "L" else 65535
         restored = np.rint(np.array(picture).astype(np.float64) * (largest / scale))
         return restored.astype(np.uint8 if largest < 256 else np.uint16), largest
     if picture.mode in _PLAIN:

@@ -63,9 +63,8 @@ def _free() -> int | None:
         lines = (line.split() for line in MEMORY_FILE.read_text().splitlines())
         table = {words[0]: int(words[1]) << 10 for words in lines if len(words) > 1}
         return table["MemAvailable:"] + table.get("SwapFree:", 0)
-    with suppress(
-        AttributeError, OSError, ValueError
-    ):  # other systems than Linux: no more than there is at all
+    # other systems than Linux: no more than there is at all
+    with suppress(AttributeError, OSError, ValueError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
 

@@ -92,9 +92,8 @@ def make_plan(
     jobs: list[Job] = []
     failures: list[Failure] = []
     for stem in chosen:
-        name = (
-            bare(there.files[stem].name) if stem in there.files else stem
-        )  # written as the image is spelled
+        # written as the image is spelled
+        name = bare(there.files[stem].name) if stem in there.files else stem
         fault = next((text for each in partners if (text := each.fault(stem)) is not None), None)
         fault = there.clash(stem) or fault
         if fault is not None:

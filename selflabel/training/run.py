@@ -124,9 +124,8 @@ class TrainingRun:
                 self.store.load(checkpoint.labels)
             self.done, self.seconds, self.best = checkpoint.step, checkpoint.seconds, checkpoint.best
             rows = checkpoint.rows
-        self.network = wrap(
-            network, self.process
-        )  # waits for all processes: they have looked into the folder
+        # waits for all processes: they have looked into the folder
+        self.network = wrap(network, self.process)
         if out is None or not self.writes:
             self.history = History(self.columns)
             return

@@ -58,9 +58,8 @@ def test_a_step_between_rows_waits_for_nothing_but_its_solver(objective: Objecti
     assert reads == ["training/step.py"] * waits
     assert found.within("losses/") == []
     if not isinstance(objective, type(KEPT)):
-        assert (
-            len(found.found) <= 2 * 2
-        )  # a step of the network: an affinity looks at its image and its weights
+        # a step of the network: an affinity looks at its image and its weights
+        assert len(found.found) <= 2 * 2
     with Waits() as found:
         take_step(net, objective, optimizer, data)
     assert len(found.within("training/")) > waits

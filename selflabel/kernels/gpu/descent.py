@@ -265,9 +265,8 @@ def _decide(
             still = tl.where(accepted, tl.where(is_little, still + 1, 0.0), still)
             beta = tl.maximum((norm - overlap) / change, 0.0)  # Hestenes-Stiefel, or a restart
             is_kept = accepted & rises & (beta * end < norm)
-            is_turning = accepted | (
-                start >= 0
-            )  # refused, and what was left of the direction is not downhill
+            # or refused, and what was left of the direction is not downhill
+            is_turning = accepted | (start >= 0)
             is_over = (still >= quiet_steps) | ((accepted == 0) & (rate < least_rate))
             tl.store(sides + image, tl.load(sides + image) ^ accepted.to(tl.int32))
             tl.store(energies + image, tl.where(accepted, energy, before))

@@ -175,10 +175,10 @@ class MoveSearch:
     def __init__(self, graph: PottsGraph, labels: Array, order: Sequence[int] | None = None) -> None:
         self.graph, self.order = graph, graph.order if order is None else order
         self.version = 0
-        self.changed = np.zeros(
-            len(graph.unary), np.int64
-        )  # by label: the last version that changed its nodes
-        self.tried: dict[tuple[int, int], int] = {}  # by move: the last version that it was tried on
+        # by label: the last version that changed its nodes
+        self.changed = np.zeros(len(graph.unary), np.int64)
+        # by move: the last version that it was tried on
+        self.tried: dict[tuple[int, int], int] = {}
         self.restart(labels)
 
     def restart(self, labels: Array) -> None:

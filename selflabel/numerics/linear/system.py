@@ -64,9 +64,8 @@ class RandomWalk:
     def system(self, fixed: Float[Tensor, "b k *s"], free: Bool[Tensor, "b 1 *s"]) -> System:
         """The equations of the free pixels, where y is `fixed` elsewhere; `fixed` is 0 on the free pixels."""
         fixed = fixed.double()
-        degree = self.scale * self.affinity.apply(
-            torch.ones_like(fixed[:, :1])
-        )  # in float64, unlike `degree()`
+        # in float64, unlike `degree()`
+        degree = self.scale * self.affinity.apply(torch.ones_like(fixed[:, :1]))
         right = self.affinity.apply(fixed).mul_(self.scale)
         right = right.add_(self.probs, alpha=2 * self.coupling).mul_(free)
         diagonal = torch.where(free, degree + 2 * self.coupling, 1.0)
