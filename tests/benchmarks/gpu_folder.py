@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class FilesAlone:
         probs = waiting.parcel.open()["probs"]
         found = {"numbers": probs.argmax(0).astype(np.uint8), "confidence": probs.max(0)}
         done = Done(
-            image=Waiting(**{**vars(waiting), "parcel": waiting.parcel.add(found)}),
+            image=replace(waiting, parcel=waiting.parcel.add(found)),
             start_energy=0.0,
             energy=0.0,
             bound=None,
