@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -369,3 +370,17 @@ def test_cuda_labels_come_back() -> None:
     solution = solve(there, GraphCut())
     assert solution.labels.is_cuda
     assert torch.equal(solution.labels.cpu(), solve(problem, GraphCut()).labels)
+
+
+@pytest.mark.parametrize("moves", ["expansion", "swap", "x", -1, None, 10, Moves])
+def test_moves_are_members(moves: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"expected moves of graph cut, got .*: Moves\.EXPANSION or Moves\.SWAP"
+    ):
+        GraphCut(moves)
+
+
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_explore_is_a_bool(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected explore of graph cut, got .*: True or False"):
+        GraphCut(explore=value)
