@@ -373,7 +373,7 @@ def test_cuda_labels_come_back() -> None:
 
 
 @pytest.mark.parametrize("moves", ["expansion", "swap", "x", -1, None, 10, Moves])
-def test_moves_are_members(moves: Any) -> None:
+def test_moves_are_members(moves: Any, unchecked: None) -> None:
     with pytest.raises(
         ValueError, match=r"expected moves of graph cut, got .*: Moves\.EXPANSION or Moves\.SWAP"
     ):
@@ -381,6 +381,6 @@ def test_moves_are_members(moves: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["no", 1, None])
-def test_explore_is_a_bool(value: Any) -> None:
+def test_explore_is_a_bool(value: Any, unchecked: None) -> None:
     with pytest.raises(ValueError, match=r"expected explore of graph cut, got .*: True or False"):
         GraphCut(explore=value)
