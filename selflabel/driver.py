@@ -48,6 +48,10 @@ class Step:
     start_energy: Float[Tensor, " b"] | None = None
     is_look_due: bool = True
 
+    def __repr__(self) -> str:
+        energy = "" if self.energy is None else f", energy: {_listed(self.energy)}"
+        return f"{type(self).__name__}(labels: {extent(tuple(self.labels.shape))}{energy})"
+
 
 class LazyStep(Step):
     """A step that computes its labels when they are read; read them before the solver's next step."""

@@ -89,9 +89,14 @@ def _no_tensor(values: Any, name: str, expected: str) -> ValueError:
 def check_kind(value: Any, kind: Any, name: str, remedy: str) -> None:
     """Raise `ValueError` unless the value is of the kind; a class or a name in its place is no value."""
     if isinstance(value, type) or not isinstance(value, kind):
-        got = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        got = f"the class {value.__name__}" if isinstance(value, type) else _one(type(value).__name__)
         shown = f" {value!r}" if isinstance(value, str) else ""
         raise ValueError(f"expected {name}, got {got}{shown}: {remedy}")
+
+
+def _one(name: str) -> str:
+    """A name with its article: "a str", "an int"."""
+    return f"{'an' if name[:1].lower() in tuple('aeio') else 'a'} {name}"
 
 
 def check_count(value: Any, name: str) -> None:

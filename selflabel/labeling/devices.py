@@ -80,14 +80,14 @@ def labeling_devices(name: str, solver: Solver, images: int, processors: int) ->
         return _all_gpus() if name == "auto" and is_gain else ()
     if kind != "cuda" or (colon and not number.isdecimal()):
         raise ValueError(f"there is no device {name!r} to label with: there are auto, cpu, cuda and cuda:N")
+    found = _all_gpus()
+    if not found:
+        raise ValueError(f"there is no device {name!r} here: {_why_none()}, or label with --device cpu")
     if isinstance(solver, GraphCut):
         raise ValueError(
             f"{solver.name} works on the CPU alone, got the device {name!r}: leave it out (--device auto), or use "
             f"another solver"
         )
-    found = _all_gpus()
-    if not found:
-        raise ValueError(f"there is no device {name!r} here: {_why_none()}, or label with --device cpu")
     if not colon:
         return found
     if int(number) >= len(found):

@@ -13,7 +13,7 @@ from selflabel.files.conventions import check_seeds_meaning
 from selflabel.files.images import to_unit
 from selflabel.files.label_files import VOC_FORMAT, LabelFormat
 from selflabel.files.probabilities import Probabilities, as_probabilities
-from selflabel.inputs import check_kind
+from selflabel.inputs import check_kind, extent
 from selflabel.labeling.changes import Changes, changes
 from selflabel.labeling.classes import candidates, check_seeds, known_classes, numbered, probabilities_of
 from selflabel.labeling.labeler import Labeler
@@ -47,6 +47,12 @@ class Labeled:
     """How it ended."""
     changes: Changes | None = None
     """What the solver changed of a given prediction."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Labeled({extent(self.index.shape)}, classes: {', '.join(map(str, self.classes.tolist()))}, "
+            f"{self.result.name}, steps: {self.steps}, energy: {self.start_energy:.6g} -> {self.energy:.6g})"
+        )
 
     @property
     def confidence(self) -> Float32[np.ndarray, "h w"]:

@@ -46,7 +46,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cuda", "mean-field", "there is no device 'cuda' here: torch"),
         ("cuda:1", "mean-field", "there is no device 'cuda:1' here"),
         ("gpu", "mean-field", "there are auto, cpu, cuda and cuda:N"),
-        ("cuda", "graph-cut", "works on the CPU alone"),
+        ("cuda", "graph-cut", "there is no device 'cuda' here: torch"),
     ],
 )
 def test_a_device_that_is_not_there_stops_before_the_work(

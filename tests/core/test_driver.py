@@ -154,6 +154,12 @@ def test_results_and_steps_are_of_each_image() -> None:
     assert solution.steps.tolist() == [2, 3, 4]
 
 
+def test_steps_are_shown_in_a_line() -> None:
+    labels = torch.full((2, 3, 5, 6), 1 / 3)
+    assert repr(Step(labels)) == "Step(labels: 2 x 3 x 5 x 6)"
+    assert repr(Step(labels, torch.tensor([2.0, 3.0]))) == "Step(labels: 2 x 3 x 5 x 6, energy: 2, 3)"
+
+
 def test_returning_says_converged() -> None:
     problem = make_case(ENERGY, "grid4").problem
     solution = solve(problem, Yields((Step(problem.probs), Step(problem.probs))), max_steps=9)

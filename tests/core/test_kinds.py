@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from selflabel import GridAffinity, Problem
+from selflabel import Energy, GridAffinity, Problem
 from selflabel.driver import check_solver
 from selflabel.inputs import check_count, check_kind, size_remedy
 from selflabel.labels import UNLABELED, check_seeds
@@ -24,6 +24,8 @@ KINDS: dict[str, tuple[Callable[[], object], str]] = {
         r"expected a solver such as GraphCut\(\), got a str 'mean-field': selflabel\.solvers\.SOLVERS",
     ),
     "solver's class": (lambda: check_solver(GraphCut), "got the class GraphCut"),
+    "a number": (lambda: check_solver(3), "got an int: "),
+    "an energy": (lambda: check_solver(Energy()), "got an Energy: "),
     "coupling by name": (
         lambda: check_kind("collision", Coupling, "a coupling", "a constant of selflabel.terms"),
         "expected a coupling, got a str 'collision': a constant",

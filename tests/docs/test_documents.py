@@ -30,6 +30,10 @@ DOCUMENTS = (
 EVERY = pytest.mark.parametrize("document", DOCUMENTS)
 
 
+def test_the_picture_of_the_first_command_is_no_change_of_the_clone() -> None:
+    assert "/demo.png" in (ROOT / ".gitignore").read_text().splitlines()
+
+
 @dataclass(frozen=True)
 class Block:
     """Code of a document: between fences in some language, or indented and in none."""

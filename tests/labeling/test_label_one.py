@@ -101,6 +101,13 @@ def test_graph_cut_labels_and_inputs_stay_as_they_are() -> None:
     np.testing.assert_array_equal(seeds, SEEDS)
 
 
+def test_labels_are_shown_in_a_line() -> None:
+    shown = repr(selflabel.label(IMAGE, SEEDS, RandomWalker()))
+    assert shown.startswith("Labeled(12 x 16, classes: 0, 2, CONVERGED, steps: ")
+    assert len(shown.splitlines()) == 1
+    assert "array" not in shown
+
+
 def test_hard_labels_below_a_confidence_are_left_out_too() -> None:
     probs = np.random.default_rng(7_811).dirichlet(np.ones(3), TRUTH.shape).transpose(2, 0, 1)
     every = selflabel.label(IMAGE, SEEDS, probs=probs)
