@@ -9,7 +9,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
-from selflabel.inputs import check_tensor, check_untransformed, size_remedy
+from selflabel.inputs import check_kind, check_tensor, check_untransformed, size_remedy
 from selflabel.kernels.tracing import opaque
 from selflabel.labels import UNLABELED, check_index_type, check_seeds, per_image
 
@@ -84,12 +84,19 @@ def check_affinity(logits: Tensor, affinity: Affinity) -> None:
     """
     check_logits(logits)
     check_untransformed(logits)
+    _check_operator(affinity)
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(affinity.shape) != expected:
         raise ValueError(
             f"expected an affinity over {expected} as the logits', got {tuple(affinity.shape)}: "
             f"{size_remedy(tuple(logits.shape), tuple(affinity.shape))}"
         )
+
+
+def _check_operator(affinity: Any) -> None:
+    """Raise `ValueError` unless it is an affinity already: neither images nor what builds it of them."""
+    remedy = "build it of the images, DenseAffinity.from_image(images) or GridAffinity.from_image(images)"
+    check_kind(affinity, Affinity, "an affinity", remedy)
 
 
 def checked_seeds(logits: Tensor, seeds: Tensor, ignore_index: int = UNLABELED) -> Integer[Tensor, "b *s"]:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from selflabel.affinity.builders import AffinityBuilder, Dense, Grid
 from selflabel.affinity.image import Image
 from selflabel.affinity.protocol import Affinity
-from selflabel.inputs import widened
+from selflabel.inputs import check_tensor, widened
 from selflabel.kernels.tracing import opaque
 from selflabel.labels import UNLABELED, classes_present
-from selflabel.losses.base import checked_seeds, full_precision
+from selflabel.losses.base import check_logits, checked_seeds, full_precision
 from selflabel.losses.cross_entropy import (
     class_frequencies,
     click_weights,
@@ -84,6 +84,7 @@ class PottsLoss(nn.Module):
 
     def forward(self, logits: Logits, images: Images, seeds: Seeds | None = None) -> Scalar:
         """The seeds do not matter."""
+        check_logits(logits)
         return potts_loss(logits, build(self.affinity, images), self.relaxation)
 
 
@@ -96,6 +97,7 @@ class DenseCRFLoss(nn.Module):
 
     def forward(self, logits: Logits, images: Images, seeds: Seeds | None = None) -> Scalar:
         """The seeds do not matter."""
+        check_logits(logits)
         return dense_crf_loss(logits, build(self.affinity, images))
 
 
@@ -108,6 +110,7 @@ class NormalizedCutLoss(nn.Module):
 
     def forward(self, logits: Logits, images: Images, seeds: Seeds) -> Scalar:
         """Seeds are clamped to their labels."""
+        check_logits(logits)
         return normalized_cut_loss(logits, build(self.affinity, images), seeds)
 
 
@@ -120,6 +123,7 @@ class KernelCutLoss(nn.Module):
 
     def forward(self, logits: Logits, images: Images, seeds: Seeds) -> Scalar:
         """Seeds are clamped to their labels in the normalized cut."""
+        check_logits(logits)
         return kernel_cut_loss(logits, build(self.affinity, images), seeds, self.gamma)
 
 
@@ -137,6 +141,7 @@ class KMeansLoss(nn.Module):
 
     def forward(self, logits: Logits, images: Images, seeds: Seeds | None = None) -> Scalar:
         """The seeds do not matter."""
+        check_logits(logits)
         return kmeans_loss(logits, Image(_precise(images)).colors)
 
 
@@ -155,9 +160,11 @@ class SelfLabelingLoss(nn.Module):
 @opaque
 def build(affinity: AffinityBuilder, images: Images) -> Affinity:
     """The affinity of the images, in full precision and without a gradient to them."""
+    check_tensor(images, "images")
     with torch.no_grad(), full_precision(images):
         return affinity(_precise(images))
 
 
 def _precise(images: Tensor) -> Tensor:
+    check_tensor(images, "images")
     return widened(images.detach()) if images.is_floating_point() else images

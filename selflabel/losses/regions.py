@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from selflabel.inputs import widened
+from selflabel.inputs import check_tensor, widened
 from selflabel.losses.base import check_logits, differentiable, full_precision, mean_per_pixel
 from selflabel.terms import FLOOR, total
 
@@ -35,6 +35,7 @@ def kmeans_loss(logits: Float[Tensor, "b k *s"], features: Float[Tensor, "b c *s
     logits have the same pixels.
     """
     check_logits(logits)
+    check_tensor(features, "features")
     if (len(features), *features.shape[2:]) != (len(logits), *logits.shape[2:]):
         raise ValueError(
             f"expected features over the pixels of the logits {tuple(logits.shape)}, got {tuple(features.shape)}"

@@ -1,6 +1,7 @@
 """Every loss against its formula and finite differences, in mixed precision and for extreme logits."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,12 +9,15 @@ from support.loss_formulas import LOSSES, PIXELWISE, draw_logits, pixels, pseudo
 from support.problems import Case, make_case
 from torch import Tensor
 
+from selflabel.affinity.builders import Grid
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.losses import (
     click_weights,
+    dense_crf_loss,
     entropy_loss,
     kmeans_loss,
     non_exist_loss,
+    normalized_cut_loss,
     partial_cross_entropy,
     self_labeling_loss,
 )
@@ -303,6 +307,37 @@ def test_wrong_inputs_are_named(unchecked: None) -> None:
         kmeans_loss(logits, case.image[:, :, :3])
     with pytest.raises(ValueError, match="labels of the shape of the logits"):
         self_labeling_loss(logits, pseudo_labels(case)[:, :2], seeds)
+
+
+def test_logits_are_no_labels_and_rounded_labels_are(unchecked: None) -> None:
+    case = case_of()
+    logits, labels = draw_logits(case), pseudo_labels(case)
+    for wrong in (logits, 255 * labels, -labels):
+        with pytest.raises(ValueError, match=r"expected labels >= 0 that sum to one .* pass pseudo-labels"):
+            self_labeling_loss(logits, wrong, case.seeds)
+    with pytest.raises(ValueError, match="expected finite labels, got nan or inf"):
+        self_labeling_loss(logits, torch.full_like(labels, float("nan")), case.seeds)
+    expected = self_labeling_loss(logits, labels, case.seeds)
+    torch.testing.assert_close(
+        self_labeling_loss(logits, labels.bfloat16(), case.seeds), expected, rtol=0.02, atol=0
+    )
+
+
+def test_images_are_no_affinity(unchecked: None) -> None:
+    case = case_of()
+    logits = draw_logits(case)
+    wrong: Any
+    for wrong in (case.image, case.image.numpy(), Grid(), Grid, None, "grid"):
+        with pytest.raises(
+            ValueError, match=r"expected an affinity, got .*DenseAffinity.from_image\(images\)"
+        ):
+            dense_crf_loss(logits, wrong)
+        with pytest.raises(ValueError, match="expected an affinity, got"):
+            normalized_cut_loss(logits, wrong, case.seeds)
+    with pytest.raises(
+        ValueError, match=r"expected features as a torch tensor, got ndarray: torch.from_numpy"
+    ):
+        kmeans_loss(logits, case.image.numpy())  # type: ignore[arg-type]
 
 
 # --- devices ------------------------------------------------------------------------------------------------

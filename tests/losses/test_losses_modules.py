@@ -187,3 +187,21 @@ def test_modules_on_the_device(name: str) -> None:
     assert value.is_cuda
     torch.testing.assert_close(value.cpu(), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradient.cpu(), expected_gradient, rtol=1e-3, atol=1e-5)
+
+
+TAKE_IMAGES = (PottsLoss, DenseCRFLoss, NormalizedCutLoss, KernelCutLoss, KMeansLoss)
+
+
+@pytest.mark.parametrize("kind", TAKE_IMAGES)
+def test_arrays_are_refused_with_the_way_to_tensors(kind: type[nn.Module], unchecked: None) -> None:
+    case = make_case(Energy(), "grid4", seeded=0.3)
+    logits = draw_logits(case)
+    arrays = logits.numpy(), case.image.numpy(), case.seeds.numpy()
+    with pytest.raises(
+        ValueError, match=r"expected logits as a torch tensor, got ndarray: torch.from_numpy\(logits"
+    ):
+        kind()(*arrays)
+    with pytest.raises(
+        ValueError, match=r"expected images as a torch tensor, got ndarray: torch.from_numpy\(images"
+    ):
+        kind()(logits, arrays[1], case.seeds)
