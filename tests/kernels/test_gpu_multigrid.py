@@ -22,6 +22,8 @@ from selflabel.problem import Problem
 
 pytestmark = pytest.mark.needs_triton
 
+on_a_device = pytest.mark.cuda  # half a minute each in the interpreter
+
 BATCH = {2: 2, 3: 1}
 """Images by axes: the interpreter takes seconds for the neighbors in a volume."""
 
@@ -56,7 +58,10 @@ def close(found: Tensor, expected: Tensor, atol: float = 1e-6) -> None:
     torch.testing.assert_close(found.view(expected.shape), expected, rtol=1e-4, atol=atol)
 
 
-@pytest.mark.parametrize(("size", "batch"), [((5, 34), 1), ((6, 5), 2), ((1, 7), 1), ((3, 3, 2), 1)])
+@pytest.mark.parametrize(
+    ("size", "batch"),
+    [((5, 34), 1), pytest.param((6, 5), 2, marks=on_a_device), ((1, 7), 1), ((3, 3, 2), 1)],
+)
 def test_coarser_grids(size: tuple[int, ...], batch: int, kernel_device: torch.device) -> None:
     """Their shares, weights, hold and diagonal."""
     problem = drawn(size, 2, kernel_device, batch=batch)
@@ -134,6 +139,7 @@ def test_iterations(kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
     assert float(errors.max()) < 0.05
 
 
+@on_a_device
 def test_numbers_that_are_none_are_no_small_errors(kernel_device: torch.device) -> None:
     problem = drawn((9, 9), 1, kernel_device)
     system = system_of(problem)
