@@ -169,16 +169,16 @@ def failures(lines: Sequence[tuple[str, str]]) -> None:
 
 
 def listed(what: str, lines: Sequence[tuple[str, str]], style: str = "") -> None:
-    """How many there are, then a line each cause; nothing if there is none."""
+    """How many there are, then a line each cause, or each of them where details are shown; nothing if there is none."""
     if not lines:
         return
     tell(f"{len(lines)} {what}:", style)
-    causes = by_cause(lines)
-    for cause in causes:
-        tell(f"  {cause}")
-    if len(causes) < len(lines):
+    if LOG.isEnabledFor(logging.DEBUG):
         for name, reason in lines:
-            LOG.debug("  %s: %s", name, reason)
+            tell(f"  {name}: {reason}")
+        return
+    for cause in by_cause(lines):
+        tell(f"  {cause}")
 
 
 class _Rate(ProgressColumn):

@@ -172,7 +172,8 @@ def _normalized(array: Shaped[np.ndarray, "k h w"], form: ProbabilityFormat) -> 
     try:
         return normalized(array)
     except NotProbabilities as error:
-        raise ValueError(f"{error}, or {form.spelling.say(('logits', True))}") from error
+        said = form.spelling.say(("logits", True))
+        raise ValueError(f"{error}, or {said}" if said else str(error)) from error
 
 
 def _key(arrays: dict[str, StoredArray], form: ProbabilityFormat) -> str:

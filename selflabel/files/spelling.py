@@ -10,19 +10,22 @@ class Spelling:
     """How the arguments of a format are called where it was made, so that an error names what its reader wrote.
 
     options: the option of each argument, as "--masks-values" of "values"; "logits=True" is the option of that value
-    alone. An argument without an option is named as in Python.
+    alone, "" where there is no way to give it. An argument without an option is named as in Python.
+    call: where such arguments go, as "seeds_format=LabelFormat" of "seeds_format=LabelFormat(offset=1)".
     """
 
     options: Mapping[str, str] = field(default_factory=dict)
+    call: str = ""
 
     def name(self, argument: str) -> str:
         """The argument alone: "values", or "--values"."""
-        return self.options.get(argument, argument)
+        return self.options.get(argument, f"{self.call}({argument}=…)" if self.call else argument)
 
     def say(self, *given: tuple[str, object]) -> str:
         """Arguments with their values: "values=(0, 255)", or "--values 0,255"."""
         found = [self._said(argument, value) for argument, value in given]
-        return (" " if any(argument in self.options for argument, _ in given) else ", ").join(found)
+        text = (" " if any(argument in self.options for argument, _ in given) else ", ").join(found)
+        return f"{self.call}({text})" if self.call else text
 
     def _said(self, argument: str, value: object) -> str:
         written = f"{argument}={_python(value)}"
@@ -35,6 +38,10 @@ class Spelling:
 
 
 PYTHON: Final = Spelling()
+SEEDS_OF_ARRAYS: Final = Spelling({"num_classes": "num_classes"}, "seeds_format=LabelFormat")
+"""Where a function takes the format of its seeds."""
+PROBS_OF_ARRAYS: Final = Spelling({"logits=True": ""})
+"""Where it takes probabilities alone."""
 
 
 def _word(value: object) -> str:

@@ -1,6 +1,6 @@
 """One image in arrays: what its classes are, the solve, and its labels. `label` is the door for users."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from selflabel.files import UNLABELED
 from selflabel.files.conventions import check_seeds_meaning
 from selflabel.files.images import to_unit
 from selflabel.files.label_files import VOC_FORMAT, LabelFormat
-from selflabel.files.probabilities import Probabilities, as_probabilities
+from selflabel.files.probabilities import Probabilities, ProbabilityFormat, as_probabilities
+from selflabel.files.spelling import PROBS_OF_ARRAYS, SEEDS_OF_ARRAYS
 from selflabel.inputs import check_kind, extent
 from selflabel.labeling.changes import Changes, changes
 from selflabel.labeling.classes import candidates, check_seeds, known_classes, numbered, probabilities_of
@@ -23,6 +24,7 @@ from selflabel.solvers import GraphCut
 from selflabel.terms import entropy
 
 GRAPH_CUT = GraphCut()
+_PROBS = ProbabilityFormat(spelling=PROBS_OF_ARRAYS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,7 @@ def label(
             check_kind(
                 values, np.ndarray | Tensor, f"{name} as a NumPy array or torch tensor", "numpy.asarray(…)"
             )
+    form = replace(seeds_format, spelling=SEEDS_OF_ARRAYS)
     settings = LabelingSettings(
         _labeler(solver, probs is not None),
         num_classes=num_classes,
@@ -106,14 +109,12 @@ def label(
     pixels = to_unit(_channels_last(image) if isinstance(image, Tensor) else image)
     size = (pixels.shape[0], pixels.shape[1])
     scribbles = (
-        np.full(size, UNLABELED, dtype=np.uint8)
-        if seeds is None
-        else _as_index(_as_array(seeds), seeds_format)
+        np.full(size, UNLABELED, dtype=np.uint8) if seeds is None else _as_index(_as_array(seeds), form)
     )
-    check_seeds(scribbles, size, num_classes, seeds_format)
-    given = None if probs is None else as_probabilities(_as_array(probs), size)
+    check_seeds(scribbles, size, num_classes, form)
+    given = None if probs is None else as_probabilities(_as_array(probs), size, _PROBS)
     if seeds is not None:
-        check_seeds_meaning(scribbles, seeds_format, known_classes(num_classes, given))
+        check_seeds_meaning(scribbles, form, known_classes(num_classes, given))
     return label_arrays(pixels, scribbles, given, settings)
 
 

@@ -68,14 +68,22 @@ def test_the_options_that_are_named_exist() -> None:
 @pytest.mark.parametrize(
     ("seeds", "more", "message"),
     [
-        (np.where(TRUE == 2, 255, 0).astype(np.uint8), {}, r"say so \(values=\(0, 255\)\)"),
-        (SEEDS_OF, {"num_classes": 2}, r"say so \(unlabeled=2\)"),
+        (
+            np.where(TRUE == 2, 255, 0).astype(np.uint8),
+            {},
+            r"say so \(seeds_format=LabelFormat\(values=\(0, 255\)\)\)",
+        ),
+        (SEEDS_OF, {"num_classes": 2}, r"say so \(seeds_format=LabelFormat\(unlabeled=2\)\)"),
         (
             np.where(SEEDS_OF == 2, 90, SEEDS_OF).astype(np.uint8),
             {},
-            r"say so \(values=\(0, 90\)\).*\(num_classes\)",
+            r"say so \(seeds_format=LabelFormat\(values=\(0, 90\)\)\).*\(num_classes\)",
         ),
-        (np.where(SEEDS_OF == 2, 300, SEEDS_OF.astype(int)), {}, r"name these \(values\)"),
+        (
+            np.where(SEEDS_OF == 2, 300, SEEDS_OF.astype(int)),
+            {},
+            r"name these \(seeds_format=LabelFormat\(values=…",
+        ),
     ],
 )
 def test_python_is_told_in_python(seeds: np.ndarray, more: dict[str, int], message: str) -> None:
@@ -85,7 +93,7 @@ def test_python_is_told_in_python(seeds: np.ndarray, more: dict[str, int], messa
 
 
 def test_python_is_told_of_logits_in_python() -> None:
-    with pytest.raises(ValueError, match="logits need a softmax first, or logits=True"):
+    with pytest.raises(ValueError, match=r"logits need a softmax first$"):
         selflabel.label(IMAGE, probs=np.log(np.full((2, *TRUE.shape), 0.01)))
 
 
