@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -99,10 +99,18 @@ def _one(name: str) -> str:
     return f"{'an' if name[:1].lower() in tuple('aeio') else 'a'} {name}"
 
 
-def check_count(value: Any, name: str) -> None:
-    """Raise `ValueError` unless the value is a whole number from 1 on."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
-        raise ValueError(f"expected {name} as a whole number >= 1, got {value!r}")
+def check_count(value: Any, name: str, least: int = 1) -> None:
+    """Raise `ValueError` unless the value is a whole number from `least` on."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(f"expected {name} as a whole number >= {least}, got {value!r}")
+
+
+def check_number(value: Any, name: str) -> None:
+    """Raise `ValueError` unless the value is a number, or a tensor of one, so that it can be compared with others."""
+    if not (isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)):
+        shown = f"{value!r}" if isinstance(value, str) or value is None else _one(type(value).__name__)
+        remedy = f": pass float({value!r})" if isinstance(value, str) else ""
+        raise ValueError(f"expected {name} as a number, got {shown}{remedy}")
 
 
 def check_untransformed(values: Tensor) -> None:

@@ -14,6 +14,7 @@ from selflabel.affinity.weights import LARGEST_WEIGHT, are_weights, check_weight
 from selflabel.inputs import (
     as_tensor,
     check_kind,
+    check_number,
     check_tensor,
     extent,
     size_remedy,
@@ -74,9 +75,10 @@ class Energy:
         )
         for name in ("coupling_weight", "pairwise_weight", "entropy_weight"):
             value = getattr(self, name)
+            check_number(value, name)
             if not 0 <= value < inf:
                 raise ValueError(f"expected a finite {name} >= 0, got {value}")
-            if value > LARGEST_WEIGHT:
+            if float(value) > LARGEST_WEIGHT:
                 raise ValueError(
                     f"expected a {name} up to {LARGEST_WEIGHT:g}, got {value:g}: sums would not be finite"
                 )
@@ -87,6 +89,10 @@ MOST_CLASSES = 255
 
 DOUBTFUL = 100.0
 """Weight of the pairs, in units of the energy, from which on rounding in float32 may be some millionths of it."""
+
+
+def _check_energy(energy: Energy) -> None:
+    check_kind(energy, Energy, "an Energy", "build it, as in Energy(), or take a solver's default_energy")
 
 
 def _check_probs_type(probs: Tensor) -> None:
@@ -141,6 +147,7 @@ class Problem:
     """On a device: was `from_logits` given logits, no probabilities? Read by `check`; None where that is known."""
 
     def __post_init__(self) -> None:
+        _check_energy(self.energy)
         check_index_type(self.seeds)
         _check_probs_type(self.probs)
         object.__setattr__(self, "probs", widened_distributions(self.probs))
@@ -216,6 +223,7 @@ class Problem:
         Raises `ValueError` for costs that are nan, infinite, or beyond ±1e30, and unless the coupling is the standard
         one, which is linear in the labels.
         """
+        _check_energy(energy)
         costs = as_tensor(costs, "costs").detach()
         costs = widened(costs) if costs.is_floating_point() else costs.double()
         least = costs.amin(1, keepdim=True) if costs.numel() else costs

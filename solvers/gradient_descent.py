@@ -12,6 +12,7 @@ from torch import Tensor
 from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LazyStep, Step
+from selflabel.inputs import check_count, check_number
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import per_image
 from selflabel.numerics.descent.coarse import coarse_to_fine
@@ -106,13 +107,20 @@ class GradientDescent:
     needs_edges: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        if self.rate is not None:
+            check_number(self.rate, "rate")
+        check_number(self.rtol, "rtol")
         if self.rate is not None and not self.rate > 0:
             raise ValueError(f"expected rate > 0, or None for the adaptive rule, got {self.rate}")
+        check_number(self.coarse_levels, "coarse_levels")
+        check_number(self.coarse_steps, "coarse_steps")
         if not self.rtol >= 0 or self.coarse_levels < 0 or self.coarse_steps < 1:
             raise ValueError(
                 f"expected rtol >= 0, coarse_levels >= 0 and coarse_steps >= 1, got {self.rtol}, "
                 f"{self.coarse_levels} and {self.coarse_steps}"
             )
+        check_count(self.coarse_levels, "coarse_levels", 0)
+        check_count(self.coarse_steps, "coarse_steps")
         self._check_effect()
 
     def _check_effect(self) -> None:

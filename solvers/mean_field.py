@@ -11,6 +11,7 @@ from torch import Tensor
 from selflabel.affinity.builders import AffinityBuilder, Dense
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LazyStep, Step
+from selflabel.inputs import check_number
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import LOG_FLOOR, floored, floored_logits, per_image
 from selflabel.numerics.descent.mean_field_torch import RISE, SHORTEST_RATE, Sweeps, TorchMeanField, is_swept
@@ -51,6 +52,7 @@ class MeanField:
     needs_edges: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_number(self.rtol, "rtol")
         if not self.rtol >= 0:
             raise ValueError(f"expected rtol >= 0, got {self.rtol}")
 

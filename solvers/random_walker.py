@@ -12,6 +12,7 @@ from selflabel.affinity.builders import AffinityBuilder, Contrast
 from selflabel.affinity.protocol import Affinity, SparseAffinity
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import Step
+from selflabel.inputs import check_count, check_kind
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
@@ -73,6 +74,12 @@ class RandomWalker:
     windows: Windows = Windows()
 
     def __post_init__(self) -> None:
+        if self.method is not None:
+            check_kind(
+                self.method, LinearSolver, "a method such as Elimination()", "or None for the one that fits"
+            )
+        check_count(self.large_pixels, "large_pixels", 0)
+        check_kind(self.windows, Windows, "windows", "Windows(), or leave them out")
         plain = (self.large_pixels, self.windows) == (RandomWalker.large_pixels, RandomWalker.windows)
         if self.method is not None and not plain:
             raise ValueError(

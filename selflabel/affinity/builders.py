@@ -12,6 +12,7 @@ from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.protocol import Affinity
 from selflabel.affinity.stencil import check_positive
 from selflabel.affinity.window import WindowAffinity
+from selflabel.inputs import check_number
 
 
 @runtime_checkable
@@ -125,6 +126,7 @@ class Dense:
 
 
 def _check_weight(name: str, value: float) -> None:
+    check_number(value, name)
     if not 0 <= value < inf:
         raise ValueError(f"expected a finite {name} >= 0, got {value}")
 

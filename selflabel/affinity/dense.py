@@ -14,7 +14,7 @@ from selflabel.affinity.filters.weighted import ScaledFilter, apply_sum
 from selflabel.affinity.gaussian import GaussianKernel, each
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.stencil import check_spacing, checked_features
-from selflabel.inputs import extent
+from selflabel.inputs import check_kind, extent
 from selflabel.kernels.tracing import opaque
 
 DENSE_CRF_KERNELS = (GaussianKernel(1.0, 100.0, 15.0),)
@@ -69,6 +69,7 @@ class DenseAffinity:
         symmetric normalization) or `Exact` (quadratic). Kernels of place alone are filtered by the same lattice, or
         separably by `Exact` (linear in the pixels). Raises `ValueError` without kernels, or for one without `sigma_xy`.
         """
+        check_kind(filtering, FilterBuilder, "a filtering such as FINE", "COARSE, FINE or Exact()")
         features = checked_features(features)
         size = tuple(features.shape[2:])
         spacing = check_spacing(spacing, size)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from selflabel.affinity.protocol import Edges
-from selflabel.inputs import check_tensor, extent, widened
+from selflabel.inputs import check_number, check_tensor, extent, widened
 from selflabel.kernels.backend import Backend, Routine, backend
 
 LARGEST_BANDWIDTH = 1e18
@@ -207,6 +207,7 @@ def checked_features(features: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s
 
 def check_positive(name: str, value: float | int) -> None:
     """Raise `ValueError` unless the value is above zero and finite."""
+    check_number(value, name)
     if not 0 < value < inf:
         raise ValueError(f"expected a finite {name} > 0, got {value}")
 
