@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from jaxtyping import Float, UInt8
 from scipy.special import xlogy
 
@@ -243,6 +244,22 @@ WRONG: dict[str, tuple[Any, str]] = {
         "only works for RGB",
     ),
     "fewer steps than none": (lambda: dcrf.DenseCRF(SIZE, K).inference(-1), "niter >= 0"),
+    "steps as text": (lambda: dcrf.DenseCRF(SIZE, K).inference("5"), "whole number, got '5'"),
+    "bandwidths as text": (
+        lambda: dcrf.DenseCRF2D(W, H, K).addPairwiseGaussian("33", 3),
+        "of them, got '33'",
+    ),
+    "bandwidths of text": (
+        lambda: dcrf.DenseCRF2D(W, H, K).addPairwiseGaussian(("3", "3"), 3),
+        "sxy as a number",
+    ),
+    "no bandwidth": (lambda: dcrf.DenseCRF2D(W, H, K).addPairwiseGaussian(None, 3), "got None"),
+    "an array as unary": (
+        lambda: dcrf.DenseCRF(SIZE, K).setUnary(np.zeros((K, SIZE))),  # type: ignore[arg-type]
+        "setUnaryEnergy",
+    ),
+    "labels with fractions": (lambda: unary_from_labels(np.array([0.5, 1.0]), 2, 0.7), "whole numbers"),
+    "one bandwidth for all axes": (lambda: create_pairwise_gaussian(3, (3, 4)), "give 2 of them"),
     "labels of another shape": (
         lambda: dcrf.DenseCRF(SIZE, K).klDivergence(np.zeros((2, 2), np.float32)),
         r"\(3, 63\)",
@@ -264,3 +281,9 @@ def test_what_is_wrong_is_named(name: str) -> None:
     make, message = WRONG[name]
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="got cuda, and torch finds no GPU: device='cpu'"):
+        dcrf.DenseCRF2D(W, H, K, device="cuda")

@@ -16,9 +16,10 @@ What differs:
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from enum import IntEnum
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from selflabel.affinity.filters.exact import Exact
 from selflabel.affinity.filters.lattice import FINE
 from selflabel.affinity.filters.protocol import Filter, FilterBuilder
 from selflabel.affinity.filters.weighted import ScaledFilter
+from selflabel.inputs import check_kind
 from selflabel.numerics.descent.messages import Messages, Pairwise, free_energy, updated
 
 EXACT_POINTS = 1024
@@ -101,12 +103,13 @@ class DenseCRF:
     def __init__(self, nvar: int, nlabels: int, *, device: torch.device | str = "cpu") -> None:
         if nvar < 1 or nlabels < 1:
             raise ValueError(f"expected at least one point and one class, got {nvar} and {nlabels}")
-        self._nvar, self._nlabels, self._device = nvar, nlabels, torch.device(device)
+        self._nvar, self._nlabels, self._device = nvar, nlabels, _checked_device(device)
         self._unary = torch.zeros(1, nvar, nlabels, device=self._device)
         self._pairwise = Pairwise()
 
     def setUnary(self, u: Unary) -> None:
         """Set the costs of classes. Raises `ValueError` for another shape than (nlabels, nvar), and for nan and inf."""
+        check_kind(u, Unary, "a unary", "give an array to setUnaryEnergy, or wrap it, ConstUnary(u)")
         costs = np.asarray(u.costs, dtype=np.float32)
         wanted = (self._nlabels, self._nvar)
         if costs.shape != wanted:
@@ -147,10 +150,10 @@ class DenseCRF:
         points = torch.from_numpy(np.ascontiguousarray(wanted.T))[None].to(self._device)
         self._add(self._filtering().build(points), compat, normalization)
 
-    def inference(self, niter: int) -> Labels:
+    def inference(self, niter: Any) -> Labels:
         """Probabilities (nlabels, nvar) after so many parallel updates from ``softmax(-U)``."""
-        if niter < 0:
-            raise ValueError(f"expected niter >= 0, got {niter}")
+        if not isinstance(niter, Integral) or niter < 0:
+            raise ValueError(f"expected niter >= 0, a whole number, got {niter!r}")
         labels = self._start()
         for _ in range(niter):
             labels = updated(self._unary, self._pairwise, labels)
@@ -249,11 +252,24 @@ class DenseCRF2D(DenseCRF):
         self.addPairwiseEnergy(features, compat, kernel, normalization)
 
 
+def _checked_device(device: torch.device | str) -> torch.device:
+    """The device. Raises `ValueError` for a GPU where torch finds none."""
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"expected a device that is there, got {chosen}, and torch finds no GPU: device='cpu'"
+        )
+    return chosen
+
+
 def _bandwidths(given: Any, count: int, name: str) -> tuple[float, ...]:
     several = [given] * count if isinstance(given, Real) else given
-    values = tuple(float(value) for value in several)[:count]
+    values = () if isinstance(several, str) or not isinstance(several, Iterable) else tuple(several)[:count]
+    if not all(isinstance(value, Real) for value in values):
+        raise ValueError(f"expected {name} as a number, or {count} of them, got {given!r}")
+    values = tuple(float(value) for value in values)
     if len(values) < count or not all(value > 0 for value in values):
-        raise ValueError(f"expected {name} > 0, or {count} of them, got {given}")
+        raise ValueError(f"expected {name} > 0, or {count} of them, got {given!r}")
     return values
 
 

@@ -20,7 +20,12 @@ def unary_from_labels(
     """
     if not 0 < gt_prob < 1 or n_labels < 2:
         raise ValueError(f"expected 0 < gt_prob < 1 and n_labels >= 2, got {gt_prob} and {n_labels}")
-    flat = np.asarray(labels).ravel().astype(np.int64)
+    given = np.asarray(labels).ravel()
+    if given.dtype.kind not in "biuf" or not (np.isfinite(given) & (given == np.trunc(given))).all():
+        raise ValueError(
+            f"expected labels as whole numbers, got {given.dtype} with others: probabilities go to unary_from_softmax"
+        )
+    flat = given.astype(np.int64)
     first = 0 if not zero_unsure else 1
     wrong = np.setdiff1d(np.unique(flat), np.arange(n_labels + first))
     if len(wrong):
@@ -101,6 +106,10 @@ def create_pairwise_bilateral(
 
 
 def _places(bandwidths: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "d ..."]:
+    if not isinstance(bandwidths, Sequence | np.ndarray):
+        raise ValueError(
+            f"expected a bandwidth for each of the axes {shape}, got {bandwidths!r}: give {len(shape)} of them"
+        )
     if len(bandwidths) != len(shape):
         raise ValueError(f"expected a bandwidth for each of the axes {shape}, got {len(bandwidths)}")
     places: Float32[np.ndarray, "d ..."] = np.indices(shape, dtype=np.float32)
