@@ -31,7 +31,6 @@ from selflabel.affinity.filters.exact import Exact
 from selflabel.affinity.filters.lattice import FINE
 from selflabel.affinity.filters.protocol import Filter, FilterBuilder
 from selflabel.affinity.filters.weighted import ScaledFilter
-from selflabel.inputs import check_kind
 from selflabel.numerics.descent.messages import Messages, Pairwise, free_energy, updated
 
 EXACT_POINTS = 1024
@@ -109,7 +108,7 @@ class DenseCRF:
 
     def setUnary(self, u: Unary) -> None:
         """Set the costs of classes. Raises `ValueError` for another shape than (nlabels, nvar), and for nan and inf."""
-        check_kind(u, Unary, "a unary", "give an array to setUnaryEnergy, or wrap it, ConstUnary(u)")
+        _check_unary(u)
         costs = np.asarray(u.costs, dtype=np.float32)
         wanted = (self._nlabels, self._nvar)
         if costs.shape != wanted:
@@ -250,6 +249,14 @@ class DenseCRF2D(DenseCRF):
         y, x = np.indices(self._size, dtype=np.float32)
         features = np.stack([x, y, *image.transpose(2, 0, 1)]).reshape(5, -1) / bandwidths[:, None]
         self.addPairwiseEnergy(features, compat, kernel, normalization)
+
+
+def _check_unary(u: Any) -> None:
+    if not isinstance(u, Unary):
+        got = type(u).__name__
+        raise ValueError(
+            f"expected a unary, got {got}: setUnaryEnergy takes arrays, or wrap it, ConstUnary(u)"
+        )
 
 
 def _checked_device(device: torch.device | str) -> torch.device:
