@@ -22,6 +22,7 @@ from support.processes import environment
 from selflabel.files.label_files import write_index
 from selflabel.labeling.engines import parcels, pipeline, stages
 from selflabel.labeling.engines.parcels import OPEN_FILES, Blocks
+from selflabel.labeling.engines.processes import can_fork
 from selflabel.labeling.engines.stages import (
     DeviceWork,
     Done,
@@ -39,6 +40,14 @@ from selflabel.labeling.plan import Failure, make_plan
 from selflabel.labeling.presets import default_labeler
 from selflabel.labeling.settings import LabelingSettings, Soft
 from selflabel.solvers import SOLVERS
+
+
+@pytest.fixture
+def forks() -> None:
+    """Processes know what the test replaced: they are forks, of a process of one thread."""
+    if not can_fork():
+        pytest.skip("this process has several threads, and cannot be forked")
+
 
 needs_shared_memory = pytest.mark.skipif(
     not OPEN_FILES.is_dir(), reason="there is no memory that processes share"
@@ -131,6 +140,7 @@ def test_a_batch_has_the_bytes_of_its_images(tmp_path: Path) -> None:
                 assert (done.energy, done.steps) == (single.energy, single.steps)
 
 
+@pytest.mark.usefixtures("forks")
 @needs_shared_memory
 def test_without_shared_memory_arrays_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = make_folders(tmp_path, 3)
@@ -241,6 +251,7 @@ def test_a_device_that_dies_costs_the_image_that_it_dies_on(tmp_path: Path) -> N
     assert sum(isinstance(outcome, Record) for outcome in outcomes) == 5
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_device_that_breaks_is_begun_anew_and_costs_the_image_that_breaks_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +283,7 @@ def test_a_device_that_cannot_be_used_ends_the_run_and_says_so(tmp_path: Path) -
     assert [type(o) for o in label(folders, tmp_path / "out", SETTINGS, 1)] == [Record] * 2
 
 
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("deaths", [2, 3])
 def test_a_process_that_dies_before_its_device_is_ready_is_replaced_a_few_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int
@@ -292,6 +304,7 @@ def test_a_process_that_dies_before_its_device_is_ready_is_replaced_a_few_times(
         label(folders, tmp_path / "out", SETTINGS, 1)
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_defect_of_the_engine_is_no_failure_of_an_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
