@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from selflabel.affinity.builders import Contrast, Dense, Grid
+from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid
 from selflabel.annotators import ProductAnnotator
 from selflabel.driver import Solver
 from selflabel.labeling.labeler import Labeler
@@ -53,33 +53,19 @@ PRESETS: tuple[Labeler, ...] = (
 
 CLOSE_NEIGHBORS = replace(NEIGHBORS, sigma=5.0)
 
+
+def _for_predictions(preset: Labeler, affinity: AffinityBuilder, *, pairwise_weight: float) -> Labeler:
+    energy = replace(preset.energy, coupling_weight=1.0, pairwise_weight=pairwise_weight)
+    return replace(preset, energy=energy, affinity=affinity, annotator=None)
+
+
+_WALKER, _CUT, _DESCENT, _FIELD = PRESETS
+
 PREDICTED: tuple[Labeler, ...] = (
-    Labeler(
-        RandomWalker(),
-        Energy(QUADRATIC, QUADRATIC_POTTS, coupling_weight=1.0, pairwise_weight=1.0),
-        Contrast(),
-        None,
-    ),
-    Labeler(
-        GraphCut(),
-        Energy(STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=0.1),
-        CLOSE_NEIGHBORS,
-        None,
-    ),
-    Labeler(
-        GradientDescent(),
-        Energy(COLLISION, COLLISION_DIVERGENCE, coupling_weight=1.0, pairwise_weight=0.1),
-        CLOSE_NEIGHBORS,
-        None,
-        max_steps=30,
-    ),
-    Labeler(
-        MeanField(),
-        Energy(STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=0.05, entropy_weight=1.0),
-        replace(DENSE, sigma=10.0),
-        None,
-        max_steps=10,
-    ),
+    _for_predictions(_WALKER, Contrast(), pairwise_weight=1.0),
+    _for_predictions(_CUT, CLOSE_NEIGHBORS, pairwise_weight=0.1),
+    _for_predictions(_DESCENT, CLOSE_NEIGHBORS, pairwise_weight=0.1),
+    _for_predictions(_FIELD, replace(DENSE, sigma=10.0), pairwise_weight=0.05),
 )
 """The same for predictions of networks: a network has seen what objects look like, and pairs of pixels as strong as
 annotators need them take thin and small objects away. Weak, so that good ones lose next to nothing; worse ones gain by
