@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache, partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -226,14 +227,11 @@ class CompiledSearch:
 
     def accept(self, images: Bool[Tensor, " b"]) -> None:
         """No pass over the pixels: points are exchanged."""
-        for image, accepted in zip(self._images, images.tolist(), strict=True):
-            if accepted:
-                image.accept()
+        for image in compress(self._images, images.tolist()):
+            image.accept()
 
     def turn(self, images: Bool[Tensor, " b"], beta: PerImage, rate: PerImage) -> None:
         """No pass over the pixels: the next `evaluate` turns each direction just before it moves along it."""
-        for image, turns, *how in zip(
-            self._images, images.tolist(), beta.tolist(), rate.tolist(), strict=True
-        ):
-            if turns:
-                image.turn(*how)
+        turns = zip(self._images, beta.tolist(), rate.tolist(), strict=True)
+        for image, *how in compress(turns, images.tolist()):
+            image.turn(*how)

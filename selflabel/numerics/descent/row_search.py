@@ -6,7 +6,9 @@ the last digit grows until labels differ.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import torch
@@ -147,6 +149,10 @@ class _RowImage:
         """No pass over the pixels: points are exchanged."""
         self.point, self._trial = self._trial, self.point
 
+    def turn(self, beta: float, rate: float) -> None:
+        """Before it next moves along it."""
+        self.turning = beta, rate
+
     def evaluate(self, rate: float) -> list[float]:
         """The numbers of `Trial`."""
         self._move(float(np.float32(rate)))
@@ -246,9 +252,9 @@ def _natural_gradient(root: Tensor, gradient: Tensor, curvature: Tensor) -> Tens
     return u.mul_(gradient).div_(damped)
 
 
-def _summed(values: Float[Tensor, "k n"]) -> Float[Tensor, " n"]:
+def _summed(classes: Iterable[Float[Tensor, " n"]]) -> Float[Tensor, " n"]:
     """The sum over the classes, one by one. `torch.sum` goes another way for each vector of pixels."""
-    first, *others = values.unbind()
+    first, *others = classes
     result: Tensor = first.clone()
     for other in others:
         result += other
@@ -258,11 +264,7 @@ def _summed(values: Float[Tensor, "k n"]) -> Float[Tensor, " n"]:
 def _summed_in_pairs(values: Float[Tensor, "k n"]) -> Float[Tensor, " n"]:
     """The sum over the classes, two by two."""
     paired = len(values) // 2 * 2
-    first, *others = [*(values[:paired:2] + values[1:paired:2]).unbind(), *values[paired:].unbind()]
-    result: Tensor = first.clone()
-    for other in others:
-        result += other
-    return result
+    return _summed([*(values[:paired:2] + values[1:paired:2]), *values[paired:]])
 
 
 def _sum(values: Tensor) -> float:
@@ -294,14 +296,11 @@ class RowSearch:
 
     def accept(self, images: Bool[Tensor, " b"]) -> None:
         """No pass over the pixels."""
-        for image, accepted in zip(self._images, images.tolist(), strict=True):
-            if accepted:
-                image.accept()
+        for image in compress(self._images, images.tolist()):
+            image.accept()
 
     def turn(self, images: Bool[Tensor, " b"], beta: PerImage, rate: PerImage) -> None:
         """No pass over the pixels: the next `evaluate` turns each direction just before it moves along it."""
-        for image, turns, *how in zip(
-            self._images, images.tolist(), beta.tolist(), rate.tolist(), strict=True
-        ):
-            if turns:
-                image.turning = how[0], how[1]
+        turns = zip(self._images, beta.tolist(), rate.tolist(), strict=True)
+        for image, *how in compress(turns, images.tolist()):
+            image.turn(*how)
