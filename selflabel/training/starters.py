@@ -137,10 +137,11 @@ class KeptLabels:
             for number, one in zip(missing, self._solved(problem, batch, missing), strict=True):
                 found[number] = one
         labels = problem.probs.clone(memory_format=torch.contiguous_format)
+        zero = lifted(labels.new_zeros(()), labels.shape[1])
         rows, parts = list[int](), list[Tensor]()
         for number, (one, symmetry) in enumerate(zip(found, moved, strict=True)):
             if one is not None:
-                labels[number].fill_(LIFT / (FULL + labels.shape[1] * LIFT))
+                labels[number] = zero
                 rows += [number * labels.shape[1] + each for each in one.classes]
                 parts.append(symmetry(one.labels.to(labels.device, non_blocking=True)))
         if parts:
@@ -164,10 +165,12 @@ class KeptLabels:
             labels = in_bytes(self.inner.solved(images, seeds[some], like, classes))
             for place, one in zip(some, labels, strict=True):
                 found[place] = _kept(one)
+        taken = self.bytes
         for number, one in zip(numbers, found, strict=True):
-            size = 0 if one is None else one.labels.numel()
-            if self.bytes + size <= self.budget:
-                self.kept[batch.stems[number]] = one
+            size, stem = 0 if one is None else one.labels.numel(), batch.stems[number]
+            if taken + size <= self.budget:
+                taken += 0 if stem in self.kept else size
+                self.kept[stem] = one
         return found
 
 
