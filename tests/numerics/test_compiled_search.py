@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import solve
 from selflabel.labels import UNLABELED
+from selflabel.numerics.descent import compiled_search
 from selflabel.numerics.descent.compiled_search import CompiledSearch
 from selflabel.numerics.descent.coordinates import ROOT_LEFT, ROOT_REACH, SQUARE_ROOTS
 from selflabel.numerics.descent.line_search import LineSearch, TorchSearch, Trial
@@ -30,7 +32,6 @@ from selflabel.terms import (
     Relaxation,
 )
 
-THREADS = pytest.mark.parametrize("threads", [1, 2, 3])
 OF_PRODUCTS = (STANDARD, COLLISION)
 DEFAULT = Energy(COLLISION, COLLISION_DIVERGENCE, 0.3, 6.0)
 STEPS = ((0.0, 0.0), (0.3, 0.2), (0.5, 0.0), (0.2, 0.4), (0.1, 0.0))
@@ -102,15 +103,22 @@ def test_every_energy_of_products(coupling: Coupling, relaxation: Relaxation) ->
     walk_both(case.problem, case.problem.feasible(random_labels(case.probs)))
 
 
-@THREADS
+@pytest.fixture
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small images have several blocks, too."""
+    monkeypatch.setattr(compiled_search, "LEAST_PIXELS", 8)
+
+
+@pytest.mark.usefixtures("short_blocks", "several")
+@pytest.mark.parametrize("threads", [4])
 @pytest.mark.parametrize(
     ("kind", "size", "classes"),
     [
-        ("grid4", (41, 37), 2),
+        ("grid4", (21, 17), 2),
         ("grid4", (1, 30), 5),
         ("grid8", (30, 1), 5),
         ("grid8", (2, 2), 3),
-        ("grid8", (67, 131), 33),
+        ("grid8", (47, 21), 33),
         ("window", (25, 19), 7),
         ("gated", (9, 26), 9),
         ("window", (2, 1), 6),
@@ -118,9 +126,10 @@ def test_every_energy_of_products(coupling: Coupling, relaxation: Relaxation) ->
         ("grid26", (7, 5, 9), 13),
     ],
 )
-def test_every_size(several: int, kind: str, size: tuple[int, ...], classes: int) -> None:
-    case = make_case(DEFAULT, kind, size=size, classes=classes, batch=3, seeded=0.1)
-    walk_both(case.problem, case.problem.feasible(random_labels(case.probs)))
+def test_every_size(kind: str, size: tuple[int, ...], classes: int) -> None:
+    """Two threads an image: of the larger ones each has its blocks."""
+    case = make_case(DEFAULT, kind, size=size, classes=classes, batch=2, seeded=0.1)
+    walk_both(case.problem, case.problem.feasible(random_labels(case.probs)), 400 * classes)
 
 
 def test_coarse_and_turned_offsets() -> None:
@@ -249,11 +258,14 @@ def test_a_new_direction_is_limited_by_its_own_rate() -> None:
     assert_same(*found)
 
 
-@THREADS
-@pytest.mark.parametrize("grain", [1, 3000, 10**9])
-def test_ranges_of_any_size_give_the_same(several: int, grain: int) -> None:
-    case = make_case(DEFAULT, "grid8", size=(90, 61), classes=3, batch=1)
-    walk_both(case.problem, case.problem.feasible(random_labels(case.probs)), grain)
+@pytest.mark.usefixtures("short_blocks")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("grain", "blocks"), [(1, 10), (700, 4), (10**9, 2)])
+def test_ranges_of_any_size_give_the_same(several: int, grain: int, blocks: int) -> None:
+    case = make_case(DEFAULT, "grid8", size=(47, 21), classes=3, batch=1)
+    search, _ = walk_both(case.problem, case.problem.feasible(random_labels(case.probs)), grain)
+    assert isinstance(search, CompiledSearch)
+    assert len(search._images[0].blocks) == blocks
 
 
 def test_images_that_are_done_stay() -> None:
@@ -283,12 +295,15 @@ def test_what_is_supported() -> None:
     assert supports(make_case(DEFAULT, "window", classes=6).problem)
 
 
-@pytest.mark.parametrize("relaxation", RELAXATIONS, ids=lambda r: r.name)
-@pytest.mark.parametrize("kind", ["grid8", "window"])
+@pytest.mark.parametrize(
+    ("kind", "relaxation"),
+    [*product(["grid8"], RELAXATIONS), ("window", COLLISION_DIVERGENCE)],
+    ids=lambda x: getattr(x, "name", x),
+)
 def test_solutions_are_the_same(monkeypatch: pytest.MonkeyPatch, kind: str, relaxation: Relaxation) -> None:
     """At convergence, with Numba and without: no step differs."""
     energy = replace(DEFAULT, relaxation=relaxation)
-    case = make_case(energy, kind, size=(40, 44), classes=6, batch=2, seeded=0.03)
+    case = make_case(energy, kind, size=(20, 22), classes=6, batch=2, seeded=0.03)
     found = solve(case.problem, GradientDescent(), trace=True)
     with monkeypatch.context() as patch:
         patch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
