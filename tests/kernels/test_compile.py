@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+from selflabel.kernels.cpu import cache
 
 SOURCE = """
 from typing import Any, NamedTuple
@@ -25,12 +27,16 @@ print(first({record}(np.ones(3))), sum(first.stats.cache_hits.values()))
 """
 
 
-def run(folder: Path, record: str, source: str = SOURCE) -> str:
-    """What a process prints that compiles the source, with its warnings; its cache is `folder`/cache."""
+def run(folder: Path, record: str, source: str = SOURCE, environment: Mapping[str, str] | None = None) -> str:
+    """What a process prints that compiles the source, with its warnings.
+
+    environment: variables that say where the cache is; without, it is `folder`/cache.
+    """
     (folder / "kernels.py").write_text(source.format(record=record))
     program = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r}); import kernels"]
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache")}
-    done = subprocess.run(program, capture_output=True, text=True, check=True, env=environment)
+    given = environment or {"NUMBA_CACHE_DIR": str(folder / "cache")}
+    env = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    done = subprocess.run(program, capture_output=True, text=True, check=True, env={**env, **given})
     assert done.stderr.count("RuntimeWarning") == done.stderr.count("compiled code on disk")
     return done.stdout.strip() + " warned" * done.stderr.count("RuntimeWarning")
 
@@ -152,3 +158,88 @@ def test_processes_may_compile_at_once(tmp_path: Path) -> None:
     assert len(found) == 3
     assert all(line.startswith("1.0") and "warned" not in line for line in found)
     assert run(tmp_path, "One") == "1.0 1"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """Variables of a user whose folder of caches is ``tmp_path / "caches"``."""
+    if sys.platform in ("win32", "darwin"):
+        pytest.skip("the folder is not said by a variable")
+    return {"XDG_CACHE_HOME": str(tmp_path / "caches")}
+
+
+def test_nothing_lies_beside_the_source(tmp_path: Path, home: dict[str, str]) -> None:
+    """It would stay there when the package is removed, and hide the next installation."""
+    assert run(tmp_path, "One", environment=home) == "1.0 0"
+    assert run(tmp_path, "One", environment=home) == "1.0 1"
+    (code,) = tmp_path.rglob("*.nbc")
+    assert code.parents[1] == tmp_path / "caches" / "selflabel"
+    assert [folder.stat().st_mode & 0o777 for folder in code.parents[:2]] == [0o700, 0o700]
+
+
+def test_checkouts_do_not_share_code(tmp_path: Path, home: dict[str, str]) -> None:
+    """Files of one name and functions on one line, in two folders: each finds its own again."""
+    one, other = tmp_path / "one" / "kernels", tmp_path / "other" / "kernels"
+    for place in (one, other):
+        place.mkdir(parents=True)
+    assert run(one, "One", SOURCE, home) == "1.0 0"
+    assert run(other, "One", SOURCE.replace("row[0]", "row[0] + 1"), home) == "2.0 0"
+    assert run(one, "One", SOURCE, home) == "1.0 1"
+
+
+def test_code_is_stale_when_another_kernel_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba compiles functions of other files into those that call them, and asks for the time of one file only."""
+    monkeypatch.setattr(cache, "KERNELS", tmp_path)
+    (tmp_path / "rows.py").write_text("ONE = 1")
+    locator = cache._Locator(Path(__file__), 1)
+    before = locator.get_source_stamp()
+    assert locator.get_source_stamp() == before
+    (tmp_path / "rows.py").write_text("ONE = 10")
+    assert locator.get_source_stamp() != before
+
+
+def test_a_folder_of_others_is_not_trusted(tmp_path: Path, home: dict[str, str]) -> None:
+    """Code from there would be run."""
+    assert run(tmp_path, "One", environment=home) == "1.0 0"
+    (tmp_path / "caches" / "selflabel").chmod(0o777)
+    lines = SOURCE.replace("sum(first.stats.cache_hits.values())", "0")
+    assert run(tmp_path, "One", lines, home) == "1.0 0 warned"
+
+
+def linked(folder: Path) -> None:
+    """A link to a folder that could be trusted."""
+    (folder.parent / "elsewhere").mkdir(0o700)
+    folder.symlink_to(folder.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [(linked, "a link or a file"), (Path.touch, "a link or a file"), (Path.mkdir, "other users")],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="folders of users are protected by the system")
+def test_what_is_in_the_place_of_the_folder(tmp_path: Path, make: Callable[[Path], None], said: str) -> None:
+    folder = tmp_path / "caches"
+    make(folder)
+    if folder.is_dir() and not folder.is_symlink():
+        folder.chmod(0o770)
+    with pytest.raises(PermissionError, match=said):
+        cache._make_private(folder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders of users are protected by the system")
+def test_folders_of_another_user_are_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "caches"
+    cache._make_private(folder)
+    cache._make_private(folder)
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(PermissionError, match="other users may write to"):
+        cache._make_private(folder)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_folder_that_depends_on_where_one_is_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without a home; it would be made in each folder from which a command is started."""
+    monkeypatch.setattr("numba.config.CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")
+    with pytest.raises(FileNotFoundError, match="caches/selflabel is not a full path"):
+        cache._folder(Path(__file__))
