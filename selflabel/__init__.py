@@ -18,8 +18,9 @@ if TYPE_CHECKING:
         WindowAffinity,
     )
     from selflabel.driver import Result, Solution, SolveError, Solver, Step, solve
+    from selflabel.energy import Energy
     from selflabel.labeling.one import Labeled, label
-    from selflabel.problem import Energy, Problem
+    from selflabel.problem import Problem
 
 __version__ = "0.1.0"
 
@@ -28,7 +29,7 @@ _HOME = {
     "Dense": "selflabel.affinity",
     "DenseAffinity": "selflabel.affinity",
     "GaussianKernel": "selflabel.affinity",
-    "Energy": "selflabel.problem",
+    "Energy": "selflabel.energy",
     "Grid": "selflabel.affinity",
     "GridAffinity": "selflabel.affinity",
     "Labeled": "selflabel.labeling.one",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder
 from selflabel.affinity.protocol import Affinity, SparseAffinity
+from selflabel.energy import Energy
 from selflabel.inputs import (
     check_count,
     check_kind,
@@ -24,7 +25,8 @@ from selflabel.inputs import (
 )
 from selflabel.kernels.tracing import opaque
 from selflabel.labels import channels_first
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
+from selflabel.terms import Regularizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +91,8 @@ class Solver(Protocol):
     """The affinity of an image that it is used with when nothing else is asked for."""
     needs_edges: ClassVar[bool]
     """True if the affinity must list its pairs; `check_fit` refuses a dense one then."""
+    regularizers: ClassVar[tuple[type[Regularizer], ...]]
+    """The kinds of further terms that it minimizes; `check_fit` refuses an energy with others."""
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Raise `ValueError` if the solver cannot minimize this energy: which part does not fit, and what would."""
@@ -171,6 +175,12 @@ def check_solver(solver: object) -> None:
 
 def check_fit(solver: Solver, energy: Energy, affinity: Affinity) -> None:
     """Raise `ValueError` if the solver cannot minimize this energy on this affinity. No pixel is read."""
+    for regularizer in energy.regularizers:
+        if not isinstance(regularizer, solver.regularizers):
+            raise ValueError(
+                f"{solver.name}: expected an energy without the regularizer {regularizer.name!r}, which this solver "
+                f"does not minimize: leave it out, or use the gradient-descent solver"
+            )
     if solver.needs_edges and not isinstance(affinity, SparseAffinity):
         raise ValueError(
             f"{solver.name}: expected an affinity that lists its pairs, got {type(affinity).__name__}: use a "

@@ -1,8 +1,7 @@
-"""The energy, and the problem that it poses on a batch of images: every solver minimizes it, every report quotes it."""
+"""The problem that an energy poses on a batch of images: every solver minimizes it, every report quotes its value."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
 
 import numpy as np
 import torch
@@ -10,11 +9,11 @@ from jaxtyping import Bool, Float, Integer, Num
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity, SparseAffinity
-from selflabel.affinity.weights import LARGEST_WEIGHT, are_weights, check_weights
+from selflabel.affinity.weights import are_weights, check_weights
+from selflabel.energy import Energy
 from selflabel.inputs import (
     as_tensor,
     check_kind,
-    check_number,
     check_tensor,
     extent,
     size_remedy,
@@ -37,11 +36,9 @@ from selflabel.labels import (
     unlabeled,
 )
 from selflabel.terms import (
-    BILINEAR,
     STANDARD,
-    Coupling,
     Gradient,
-    Relaxation,
+    Regularizer,
     entropy,
     entropy_gradient,
     potts,
@@ -51,37 +48,6 @@ from selflabel.terms import (
 
 LARGEST_COST = 1e30
 """The largest cost of a class in a pixel: differences and sums of some are finite in float32."""
-
-
-@dataclass(frozen=True)
-class Energy:
-    """``E(y; σ) = η Σ_{i∉Ω} H(y_i, σ_i) + λ Σ_ij w_ij P(y_i, y_j) - τ Σ_{i∉Ω} S(y_i)`` (Zhang & Boykov 2025, eq. 8).
-
-    Ω are the seeds, η is `coupling_weight`, λ `pairwise_weight` and τ `entropy_weight` (S is Shannon entropy;
-    mean field minimizes with τ = 1). A sum over the pixels of an image, not a mean. Pairs count once with a
-    sparse affinity and twice with a dense one (`selflabel.terms.potts`).
-    """
-
-    coupling: Coupling = STANDARD
-    relaxation: Relaxation = BILINEAR
-    coupling_weight: float = 1.0
-    pairwise_weight: float = 1.0
-    entropy_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_kind(self.coupling, Coupling, "a coupling", "a constant of selflabel.terms, such as COLLISION")
-        check_kind(
-            self.relaxation, Relaxation, "a relaxation", "a constant of selflabel.terms, such as BILINEAR"
-        )
-        for name in ("coupling_weight", "pairwise_weight", "entropy_weight"):
-            value = getattr(self, name)
-            check_number(value, name)
-            if not 0 <= value < inf:
-                raise ValueError(f"expected a finite {name} >= 0, got {value}")
-            if float(value) > LARGEST_WEIGHT:
-                raise ValueError(
-                    f"expected a {name} up to {LARGEST_WEIGHT:g}, got {value:g}: sums would not be finite"
-                )
 
 
 FROM_LOGITS = "pass network outputs by `Problem.from_logits`"
@@ -109,6 +75,17 @@ def _check_probs_type(probs: Tensor) -> None:
         )
 
 
+def _check_affinity(affinity: Affinity, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless it is an affinity over the pixels of predictions of this shape."""
+    check_kind(affinity, Affinity, "an affinity", "build it, as in GridAffinity.from_image(image)")
+    batch = (shape[0], *shape[2:])
+    if affinity.shape != batch:
+        raise ValueError(
+            f"expected an affinity over {batch} as the predictions', got {affinity.shape}: "
+            f"{size_remedy(shape, tuple(affinity.shape))}"
+        )
+
+
 def _check_costs(costs: Tensor, probs: Tensor, energy: Energy) -> None:
     """Raise `ValueError` unless costs fit the prediction, are finite, and the coupling is linear in the labels."""
     if costs.shape != probs.shape:
@@ -132,8 +109,9 @@ class Problem:
     `classes` ``[b k]`` says which classes an image may have (default: all); the others get probability zero in
     the prediction and in every solution. `costs` ``[b k *s]`` are what each class costs in a pixel, of any size
     (`from_costs`): then ``H(y_i) = Σ_k y_i^k c_i^k``. Of a prediction alone, no class costs more than 30: logarithms of
-    probabilities below 1e-13 are cut (`labels.LOG_FLOOR`). Raises `ValueError` when shapes disagree; values are checked
-    by `check`, which `solve` calls.
+    probabilities below 1e-13 are cut (`labels.LOG_FLOOR`). `affinities` are those of the energy's further terms
+    (`Energy.regularizers`), one each; without any, all are on `affinity`. Raises `ValueError` when shapes disagree;
+    values are checked by `check`, which `solve` calls.
     """
 
     energy: Energy
@@ -142,6 +120,7 @@ class Problem:
     affinity: Affinity
     classes: Bool[Tensor, "b k"] | None = None
     costs: Float[Tensor, "b k *s"] | None = None
+    affinities: tuple[Affinity, ...] = ()
 
     _are_logits: Bool[Tensor, ""] | None = None
     """On a device: was `from_logits` given logits, no probabilities? Read by `check`; None where that is known."""
@@ -151,7 +130,6 @@ class Problem:
         check_index_type(self.seeds)
         _check_probs_type(self.probs)
         object.__setattr__(self, "probs", widened_distributions(self.probs))
-        check_kind(self.affinity, Affinity, "an affinity", "build it, as in GridAffinity.from_image(image)")
         batch = (self.probs.shape[0], *self.probs.shape[2:])
         if tuple(self.seeds.shape) != batch:
             raise ValueError(
@@ -164,11 +142,16 @@ class Problem:
                 f"expected seeds on the device of the predictions, {self.probs.device}, got {self.seeds.device}: move "
                 f"them by .to()"
             )
-        if self.affinity.shape != batch:
+        check_kind(self.affinities, tuple, "a tuple of affinities", "of one term, (affinity,)")
+        for affinity in (self.affinity, *self.affinities):
+            _check_affinity(affinity, tuple(self.probs.shape))
+        if self.affinities and len(self.affinities) != len(self.energy.regularizers):
             raise ValueError(
-                f"expected an affinity over {batch} as the predictions', got {self.affinity.shape}: "
-                f"{size_remedy(tuple(self.probs.shape), tuple(self.affinity.shape))}"
+                f"expected an affinity for each of the {len(self.energy.regularizers)} regularizers of the energy, got "
+                f"{len(self.affinities)}: or none, for `affinity` in all of them"
             )
+        for regularizer, affinity in self.regularizers:
+            regularizer.check(affinity)
         object.__setattr__(self, "seeds", self.seeds.long())
         if self.costs is not None:
             _check_costs(self.costs, self.probs, self.energy)
@@ -262,8 +245,7 @@ class Problem:
         fits = [are_seeds(self.seeds, self.probs.shape[1], self.classes), are_distributions(self.probs)]
         if self.classes is not None:
             fits.append(self.classes.any(1).all())
-        if self.energy.pairwise_weight and isinstance(self.affinity, SparseAffinity):
-            fits.append(are_weights(self.affinity).to(self.probs.device))
+        fits.extend(are_weights(affinity).to(self.probs.device) for affinity in self._sparse_affinities())
         if start is not None:
             fits.append(are_distributions(start))
         if self._are_logits is not None:
@@ -279,10 +261,22 @@ class Problem:
             raise ValueError(PROBABILITIES_AS_LOGITS)
         check_seeds(self.seeds, self.probs.shape[1], self.classes)
         check_distributions(self.probs, "probabilities", FROM_LOGITS)
-        if self.energy.pairwise_weight and isinstance(self.affinity, SparseAffinity):
-            check_weights(self.affinity)
+        for affinity in self._sparse_affinities():
+            check_weights(affinity)
         if start is not None:
             check_distributions(start, "labels to start from", "pass labels, not logits")
+
+    def _sparse_affinities(self) -> list[SparseAffinity]:
+        """Those that count for something and list their pairs, whose weights can be checked."""
+        used = [self.affinity] if self.energy.pairwise_weight else []
+        used += [affinity for regularizer, affinity in self.regularizers if regularizer.weight]
+        return [affinity for affinity in used if isinstance(affinity, SparseAffinity)]
+
+    @property
+    def regularizers(self) -> list[tuple[Regularizer, Affinity]]:
+        """The further terms of the energy, each with its affinity."""
+        terms = self.energy.regularizers
+        return list(zip(terms, self.affinities or (self.affinity,) * len(terms), strict=True))
 
     @property
     def vertex_costs(self) -> Float[Tensor, "b k *s"] | None:
@@ -346,6 +340,8 @@ class Problem:
         value = labels.new_zeros(labels.shape[0], dtype=torch.float64)
         if energy.pairwise_weight:
             value += energy.pairwise_weight * potts(labels, self.affinity, energy.relaxation)
+        for regularizer, affinity in self.regularizers:
+            value += regularizer.weight * regularizer.value(labels, affinity)
         return value + self._unary_value(labels)
 
     def value_and_grad(self, labels: Float[Tensor, "b k *s"]) -> tuple[Float[Tensor, " b"], Gradient]:
@@ -362,6 +358,11 @@ class Problem:
         else:
             value = labels.new_zeros(labels.shape[0], dtype=torch.float64)
             grad = Gradient(torch.zeros_like(labels), torch.zeros_like(labels[:, :1]))
+        for regularizer, affinity in self.regularizers:
+            further, slope = regularizer.value_and_grad(labels, affinity)
+            value += regularizer.weight * further
+            grad.value.add_(slope.value, alpha=regularizer.weight)
+            grad.curvature.add_(slope.curvature, alpha=regularizer.weight)
         if energy.coupling_weight:
             coupling, weight = energy.coupling, energy.coupling_weight
             if self.costs is None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LazyStep, Step
+from selflabel.energy import Energy
 from selflabel.inputs import check_count, check_number
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import per_image
@@ -32,7 +33,7 @@ from selflabel.numerics.descent.line_search import (
     secant_factor,
 )
 from selflabel.numerics.descent.row_search import RowSearch, supports
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.terms import (
     COLLISION,
     COLLISION_CROSS_ENTROPY,
@@ -41,6 +42,9 @@ from selflabel.terms import (
     QUADRATIC_POTTS,
     REVERSE,
     Gradient,
+    Regularizer,
+    Relaxation,
+    Variation,
     check_relaxation,
 )
 
@@ -105,6 +109,7 @@ class GradientDescent:
     )
     default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = False
+    regularizers: ClassVar[tuple[type[Regularizer], ...]] = (Regularizer,)
 
     def __post_init__(self) -> None:
         if self.rate is not None:
@@ -147,7 +152,17 @@ class GradientDescent:
                 )
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
-        """Raise `ValueError` for a dense affinity with a relaxation that is not quadratic in the labels."""
+        """Raise `ValueError` for a dense affinity with a relaxation that is not quadratic in the labels, and for kinks.
+
+        These are of total variations, in the place of the relaxation or in a regularizer.
+        """
+        if isinstance(energy.relaxation, Variation) or not all(
+            each.is_smooth for each in energy.regularizers
+        ):
+            raise ValueError(
+                "gradient-descent: expected terms with gradients everywhere, got a total variation, which has kinks "
+                "where labels agree: use 'quadratic', or the total-variation solver"
+            )
         check_relaxation(energy.relaxation, affinity)
 
     def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
@@ -184,7 +199,7 @@ PAPER = GradientDescent(rate=0.075, rtol=0.0, coarse_levels=0)
 
 def _hardens(energy: Energy) -> bool:
     """``P(p, p) > 0`` for soft p, as for every relaxation that depends on ``p·q`` alone."""
-    return energy.relaxation.norm_derivative is None
+    return isinstance(energy.relaxation, Relaxation) and energy.relaxation.norm_derivative is None
 
 
 def _coordinates(energy: Energy) -> Coordinates:
@@ -193,7 +208,12 @@ def _coordinates(energy: Energy) -> Coordinates:
 
 
 def _is_convex_quadratic(energy: Energy) -> bool:
-    return energy.coupling == QUADRATIC and energy.relaxation == QUADRATIC_POTTS and not energy.entropy_weight
+    return (
+        energy.coupling == QUADRATIC
+        and energy.relaxation == QUADRATIC_POTTS
+        and not energy.entropy_weight
+        and not energy.regularizers
+    )
 
 
 def _plain(problem: Problem, labels: Float[Tensor, "b k *s"], rate: float) -> Iterator[Step]:

@@ -13,14 +13,15 @@ from torch import Tensor
 from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.protocol import Affinity, Edges, SparseAffinity
 from selflabel.driver import Step
+from selflabel.energy import Energy
 from selflabel.inputs import check_kind
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.numerics.cuts.margins import margin_levels
 from selflabel.numerics.cuts.maximum_flow import Array, maximum_flow
 from selflabel.numerics.cuts.minimum_cut import minimum_cut
 from selflabel.numerics.cuts.moves import MoveSearch, PottsGraph, explore
-from selflabel.problem import Energy, Problem
-from selflabel.terms import BILINEAR, STANDARD
+from selflabel.problem import Problem
+from selflabel.terms import BILINEAR, STANDARD, Regularizer
 
 REWARDS = np.array([0.5, 1.5, 4.0])
 """Margins in units of the temperature at which `GraphCut.marginals` cuts: a probability of 0.62, 0.82, 0.98 of two."""
@@ -71,6 +72,7 @@ class GraphCut:
     default_energy: ClassVar[Energy] = Energy(STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=8.0)
     default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = True
+    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
 
     moves: Moves = Moves.EXPANSION
     explore: bool = True

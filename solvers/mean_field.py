@@ -11,12 +11,13 @@ from torch import Tensor
 from selflabel.affinity.builders import AffinityBuilder, Dense
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LazyStep, Step
+from selflabel.energy import Energy
 from selflabel.inputs import check_number
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import LOG_FLOOR, floored, floored_logits, per_image
 from selflabel.numerics.descent.mean_field_torch import RISE, SHORTEST_RATE, Sweeps, TorchMeanField, is_swept
-from selflabel.problem import Energy, Problem
-from selflabel.terms import BILINEAR, STANDARD, entropy, total
+from selflabel.problem import Problem
+from selflabel.terms import BILINEAR, STANDARD, Regularizer, entropy, total
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class MeanField:
     )
     default_affinity: ClassVar[AffinityBuilder] = Dense()
     needs_edges: ClassVar[bool] = False
+    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
 
     def __post_init__(self) -> None:
         check_number(self.rtol, "rtol")

@@ -12,6 +12,7 @@ from selflabel.affinity.builders import AffinityBuilder, Contrast
 from selflabel.affinity.protocol import Affinity, SparseAffinity
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import Step
+from selflabel.energy import Energy
 from selflabel.inputs import check_count, check_kind
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
@@ -20,8 +21,8 @@ from selflabel.numerics.linear.multigrid import Multigrid, fits
 from selflabel.numerics.linear.regions import average_unseeded
 from selflabel.numerics.linear.system import Box, LinearSolver, RandomWalk
 from selflabel.numerics.linear.windows import KnownLabels, Windows, around, at, solve_windows, whole
-from selflabel.problem import Energy, Problem
-from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
+from selflabel.problem import Problem
+from selflabel.terms import QUADRATIC, QUADRATIC_POTTS, Regularizer
 
 __all__ = ["ConjugateGradients", "Elimination", "LinearSolver", "Multigrid", "RandomWalker", "Windows"]
 
@@ -68,6 +69,7 @@ class RandomWalker:
     default_energy: ClassVar[Energy] = Energy(QUADRATIC, QUADRATIC_POTTS, 0.1, 1.0)
     default_affinity: ClassVar[AffinityBuilder] = Contrast()
     needs_edges: ClassVar[bool] = True
+    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
 
     method: LinearSolver | None = None
     large_pixels: int = 1_000_000

@@ -12,8 +12,9 @@ from selflabel.affinity import GridAffinity
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators.protocol import MOST_BLUR_PIXELS, check_within, seeds_by_image, spread
 from selflabel.driver import solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import RandomWalker
 from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
 

@@ -12,7 +12,7 @@ def solvers() -> None:
     from selflabel.cli import screen
     from selflabel.cli.config import registry
     from selflabel.cli.config.losses import LOSSES
-    from selflabel.terms import COUPLINGS, RELAXATIONS
+    from selflabel.terms import COUPLINGS, RELAXATIONS, VARIATIONS
 
     screen.show(_classes("--solver", registry.SOLVERS, "--set"))
     screen.show(_labelers())
@@ -20,7 +20,7 @@ def solvers() -> None:
     screen.show(_classes("--affinity", registry.AFFINITIES, "--set affinity."))
     screen.show(_classes("--loss", LOSSES, "--set loss."))
     screen.tell("--coupling: " + ", ".join(coupling.name for coupling in COUPLINGS))
-    screen.tell("--relaxation: " + ", ".join(relaxation.name for relaxation in RELAXATIONS))
+    screen.tell("--relaxation: " + ", ".join(relaxation.name for relaxation in (*RELAXATIONS, *VARIATIONS)))
 
 
 def summary(kind: type) -> str:

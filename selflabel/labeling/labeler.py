@@ -12,7 +12,8 @@ from selflabel.affinity.image import Image
 from selflabel.affinity.protocol import Affinity
 from selflabel.annotators import Annotator
 from selflabel.driver import Solution, Solver, check_fit, solve
-from selflabel.problem import Energy, Problem
+from selflabel.energy import Energy
+from selflabel.problem import Problem
 
 
 @dataclass(frozen=True)

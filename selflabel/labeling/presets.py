@@ -5,8 +5,8 @@ from dataclasses import replace
 from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid
 from selflabel.annotators import ProductAnnotator
 from selflabel.driver import Solver
+from selflabel.energy import Energy
 from selflabel.labeling.labeler import Labeler
-from selflabel.problem import Energy
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
 from selflabel.terms import (
     BILINEAR,

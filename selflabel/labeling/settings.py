@@ -11,7 +11,7 @@ from selflabel.files import UNLABELED
 from selflabel.files.label_files import VOC_FORMAT, LabelFormat
 from selflabel.files.probabilities import PLAIN_FORMAT, ProbabilityFormat
 from selflabel.labeling.labeler import Labeler
-from selflabel.terms import Coupling, Relaxation
+from selflabel.terms import Coupling, Relaxation, Variation
 
 
 class Soft(enum.Enum):
@@ -63,7 +63,7 @@ def describe(value: object) -> object:
         return value
     if isinstance(value, enum.Enum):
         return value.name
-    if isinstance(value, Coupling | Relaxation):
+    if isinstance(value, Coupling | Relaxation | Variation):
         return value.name
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]

@@ -44,8 +44,13 @@ def normalized_cut_loss(
     seeds = checked_seeds(logits, seeds)
     with full_precision(logits):
         labels = with_seeds(widened(logits).softmax(1), seeds)
-        value = differentiable(labels, partial(normalized_cut_and_grad, affinity=affinity))
+        value = differentiable(labels, partial(_with_gradient, affinity=affinity))
         return value.mean().to(labels.dtype)
+
+
+def _with_gradient(labels: Tensor, affinity: Affinity) -> tuple[Tensor, Tensor]:
+    value, grad = normalized_cut_and_grad(labels, affinity)
+    return value, grad.value
 
 
 def kernel_cut_loss(

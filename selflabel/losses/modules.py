@@ -23,7 +23,7 @@ from selflabel.losses.dense_crf import dense_crf_loss, kernel_cut_loss, normaliz
 from selflabel.losses.potts import potts_loss
 from selflabel.losses.regions import kmeans_loss, non_exist_loss
 from selflabel.losses.self_labeling import self_labeling_loss
-from selflabel.terms import BILINEAR, STANDARD, Coupling, Relaxation
+from selflabel.terms import BILINEAR, STANDARD, Coupling, Relaxation, Variation
 
 Logits = Float[Tensor, "b k *s"]
 Images = Float[Tensor, "b c *s"]
@@ -78,7 +78,9 @@ class EntropyLoss(nn.Module):
 class PottsLoss(nn.Module):
     """`potts_loss` with the affinity of each image."""
 
-    def __init__(self, affinity: AffinityBuilder = GRID, relaxation: Relaxation = BILINEAR) -> None:
+    def __init__(
+        self, affinity: AffinityBuilder = GRID, relaxation: Relaxation | Variation = BILINEAR
+    ) -> None:
         super().__init__()
         self.affinity, self.relaxation = affinity, relaxation
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from selflabel.affinity.builders import Contrast, Dense
 from selflabel.driver import Solver
-from selflabel.problem import Energy
+from selflabel.energy import Energy
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
 from selflabel.terms import BILINEAR, COLLISION, COLLISION_DIVERGENCE, QUADRATIC, QUADRATIC_POTTS, STANDARD
 from selflabel.training.self_labeling import SelfLabeling

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder
 from selflabel.affinity.protocol import Affinity
-from selflabel.problem import Energy
+from selflabel.energy import Energy
 
 
 @dataclass(frozen=True, eq=False)

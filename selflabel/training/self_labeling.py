@@ -11,12 +11,13 @@ from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.protocol import Affinity
 from selflabel.datasets.samples import Batch
 from selflabel.driver import Solver, check_fit, solve
+from selflabel.energy import Energy
 from selflabel.inputs import widened
 from selflabel.labels import classes_present
 from selflabel.losses.base import full_precision, mean_per_pixel
 from selflabel.losses.modules import build
 from selflabel.losses.self_labeling import self_labeling_loss
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.training.objectives import Logits, SeedsOnly, Terms, WeightedMean, pixels
 from selflabel.training.pseudo_labels import PseudoLabels
 from selflabel.training.starters import InitialLabels, Starter

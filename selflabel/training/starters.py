@@ -11,9 +11,10 @@ from torch import Tensor
 from selflabel.affinity.builders import AffinityBuilder, Contrast
 from selflabel.datasets.samples import Batch
 from selflabel.driver import Solver, solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
 from selflabel.losses.modules import Images, Seeds, build
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers.random_walker import RandomWalker
 from selflabel.training.objectives import Logits
 

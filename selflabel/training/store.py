@@ -11,8 +11,8 @@ from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder
+from selflabel.energy import Energy
 from selflabel.labels import one_hot, to_index
-from selflabel.problem import Energy
 from selflabel.training.pseudo_labels import PseudoLabels
 from selflabel.training.sealed import load_sealed, save_sealed
 

@@ -19,7 +19,7 @@ from selflabel.affinity import (
 )
 from selflabel.affinity.grid import grid_offsets
 from selflabel.affinity.stencil import Stencil
-from selflabel.problem import Energy
+from selflabel.energy import Energy
 from selflabel.terms import BILINEAR, potts
 
 # --- every affinity -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from selflabel.affinity import (
 )
 from selflabel.affinity.builders import Contrast, Dense, Grid, Window
 from selflabel.affinity.image import Image, as_image
-from selflabel.problem import Energy
+from selflabel.energy import Energy
 
 # --- dense --------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from selflabel.annotators import (
     WalkerAnnotator,
 )
 from selflabel.annotators.features import pixel_features
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
-from selflabel.problem import Energy
 
 EVERY = pytest.mark.parametrize("name", ANNOTATORS)
 

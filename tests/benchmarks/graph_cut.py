@@ -23,8 +23,9 @@ from PIL import Image
 
 from selflabel.affinity import GridAffinity
 from selflabel.driver import solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import GraphCut
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from selflabel.affinity import Affinity
 from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.driver import Step
-from selflabel.problem import Energy, Problem
+from selflabel.energy import Energy
+from selflabel.problem import Problem
 from selflabel.solvers import SOLVERS
-from selflabel.terms import BILINEAR, COLLISION
+from selflabel.terms import BILINEAR, COLLISION, Regularizer
 from selflabel.training import load_checkpoint
 
 ENERGY = Energy(COLLISION, BILINEAR, 0.75, 0.5)
@@ -30,6 +31,7 @@ class Smoothing:
     default_energy: ClassVar[Energy] = ENERGY
     default_affinity: ClassVar[AffinityBuilder] = Grid(sigma=40.0)
     needs_edges: ClassVar[bool] = False
+    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
 
     share: float = 0.25
 

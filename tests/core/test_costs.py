@@ -12,8 +12,9 @@ from torch import Tensor
 from selflabel.affinity import GridAffinity
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import Result, Solver, solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, one_hot
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import GradientDescent, GraphCut, MeanField
 from selflabel.terms import COLLISION, QUADRATIC
 

@@ -14,10 +14,11 @@ import selflabel
 from selflabel.affinity import Affinity
 from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.driver import Result, Solution, SolveError, Solver, Step, solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, one_hot
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import GradientDescent, GraphCut, MeanField
-from selflabel.terms import BILINEAR, COLLISION_DIVERGENCE, QUADRATIC
+from selflabel.terms import BILINEAR, COLLISION_DIVERGENCE, QUADRATIC, Regularizer
 
 ENERGY = Energy(QUADRATIC, BILINEAR)
 
@@ -56,6 +57,7 @@ class Fade:
     default_energy: ClassVar[Energy] = ENERGY
     default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = False
+    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Anything fits."""
@@ -85,6 +87,7 @@ class Yields:
     default_energy: ClassVar[Energy] = ENERGY
     default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = False
+    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Anything fits."""

@@ -27,16 +27,17 @@ from support.house import (
 
 pytestmark = pytest.mark.quick
 
-CORE = {"inputs", "labels", "affinity", "terms", "problem", "driver"}
+CORE = {"inputs", "labels", "affinity", "terms", "energy", "problem", "driver"}
 ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
     "files": set(),
     "inputs": set(),
     "labels": {"inputs", "kernels", "files"},  # of files the value of pixels without a label
     "affinity": {"inputs", "labels", "kernels"},
-    "terms": {"kernels", "labels", "affinity"},
-    "problem": {"inputs", "labels", "affinity", "terms"},
-    "driver": {"inputs", "kernels", "labels", "affinity", "terms", "problem"},
+    "terms": {"inputs", "kernels", "labels", "affinity"},
+    "energy": {"inputs", "affinity", "terms"},
+    "problem": {"inputs", "labels", "affinity", "terms", "energy"},
+    "driver": {"inputs", "kernels", "labels", "affinity", "terms", "energy", "problem"},
     "numerics": set(),
     "numerics.cuts": {"labels", "affinity", "kernels"},
     "numerics.linear": {"labels", "affinity", "kernels"},
@@ -165,7 +166,7 @@ METHOD = "class A:\n    def f(self):\n" + (FUNCTION_LINES + 1) * LINE
     ("rule", "path", "source"),
     [
         (arrows, "selflabel/labels.py", "import selflabel.problem"),
-        (arrows, "selflabel/terms.py", TYPES),
+        (arrows, "selflabel/terms/potts.py", TYPES),
         (arrows, "selflabel/driver.py", LOCAL),
         (arrows, "selflabel/driver.py", "from selflabel import solvers"),
         (arrows, "selflabel/files/images.py", "from selflabel.driver import solve"),
@@ -226,7 +227,7 @@ def test_a_circle_over_several_modules_is_seen() -> None:
     """Also over an import in a function and one for type checks; who only leads into it is not in it."""
     circle = [
         Module("selflabel/labels.py", "def f():\n    from selflabel.terms import potts"),
-        Module("selflabel/terms.py", "if TYPE_CHECKING:\n    from selflabel.affinity import grid"),
+        Module("selflabel/terms/potts.py", "if TYPE_CHECKING:\n    from selflabel.affinity import grid"),
         Module("selflabel/affinity/grid.py", "import selflabel.labels"),
         Module("selflabel/problem.py", "from selflabel.labels import UNLABELED"),
     ]

@@ -9,7 +9,8 @@ import torch
 
 from selflabel.affinity import DenseAffinity, GaussianKernel, GridAffinity
 from selflabel.affinity.builders import Contrast, Dense, Grid
-from selflabel.problem import Energy, Problem
+from selflabel.energy import Energy
+from selflabel.problem import Problem
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
 
 pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("unchecked")]

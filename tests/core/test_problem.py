@@ -9,8 +9,9 @@ from support.problems import DENSE, KINDS, SPARSE, explicit_energy, make_case, r
 from selflabel.affinity import GridAffinity
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import GradientDescent, GraphCut
 from selflabel.terms import (
     COLLISION,

@@ -10,8 +10,9 @@ from support.waits import Waits
 
 from selflabel import problem as problems
 from selflabel.driver import solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import GradientDescent
 
 

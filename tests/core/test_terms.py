@@ -22,8 +22,9 @@ from support.problems import (
 from torch import Tensor
 
 from selflabel.affinity import GridAffinity
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, one_hot
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.terms import (
     BILINEAR,
     COUPLINGS,

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import solve
+from selflabel.energy import Energy
 from selflabel.kernels.backend import Backend, Routine
 from selflabel.kernels.gpu.descent import SearchState, decide
 from selflabel.numerics.descent.coordinates import SQUARE_ROOTS
 from selflabel.numerics.descent.gpu_search import GPUSearch, StepRules, supports
 from selflabel.numerics.descent.line_search import LineSearch, TorchSearch, Trial
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import GradientDescent
 from selflabel.solvers.gradient_descent import _conjugate
 from selflabel.terms import (

@@ -5,9 +5,9 @@ import torch
 from support.problems import make_case, random_labels
 
 from selflabel.affinity.stencil import Stencil
+from selflabel.energy import Energy
 from selflabel.kernels.backend import Backend, Routine
 from selflabel.kernels.gpu import formulas
-from selflabel.problem import Energy
 from selflabel.terms import RELAXATIONS, Relaxation, potts, potts_and_grad
 
 pytestmark = pytest.mark.needs_triton

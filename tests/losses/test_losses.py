@@ -10,6 +10,7 @@ from support.problems import Case, make_case
 from torch import Tensor
 
 from selflabel.affinity.builders import Grid
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.losses import (
     click_weights,
@@ -22,7 +23,6 @@ from selflabel.losses import (
     self_labeling_loss,
 )
 from selflabel.losses.cross_entropy import class_frequencies
-from selflabel.problem import Energy
 from selflabel.terms import COLLISION, COUPLINGS, QUADRATIC, STANDARD, Coupling
 
 EVERY = pytest.mark.parametrize("name", LOSSES)

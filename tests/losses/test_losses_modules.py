@@ -9,6 +9,7 @@ from support.problems import Case, make_case
 from torch import Tensor, nn
 
 from selflabel.affinity.builders import Dense, Grid, Window
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, classes_present
 from selflabel.losses import (
     DenseCRFLoss,
@@ -33,7 +34,6 @@ from selflabel.losses import (
     potts_loss,
     self_labeling_loss,
 )
-from selflabel.problem import Energy
 from selflabel.terms import COLLISION, COLLISION_DIVERGENCE
 
 GRID, WINDOW, DENSE = Grid(30.0, by_distance=True), Window(40.0, 2.0, 2), Dense(40.0, 5.0, symmetric=True)

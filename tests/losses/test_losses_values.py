@@ -12,8 +12,8 @@ from support.problems import make_case
 from torch import Tensor, nn
 
 from selflabel import losses
+from selflabel.energy import Energy
 from selflabel.losses import GatedCRFLoss, PartialCrossEntropy, SelfLabelingLoss
-from selflabel.problem import Energy
 from selflabel.terms import COUPLINGS, RELAXATIONS
 
 VARIANTS: dict[str, tuple[Any, ...]] = {"relaxation": RELAXATIONS, "coupling": COUPLINGS}

@@ -12,11 +12,12 @@ from support.walks import exact_solution
 from selflabel.affinity import GridAffinity
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import Result, solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
 from selflabel.numerics.linear.system import LinearSolver
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers.random_walker import RandomWalker
 from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
 

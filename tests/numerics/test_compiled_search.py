@@ -12,13 +12,14 @@ from torch import Tensor
 
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
 from selflabel.numerics.descent import compiled_search
 from selflabel.numerics.descent.compiled_search import CompiledSearch
 from selflabel.numerics.descent.coordinates import ROOT_LEFT, ROOT_REACH, SQUARE_ROOTS
 from selflabel.numerics.descent.line_search import LineSearch, TorchSearch, Trial
 from selflabel.numerics.descent.row_search import GRAIN, RowSearch, supports
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import GradientDescent
 from selflabel.terms import (
     COLLISION,

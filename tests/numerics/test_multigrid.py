@@ -14,6 +14,7 @@ from selflabel.affinity import GridAffinity, WindowAffinity
 from selflabel.affinity.builders import Contrast
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
 from selflabel.numerics.linear import hierarchy, multigrid
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
@@ -22,7 +23,7 @@ from selflabel.numerics.linear.grids import WalkGrid, coarsen, every_second, fin
 from selflabel.numerics.linear.hierarchy import Hierarchy, factors
 from selflabel.numerics.linear.multigrid import Multigrid, TorchIterations
 from selflabel.numerics.linear.system import RandomWalk, System
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers.random_walker import RandomWalker, method_by_size
 from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
 

@@ -10,12 +10,13 @@ from skimage import data
 from selflabel.affinity import GridAffinity, WindowAffinity
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import Result, solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
 from selflabel.numerics.linear import windows
 from selflabel.numerics.linear.direct import Elimination
 from selflabel.numerics.linear.system import Box, RandomWalk
 from selflabel.numerics.linear.windows import LEAK, KnownLabels, Windows, around, at, solve_windows, whole
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers.random_walker import RandomWalker
 from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from selflabel.affinity import Affinity
 from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.driver import SolveError, Solver, Step
-from selflabel.problem import Energy, Problem
+from selflabel.energy import Energy
+from selflabel.problem import Problem
 from selflabel.solvers import GraphCut
+from selflabel.terms import Regularizer
 
 ENERGY = GraphCut.default_energy
 
@@ -28,6 +30,7 @@ class Base:
     default_energy: ClassVar[Energy] = ENERGY
     default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = True
+    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Anything fits."""

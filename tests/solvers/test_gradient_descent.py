@@ -10,9 +10,10 @@ from support.problems import explicit_energy, make_case, random_labels
 from torch import Tensor
 
 from selflabel.driver import Result, solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, with_seeds
 from selflabel.numerics.descent.coarse import coarse_labels, coarse_to_fine, coarsen, fine_labels
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import GradientDescent, RandomWalker
 from selflabel.solvers.gradient_descent import PAPER
 from selflabel.terms import (

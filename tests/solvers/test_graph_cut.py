@@ -17,10 +17,11 @@ from support.problems import Dense
 from selflabel.affinity import GaussianKernel, GridAffinity, WindowAffinity
 from selflabel.affinity.protocol import Edges
 from selflabel.driver import Result, solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.numerics.cuts import maximum_flow
 from selflabel.numerics.cuts.moves import MoveSearch
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import graph_cut
 from selflabel.solvers.graph_cut import GraphCut, Moves
 from selflabel.terms import (

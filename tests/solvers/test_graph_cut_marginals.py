@@ -12,8 +12,9 @@ from support.problems import SPARSE, make_case
 from torch import Tensor
 
 from selflabel.driver import HardSolver, solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, one_hot
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import GraphCut, RandomWalker
 from selflabel.terms import COLLISION, QUADRATIC, STANDARD, Coupling
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from selflabel.affinity import DenseAffinity, Exact, GaussianKernel, Lattice
 from selflabel.driver import Result, solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import MeanField
 from selflabel.terms import COLLISION, QUADRATIC_POTTS
 

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from selflabel.affinity import GridAffinity, WindowAffinity
 from selflabel.driver import Result, solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination, factorized
 from selflabel.numerics.linear.multigrid import Multigrid
 from selflabel.numerics.linear.system import LinearSolver, System
 from selflabel.numerics.linear.windows import Windows
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers.random_walker import RandomWalker, method_by_size
 from selflabel.terms import BILINEAR, QUADRATIC, QUADRATIC_POTTS, STANDARD
 

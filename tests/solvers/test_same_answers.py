@@ -19,9 +19,10 @@ from selflabel.affinity import (
 )
 from selflabel.annotators import MixtureAnnotator
 from selflabel.driver import Solution, solve
+from selflabel.energy import Energy
 from selflabel.files.images import read_image
 from selflabel.labels import UNLABELED
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import SOLVERS, GradientDescent, MeanField
 from selflabel.terms import BILINEAR, COLLISION, COLLISION_DIVERGENCE, LOG_QUADRATIC, Relaxation
 

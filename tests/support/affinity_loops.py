@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selflabel.affinity import Affinity, GaussianKernel
-from selflabel.problem import Energy
+from selflabel.energy import Energy
 from support.problems import make_case
 
 Array = NDArray[np.float64]

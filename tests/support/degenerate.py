@@ -13,8 +13,9 @@ from torch import Tensor
 
 from selflabel.affinity import Affinity, DenseAffinity, GaussianKernel, GridAffinity, WindowAffinity
 from selflabel.affinity.stencil import Stencil
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 
 BUILDERS: dict[str, Callable[[Tensor], Affinity]] = {
     "grid": lambda image: GridAffinity.from_image(image, 30.0),

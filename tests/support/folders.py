@@ -16,11 +16,13 @@ from selflabel.affinity import Affinity
 from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.driver import Step
+from selflabel.energy import Energy
 from selflabel.files.label_files import write_index
 from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.lines import Run
 from selflabel.labeling.settings import LabelingSettings, described
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
+from selflabel.terms import Regularizer
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Smooth:
     default_energy: ClassVar[Energy] = Energy(pairwise_weight=2.0)
     default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = False
+    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
 
     rounds: int = 3
 

@@ -20,8 +20,9 @@ from selflabel.affinity import (
     SparseAffinity,
     WindowAffinity,
 )
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 
 Build = Callable[[Tensor], Affinity]
 
@@ -183,6 +184,8 @@ def explicit_relaxation(name: str, p: Tensor, q: Tensor) -> Tensor:
         return -(p * q).sum(1).log()
     if name == "log-quadratic":
         return -(1 - (1 - 1e-6) * (p - q).square().sum(1) / 2).log()
+    if name == "total-variation":
+        return (p - q).abs().sum(1) / 2
     assert name == "collision-divergence"
     return -cosine.log()
 

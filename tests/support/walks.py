@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from selflabel.affinity import GridAffinity
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
 
 

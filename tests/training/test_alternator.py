@@ -10,10 +10,11 @@ from torch import Tensor
 from selflabel.affinity.builders import AffinityBuilder, Dense, Grid
 from selflabel.datasets.samples import Batch
 from selflabel.driver import Solver, solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED
 from selflabel.losses.cross_entropy import partial_cross_entropy
 from selflabel.losses.self_labeling import self_labeling_loss
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
 from selflabel.terms import (
     BILINEAR,
@@ -23,6 +24,7 @@ from selflabel.terms import (
     QUADRATIC_POTTS,
     REVERSE,
     STANDARD,
+    Relaxation,
 )
 from selflabel.training import Alternator, SelfLabeling
 
@@ -58,6 +60,7 @@ def test_a_step_is_the_loop_of_the_docstring() -> None:
 def joint(objective: SelfLabeling, logits: Tensor, data: Batch, labels: Tensor) -> float:
     """Equation (8) with the explicit matrix, pair by pair, in the order of the paper."""
     energy, pixels = objective.energy, logits[0, 0].numel()
+    assert isinstance(energy.relaxation, Relaxation)
     affinity = objective.affinity(data.images)
     matrix, log_probs = affinity.as_matrix().double(), logits.double().log_softmax(1)
     free = (data.seeds == UNLABELED)[:, None]

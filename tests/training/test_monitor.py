@@ -9,7 +9,7 @@ from support.cases import CLASSES, GRID, SOFT, batch, network
 from torch import Tensor, nn
 
 from selflabel.affinity.builders import Grid, Window
-from selflabel.problem import Energy
+from selflabel.energy import Energy
 from selflabel.terms import COLLISION, COLLISION_DIVERGENCE
 from selflabel.training import (
     Monitor,

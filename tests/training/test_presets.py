@@ -12,9 +12,10 @@ from torch import Tensor
 from selflabel.affinity import Affinity
 from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.driver import Solver, Step
-from selflabel.problem import Energy, Problem
+from selflabel.energy import Energy
+from selflabel.problem import Problem
 from selflabel.solvers import SOLVERS, GradientDescent, MeanField
-from selflabel.terms import QUADRATIC, QUADRATIC_POTTS
+from selflabel.terms import QUADRATIC, QUADRATIC_POTTS, Regularizer
 from selflabel.training import SelfLabeling
 from selflabel.training.presets import PRESETS, SOFT, default_objective, default_starter
 
@@ -27,6 +28,7 @@ class Still:
     default_energy: ClassVar[Energy] = Energy(QUADRATIC, QUADRATIC_POTTS, 0.3, 0.7)
     default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = False
+    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Every problem fits."""

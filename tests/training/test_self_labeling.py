@@ -12,8 +12,9 @@ from selflabel.affinity import GridAffinity
 from selflabel.affinity.builders import Dense, Grid
 from selflabel.datasets.samples import Batch, collate
 from selflabel.driver import solve
+from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, one_hot
-from selflabel.problem import Energy, Problem
+from selflabel.problem import Problem
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
 from selflabel.terms import (
     BILINEAR,

@@ -9,8 +9,8 @@ import torch
 from support.cases import alternator, batch, network, sample
 
 from selflabel.datasets.samples import collate
+from selflabel.energy import Energy
 from selflabel.labels import one_hot
-from selflabel.problem import Energy
 from selflabel.solvers import GraphCut
 from selflabel.terms import (
     BILINEAR,

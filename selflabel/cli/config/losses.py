@@ -20,7 +20,7 @@ from selflabel.losses import (
     NormalizedCutLoss,
     PottsLoss,
 )
-from selflabel.terms import Relaxation, check_relaxation
+from selflabel.terms import Relaxation, Variation, check_relaxation
 
 
 class Part(enum.Enum):
@@ -44,7 +44,7 @@ class LossKind(ABC):
     part: ClassVar[Part | None] = None
 
     @abstractmethod
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
         """The loss; those without an affinity look at neither. Raises `ValueError` for what does not fit."""
 
     def orders(self, affinity: AffinityBuilder) -> int:
@@ -61,7 +61,7 @@ class Potts(LossKind):
     relaxed: ClassVar[bool] = True
     part: ClassVar[Part | None] = Part.PAIRWISE
 
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
         """With any affinity, and any relaxation that it takes: tried on an image of 4 x 4 pixels."""
         check_relaxation(relaxation, affinity(torch.full((1, 3, 4, 4), 0.5)))
         return PottsLoss(affinity, relaxation)
@@ -75,7 +75,7 @@ class DenseCRF(LossKind):
     affinity: ClassVar[AffinityBuilder | None] = Dense()
     part: ClassVar[Part | None] = Part.PAIRWISE
 
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
         """With any affinity, always bi-linear."""
         return DenseCRFLoss(affinity)
 
@@ -91,7 +91,7 @@ class NormalizedCut(LossKind):
     pairwise: ClassVar[bool] = True
     affinity: ClassVar[AffinityBuilder | None] = Dense()
 
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
         """With any affinity."""
         return NormalizedCutLoss(affinity)
 
@@ -105,7 +105,7 @@ class KernelCut(LossKind):
 
     gamma: float = 1.0
 
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
         """With any affinity."""
         return KernelCutLoss(affinity, self.gamma)
 
@@ -120,7 +120,7 @@ class GatedCRF(LossKind):
 
     unlabeled_only: bool = False
 
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
         """With the kernel of a window."""
         assert isinstance(affinity, Window), "any_affinity is False"
         kernel = GaussianKernel(1.0, affinity.sigma_xy, affinity.sigma)
@@ -133,7 +133,7 @@ class Entropy(LossKind):
 
     part: ClassVar[Part | None] = Part.ENTROPY
 
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
         """No settings."""
         return EntropyLoss()
 
@@ -142,7 +142,7 @@ class Entropy(LossKind):
 class NonExist(LossKind):
     """Classes without seeds in an image are not there."""
 
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
         """No settings."""
         return NonExistLoss()
 
@@ -151,7 +151,7 @@ class NonExist(LossKind):
 class KMeans(LossKind):
     """Every class has one color."""
 
-    def build(self, affinity: AffinityBuilder, relaxation: Relaxation) -> Loss:
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
         """No settings."""
         return KMeansLoss()
 

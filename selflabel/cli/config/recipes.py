@@ -8,8 +8,8 @@ from selflabel.cli.config import registry
 from selflabel.cli.config.declarations import declared, known
 from selflabel.cli.config.losses import LOSSES, LossKind, Part
 from selflabel.cli.config.options import DEFAULTS, METHODS, PARTS, AffinityOptions, TrainingOptions, by_part
+from selflabel.energy import Energy
 from selflabel.labeling.settings import describe
-from selflabel.problem import Energy
 from selflabel.terms import BILINEAR, STANDARD
 from selflabel.training.monitor import Monitor
 from selflabel.training.objectives import FullMasks, Objective, Regularized, Regularizer, SeedsOnly

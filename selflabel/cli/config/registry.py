@@ -11,6 +11,7 @@ from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid, 
 from selflabel.annotators import ANNOTATORS, Annotator
 from selflabel.cli.config.declarations import declared, known
 from selflabel.cli.config.options import AffinityOptions, EnergyOptions, LabelerOptions, by_part
+from selflabel.energy import Energy
 from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.presets import default_labeler
 from selflabel.labeling.settings import Soft
@@ -18,9 +19,8 @@ from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
 from selflabel.numerics.linear.multigrid import Multigrid
 from selflabel.numerics.linear.system import LinearSolver
-from selflabel.problem import Energy
 from selflabel.solvers import SOLVERS
-from selflabel.terms import COUPLINGS, RELAXATIONS
+from selflabel.terms import COUPLINGS, RELAXATIONS, VARIATIONS
 
 AFFINITIES: dict[str, type[AffinityBuilder]] = {
     "grid": Grid,
@@ -148,7 +148,7 @@ def energy_with(base: Energy, options: EnergyOptions) -> Energy:
     """The energy, changed by the options."""
     tables: dict[str, Mapping[str, object]] = {
         "coupling": {one.name: one for one in COUPLINGS},
-        "relaxation": {one.name: one for one in RELAXATIONS},
+        "relaxation": {one.name: one for one in (*RELAXATIONS, *VARIATIONS)},
     }
     given = _given(options, EnergyOptions)
     for name in tables.keys() & given:

@@ -56,14 +56,14 @@ def coarse_to_fine(
 def coarsen(problem: Problem) -> Problem | None:
     """The problem for labels that are constant on blocks of 2 pixels an axis; None if it cannot be halved.
 
-    Dense affinities cannot, nor axes shorter than ``2 SMALLEST``. Weights between two blocks are summed
-    (`Stencil.coarsen`), predictions and costs averaged, and a block with a seed is a seed, of its smallest class. So
-    its energy is about that of the problem.
+    Dense affinities cannot, nor energies with regularizers, nor axes shorter than ``2 SMALLEST``. Weights between two
+    blocks are summed (`Stencil.coarsen`), predictions and costs averaged, and a block with a seed is a seed, of its
+    smallest class. So its energy is about that of the problem.
     """
     size = tuple(problem.probs.shape[2:])
-    if not isinstance(problem.affinity, Stencil) or min(size) < 2 * SMALLEST:
-        return None
     pixels, energy = 2 ** len(size), problem.energy
+    if not isinstance(problem.affinity, Stencil) or energy.regularizers or min(size) < 2 * SMALLEST:
+        return None
     return Problem(
         replace(
             energy,

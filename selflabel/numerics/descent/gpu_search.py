@@ -25,7 +25,10 @@ COUPLINGS: dict[Coupling, int] = {STANDARD: formulas.STANDARD.value, COLLISION: 
 
 
 def supports(problem: Problem) -> bool:
-    """Grids and windows in float32, energies with scalar formulas, no entropy, no costs. Devices are `backend`'s."""
+    """Grids and windows in float32, energies with scalar formulas, no entropy, costs or further terms.
+
+    Devices are `backend`'s.
+    """
     energy, affinity, probs = problem.energy, problem.affinity, problem.probs
     return (
         isinstance(affinity, Stencil)
@@ -33,6 +36,7 @@ def supports(problem: Problem) -> bool:
         and energy.relaxation in RELAXATIONS
         and energy.coupling in COUPLINGS
         and not energy.entropy_weight
+        and not energy.regularizers
         and energy.pairwise_weight > 0  # weights that count for nothing may be anything, nan too
         and problem.costs is None
         and probs.dtype == affinity.weights[0].dtype == torch.float32

@@ -19,7 +19,7 @@ from selflabel.affinity.stencil import Stencil, boxes
 from selflabel.numerics.descent.coordinates import LEAST_CURVATURE, ROOT_FLOOR, ROOT_LEFT, ROOT_REACH
 from selflabel.numerics.descent.line_search import PerImage, Trial
 from selflabel.problem import Problem
-from selflabel.terms import COLLISION, RELAXATIONS, STANDARD, total
+from selflabel.terms import COLLISION, RELAXATIONS, STANDARD, Relaxation, total
 
 COUPLINGS = (STANDARD, COLLISION)
 """Couplings that are supported, by value."""
@@ -35,7 +35,7 @@ LEAST_ROOT = 1e-12
 
 
 def supports(problem: Problem) -> bool:
-    """Grids and windows in float32 on the CPU, energies of these functions, no entropy, no costs.
+    """Grids and windows in float32 on the CPU, energies of these functions, no entropy, costs or further terms.
 
     Windows of more than two offsets a class run in `TorchSearch`: copies of their weights cost more than is saved.
     """
@@ -46,6 +46,7 @@ def supports(problem: Problem) -> bool:
         and energy.relaxation in RELAXATIONS
         and energy.coupling in COUPLINGS
         and not energy.entropy_weight
+        and not energy.regularizers
         and problem.costs is None
         and probs.device.type == "cpu"
         and probs.dtype == affinity.weights[0].dtype == torch.float32
@@ -197,6 +198,7 @@ class _RowImage:
     def _derivatives(self, dots: Tensor, norms: Tensor, target_dots: Tensor) -> tuple[float, _RowDerivatives]:
         """With the energy; writes the curvature of the trial."""
         relaxation, halo, pixels = self._energy.relaxation, self._halo, self._pixels
+        assert isinstance(relaxation, Relaxation), "checked by `supports`"
         by_dots = torch.zeros_like(self._weights)
         by_norms, curvature = torch.zeros(pixels + halo), torch.zeros(pixels + halo)
         values, pp = torch.zeros(pixels), self._inside(norms)
