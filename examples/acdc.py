@@ -38,10 +38,10 @@ from selflabel.training import (
     FullMasks,
     Objective,
     Regularized,
-    Regularizer,
     SeedsOnly,
     SelfLabeling,
     TrainingSettings,
+    WeightedLoss,
     evaluate,
     load_weights,
     train,
@@ -70,7 +70,7 @@ FIELD = SelfLabeling(
 
 def regularized(name: str, weight: float, loss: torch.nn.Module) -> Regularized:
     """Seeds and one loss on the prediction."""
-    return Regularized((Regularizer(name, weight, loss),))
+    return Regularized((WeightedLoss(name, weight, loss),))
 
 
 METHODS: Mapping[str, Objective] = {

@@ -11,9 +11,9 @@ from selflabel.training.objectives import (
     FullMasks,
     Objective,
     Regularized,
-    Regularizer,
     SeedsOnly,
     Terms,
+    WeightedLoss,
     WeightedMean,
 )
 from selflabel.training.presets import default_objective
@@ -48,7 +48,6 @@ __all__ = [
     "Process",
     "PseudoLabels",
     "Regularized",
-    "Regularizer",
     "Row",
     "Scores",
     "SeedsOnly",
@@ -58,6 +57,7 @@ __all__ = [
     "Terms",
     "TrainingError",
     "TrainingSettings",
+    "WeightedLoss",
     "WeightedMean",
     "advance",
     "current_process",

@@ -119,7 +119,7 @@ class FullMasks:
 
 
 @dataclass(frozen=True, eq=False)
-class Regularizer:
+class WeightedLoss:
     """A loss on the prediction, with its weight and the name of its column in the history."""
 
     name: str
@@ -144,7 +144,7 @@ class Regularized:
     Every loss is a mean over the pixels of the batch: weights are relative to a mean over the seeds.
     """
 
-    parts: tuple[Regularizer, ...]
+    parts: tuple[WeightedLoss, ...]
     seeds: SeedsOnly = SeedsOnly()
 
     def __post_init__(self) -> None:

@@ -15,16 +15,16 @@ from selflabel.training import (
     LabelStore,
     Process,
     Regularized,
-    Regularizer,
     SelfLabeling,
     TrainingSettings,
+    WeightedLoss,
 )
 
 CLASSES = 3
 SOFT = SelfLabeling(
     replace(GradientDescent.default_energy, pairwise_weight=1.3), GradientDescent(), max_steps=20
 )
-GRID = Regularized((Regularizer("potts", 0.5, PottsLoss()),))
+GRID = Regularized((WeightedLoss("potts", 0.5, PottsLoss()),))
 QUICK = TrainingSettings(
     steps=6,
     pretrain_steps=2,

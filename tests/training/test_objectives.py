@@ -12,8 +12,8 @@ from selflabel.losses.modules import EntropyLoss, NonExistLoss, PottsLoss
 from selflabel.training import (
     FullMasks,
     Regularized,
-    Regularizer,
     SeedsOnly,
+    WeightedLoss,
 )
 
 
@@ -47,7 +47,9 @@ def test_direct_losses_have_their_weights_and_the_warm_up() -> None:
         "sure": (2.0, EntropyLoss()),
         "gated": (0.1, GatedCRFLoss(2, unlabeled_only=True)),
     }
-    objective = Regularized(tuple(Regularizer(name, weight, loss) for name, (weight, loss) in losses.items()))
+    objective = Regularized(
+        tuple(WeightedLoss(name, weight, loss) for name, (weight, loss) in losses.items())
+    )
     assert objective.label(logits, data, None) is None
     terms = objective.terms(logits, data, None, 0.25)
     assert tuple(terms) == objective.names == ("seeds", "potts", "sure", "gated")
@@ -67,7 +69,7 @@ def test_objectives_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="pseudo-labels to fit, got none"):
         SOFT.terms(logits, data, None, 1.0)
     with pytest.raises(ValueError, match="weight >= 0 of 'potts', got -1"):
-        Regularizer("potts", -1.0, PottsLoss())
+        WeightedLoss("potts", -1.0, PottsLoss())
     for name in ("potts", "seeds"):
         with pytest.raises(ValueError, match="a name of its own"):
-            Regularized((Regularizer("potts", 1.0, PottsLoss()), Regularizer(name, 1.0, NonExistLoss())))
+            Regularized((WeightedLoss("potts", 1.0, PottsLoss()), WeightedLoss(name, 1.0, NonExistLoss())))

@@ -19,11 +19,11 @@ from selflabel.training import (
     Objective,
     PseudoLabels,
     Regularized,
-    Regularizer,
     Row,
     SeedsOnly,
     SelfLabeling,
     TrainingError,
+    WeightedLoss,
     advance,
     evaluate,
     load_checkpoint,
@@ -183,7 +183,7 @@ class Sabotaged(nn.Module):
 
 
 def test_a_nan_loss_stops_the_run_with_its_last_good_checkpoint(tmp_path: Path) -> None:
-    objective = Regularized((Regularizer("odd", 1.0, Sabotaged(3)),))
+    objective = Regularized((WeightedLoss("odd", 1.0, Sabotaged(3)),))
     net = network()
     data = Constant(batch(2))
     kept: dict[str, Tensor] = {}
@@ -198,7 +198,7 @@ def test_a_nan_loss_stops_the_run_with_its_last_good_checkpoint(tmp_path: Path) 
         assert torch.equal(value, kept[name])
         assert torch.equal(value, checkpoint.network[name])
     with pytest.raises(TrainingError, match=r"^step 3: .*No checkpoint was saved before$"):
-        train(network(), Regularized((Regularizer("odd", 1.0, Sabotaged(0)),)), data, QUICK)
+        train(network(), Regularized((WeightedLoss("odd", 1.0, Sabotaged(0)),)), data, QUICK)
 
 
 def test_a_nan_image_is_named() -> None:
@@ -224,7 +224,7 @@ def test_weights_that_are_nan_are_not_saved(tmp_path: Path) -> None:
         def forward(self, logits: Tensor, images: Tensor, seeds: Tensor) -> Tensor:
             return (logits.mean() - logits.mean().detach()).clamp_min(0).sqrt()
 
-    objective = Regularized((Regularizer("steep", 1.0, Steep()),))
+    objective = Regularized((WeightedLoss("steep", 1.0, Steep()),))
     settings = replace(QUICK, steps=1, pretrain_steps=0, warmup_steps=0)
     with pytest.raises(TrainingError, match=r"^step 1: the network has weights that are nan or inf"):
         train(network(), objective, replace(batches(), held_out=None), settings, tmp_path)

@@ -16,8 +16,8 @@ from selflabel.training import (
     Monitor,
     Objective,
     Regularized,
-    Regularizer,
     SeedsOnly,
+    WeightedLoss,
 )
 from selflabel.training.presets import default_objective
 
@@ -26,7 +26,7 @@ OBJECTIVES: dict[str, Objective] = {
     "masks": FullMasks(),
     "potts": GRID,
     "two losses": Regularized(
-        (Regularizer("dense-crf", 0.5, DenseCRFLoss()), Regularizer("gated-crf", 0.1, GatedCRFLoss(2)))
+        (WeightedLoss("dense-crf", 0.5, DenseCRFLoss()), WeightedLoss("gated-crf", 0.1, GatedCRFLoss(2)))
     ),
     "robust": replace(SOFT, error_probability=0.1, starter=None),
     **{name: replace(default_objective(kind()), max_steps=3) for name, kind in SOLVERS.items()},

@@ -85,7 +85,7 @@ class DenseCRF(LossKind):
 
 
 @dataclass(frozen=True)
-class NormalizedCut(LossKind):
+class NormalizedCutKind(LossKind):
     """The normalized cut loss, seeds clamped."""
 
     pairwise: ClassVar[bool] = True
@@ -159,7 +159,7 @@ class KMeans(LossKind):
 LOSSES: dict[str, type[LossKind]] = {
     "potts": Potts,
     "dense-crf": DenseCRF,
-    "normalized-cut": NormalizedCut,
+    "normalized-cut": NormalizedCutKind,
     "kernel-cut": KernelCut,
     "gated-crf": GatedCRF,
     "entropy": Entropy,

@@ -12,7 +12,7 @@ from selflabel.energy import Energy
 from selflabel.labeling.settings import describe
 from selflabel.terms import BILINEAR, STANDARD
 from selflabel.training.monitor import Monitor
-from selflabel.training.objectives import FullMasks, Objective, Regularized, Regularizer, SeedsOnly
+from selflabel.training.objectives import FullMasks, Objective, Regularized, SeedsOnly, WeightedLoss
 from selflabel.training.presets import ADM, TRUST_REGION, default_objective, default_starter
 from selflabel.training.self_labeling import SelfLabeling
 from selflabel.training.starters import Starter
@@ -137,7 +137,7 @@ def _key(option: str) -> str:
 
 def _regularizer(
     entry: _Entry, options: TrainingOptions, given: dict[str, list[str]], alone: bool
-) -> Regularizer:
+) -> WeightedLoss:
     kind = entry.kind
     own = [o for o in given["loss"] if alone or _key(o) in registry.option_defaults(type(kind))]
     kind = registry.configured(kind, own)
@@ -153,7 +153,7 @@ def _regularizer(
             raise ValueError(f"{entry.name} takes a {wanted} affinity, got {got}")
     weight = energy.pairwise_weight if kind.pairwise else energy.coupling_weight
     weight *= _direct_weight(options) * entry.factor
-    return Regularizer(entry.name, weight, kind.build(affinity, energy.relaxation))
+    return WeightedLoss(entry.name, weight, kind.build(affinity, energy.relaxation))
 
 
 def _direct_weight(options: TrainingOptions) -> float:
