@@ -227,7 +227,7 @@ def test_a_circle_over_several_modules_is_seen() -> None:
     """Also over an import in a function and one for type checks; who only leads into it is not in it."""
     circle = [
         Module("selflabel/labels.py", "def f():\n    from selflabel.terms import potts"),
-        Module("selflabel/terms/potts.py", "if TYPE_CHECKING:\n    from selflabel.affinity import grid"),
+        Module("selflabel/terms/__init__.py", "if TYPE_CHECKING:\n    from selflabel.affinity import grid"),
         Module("selflabel/affinity/grid.py", "import selflabel.labels"),
         Module("selflabel/problem.py", "from selflabel.labels import UNLABELED"),
     ]
