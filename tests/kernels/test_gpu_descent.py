@@ -1,6 +1,7 @@
 """The line search by kernels in Triton against that in torch."""
 
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 import torch
@@ -73,7 +74,9 @@ def moved(problem: Problem, device: torch.device) -> Problem:
     return Problem(problem.energy, problem.probs.to(device), problem.seeds.to(device), there, classes)
 
 
-def walk_both(problem: Problem, device: torch.device) -> tuple[LineSearch, LineSearch]:
+def walk_both(
+    problem: Problem, device: torch.device, steps: int = len(STEPS)
+) -> tuple[LineSearch, LineSearch]:
     """The same steps in both searches; the first image refuses the fourth and keeps its direction."""
     problem = moved(problem, device)
     labels = problem.feasible(random_labels(problem.probs.cpu()).to(device))
@@ -81,7 +84,7 @@ def walk_both(problem: Problem, device: torch.device) -> tuple[LineSearch, LineS
     searches = ByHand(problem, labels, RULES), TorchSearch(problem, labels, SQUARE_ROOTS)
     no = torch.zeros(len(labels), dtype=torch.bool, device=device)
     one = torch.ones(len(labels), dtype=torch.float64, device=device)
-    for number, (rate, beta) in enumerate(STEPS[:-1]):
+    for number, (rate, beta) in enumerate(STEPS[: steps - 1]):
         assert_same(*(search.evaluate(rate * one, no) for search in searches))
         accepted = ~no
         accepted[0] = number < len(STEPS) - 2
@@ -89,12 +92,15 @@ def walk_both(problem: Problem, device: torch.device) -> tuple[LineSearch, LineS
             search.accept(accepted)
             search.turn(accepted, beta * one, STEPS[number + 1][0] * one)
         torch.testing.assert_close(searches[0].labels(), searches[1].labels(), rtol=0, atol=2e-4)
-    assert_same(*(search.evaluate(STEPS[-1][0] * one, no) for search in searches))
+    assert_same(*(search.evaluate(STEPS[steps - 1][0] * one, no) for search in searches))
     return searches
 
 
-@pytest.mark.parametrize("coupling", [STANDARD, COLLISION], ids=lambda c: c.name)
-@pytest.mark.parametrize("relaxation", RELAXATIONS, ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    ("coupling", "relaxation"),
+    list(zip(cycle([STANDARD, COLLISION]), RELAXATIONS, strict=False)),
+    ids=lambda each: each.name,
+)
 def test_every_energy_of_products(
     coupling: Coupling, relaxation: Relaxation, kernel_device: torch.device
 ) -> None:
@@ -107,22 +113,22 @@ def test_every_energy_of_products(
     [
         ("grid4", (9, 37), 2),
         ("grid4", (1, 30), 5),
-        ("grid8", (30, 1), 5),
+        ("grid8", (18, 1), 5),
         ("grid8", (2, 2), 3),
-        ("grid8", (9, 33), 21),
+        ("grid8", (5, 33), 21),
         ("grid4", (5, 9), 1),
-        ("grid4", (5, 18), 150),
+        ("grid4", (2, 18), 150),
         ("window", (7, 9), 7),
         ("gated", (5, 7), 9),
         ("window", (2, 1), 6),
-        ("grid6", (3, 4, 5), 3),
-        ("grid26", (3, 4, 5), 13),
+        ("grid6", (2, 4, 5), 3),
+        ("grid26", (2, 3, 4), 13),
     ],
 )
 def test_every_size(kind: str, size: tuple[int, ...], classes: int, kernel_device: torch.device) -> None:
-    walk_both(
-        make_case(DEFAULT, kind, size=size, classes=classes, batch=1, seeded=0.1).problem, kernel_device
-    )
+    """Two steps, the second along a direction that turns."""
+    case = make_case(DEFAULT, kind, size=size, classes=classes, batch=1, seeded=0.1)
+    walk_both(case.problem, kernel_device, steps=3)
 
 
 def test_coarse_and_turned_offsets(kernel_device: torch.device) -> None:
@@ -218,10 +224,10 @@ class Replayed:
 
 
 def test_decisions_are_those_of_the_solver(generator: torch.Generator, kernel_device: torch.device) -> None:
-    """Ninety images whose trials are drawn: energies that fall, rest and rise, slopes of any sign, and nan."""
-    batch, steps = 90, 12
+    """Images whose trials are drawn: energies that fall, rest and rise, slopes of any sign, and nan."""
+    batch, steps = 36, 9
     trials = torch.randn(batch, 5, steps, generator=generator, dtype=torch.float64)
-    trials[:, 0] = 100 - trials[:, 0].abs().cumsum(1) / torch.tensor([1.0, 100.0, 1e4]).repeat(30)[:, None]
+    trials[:, 0] = 100 - trials[:, 0].abs().cumsum(1) / torch.tensor([1.0, 100.0, 1e4]).repeat(12)[:, None]
     trials[:, 0] += (torch.rand(batch, steps, generator=generator) < 0.2) * 5
     trials[:, 3] = trials[:, 3].abs()
     trials[0, 3, 0], trials[1, :, 4] = 0, float("nan")
@@ -258,13 +264,15 @@ def test_decisions_are_those_of_the_solver(generator: torch.Generator, kernel_de
 @pytest.mark.usefixtures("kernels_for_solvers")
 @pytest.mark.slow
 def test_solves_as_torch_does_and_twice_the_same(kernel_device: torch.device) -> None:
-    problem = make_case(DEFAULT, "grid4", size=(16, 17), classes=2, batch=1, seeded=0.05).problem
-    there, solver = moved(problem, kernel_device), GradientDescent()
-    first, second = (solve(there, solver) for _ in range(2))
-    assert torch.equal(first.labels, second.labels)
-    assert torch.equal(first.energy, second.energy)
+    problem = make_case(DEFAULT, "grid4", size=(9, 7), classes=2, batch=1, seeded=0.05).problem
+    there, solver = moved(problem, kernel_device), GradientDescent(rtol=1e-2)
+    one, other = (solve(there, solver, max_steps=2) for _ in range(2))
+    assert torch.equal(one.labels, other.labels)
+    assert torch.equal(one.energy, other.energy)
+    first = solve(there, solver)
     precise = replace(problem, probs=problem.probs.double(), affinity=_double(problem.affinity))
     expected = solve(precise, solver)
+    assert torch.equal(first.steps.cpu(), expected.steps)
     torch.testing.assert_close(first.energy.cpu(), expected.energy, rtol=1e-3, atol=0)
     torch.testing.assert_close(first.energy, there.value(first.labels), rtol=1e-5, atol=1e-5)
 

@@ -60,7 +60,7 @@ def test_gates_and_costs(gated: str, costs: bool, kernel_device: torch.device) -
     )
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [(5, 7), (2, 3, 4)])
 def test_spacings(size: tuple[int, ...], kernel_device: torch.device) -> None:
     source, destination = gates_of(size, batch=1)
     check(
@@ -76,10 +76,10 @@ def test_spacings(size: tuple[int, ...], kernel_device: torch.device) -> None:
 @pytest.mark.parametrize("classes", [1, 2, 21, 150])
 def test_numbers_of_classes(classes: int, kernel_device: torch.device) -> None:
     """Of many classes each has little: differences of slopes lose a digit."""
-    check(*case((5, 18), classes), kernel_device, tolerance=1e-4)
+    check(*case((2, 18), classes, batch=1), kernel_device, tolerance=1e-4)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1), (9, 33), (4, 65), (1, 1, 1), (1, 3, 2), (2, 9, 34)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1), (9, 33), (4, 65), (1, 1, 1), (1, 3, 2), (2, 3, 34)])
 def test_ragged_edges(size: tuple[int, ...], kernel_device: torch.device) -> None:
     """Images that are smaller than a tile, a pixel larger than one, and thin."""
     check(*case(size, batch=1), kernel_device, radius=1, kernels=KERNELS[:1])

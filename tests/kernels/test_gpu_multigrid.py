@@ -60,14 +60,19 @@ def close(found: Tensor, expected: Tensor, atol: float = 1e-6) -> None:
 
 @pytest.mark.parametrize(
     ("size", "batch"),
-    [((5, 34), 1), pytest.param((6, 5), 2, marks=on_a_device), ((1, 7), 1), ((3, 3, 2), 1)],
+    [
+        pytest.param((5, 34), 1, marks=on_a_device),
+        pytest.param((6, 5), 2, marks=on_a_device),
+        ((1, 7), 1),
+        ((3, 3, 2), 1),
+    ],
 )
 def test_coarser_grids(size: tuple[int, ...], batch: int, kernel_device: torch.device) -> None:
     """Their shares, weights, hold and diagonal."""
     problem = drawn(size, 2, kernel_device, batch=batch)
     grid = grid_of(problem)
     shape = Shape.of(tuple(problem.probs.shape))
-    for _ in range(2 if len(size) == 2 else 1):
+    for _ in range(2 if len(size) == 2 and kernel_device.type == "cuda" else 1):
         own, free = arrays_of(grid)
         between = interpolation(grid)
         coarser = coarsen(grid, between)
@@ -82,7 +87,24 @@ def test_coarser_grids(size: tuple[int, ...], batch: int, kernel_device: torch.d
         grid, shape = coarser, shape.coarse
 
 
-@pytest.mark.parametrize(("size", "classes"), [((5, 34), 3), ((3, 5), 21), ((1, 7), 1), ((3, 3, 2), 2)])
+@pytest.fixture
+def few_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three classes are more than a program works on."""
+    monkeypatch.setattr(kernels, "CLASSES", 2)
+    monkeypatch.setattr(kernels, "NUMBERS", 256)
+
+
+@pytest.mark.usefixtures("few_classes")
+@pytest.mark.parametrize(
+    ("size", "classes"),
+    [
+        ((5, 34), 1),
+        ((3, 5), 3),
+        pytest.param((3, 5), 21, marks=on_a_device),
+        ((1, 7), 1),
+        ((3, 3, 2), 2),
+    ],
+)
 def test_sweeps_and_ways_between_grids(
     size: tuple[int, ...], classes: int, kernel_device: torch.device
 ) -> None:
@@ -119,16 +141,27 @@ def system_of(problem: Problem) -> System:
     return walk.system(problem.seed_labels, problem.free)
 
 
+@pytest.mark.usefixtures("few_classes")
 def test_iterations(kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in torch: values, and bounds of their errors. Two grids above the coarsest, and classes last in memory."""
+    """As in torch: grids, values, and bounds of their errors. Two grids above the coarsest; classes last in memory."""
     for module in (hierarchy, multigrid_gpu):
         monkeypatch.setattr(module, "COARSEST", 6)
-    problem = drawn((5, 6), 9, kernel_device, batch=1)
+    problem = drawn((5, 6), 3, kernel_device, batch=1)
     system = system_of(problem)
     assert multigrid_gpu.supports(system)
     system = replace(system, right=system.right.contiguous(memory_format=torch.channels_last))
     start = problem.probs.contiguous(memory_format=torch.channels_last)
     runs = GPUIterations(system, start), TorchIterations(system, start)
+    assert isinstance(system.affinity, Stencil)
+    grid = finest(system.affinity, system.scale, system.ties, system.free, torch.float32)
+    assert [level.shape.size for level in runs[0]._levels] == [(1, 5, 6), (1, 3, 3)]
+    for level in runs[0]._levels:
+        between = interpolation(grid)
+        close(level.shares, between.shares)
+        for found, expected in zip(level.grid, (grid.weights, grid.hold, grid.inverse), strict=True):
+            close(found, expected)
+        grid = coarsen(grid, between)
+    close(runs[0]._coarsest, hierarchy.inverted(grid))
     for _ in range(2):
         for run in runs:
             run.step()
