@@ -9,12 +9,13 @@ if __name__ != "selflabel.solvers":
     raise ImportError("import selflabel.solvers: this folder is installed under that name")
 
 from selflabel.driver import Solver
+from selflabel.solvers.frank_wolfe import FrankWolfe
 from selflabel.solvers.gradient_descent import GradientDescent
 from selflabel.solvers.graph_cut import GraphCut
 from selflabel.solvers.mean_field import MeanField
 from selflabel.solvers.random_walker import RandomWalker
 
-_ALL: tuple[type[Solver], ...] = (GradientDescent, GraphCut, MeanField, RandomWalker)
+_ALL: tuple[type[Solver], ...] = (FrankWolfe, GradientDescent, GraphCut, MeanField, RandomWalker)
 SOLVERS: dict[str, type[Solver]] = {solver.name: solver for solver in _ALL}
 
-__all__ = ["SOLVERS", "GradientDescent", "GraphCut", "MeanField", "RandomWalker"]
+__all__ = ["SOLVERS", "FrankWolfe", "GradientDescent", "GraphCut", "MeanField", "RandomWalker"]

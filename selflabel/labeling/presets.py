@@ -7,7 +7,7 @@ from selflabel.annotators import ProductAnnotator
 from selflabel.driver import Solver
 from selflabel.energy import Energy
 from selflabel.labeling.labeler import Labeler
-from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
+from selflabel.solvers import FrankWolfe, GradientDescent, GraphCut, MeanField, RandomWalker
 from selflabel.terms import (
     BILINEAR,
     COLLISION,
@@ -48,6 +48,13 @@ PRESETS: tuple[Labeler, ...] = (
         ANNOTATOR,
         max_steps=10,
     ),
+    Labeler(
+        FrankWolfe(),
+        Energy(STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=1.0),
+        DENSE,
+        ANNOTATOR,
+        max_steps=10,
+    ),
 )
 """One labeler a solver, for scribbles; options change its parts one by one."""
 
@@ -59,13 +66,14 @@ def _for_predictions(preset: Labeler, affinity: AffinityBuilder, *, pairwise_wei
     return replace(preset, energy=energy, affinity=affinity, annotator=None)
 
 
-_WALKER, _CUT, _DESCENT, _FIELD = PRESETS
+_WALKER, _CUT, _DESCENT, _FIELD, _WOLFE = PRESETS
 
 PREDICTED: tuple[Labeler, ...] = (
     _for_predictions(_WALKER, Contrast(), pairwise_weight=1.0),
     _for_predictions(_CUT, CLOSE_NEIGHBORS, pairwise_weight=0.1),
     _for_predictions(_DESCENT, CLOSE_NEIGHBORS, pairwise_weight=0.1),
     _for_predictions(_FIELD, replace(DENSE, sigma=10.0), pairwise_weight=0.05),
+    _for_predictions(_WOLFE, replace(DENSE, sigma=10.0), pairwise_weight=0.05),
 )
 """The same for predictions of networks: a network has seen what objects look like, and pairs of pixels as strong as
 annotators need them take thin and small objects away. Weak, so that good ones lose next to nothing; worse ones gain by

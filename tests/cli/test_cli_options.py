@@ -14,7 +14,8 @@ from selflabel.labeling.settings import describe
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
 from selflabel.numerics.linear.multigrid import Multigrid
-from selflabel.solvers import RandomWalker
+from selflabel.solvers import FrankWolfe, RandomWalker
+from selflabel.solvers.frank_wolfe import Entropic, Euclidean
 
 
 def label(folders: tuple[Path, ...], out: Path, *more: str) -> Result:
@@ -114,6 +115,18 @@ def test_linear_solvers_have_names() -> None:
     assert solver("method=multigrid") == RandomWalker(method=Multigrid())
     assert solver("method=none") == RandomWalker()
     assert registry.spelled(Elimination()) == "direct"
+
+
+def test_smoothings_have_names() -> None:
+    def solver(*options: str) -> object:
+        return registry.labeler(LabelerOptions(solver="frank-wolfe", set=options)).solver
+
+    assert solver("smoothing=entropic") == FrankWolfe(Entropic())
+    chosen = ("smoothing=euclidean", "smoothing.share=0.5", "decay=0.8", "step=0.5")
+    assert solver(*chosen) == FrankWolfe(Euclidean(share=0.5), decay=0.8, step=0.5)
+    assert registry.spelled(Entropic()) == "entropic"
+    with pytest.raises(ValueError, match="there is no smoothing 'l2': there are euclidean, entropic"):
+        solver("smoothing=l2")
 
 
 def test_weights_of_the_entropy() -> None:

@@ -15,10 +15,10 @@ from selflabel.driver import Result, Solver, solve
 from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.problem import Problem
-from selflabel.solvers import GradientDescent, GraphCut, MeanField
+from selflabel.solvers import FrankWolfe, GradientDescent, GraphCut, MeanField
 from selflabel.terms import COLLISION, QUADRATIC
 
-SOFT = pytest.mark.parametrize("solver", [GradientDescent(), MeanField()], ids=lambda s: s.name)
+SOFT = pytest.mark.parametrize("solver", [GradientDescent(), MeanField(), FrankWolfe()], ids=lambda s: s.name)
 
 
 def unseeded(costs: Tensor) -> Tensor:

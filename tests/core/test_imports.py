@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "numerics": set(),
     "numerics.cuts": {"labels", "affinity", "kernels"},
     "numerics.linear": {"labels", "affinity", "kernels"},
-    "numerics.descent": {"labels", "affinity", "terms", "problem", "kernels"},
+    "numerics.descent": {"inputs", "labels", "affinity", "terms", "energy", "problem", "kernels"},
     "solvers": CORE | {"numerics", "kernels"},
     "compat": {"affinity", "numerics"},
     "annotators": CORE | {"solvers"},  # the walker is one

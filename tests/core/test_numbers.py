@@ -11,7 +11,8 @@ from selflabel.affinity import DenseAffinity, GaussianKernel, GridAffinity
 from selflabel.affinity.builders import Contrast, Dense, Grid
 from selflabel.energy import Energy
 from selflabel.problem import Problem
-from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
+from selflabel.solvers import FrankWolfe, GradientDescent, GraphCut, MeanField, RandomWalker
+from selflabel.solvers.frank_wolfe import Entropic
 
 pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("unchecked")]
 
@@ -42,6 +43,9 @@ NO_NUMBERS = [
     (made(GradientDescent, coarse_levels="3"), "coarse_levels as a number, got '3'"),
     (made(GradientDescent, coarse_steps=None), "coarse_steps as a number, got None"),
     (made(GradientDescent, coarse_steps=1.5), "coarse_steps as a whole number >= 1, got 1.5"),
+    (made(FrankWolfe, decay="x"), "decay as a number, got 'x'"),
+    (made(FrankWolfe, step="x"), "step as a number, got 'x'"),
+    (made(Entropic, share=None), "share as a number, got None"),
     (made(MeanField, rtol=None), "rtol as a number, got None"),
     (made(RandomWalker, large_pixels="x"), "large_pixels as a whole number >= 0, got 'x'"),
     (made(RandomWalker, large_pixels=-1), "large_pixels as a whole number >= 0, got -1"),

@@ -15,6 +15,7 @@ from selflabel.energy import Energy
 from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.presets import default_labeler
 from selflabel.labeling.settings import Soft
+from selflabel.numerics.descent.smoothing import Entropic, Euclidean, Smoothing
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
 from selflabel.numerics.linear.multigrid import Multigrid
@@ -33,6 +34,12 @@ LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {
     "conjugate-gradients": ConjugateGradients,
     "multigrid": Multigrid,
 }
+SMOOTHINGS: dict[str, type[Smoothing]] = {"euclidean": Euclidean, "entropic": Entropic}
+PARTS: dict[type, tuple[str, Mapping[str, type]]] = {
+    LinearSolver: ("linear solver", LINEAR_SOLVERS),
+    Smoothing: ("smoothing", SMOOTHINGS),
+}
+"""Types of options that are named: what they are, and which there are."""
 SOFT = {"none": None, "uint8": Soft.UINT8, "float16": Soft.FLOAT16}
 CHANNELS_LAST = {"auto": None, "khw": False, "hwk": True}
 LOGITS = {"auto": None, "probabilities": False, "logits": True}
@@ -135,9 +142,9 @@ def spelled(value: object) -> str:
 
 
 def name_of(value: object) -> str:
-    """The name of an annotator, an affinity, a solver or a linear solver; of others, of the class."""
-    tables: tuple[Mapping[str, type], ...] = (SOLVERS, ANNOTATORS, AFFINITIES, LINEAR_SOLVERS)
-    for table in tables:
+    """The name of an annotator, an affinity, a solver or one of its parts; of others, of the class."""
+    tables: tuple[Mapping[str, type], ...] = (SOLVERS, ANNOTATORS, AFFINITIES)
+    for table in (*tables, *(table for _, table in PARTS.values())):
         for name, kind in table.items():
             if type(value) is kind:
                 return name
@@ -191,8 +198,9 @@ def _parse(key: str, text: str, hint: Any) -> object:
     """A value of the field's type from its text."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
     for kind in options:
-        if kind is LinearSolver and text != "none":
-            return known("linear solver", text, LINEAR_SOLVERS)()
+        if kind in PARTS and text != "none":
+            what, table = PARTS[kind]
+            return known(what, text, table)()
         if kind is type(None) and text.lower() == "none":
             return None
         if kind is bool and text.lower() in ("true", "false"):
@@ -214,8 +222,8 @@ def _parse(key: str, text: str, hint: Any) -> object:
 
 def _values(kind: Any) -> Sequence[str]:
     """What a type takes: its values where they can be listed, else its name."""
-    if kind is LinearSolver:
-        return list(LINEAR_SOLVERS)
+    if kind in PARTS:
+        return list(PARTS[kind][1])
     if kind is type(None):
         return ["none"]
     if kind is bool:

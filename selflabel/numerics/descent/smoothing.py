@@ -1,0 +1,165 @@
+"""The smoothing of Frank-Wolfe steps: where the linearized energy plus some of it is least, and how far to go there.
+
+A step minimizes ``L(s) + ρ r(s)`` over distributions s, where L is the energy with ``-½ κ y'Wy`` linearized. The energy
+plus ``ρ r`` falls along the segment from the labels to s, and where it bends down along it but for ρ r and the other
+parts that are not linearized, it falls to the end: its slope there is ``-κ d'Wd`` at most, with d the segment. So for
+positive semidefinite W, as of Gaussian kernels, the unit step is the exact line search.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from selflabel.energy import Energy
+from selflabel.inputs import check_number
+from selflabel.labels import per_image
+from selflabel.numerics.descent.line_search import PerImage
+from selflabel.numerics.descent.quadratic import Field, LabelPoint, LabelSegment, inner, softmax
+from selflabel.terms import FLOOR
+
+LEAST_WEIGHT = 1e-30
+"""In place of none at all: only exact ties stay undecided."""
+
+ROOT_STEPS = 12
+"""Of Newton's method, safeguarded by bisection, for the rate of a step with an entropy."""
+
+
+@runtime_checkable
+class Smoothing(Protocol):
+    """A convex function r of labels, a frozen record with its weight ``ρ = weight + share · κ d``.
+
+    ``κ d`` is the mean degree of an image's affinity times λ (twice that if it is dense, as its pairs count twice), so
+    that a share fits all images, weights and kernels. With a share of 1 the bi-linear energy plus ``ρ r`` is convex
+    where all pixels have the same degree.
+    """
+
+    @property
+    def weight(self) -> float:
+        """In units of the energy of a pixel."""
+
+    @property
+    def share(self) -> float:
+        """Of the weight that makes the bi-linear energy convex. The quadratic relaxation is: there it adds nothing."""
+
+    def check(self, energy: Energy, name: str) -> None:
+        """Raise `ValueError` if there is no closed form of steps for this energy. name: the solver's."""
+
+    def minimizer(self, point: LabelPoint, rho: PerImage) -> Field:
+        """The s above, without mass on forbidden classes. Of any value at seeds."""
+
+    def rate(self, segment: LabelSegment, rho: PerImage) -> PerImage:
+        """Where along the segment, from 0 to 1, the energy plus ``ρ r`` is least."""
+
+
+def _check_weights(smoothing: Smoothing) -> None:
+    for name in ("weight", "share"):
+        value = getattr(smoothing, name)
+        check_number(value, name)
+        if not 0 <= value < torch.inf:
+            raise ValueError(f"expected a finite {name} >= 0 of the smoothing, got {value}")
+
+
+@dataclass(frozen=True)
+class Euclidean:
+    """``r(s) = ½ ‖s‖²``: steps go to projections onto the simplex, ``(κ W y - u) / (q + ρ)``, and reach its vertices.
+
+    The quadratic parts of the energy, q, are not linearized. Along segments all is quadratic, so the rate has a closed
+    form.
+    """
+
+    weight: float = 0.0
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_weights(self)
+
+    def check(self, energy: Energy, name: str) -> None:
+        """Raise `ValueError` for an energy with entropy."""
+        if energy.entropy_weight:
+            raise ValueError(
+                f"{name}: expected entropy_weight 0 with the Euclidean smoothing, got {energy.entropy_weight}: use "
+                f"that, the entropic smoothing, or the mean-field solver"
+            )
+
+    def minimizer(self, point: LabelPoint, rho: PerImage) -> Field:
+        """``argmin_s g·s + ½ Σ_i (q_i + ρ) ‖s_i‖²`` with ``g = u - κ W y``."""
+        square = point.energy.square
+        weight = per_image(rho, point.labels)
+        weight = (weight if square is None else weight + square).clamp_min(LEAST_WEIGHT)
+        return _project(point.energy.below_least(point.tangent).div_(weight))
+
+    def rate(self, segment: LabelSegment, rho: PerImage) -> PerImage:
+        """``-slope / curvature``, where the energy plus ``ρ r`` bends up."""
+        slope = segment.slope + rho * inner(segment.point.labels, segment.step)
+        curvature = segment.curvature + rho * inner(segment.step, segment.step)
+        rate = torch.where(curvature > 0, -slope / curvature, 1.0).clamp(0, 1)
+        return torch.where(slope < 0, rate, 0.0)
+
+
+@dataclass(frozen=True)
+class Entropic:
+    """``r(s) = -S(s)``, negative entropy: steps go to ``softmax(-(u + q y - κ W y) / (τ + ρ))``.
+
+    τ is the entropy of the energy itself, which is not linearized. With weight 1, share 0 and unit steps: mean field in
+    parallel updates.
+    """
+
+    weight: float = 0.0
+    share: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_weights(self)
+
+    def check(self, energy: Energy, name: str) -> None:
+        """Takes every energy."""
+
+    def minimizer(self, point: LabelPoint, rho: PerImage) -> Field:
+        """``argmin_s ∇E·s - (τ + ρ) S(s)``, of which E leaves out its entropy."""
+        weight = per_image(rho + point.energy.temperature, point.labels).clamp_min(LEAST_WEIGHT)
+        return softmax(point.energy.below_least(point.gradient).div_(weight))
+
+    def rate(self, segment: LabelSegment, rho: PerImage) -> PerImage:
+        """1 where the energy without its entropy does not bend up; else a root, by passes over the labels."""
+        one = torch.ones_like(segment.slope)
+        bends_up = segment.curvature > 0
+        if not bool(bends_up.any()):
+            return one
+        return torch.where(bends_up, _root(segment, rho + segment.point.energy.temperature), one)
+
+
+def _root(segment: LabelSegment, weight: PerImage) -> PerImage:
+    """The rate at which ``slope + curvature · rate + weight · Σ d ln(y + rate · d)`` is zero, d the step.
+
+    It rises, so that Newton's method from a bracket that bisection halves finds it. Cost: a pass a step.
+    """
+    low, high = torch.zeros_like(weight), torch.ones_like(weight)
+    labels, step = segment.point.labels, segment.step
+    rate = high
+    for _ in range(ROOT_STEPS):
+        at = torch.addcmul(labels, step, per_image(rate, step)).clamp_min_(FLOOR)
+        value = segment.slope + segment.curvature * rate + weight * inner(step, at.log())
+        rise = segment.curvature + weight * inner(step / at, step)
+        low, high = torch.where(value < 0, rate, low), torch.where(value < 0, high, rate)
+        newton = rate - value / rise
+        inside = (newton > low) & (newton < high)
+        rate = torch.where(inside, newton, (low + high) / 2)
+    return rate
+
+
+def _project(values: Field) -> Field:
+    """The nearest distributions, of values whose largest one a pixel is 0: ``max(v - θ, 0)``, which sum to one.
+
+    θ is from -1 to 0. Newton's method for the sum, which is convex and falls in θ, rises from -1 to the root, and is
+    there exactly after as many steps as classes at most (as Michelot, J. Optim. Theory Appl. 50, 1986).
+    """
+    values = values.clamp_min_(-1)
+    theta = torch.full_like(values[:, :1], -1.0)
+    for _ in range(values.shape[1]):
+        above = values > theta
+        moved = ((values * above).sum(1, keepdim=True) - 1) / above.sum(1, keepdim=True)
+        moved = torch.maximum(moved, theta)
+        if torch.equal(moved, theta):
+            break
+        theta = moved
+    return (values - theta).clamp_min_(0)
