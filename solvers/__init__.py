@@ -14,8 +14,24 @@ from selflabel.solvers.gradient_descent import GradientDescent
 from selflabel.solvers.graph_cut import GraphCut
 from selflabel.solvers.mean_field import MeanField
 from selflabel.solvers.random_walker import RandomWalker
+from selflabel.solvers.total_variation import TotalVariation
 
-_ALL: tuple[type[Solver], ...] = (FrankWolfe, GradientDescent, GraphCut, MeanField, RandomWalker)
+_ALL: tuple[type[Solver], ...] = (
+    FrankWolfe,
+    GradientDescent,
+    GraphCut,
+    MeanField,
+    RandomWalker,
+    TotalVariation,
+)
 SOLVERS: dict[str, type[Solver]] = {solver.name: solver for solver in _ALL}
 
-__all__ = ["SOLVERS", "FrankWolfe", "GradientDescent", "GraphCut", "MeanField", "RandomWalker"]
+__all__ = [
+    "SOLVERS",
+    "FrankWolfe",
+    "GradientDescent",
+    "GraphCut",
+    "MeanField",
+    "RandomWalker",
+    "TotalVariation",
+]

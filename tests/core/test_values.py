@@ -61,5 +61,5 @@ def test_problems(kind: str, name: str, copied: Callable[[Any], Any]) -> None:
 def test_they_show_their_names() -> None:
     assert repr(Energy()) == (
         "Energy(coupling=Coupling('standard'), relaxation=Relaxation('bilinear'), coupling_weight=1.0, "
-        "pairwise_weight=1.0, entropy_weight=0.0)"
+        "pairwise_weight=1.0, entropy_weight=0.0, regularizers=())"
     )
