@@ -10,6 +10,7 @@ from support.problems import make_case
 from torch import Tensor
 
 from selflabel import Energy, Problem, solve
+from selflabel.affinity.protocol import SparseAffinity
 from selflabel.driver import check_fit
 from selflabel.labels import one_hot
 from selflabel.solvers import GradientDescent, GraphCut, TotalVariation
@@ -51,10 +52,12 @@ def test_two_classes_reach_the_minimum_cut(kind: str) -> None:
 
 def explicit_minimum(problem: Problem) -> float:
     """The linear program over labels and lengths ``t_e^k >= |y_i^k - y_j^k|`` (HiGHS)."""
-    (costs,) = -problem.probs.clamp_min(1e-13).log().flatten(2).numpy()
+    costs = -problem.probs[0].clamp_min(1e-13).log().flatten(1).numpy()
     free = problem.free.flatten().numpy()
-    edges = problem.affinity.edges()  # type: ignore[attr-defined]
-    classes, pixels, pairs = *costs.shape, len(edges.first)
+    assert isinstance(problem.affinity, SparseAffinity)
+    edges = problem.affinity.edges()
+    classes, pixels = costs.shape
+    pairs = len(edges.first)
     difference = np.zeros((pairs, pixels))
     difference[range(pairs), edges.first], difference[range(pairs), edges.second] = -1, 1
     step = np.kron(np.eye(classes), difference)
