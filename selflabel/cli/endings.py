@@ -1,17 +1,23 @@
 """How commands end: by a signal, or with nobody who reads what they print. Imports nothing heavy."""
 
+import _thread
 import contextlib
 import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended: 128 and the number of the signal."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 """What ends a command as Ctrl-C does: work is stopped and put in order."""
+
+AGAIN_SECONDS = 0.05
+"""After which a signal that was lost is sent again."""
 
 
 class Sink(io.RawIOBase):
@@ -77,7 +83,7 @@ def outputs_may_fail() -> Iterator[None]:
 def signals_interrupt() -> Iterator[None]:
     """Have SIGTERM and SIGHUP stop the work as Ctrl-C does; the exit code then tells which signal it was.
 
-    Signals that this process was told to ignore (``nohup``) stay ignored.
+    Signals that this process was told to ignore (``nohup``) stay ignored; one whose exception is lost is sent again.
     """
     received: list[int] = []
 
@@ -89,13 +95,48 @@ def signals_interrupt() -> Iterator[None]:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, interrupt)
     try:
-        yield
+        with _lost_interrupts_come_again(received):
+            yield
     except SystemExit as end:
         if end.code == INTERRUPTED and received:
             sys.exit(128 + received[0])
         raise
     except KeyboardInterrupt:  # between two commands' lines: nothing to say
         sys.exit(128 + received[0] if received else INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _lost_interrupts_come_again(received: list[int]) -> Iterator[None]:
+    """Send a signal again whose `KeyboardInterrupt` was raised where Python drops exceptions.
+
+    That is in callbacks of C and in finalizers. LLVM calls back after each function that it compiles, and signals wait
+    for this while it compiles: those that come then would be lost.
+    """
+    before = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            before(lost)
+            return
+        timer = threading.Timer(
+            AGAIN_SECONDS, _interrupt_main, (received[-1] if received else signal.SIGINT,)
+        )
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _interrupt_main(number: int) -> None:
+    """Give the main thread a signal, from another one."""
+    if hasattr(signal, "pthread_kill"):  # it also wakes the thread
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def _guarded(stream: object) -> Sink | None:

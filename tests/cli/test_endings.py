@@ -1,5 +1,6 @@
 """Endings: signals, readers that are gone, disks that are full; and what reaches the terminal."""
 
+import ctypes
 import io
 import os
 import signal
@@ -111,6 +112,45 @@ def test_a_signal_gives_its_own_exit_code() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="about signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_a_callback_of_c_is_not_lost(number: int) -> None:
+    """LLVM calls back after each function that it compiles, and Python drops what callbacks raise."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    callback = ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), number))
+
+    def work() -> None:
+        callback()
+        time.sleep(5)
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    began = time.monotonic()
+    try:
+        with pytest.raises(SystemExit) as end, signals_interrupt():
+            work()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert end.value.code == 128 + number
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="about signals")
+def test_other_exceptions_of_callbacks_are_told() -> None:
+    def wrong() -> None:
+        raise ValueError("of a callback")
+
+    told: list[object] = []
+    before, sys.unraisablehook = sys.unraisablehook, lambda lost: told.append(lost.exc_value)
+    try:
+        with signals_interrupt():
+            ctypes.CFUNCTYPE(None)(wrong)()
+    finally:
+        sys.unraisablehook = before
+    assert [str(each) for each in told] == ["of a callback"]
 
 
 # --- outputs ---
