@@ -9,6 +9,7 @@ name                           network
 ``segformer``                  SegFormer B0, of transformers
 ``vit-linear``                 a vision transformer with a linear decoder, of transformers
 ``smp:ARCH:ENCODER``           of segmentation_models_pytorch, where it is installed: ``smp:Unet:resnet34``
+``crf:NAME``                   the network NAME with a dense CRF behind it, trained with it (`MeanFieldLayer`)
 ``package.module:factory``     the module that your ``factory(channels, classes)`` returns
 =============================  ==========================================================================
 
@@ -26,9 +27,19 @@ from torch import nn
 
 from selflabel.networks.any_size import AnySize
 from selflabel.networks.huggingface import DEEPLAB, SEGFORMER, VIT, Family
+from selflabel.networks.mean_field_layer import MeanFieldLayer, WithMeanField
 from selflabel.networks.unet import STRIDE, UNet
 
-__all__ = ["NETWORKS", "AnySize", "UNet", "check_name", "module_of", "network"]
+__all__ = [
+    "NETWORKS",
+    "AnySize",
+    "MeanFieldLayer",
+    "UNet",
+    "WithMeanField",
+    "check_name",
+    "module_of",
+    "network",
+]
 
 DEFAULT_WIDTH = 12
 
@@ -86,6 +97,10 @@ def check_name(name: str) -> None:
 
     Whether the module of a ``package.module:factory`` is there is seen here, whether it has the factory is not.
     """
+    head, _, inner = name.partition(":")
+    if head == "crf" and inner:
+        check_name(inner)
+        return
     module = module_of(name)
     if module is None:
         if name.partition(":")[0] not in NETWORKS:
@@ -99,7 +114,9 @@ def check_name(name: str) -> None:
 
 def module_of(name: str) -> str | None:
     """The module that a network ``package.module:factory`` is imported from, and whose code runs; else None."""
-    head, colon, _ = name.partition(":")
+    head, colon, inner = name.partition(":")
+    if head == "crf" and colon:
+        return module_of(inner)
     return head if colon and head not in NETWORKS else None
 
 
@@ -146,6 +163,14 @@ def _smp(wanted: Wanted) -> nn.Module:
     return AnySize(made, wanted.channels, wanted.classes, stride=32)
 
 
+def _crf(wanted: Wanted) -> nn.Module:
+    _check(wanted, axes=(2, 3), options="crf:NETWORK", takes_checkpoints=True)
+    if not wanted.options:
+        raise ValueError("expected crf:NETWORK, as in crf:unet, got no network after crf")
+    made = network(wanted.options, wanted.channels, wanted.classes, wanted.size, pretrained=wanted.pretrained)
+    return WithMeanField(made, MeanFieldLayer(wanted.classes))
+
+
 NETWORKS: Mapping[str, Callable[[Wanted], nn.Module]] = {
     "unet": _unet,
     "basic-unet": _basic_unet,
@@ -153,6 +178,7 @@ NETWORKS: Mapping[str, Callable[[Wanted], nn.Module]] = {
     "segformer": _of_transformers(SEGFORMER),
     "vit-linear": _of_transformers(VIT),
     "smp": _smp,
+    "crf": _crf,
 }
 """Makers of networks, by the part of the name before the colon."""
 
@@ -219,5 +245,10 @@ def _check(
 
 def _known() -> str:
     return ", ".join(
-        [*(name for name in NETWORKS if name != "smp"), "smp:ARCH:ENCODER", "package.module:factory"]
+        [
+            *(name for name in NETWORKS if name not in ("smp", "crf")),
+            "smp:ARCH:ENCODER",
+            "crf:NETWORK",
+            "package.module:factory",
+        ]
     )

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "compat": {"affinity", "numerics"},
     "annotators": CORE | {"solvers"},  # the walker is one
     "losses": {"inputs", "kernels", "labels", "affinity", "terms"},
-    "networks": {"inputs"},
+    "networks": {"inputs", "affinity"},
     "datasets": {"inputs", "labels", "files"},
     "metrics": {"labels", "files"},
     "training": CORE
