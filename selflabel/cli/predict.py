@@ -142,7 +142,7 @@ def _predictor(options: PredictOptions, weights: Path) -> "tuple[Predictor, int]
         )
     trained = run_folder.stored_options(options.run, checkpoint.about, weights)
     run_folder.check_code(trained.network, f"the run in {options.run}", options.allow_code)
-    network = new_network(trained)
+    network = new_network(trained, loaded=False)
     load_state(network, checkpoint.network if checkpoint.average is None else checkpoint.average, weights)
     assert trained.channels is not None
     return Predictor(network.to(device), trained.channels, trained.size or None, device), checkpoint.step

@@ -1,6 +1,5 @@
 """Networks by name: each takes images ``[b c *s]`` of any size and returns logits ``[b k *s]``.
 
-=============================  ==========================================================================
 name                           network
 =============================  ==========================================================================
 ``unet``, ``unet:WIDTH``       a compact U-Net of our own (`UNet`), WIDTH channels at full size: 12
@@ -12,8 +11,24 @@ name                           network
 ``crf:NAME``                   the network NAME with a dense CRF behind it, trained with it (`MeanFieldLayer`)
 ``package.module:factory``     the module that your ``factory(channels, classes)`` returns
 =============================  ==========================================================================
+=======
+====================================  ===================================================================
+name                                  network
+====================================  ===================================================================
+``unet``, ``unet:WIDTH``              a compact U-Net of our own (`UNet`), WIDTH channels at full size: 12
+``deeplabv3plus-efficientnet-lite0``  DeepLabV3+ on an encoder with ImageNet's weights (extra ``pretrained``);
+                                      ``...:8`` at output stride 8 instead of 16; lite1 and lite2 as well
+``basic-unet``                        the U-Net of MONAI (extra ``networks``)
+``deeplabv3plus-mobilenetv2``         DeepLabV3+ on MobileNetV2, of transformers (extra ``networks``)
+``segformer``                         SegFormer B0, of transformers
+``vit-linear``                        a vision transformer with a linear decoder, of transformers
+``smp:ARCH:ENCODER``                  of segmentation_models_pytorch, where it is installed: ``smp:Unet:resnet34``
+``crf:NAME``                          the network NAME with a dense CRF behind it, trained with it (`MeanFieldLayer`)
+``package.module:factory``            the module that your ``factory(channels, classes)`` returns
+====================================  ===================================================================
 
-Weights are random, drawn from torch's global generator; no name needs a connection.
+Weights are random, drawn from torch's global generator, but for the encoders of `VARIANTS`, whose weights come from an
+installed package; no name needs a connection.
 """
 
 import importlib
@@ -26,12 +41,16 @@ from typing import Any
 from torch import nn
 
 from selflabel.networks.any_size import AnySize
+from selflabel.networks.deeplab import deeplab
+from selflabel.networks.efficientnet import RANDOM, VARIANTS, Variant
 from selflabel.networks.huggingface import DEEPLAB, SEGFORMER, VIT, Family
 from selflabel.networks.mean_field_layer import MeanFieldLayer, WithMeanField
 from selflabel.networks.unet import STRIDE, UNet
 
 __all__ = [
     "NETWORKS",
+    "RANDOM",
+    "VARIANTS",
     "AnySize",
     "MeanFieldLayer",
     "UNet",
@@ -42,11 +61,17 @@ __all__ = [
 ]
 
 DEFAULT_WIDTH = 12
+DEFAULT_OUTPUT_STRIDE = 16
+DEEPLAB_ON = "deeplabv3plus-"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A request for a network. options: the part of the name after the colon, None without one."""
+    """A request for a network.
+
+    options: the part of the name after the colon, None without one. random: no weights of a package. loaded: False if
+    those of a checkpoint of our own come later.
+    """
 
     name: str
     options: str | None
@@ -54,6 +79,8 @@ class Wanted:
     classes: int
     size: tuple[int, ...] | None
     pretrained: str | None
+    random: bool
+    loaded: bool
 
     @property
     def axes(self) -> int:
@@ -68,12 +95,15 @@ def network(
     size: int | tuple[int, ...] | None = None,
     *,
     pretrained: str | None = None,
+    loaded: bool = True,
 ) -> nn.Module:
     """The network of that name, from images ``[b c *s]`` to logits ``[b k *s]``.
 
     size: the usual size of the images, one number if they are square; other sizes work, too. Three axes make a 3-D
     network (`unet` and `basic-unet`). pretrained: a checkpoint, for networks of transformers a folder or a name at
-    huggingface.co, for `smp` the name of its encoder's weights.
+    huggingface.co, for `smp` the name of its encoder's weights; those of `VARIANTS` have ImageNet's anyway. `RANDOM`,
+    for any network: random weights. loaded: False if a checkpoint of our own is to be loaded over the weights, so that
+    no package is asked for them.
 
     Raises `ValueError` for an unknown name or option, and for axes or a checkpoint that the network does not take;
     `ImportError`, with the command that installs it, for a missing package.
@@ -84,7 +114,10 @@ def network(
     if size is not None and (len(size) not in (2, 3) or min(size) < 1):
         raise ValueError(f"expected a size of two or three axes with pixels, got {size}")
     head, colon, rest = name.partition(":")
-    wanted = Wanted(head, rest if colon else None, channels, classes, size, pretrained)
+    random = pretrained == RANDOM
+    wanted = Wanted(
+        head, rest if colon else None, channels, classes, size, None if random else pretrained, random, loaded
+    )
     if head in NETWORKS:
         return NETWORKS[head](wanted)
     if colon:
@@ -92,15 +125,19 @@ def network(
     raise ValueError(f"expected a network out of {_known()}, got {name!r}")
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, pretrained: str | None = None) -> None:
     """Raise `ValueError` for a name that stands for no network, without making one or importing other code.
 
-    Whether the module of a ``package.module:factory`` is there is seen here, whether it has the factory is not.
+    Whether the module of a ``package.module:factory`` is there is seen here, whether it has the factory is not. Raises
+    `ImportError` as `network` does if the package of ImageNet's weights is missing, unless `pretrained` is `RANDOM`.
     """
     head, _, inner = name.partition(":")
     if head == "crf" and inner:
-        check_name(inner)
+        check_name(inner, pretrained)
         return
+    variant = VARIANTS.get(head.removeprefix(DEEPLAB_ON))
+    if variant is not None and pretrained != RANDOM:
+        variant.check()
     module = module_of(name)
     if module is None:
         if name.partition(":")[0] not in NETWORKS:
@@ -145,6 +182,28 @@ def _of_transformers(family: Family) -> Callable[[Wanted], nn.Module]:
     return make
 
 
+def _deeplab(variant: Variant) -> Callable[[Wanted], nn.Module]:
+    def make(wanted: Wanted) -> nn.Module:
+        _check(wanted, options=f"{wanted.name}:STRIDE, 8 or 16", takes_checkpoints=True)
+        if wanted.options not in (None, "8", "16"):
+            raise ValueError(f"expected {wanted.name}:STRIDE, 8 or 16, got {wanted.options!r}")
+        if wanted.pretrained is not None:
+            raise ValueError(
+                f"expected no other weights for {wanted.name}, which has ImageNet's, than {RANDOM} ones, got "
+                f"{wanted.pretrained!r}"
+            )
+        return deeplab(
+            variant,
+            wanted.channels,
+            wanted.classes,
+            stride=DEFAULT_OUTPUT_STRIDE if wanted.options is None else int(wanted.options),
+            pretrained=not wanted.random,
+            load=wanted.loaded,
+        )
+
+    return make
+
+
 def _smp(wanted: Wanted) -> nn.Module:
     _check(wanted, options="smp:ARCH:ENCODER", takes_checkpoints=True)
     architecture, _, encoder = (wanted.options or "").partition(":")
@@ -167,12 +226,20 @@ def _crf(wanted: Wanted) -> nn.Module:
     _check(wanted, axes=(2, 3), options="crf:NETWORK", takes_checkpoints=True)
     if not wanted.options:
         raise ValueError("expected crf:NETWORK, as in crf:unet, got no network after crf")
-    made = network(wanted.options, wanted.channels, wanted.classes, wanted.size, pretrained=wanted.pretrained)
+    made = network(
+        wanted.options,
+        wanted.channels,
+        wanted.classes,
+        wanted.size,
+        pretrained=RANDOM if wanted.random else wanted.pretrained,
+        loaded=wanted.loaded,
+    )
     return WithMeanField(made, MeanFieldLayer(wanted.classes))
 
 
 NETWORKS: Mapping[str, Callable[[Wanted], nn.Module]] = {
     "unet": _unet,
+    **{DEEPLAB_ON + name: _deeplab(variant) for name, variant in VARIANTS.items()},
     "basic-unet": _basic_unet,
     "deeplabv3plus-mobilenetv2": _of_transformers(DEEPLAB),
     "segformer": _of_transformers(SEGFORMER),

@@ -24,7 +24,7 @@ from selflabel.training.history import History, Row, Value
 from selflabel.training.monitor import NAMES, Monitor
 from selflabel.training.objectives import Objective
 from selflabel.training.resume import FILES
-from selflabel.training.schedule import polynomial, ramp, set_learning_rate
+from selflabel.training.schedule import make_optimizer, polynomial, ramp, set_learning_rate
 from selflabel.training.self_labeling import SelfLabeling
 from selflabel.training.settings import TrainingSettings
 from selflabel.training.step import LabelSource, Outcome, TrainingError, take_step
@@ -111,8 +111,9 @@ class TrainingRun:
         """Everything on its device, and as it was at the checkpoint."""
         settings, out = self.settings, self.out
         network.to(self.device).train()
-        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.optimizer = settings.optimizer(trained, settings.learning_rate)
+        self.optimizer = make_optimizer(
+            network, settings.optimizer, settings.learning_rate, settings.new_layers_rate
+        )
         self.average = None if settings.average is None else deepcopy(network)
         rows: tuple[int, ...] = ()
         if checkpoint is not None and out is not None:

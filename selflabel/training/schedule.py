@@ -1,6 +1,6 @@
 """Learning rate and warm-up as pure functions of the step, and settings of optimizers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -18,12 +18,6 @@ def ramp(step: int, start: int, length: int) -> float:
     if step < start:
         return 0.0
     return 1.0 if length == 0 else min(1.0, (step - start + 1) / length)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all groups of parameters."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 @runtime_checkable
@@ -56,3 +50,51 @@ class SGD:
     def __call__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
         """The optimizer of the parameters."""
         return torch.optim.SGD(parameters, learning_rate, self.momentum, weight_decay=self.weight_decay)
+
+
+FACTOR = "rate_factor"
+"""The entry of a group of parameters for the factor on its learning rate; 1 where it is missing."""
+
+
+@runtime_checkable
+class PartlyPretrained(Protocol):
+    """A module that says which of its parameters have been trained before; the others are new."""
+
+    def pretrained_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters."""
+
+
+def make_optimizer(
+    network: nn.Module, factory: OptimizerFactory, learning_rate: float, new_layers_rate: float = 1.0
+) -> torch.optim.Optimizer:
+    """The optimizer of a network's parameters that are trained.
+
+    new_layers_rate: a factor on the learning rate of those that are not pretrained (DeepLab, and the papers that follow
+    its protocol: 10). Raises `ValueError` for a factor other than 1 if no part of the network says which those are.
+    """
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if new_layers_rate == 1:
+        return factory(trained, learning_rate)
+    before = {
+        id(parameter)
+        for module in network.modules()
+        if isinstance(module, PartlyPretrained)
+        for parameter in module.pretrained_parameters()
+    }
+    old = [parameter for parameter in trained if id(parameter) in before]
+    new = [parameter for parameter in trained if id(parameter) not in before]
+    if not old or not new:
+        raise ValueError(
+            f"expected pretrained and new layers in the network, for the factor {new_layers_rate:g} on the learning "
+            f"rate of new ones, got no {'new' if old else 'pretrained'} ones: leave the factor out (a network of your "
+            f"own says which they are by a method `pretrained_parameters`)"
+        )
+    optimizer = factory(old, learning_rate)
+    optimizer.add_param_group({"params": new, "lr": learning_rate * new_layers_rate, FACTOR: new_layers_rate})
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all groups of parameters, each with its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(FACTOR, 1.0)

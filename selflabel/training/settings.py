@@ -12,7 +12,8 @@ class TrainingSettings:
 
     steps: of the whole run; the first `pretrain_steps` are on the seeds alone, and over the next `warmup_steps`
     the weight of labels or regularizers rises evenly to its full value. learning_rate: of the first step, decays
-    as ``(1 - step/steps)^power``. network_steps: for each batch.
+    as ``(1 - step/steps)^power``. new_layers_rate: a factor on it for layers without pretrained weights.
+    network_steps: for each batch.
 
     relabel_every: the steps (an epoch, say) between two labelings of all images, whose stored labels are fitted in
     between; None: new labels for every batch. warm_start: solves start from the last labels of an image. Both need
@@ -33,6 +34,7 @@ class TrainingSettings:
     pretrain_steps: int = 0
     warmup_steps: int = 0
     learning_rate: float = 1e-3
+    new_layers_rate: float = 1.0
     power: float = 0.9
     optimizer: OptimizerFactory = AdamW()
     network_steps: int = 1
@@ -68,6 +70,10 @@ class TrainingSettings:
                 raise ValueError(f"expected {kind}{name} >= {least}, got {getattr(self, name)}")
         if not 0 < self.learning_rate < inf:
             raise ValueError(f"expected a learning rate > 0, got {self.learning_rate}")
+        if not 0 < self.new_layers_rate < inf:
+            raise ValueError(
+                f"expected a factor > 0 on the learning rate of new layers, got {self.new_layers_rate}"
+            )
         if self.relabel_every is not None and self.relabel_every < 1:
             raise ValueError(f"expected relabel_every >= 1 steps, or None, got {self.relabel_every}")
         if self.read_every is not None and self.read_every < 1:

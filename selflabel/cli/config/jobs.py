@@ -83,7 +83,7 @@ def prepare(
     """
     objective = recipes.objective(options)
     monitor = recipes.monitor(options) if monitor is None else monitor
-    check_name(options.network)
+    check_name(options.network, options.pretrained)
     _check_size(options.size)
     _check_root(root)
     augmentation, settings = _augmentation(options), _settings(options)
@@ -119,11 +119,11 @@ def prepare(
     return TrainingJob(options, batches, objective, settings, monitor, class_names, gray)
 
 
-def new_network(options: TrainingOptions) -> nn.Module:
+def new_network(options: TrainingOptions, loaded: bool = True) -> nn.Module:
     """The network of resolved options, its weights drawn from the seed alone.
 
-    A ``package.module:factory`` may lie in the working directory. Raises `ValueError` and `ImportError` as
-    `selflabel.networks.network` does.
+    loaded: False if a checkpoint is to be loaded over them. A ``package.module:factory`` may lie in the working
+    directory. Raises `ValueError` and `ImportError` as `selflabel.networks.network` does.
     """
     if ":" in options.network and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -137,6 +137,7 @@ def new_network(options: TrainingOptions) -> nn.Module:
             options.num_classes,
             options.size or None,
             pretrained=options.pretrained,
+            loaded=loaded,
         )
 
 
@@ -257,6 +258,7 @@ def _settings(options: TrainingOptions) -> TrainingSettings:
         pretrain_steps=0 if alone else options.pretrain_steps,
         warmup_steps=0 if alone else options.warmup_steps,
         learning_rate=options.learning_rate,
+        new_layers_rate=options.new_layers_rate,
         power=options.power,
         optimizer=optimizer,
         network_steps=options.network_steps,

@@ -205,21 +205,24 @@ class NetworkOptions:
     network: Annotated[
         str,
         Option(
-            "unet or unet:WIDTH, basic-unet, deeplabv3plus-mobilenetv2, segformer, vit-linear, "
-            "smp:ARCH:ENCODER, or package.module:factory."
+            "unet or unet:WIDTH, deeplabv3plus-efficientnet-lite0 or ...:STRIDE (8 or 16; lite1, lite2), basic-unet, "
+            "deeplabv3plus-mobilenetv2, segformer, vit-linear, smp:ARCH:ENCODER, or package.module:factory."
         ),
     ] = "unet"
     pretrained: Annotated[
         str | None,
         Option(
-            "Weights to start from: a folder or name of transformers, encoder weights of smp.",
-            shown="random weights",
+            "Weights to start from: a folder or name of transformers, encoder weights of smp; or random.",
+            shown="random weights; efficientnet-lite: ImageNet's",
         ),
     ] = None
     steps: Annotated[int, Option("Batches of the whole run.", min=1)] = 600
     batch: Annotated[int, Option("Images a step.", min=1)] = 12
     optimizer: Annotated[str, Option("adamw or sgd.")] = "adamw"
     learning_rate: Annotated[float, Option("Of the first step.", flags=("--learning-rate", "--lr"))] = 1e-3
+    new_layers_rate: Annotated[
+        float, Option("Factor on the learning rate of layers without pretrained weights (papers: 10).", min=0)
+    ] = 1.0
     power: Annotated[float, Option("Of the polynomial decay.", min=0)] = 0.9
     pretrain_steps: Annotated[int, Option("First steps, on the seeds alone.", min=0)] = 100
     warmup_steps: Annotated[int, Option("Next steps, in which the weight rises.", min=0)] = 100
