@@ -239,8 +239,8 @@ def _crf(wanted: Wanted) -> nn.Module:
 
 NETWORKS: Mapping[str, Callable[[Wanted], nn.Module]] = {
     "unet": _unet,
-    **{DEEPLAB_ON + name: _deeplab(variant) for name, variant in VARIANTS.items()},
     "basic-unet": _basic_unet,
+    **{DEEPLAB_ON + name: _deeplab(variant) for name, variant in VARIANTS.items()},
     "deeplabv3plus-mobilenetv2": _of_transformers(DEEPLAB),
     "segformer": _of_transformers(SEGFORMER),
     "vit-linear": _of_transformers(VIT),

@@ -78,3 +78,18 @@ def test_relaxations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = rows(out / "relaxations.csv")
     assert len(found) == 6 + 4
     assert all(0 <= float(row["dice"]) <= 1 for row in found)
+
+
+@pytest.mark.parametrize("aside", [0, 1])
+def test_camvid(aside: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data, out = make_data(tmp_path / "data", train=4, val=1), tmp_path / "out"
+    small = ("--seeds", 1, "--steps", 1, "--scribble-steps", 1, "--size", 32, "--batch", 2)
+    start(
+        monkeypatch,
+        "camvid.py",
+        *(data, "--out", out, "--network", "unet:2", "--new-layers-rate", 1, "--aside", aside, *small),
+    )
+    found = rows(out / "scores.csv")
+    assert len(found) == 3
+    assert all(0 <= float(row["iou"]) <= 1 for row in found)
+    assert (out / "table.md").read_text().count("\n") == 2 + 3
