@@ -100,7 +100,7 @@ def split(root: Path, aside: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     stems = read_split(root, "train")
     if not aside:
         return stems, read_split(root, "val")
-    drives = [list(drive) for _, drive in groupby(sorted(stems), lambda stem: stem.partition("_")[0])]
+    drives = [list(drive) for _, drive in groupby(sorted(stems), lambda stem: stem.rstrip("0123456789"))]
     last = tuple(stem for drive in drives for stem in drive[-aside:])
     return tuple(stem for stem in stems if stem not in last), last
 

@@ -1,17 +1,5 @@
 """Networks by name: each takes images ``[b c *s]`` of any size and returns logits ``[b k *s]``.
 
-name                           network
-=============================  ==========================================================================
-``unet``, ``unet:WIDTH``       a compact U-Net of our own (`UNet`), WIDTH channels at full size: 12
-``basic-unet``                 the U-Net of MONAI (extra ``networks``)
-``deeplabv3plus-mobilenetv2``  DeepLabV3+ on MobileNetV2, of transformers (extra ``networks``)
-``segformer``                  SegFormer B0, of transformers
-``vit-linear``                 a vision transformer with a linear decoder, of transformers
-``smp:ARCH:ENCODER``           of segmentation_models_pytorch, where it is installed: ``smp:Unet:resnet34``
-``crf:NAME``                   the network NAME with a dense CRF behind it, trained with it (`MeanFieldLayer`)
-``package.module:factory``     the module that your ``factory(channels, classes)`` returns
-=============================  ==========================================================================
-=======
 ====================================  ===================================================================
 name                                  network
 ====================================  ===================================================================
@@ -135,9 +123,8 @@ def check_name(name: str, pretrained: str | None = None) -> None:
     if head == "crf" and inner:
         check_name(inner, pretrained)
         return
-    variant = VARIANTS.get(head.removeprefix(DEEPLAB_ON))
-    if variant is not None and pretrained != RANDOM:
-        variant.check()
+    if head in NETWORKS and head.removeprefix(DEEPLAB_ON) in VARIANTS and pretrained != RANDOM:
+        VARIANTS[head.removeprefix(DEEPLAB_ON)].check()
     module = module_of(name)
     if module is None:
         if name.partition(":")[0] not in NETWORKS:
