@@ -1,6 +1,6 @@
 """Affinities: who is whose neighbor, how strongly. Operators W, built from an image or from features."""
 
-from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid, Window
+from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid, SparseNonlocal, Window
 from selflabel.affinity.dense import DENSE_CRF_KERNELS, POST_PROCESSING, DenseAffinity
 from selflabel.affinity.filters.exact import Exact
 from selflabel.affinity.filters.lattice import COARSE, FINE, Lattice
@@ -8,6 +8,7 @@ from selflabel.affinity.filters.protocol import FilterBuilder
 from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.affinity.grid import GridAffinity
 from selflabel.affinity.protocol import Affinity, Edges, SparseAffinity
+from selflabel.affinity.sparse_nonlocal import SparseNonlocalAffinity
 from selflabel.affinity.window import GATED_CRF_KERNELS, WindowAffinity
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "GridAffinity",
     "Lattice",
     "SparseAffinity",
+    "SparseNonlocal",
+    "SparseNonlocalAffinity",
     "Window",
     "WindowAffinity",
 ]

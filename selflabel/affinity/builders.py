@@ -10,9 +10,10 @@ from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.affinity.grid import GridAffinity
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.protocol import Affinity
+from selflabel.affinity.sparse_nonlocal import SparseNonlocalAffinity
 from selflabel.affinity.stencil import check_positive
 from selflabel.affinity.window import WindowAffinity
-from selflabel.inputs import check_number
+from selflabel.inputs import check_count, check_number
 
 
 @runtime_checkable
@@ -89,6 +90,35 @@ class Contrast:
         features = as_image(image).lab(self.blur)
         neighbors = _in_space(self.neighbors, len(image.shape) - 2)
         return GridAffinity.from_contrast(features, self.strength, neighbors, by_distance=self.by_distance)
+
+
+@dataclass(frozen=True)
+class SparseNonlocal:
+    """Nearest neighbors and far ones drawn at random (`SparseNonlocalAffinity`).
+
+    sigma: color bandwidth in 0..255 units; sigma_xy: spatial bandwidth in pixels. samples: far neighbors in each of two
+    opposite directions, drawn by random_state. neighbors: as of `Grid`.
+    """
+
+    sigma: float = 15.0
+    sigma_xy: float = 40.0
+    samples: int = 16
+    neighbors: int | None = None
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive("sigma", self.sigma)
+        check_positive("sigma_xy", self.sigma_xy)
+        check_count(self.samples, "samples")
+        check_count(self.random_state, "random_state", 0)
+        _check_neighbors(self.neighbors)
+
+    def __call__(self, image: ImageLike) -> Affinity:
+        """The sparse non-local affinity of the image."""
+        neighbors = _in_space(self.neighbors, len(image.shape) - 2)
+        return SparseNonlocalAffinity.from_image(
+            image, self.sigma, self.sigma_xy, self.samples, neighbors, self.random_state
+        )
 
 
 @dataclass(frozen=True)

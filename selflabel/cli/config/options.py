@@ -62,10 +62,12 @@ class AffinityOptions:
     """The affinity by name, and its fields; each belongs to some affinities only."""
 
     PANEL: ClassVar[str] = ENERGY
-    affinity: Annotated[str | None, Option("grid, contrast, window or dense.")] = None
+    affinity: Annotated[str | None, Option("grid, contrast, window, dense or sparse-nonlocal.")] = None
     sigma: Annotated[float | None, Option("Color bandwidth in 0..255 units.")] = None
-    sigma_xy: Annotated[float | None, Option("Spatial bandwidth in pixels (window, dense).")] = None
-    neighbors: Annotated[int | None, Option("4 or 8 (grid).")] = None
+    sigma_xy: Annotated[
+        float | None, Option("Spatial bandwidth in pixels (window, dense, sparse-nonlocal).")
+    ] = None
+    neighbors: Annotated[int | None, Option("4 or 8 (grid, sparse-nonlocal).")] = None
     radius: Annotated[int | None, Option("In pixels (window).")] = None
 
 
