@@ -142,7 +142,11 @@ def _label(options: LabelOptions) -> None:
         raise screen.stop(str(error)) from error
     run = _run(options, settings)
     processes = count + len(devices) if devices or count > 1 else 0
-    with _owned(options.out, part), forked(processes) as ready:  # while there is one thread
+    with ExitStack() as stack:
+        stack.enter_context(_owned(options.out, part))
+        if _is_work_left(options, plan):
+            settings.labeler.compile(predicted=options.probs is not None, solved=not devices)
+        ready = stack.enter_context(forked(processes))  # while there is one thread
         work = label_folder(
             plan,
             settings,
@@ -156,6 +160,14 @@ def _label(options: LabelOptions) -> None:
             is_owner=True,
         )
         _label_all(work, plan, options.out)
+
+
+def _is_work_left(options: LabelOptions, plan: "Plan") -> bool:
+    """Whether images will be labeled, as far as names of files tell."""
+    from selflabel.labeling.outputs import OutputFolder
+
+    output = OutputFolder(options.out)
+    return any(options.overwrite or not output.paths(job.stem).labels.is_file() for job in plan.jobs)
 
 
 @contextmanager

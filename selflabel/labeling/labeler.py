@@ -13,6 +13,8 @@ from selflabel.affinity.protocol import Affinity
 from selflabel.annotators import Annotator
 from selflabel.driver import Solution, Solver, check_fit, solve
 from selflabel.energy import Energy
+from selflabel.files import UNLABELED
+from selflabel.kernels.backend import has_numba
 from selflabel.problem import Problem
 
 
@@ -68,6 +70,24 @@ class Labeler:
             return self.annotator.predict(image, seeds, num_classes)
         shape = (len(seeds), num_classes, *seeds.shape[1:])
         return torch.full(shape, 1 / num_classes, device=seeds.device)
+
+    def compile(self, *, predicted: bool, solved: bool = True) -> None:
+        """Have kernels compiled, or read from disk, by labeling an image of 8 x 8 pixels; without Numba, nothing.
+
+        For a process that will be forked: its forks have what it has compiled, and need not do it each, within the time
+        of an image. predicted: images will have predictions. solved: this machine's processor solves, not a GPU.
+        """
+        if not has_numba() or (predicted and not solved):
+            return
+        image = torch.linspace(0.0, 1.0, 3 * 64).reshape(3, 8, 8)
+        seeds = torch.full((8, 8), UNLABELED)
+        seeds[0, :2], seeds[-1, :2] = 0, 1
+        probs = torch.stack([image[0], 1 - image[0]]) if predicted else None
+        with suppress(Exception), torch.no_grad():  # whatever it is, each image will tell
+            if solved:
+                self.label(image, seeds, 2, probs)
+            else:
+                self.predict(Image(image[None]), seeds[None], 2)
 
     def _inputs(
         self,

@@ -1,5 +1,6 @@
 """Machine code that Numba keeps on disk, from one process and one version of the library to the next."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -7,9 +8,11 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from selflabel.kernels.cpu import cache
+from selflabel.kernels.cpu.compile import Array, kernel
 
 SOURCE = """
 from typing import Any, NamedTuple
@@ -243,3 +246,24 @@ def test_a_folder_that_depends_on_where_one_is_is_not_taken(monkeypatch: pytest.
     monkeypatch.setenv("XDG_CACHE_HOME", "caches")
     with pytest.raises(FileNotFoundError, match="caches/selflabel is not a full path"):
         cache._folder(Path(__file__))
+
+
+def doubled(values: Array) -> float:
+    return 2.0 * values[0]  # type: ignore[no-any-return]
+
+
+def test_compiling_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a process, for all functions; not where they are read from disk."""
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    caplog.set_level(logging.INFO, logger="selflabel")
+
+    def told() -> int:
+        cache._tell_once.cache_clear()  # as in a new process
+        caplog.clear()
+        made = kernel(doubled)
+        assert made(np.ones(1)) == made(np.ones(1, np.float32)) == 2
+        return sum("kernels are compiled" in record.message for record in caplog.records)
+
+    assert (told(), told()) == (1, 0)

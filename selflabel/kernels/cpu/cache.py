@@ -6,6 +6,7 @@ the package is removed, and hides the next installation.
 """
 
 import hashlib
+import logging
 import os
 import pickle
 import stat
@@ -15,12 +16,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 from numba.misc.appdirs import AppDirs
 
+LOG: Final = logging.getLogger(__name__)
 KERNELS = Path(__file__).parent
 SEAL_BYTES = 32
 PRIVATE = 0o700
@@ -128,15 +130,18 @@ class _Cache(FunctionCache):
         self._cache_file = _SealedFile(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """None, so that the function is compiled, if nothing that is whole is there."""
+        """None, so that the function is compiled, if nothing that is whole is there; says so once a process."""
         try:
-            return super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)
         except Exception as error:
+            found = None
             if not isinstance(error, AttributeError | ImportError):  # those: a record has another name by now
                 _warn(error)
-        with suppress(Exception):
-            self.flush()
-        return None
+            with suppress(Exception):
+                self.flush()
+        if found is None:
+            _tell_once()
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """As far as the disk lets it."""
@@ -172,6 +177,14 @@ class _SealedFile(IndexDataCacheFile):
         if hashlib.sha256(code).digest() != seal:
             raise ValueError(f"{name} is damaged")
         return pickle.loads(code)
+
+
+@cache
+def _tell_once() -> None:
+    """Say, at the first call, that functions are compiled."""
+    LOG.info(
+        "kernels are compiled: this takes about a minute, the first time that they are used on this machine"
+    )
 
 
 @cache
