@@ -367,11 +367,11 @@ def test_solvers_lists_all_that_is_registered() -> None:
 
 
 def test_demo_compares_every_solver(tmp_path: Path) -> None:
-    result = call("demo", "--out", tmp_path / "demo.png", "--size", 64)
+    result = call("demo", "--out", tmp_path / "demo.png", "--size", 32)
     assert result.exit_code == 0, result.output
     with Image.open(tmp_path / "demo.png") as picture:
-        assert picture.width > 64 * (1 + len(SOLVERS))
-        assert picture.height > 40 * 5
+        assert picture.width > 32 * (1 + len(SOLVERS))
+        assert picture.height > 20 * 5
     assert os.listdir(tmp_path) == ["demo.png"]
 
 
