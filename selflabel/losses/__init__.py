@@ -8,6 +8,12 @@ from selflabel.losses.cross_entropy import (
 )
 from selflabel.losses.dense_crf import dense_crf_loss, kernel_cut_loss, normalized_cut_loss
 from selflabel.losses.gated_crf import GatedCRFLoss, gated_crf_loss
+from selflabel.losses.image_tags import (
+    ConstrainToBoundaryLoss,
+    ExpansionLoss,
+    constrain_to_boundary_loss,
+    expansion_loss,
+)
 from selflabel.losses.modules import (
     DenseCRFLoss,
     EntropyLoss,
@@ -25,8 +31,10 @@ from selflabel.losses.regions import kmeans_loss, non_exist_loss
 from selflabel.losses.self_labeling import self_labeling_loss
 
 __all__ = [
+    "ConstrainToBoundaryLoss",
     "DenseCRFLoss",
     "EntropyLoss",
+    "ExpansionLoss",
     "GatedCRFLoss",
     "KMeansLoss",
     "KernelCutLoss",
@@ -38,8 +46,10 @@ __all__ = [
     "SelfLabelingLoss",
     "class_frequencies",
     "click_weights",
+    "constrain_to_boundary_loss",
     "dense_crf_loss",
     "entropy_loss",
+    "expansion_loss",
     "gated_crf_loss",
     "kernel_cut_loss",
     "kmeans_loss",

@@ -17,14 +17,19 @@ def non_exist_loss(logits: Float[Tensor, "b k *s"], present: Bool[Tensor, "b k"]
     `present` says which classes each image has. Raises `ValueError` for another shape.
     """
     check_logits(logits)
+    check_present(logits, present)
+    absent = ~present.view(*present.shape, *[1] * (logits.ndim - 2))
+    with full_precision(logits):
+        return mean_per_pixel(total(widened(logits).softmax(1) * absent), logits)
+
+
+def check_present(logits: Float[Tensor, "b k *s"], present: Bool[Tensor, "b k"]) -> None:
+    """Raise `ValueError` unless `present` says of each image and class whether it is there."""
     if present.dtype != torch.bool or tuple(present.shape) != tuple(logits.shape[:2]):
         raise ValueError(
             f"expected `present` as booleans {tuple(logits.shape[:2])} (images, classes), got {present.dtype} "
             f"{tuple(present.shape)}: see selflabel.labels.classes_present"
         )
-    absent = ~present.view(*present.shape, *[1] * (logits.ndim - 2))
-    with full_precision(logits):
-        return mean_per_pixel(total(widened(logits).softmax(1) * absent), logits)
 
 
 def kmeans_loss(logits: Float[Tensor, "b k *s"], features: Float[Tensor, "b c *s"]) -> Float[Tensor, ""]:

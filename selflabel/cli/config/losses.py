@@ -10,8 +10,10 @@ import torch
 from selflabel.affinity.builders import AffinityBuilder, Dense, Grid, Window
 from selflabel.affinity.gaussian import GaussianKernel
 from selflabel.losses import (
+    ConstrainToBoundaryLoss,
     DenseCRFLoss,
     EntropyLoss,
+    ExpansionLoss,
     GatedCRFLoss,
     KernelCutLoss,
     KMeansLoss,
@@ -20,6 +22,7 @@ from selflabel.losses import (
     NormalizedCutLoss,
     PottsLoss,
 )
+from selflabel.losses.image_tags import CRF
 from selflabel.terms import Relaxation, Variation, check_relaxation
 
 
@@ -156,6 +159,30 @@ class KMeans(LossKind):
         return KMeansLoss()
 
 
+@dataclass(frozen=True)
+class Expansion(LossKind):
+    """Classes with seeds in an image cover a part of it, others are nowhere; `background`: its class, or none."""
+
+    background: int | None = 0
+
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
+        """No affinity."""
+        return ExpansionLoss(self.background)
+
+
+@dataclass(frozen=True)
+class ConstrainToBoundary(LossKind):
+    """The prediction is like its own mean field after some `iterations`."""
+
+    affinity: ClassVar[AffinityBuilder | None] = CRF
+
+    iterations: int = 10
+
+    def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
+        """With any affinity."""
+        return ConstrainToBoundaryLoss(affinity, self.iterations)
+
+
 LOSSES: dict[str, type[LossKind]] = {
     "potts": Potts,
     "dense-crf": DenseCRF,
@@ -165,4 +192,6 @@ LOSSES: dict[str, type[LossKind]] = {
     "entropy": Entropy,
     "non-exist": NonExist,
     "kmeans": KMeans,
+    "expansion": Expansion,
+    "constrain-to-boundary": ConstrainToBoundary,
 }

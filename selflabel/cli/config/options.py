@@ -119,8 +119,8 @@ class MethodOptions:
     loss: Annotated[
         str | None,
         Option(
-            "gd: potts, dense-crf, normalized-cut, kernel-cut, gated-crf, entropy, non-exist or kmeans; "
-            "several as potts+entropy=0.1, each with a factor on its weight.",
+            "gd: potts, dense-crf, normalized-cut, kernel-cut, gated-crf, entropy, non-exist, kmeans, expansion or "
+            "constrain-to-boundary; several as potts+entropy=0.1, each with a factor on its weight.",
             shown="potts",
         ),
     ] = None
