@@ -47,8 +47,8 @@ def expansion_loss(
     T are the classes present but the background. ``G_k = Σ_j d^(j-1) σ^k_(j) / Σ_j d^(j-1)``, global weighted rank
     pooling, is a mean of σ^k from its largest value on, with decays d for images of 41 x 41 pixels; d = 0 is the
     maximum, 1 the mean. A class that is there must cover a part of the image, one that is not must be nowhere. Without
-    a background (None) its term is left out; where T is empty or full, that mean is 0. Raises `ValueError` for `present`
-    of another shape, a background that is no class, and decays outside [0, 1].
+    a background (None) its term is left out; where T is empty or full, that mean is 0. Raises `ValueError` for
+    `present` of another shape, a background that is no class, and decays outside [0, 1].
 
     Cost: a sort of the pixels of each class.
     """
