@@ -21,7 +21,7 @@ from selflabel.terms import STANDARD, TOTAL_VARIATION, Regularizer, Variation
 
 @dataclass(frozen=True)
 class TotalVariation:
-    """Minimize ``η Σ_i H(y_i, σ_i) + λ TV(y)``, the convex Potts model (Kolesnikov & Lampert 2016, eq. 3).
+    """Minimize ``η Σ_i H(y_i, σ_i) + λ TV(y)``, the convex Potts model (Mayer et al., eq. 3).
 
     TV is half the total variation of the classes, anisotropic or isotropic (`terms.Variation`). The energy is convex,
     so that primal-dual steps (`PrimalDual`: Chambolle & Pock 2011) reach the global minimum of soft labels, and the

@@ -1,6 +1,14 @@
 """Affinities: who is whose neighbor, how strongly. Operators W, built from an image or from features."""
 
-from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid, SparseNonlocal, Window
+from selflabel.affinity.builders import (
+    AffinityBuilder,
+    Contrast,
+    Dense,
+    EdgeStop,
+    Grid,
+    SparseNonlocal,
+    Window,
+)
 from selflabel.affinity.dense import DENSE_CRF_KERNELS, POST_PROCESSING, DenseAffinity
 from selflabel.affinity.filters.exact import Exact
 from selflabel.affinity.filters.lattice import COARSE, FINE, Lattice
@@ -22,6 +30,7 @@ __all__ = [
     "Contrast",
     "Dense",
     "DenseAffinity",
+    "EdgeStop",
     "Edges",
     "Exact",
     "FilterBuilder",

@@ -93,6 +93,23 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class EdgeStop:
+    """Nearest neighbors along the axes, weighted by the image's gradient (`GridAffinity.from_gradient`).
+
+    strength: by 1 / 0..255 units. For total variation; published with 0.01.
+    """
+
+    strength: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_positive("strength", self.strength)
+
+    def __call__(self, image: ImageLike) -> Affinity:
+        """The edge-stop affinity of the image."""
+        return GridAffinity.from_gradient(as_image(image).colors, self.strength)
+
+
+@dataclass(frozen=True)
 class SparseNonlocal:
     """Nearest neighbors and far ones drawn at random (`SparseNonlocalAffinity`).
 

@@ -101,6 +101,22 @@ class GridAffinity(Stencil):
         return cls._from_weights(features, offsets, weights, by_distance, spacing)
 
     @classmethod
+    def from_gradient(cls, features: Float[Tensor, "b c *s"], strength: float = 0.01) -> "GridAffinity":
+        """``w = exp(-strength |∇f|_i)`` from pixel i to the next one on each axis (Mayer et al., below eq. 3).
+
+        ``|∇f|_i`` is the length of all differences of pixel i to the next ones: the edge-stop function of the total
+        variation, one weight for both axes. 4 neighbors, 6 in 3-D.
+        """
+        check_positive("strength", strength)
+        offsets, squared = _squared_differences(features, None)
+        sums = squared[0].new_zeros(len(features), 1, *features.shape[2:])
+        size = tuple(features.shape[2:])
+        for offset, square in zip(offsets, squared, strict=True):
+            sums[boxes(offset, size)[0]] += square
+        stop = torch.exp(-strength * sums.sqrt())
+        return cls(size, offsets, tuple(stop[boxes(offset, size)[0]] for offset in offsets))
+
+    @classmethod
     def _from_weights(
         cls,
         features: Tensor,

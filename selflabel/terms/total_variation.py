@@ -23,8 +23,8 @@ class Variation:
     - isotropic: ``½ Σ_i Σ_k sqrt(Σ_d w_id² (y_i+d^k - y_i^k)²)`` with the next pixel on each axis d, which favors no
       direction. It needs a grid of 4 neighbors (6 in volumes). At hard labels a pixel with two boundaries costs √2.
 
-    With ``w_id = g_i`` it is ``½ Σ_k Σ_i g_i |∇y^k|_i`` (Kolesnikov & Lampert 2016; Unger et al. 2008), whose weight λ
-    is twice that of the papers, which count both classes of a boundary. Convex, and not smooth where labels agree.
+    With ``w_id = g_i`` it is ``½ Σ_k Σ_i g_i |∇y^k|_i`` (Mayer et al., eq. 3; the affinity `EdgeStop`), whose weight λ
+    is twice theirs: they count both classes of a boundary. Convex, and not smooth where labels agree.
     """
 
     name: str

@@ -62,7 +62,9 @@ class AffinityOptions:
     """The affinity by name, and its fields; each belongs to some affinities only."""
 
     PANEL: ClassVar[str] = ENERGY
-    affinity: Annotated[str | None, Option("grid, contrast, window, dense or sparse-nonlocal.")] = None
+    affinity: Annotated[
+        str | None, Option("grid, contrast, edge-stop, window, dense or sparse-nonlocal.")
+    ] = None
     sigma: Annotated[float | None, Option("Color bandwidth in 0..255 units.")] = None
     sigma_xy: Annotated[
         float | None, Option("Spatial bandwidth in pixels (window, dense, sparse-nonlocal).")

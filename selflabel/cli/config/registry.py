@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any, TypeVar, Union
 
-from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid, SparseNonlocal, Window
+from selflabel.affinity.builders import (
+    AffinityBuilder,
+    Contrast,
+    Dense,
+    EdgeStop,
+    Grid,
+    SparseNonlocal,
+    Window,
+)
 from selflabel.annotators import ANNOTATORS, Annotator
 from selflabel.cli.config.declarations import declared, known
 from selflabel.cli.config.options import AffinityOptions, EnergyOptions, LabelerOptions, by_part
@@ -28,6 +36,7 @@ AFFINITIES: dict[str, type[AffinityBuilder]] = {
     "contrast": Contrast,
     "window": Window,
     "dense": Dense,
+    "edge-stop": EdgeStop,
     "sparse-nonlocal": SparseNonlocal,
 }
 LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {
