@@ -15,7 +15,14 @@ from selflabel.driver import Step
 from selflabel.energy import Energy
 from selflabel.inputs import check_kind, check_number
 from selflabel.numerics.descent.line_search import PerImage, select
-from selflabel.numerics.descent.quadratic import Field, QuadraticEnergy, check_quadratic, filtering, softmax
+from selflabel.numerics.descent.quadratic import (
+    Field,
+    LabelSegment,
+    QuadraticEnergy,
+    check_quadratic,
+    filtering,
+    softmax,
+)
 from selflabel.numerics.descent.smoothing import Entropic, Euclidean, Smoothing
 from selflabel.problem import Problem
 from selflabel.terms import BILINEAR, STANDARD, Regularizer
@@ -110,13 +117,12 @@ class FrankWolfe:
             share = self.decay**number
             share = share if share >= LEAST_SHARE else 0.0
             rho = share * self.smoothing_weight(energy)
-            target = torch.where(problem.free, self.smoothing.minimizer(point, rho), seeds)
+            aim = self.smoothing.aim(point, rho, seeds)
             if self.step is None:
-                gap = point.gap()
-                done = done | (gap <= self.rtol * point.value.abs())
+                done = done | (aim.gap <= self.rtol * point.value.abs())
                 if bound is not None:
-                    bound = torch.maximum(bound, point.value - gap)
-            segment = point.towards(target, _filtered(problem, target))
+                    bound = torch.maximum(bound, point.value - aim.gap)
+            segment = LabelSegment.of(aim, _filtered(problem, aim.end))
             if self.step is not None:
                 point = segment.at(torch.full_like(best, self.step))
                 yield Step(point.labels)

@@ -35,6 +35,7 @@ class Routine(enum.Enum):
     EXACT = "exact"
     MEAN_FIELD = "mean_field"
     DESCENT = "descent"
+    FRANK_WOLFE = "frank_wolfe"
     ELIMINATION = "elimination"
     GATED = "gated"
     STENCIL = "stencil"
@@ -46,6 +47,7 @@ CPU_DTYPES = {
     Routine.LATTICE: (torch.float32, torch.float64),
     Routine.MEAN_FIELD: (torch.float32,),
     Routine.DESCENT: (torch.float32,),
+    Routine.FRANK_WOLFE: (torch.float32, torch.float64),
     Routine.ELIMINATION: (torch.float64,),
 }
 """The dtypes that the kernels of each routine take on a CPU."""

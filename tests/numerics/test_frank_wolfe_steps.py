@@ -8,8 +8,15 @@ from support.problems import make_case, random_labels
 from torch import Tensor
 
 from selflabel.energy import Energy
-from selflabel.labels import per_image
-from selflabel.numerics.descent.quadratic import LabelPoint, LabelSegment, QuadraticEnergy, inner
+from selflabel.labels import UNLABELED, per_image
+from selflabel.numerics.descent.quadratic import (
+    LabelPoint,
+    LabelSegment,
+    QuadraticEnergy,
+    TorchAim,
+    filtering,
+    inner,
+)
 from selflabel.numerics.descent.smoothing import Entropic, Euclidean, Smoothing
 from selflabel.problem import Problem
 from selflabel.terms import BILINEAR, QUADRATIC, QUADRATIC_POTTS, STANDARD
@@ -34,9 +41,8 @@ def starts(problem: Problem) -> LabelPoint:
 
 
 def segment(problem: Problem, smoothing: Smoothing, rho: Tensor) -> LabelSegment:
-    point = starts(problem)
-    end = problem.feasible(smoothing.minimizer(point, rho))
-    return point.towards(end, problem.affinity.apply(end))
+    aim = smoothing.aim(starts(problem), rho, problem.seed_labels)
+    return LabelSegment.of(aim, problem.affinity.apply(aim.end))
 
 
 def regularized(problem: Problem, labels: Tensor, smoothing: Smoothing, rho: Tensor) -> Tensor:
@@ -47,13 +53,14 @@ def regularized(problem: Problem, labels: Tensor, smoothing: Smoothing, rho: Ten
 
 
 def test_projections_are_those_by_sorting(generator: torch.Generator) -> None:
-    point = starts(make_case(RELAXED[0], "grid8", classes=7, size=(9, 8)).to(torch.float64).problem)
+    case = make_case(RELAXED[0], "grid8", classes=7, size=(9, 8), seeded=0.0).to(torch.float64)
+    point, seeds = starts(case.problem), case.problem.seed_labels
     for rho in (1e-3, 0.1, 1.0, 30.0):
         weight = torch.tensor([rho, 2 * rho], dtype=torch.float64)
-        found = Euclidean().minimizer(point, weight)
+        found = Euclidean().aim(point, weight, seeds).end
         expected = sorted_projection(-point.tangent / per_image(weight, point.tangent))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    vertices = Euclidean().minimizer(point, torch.zeros(2, dtype=torch.float64))
+    vertices = Euclidean().aim(point, torch.zeros(2, dtype=torch.float64), seeds).end
     assert torch.equal(vertices, torch.zeros_like(vertices).scatter(1, point.tangent.argmin(1, True), 1))
 
 
@@ -61,7 +68,8 @@ def test_projections_are_those_by_sorting(generator: torch.Generator) -> None:
 def test_forbidden_classes_get_nothing(smoothing: Smoothing) -> None:
     allowed = torch.tensor([[True, False, True], [False, False, True]])
     case = make_case(RELAXED[0], "grid4", seeded=0.0).to(torch.float64)
-    found = smoothing.minimizer(starts(replace(case, classes=allowed).problem), torch.ones(2).double())
+    problem = replace(case, classes=allowed).problem
+    found = smoothing.aim(starts(problem), torch.ones(2).double(), problem.seed_labels).end
     assert float(found.flatten(2).amax(2)[~allowed].max()) == 0
     torch.testing.assert_close(found.sum(1), torch.ones_like(found[:, 0]))
     assert torch.equal(found[1, 2], torch.ones_like(found[1, 2]))
@@ -79,7 +87,7 @@ def test_rates_are_those_of_a_search_by_hand(kind: str, energy: Energy, smoothin
     there = way.at(rate)
     least = regularized(problem, there.labels, smoothing, rho)
     for at in torch.linspace(0, 1, 31).tolist():
-        value = regularized(problem, torch.lerp(way.point.labels, way.end, at), smoothing, rho)
+        value = regularized(problem, torch.lerp(way.aim.point.labels, way.aim.end, at), smoothing, rho)
         assert bool((least <= value + 1e-6 * value.abs()).all())
     torch.testing.assert_close(there.value, problem.value(there.labels), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(there.filtered, problem.affinity.apply(there.labels))
@@ -109,3 +117,32 @@ def test_the_gap_is_the_most_that_the_linearized_energy_can_fall(entropy: float)
         least = torch.zeros_like(least).scatter(1, gradient.argmin(1, True), 1)
     expected = linearized(point.labels) - linearized(torch.where(free, least, point.labels))
     torch.testing.assert_close(point.gap(), expected)
+
+
+@pytest.mark.needs_numba
+@pytest.mark.parametrize("energy", RELAXED, ids=["bilinear", "quadratic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_steps_are_those_of_torch(
+    energy: Energy, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of labels pixel by pixel in memory, with a class that one image must not have."""
+    allowed = torch.tensor([[True, False, True], [True, True, True]])
+    case = make_case(energy, "lattice", size=(9, 11)).to(dtype)
+    seeds = torch.where(case.seeds == 1, UNLABELED, case.seeds)
+    problem = replace(case, seeds=seeds, classes=allowed).problem
+    ordered = filtering(problem.affinity)
+    labels = ordered(problem.feasible(random_labels(problem.probs)))
+    filtered = problem.affinity.apply(labels)
+    point = QuadraticEnergy.of(problem, filtered).point(labels, filtered)
+    for rho in (torch.tensor([weight, 2 * weight], dtype=torch.float64) for weight in (0.0, 0.1, 3.0)):
+        compiled = Euclidean().aim(point, rho, problem.seed_labels)
+        assert not isinstance(compiled, TorchAim)
+        with monkeypatch.context() as patch:
+            patch.setattr("selflabel.kernels.backend.has_numba", lambda: False)
+            plain = Euclidean().aim(point, rho, problem.seed_labels)
+        assert isinstance(plain, TorchAim)
+        torch.testing.assert_close(compiled.end, plain.end)
+        for name in ("gap", "slope", "square", "overlap", "length"):
+            torch.testing.assert_close(getattr(compiled, name), getattr(plain, name), rtol=1e-5, atol=1e-5)
+        there = problem.affinity.apply(plain.end)
+        torch.testing.assert_close(compiled.bend(there), plain.bend(there), rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ quadratic coupling. W is linear, so W of a mixture of labels is the mixture of t
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +24,9 @@ from selflabel.problem import Problem
 from selflabel.terms import QUADRATIC, QUADRATIC_POTTS, STANDARD, entropy, total
 
 Field = Float[Tensor, "b k *s"]
+
+LEAST_WEIGHT = 1e-30
+"""Of smoothing, in place of none at all: only exact ties stay undecided."""
 
 
 def check_quadratic(energy: Energy, name: str) -> None:
@@ -48,7 +52,9 @@ def filtering(affinity: Affinity) -> Callable[[Field], Field]:
 
 
 def _by_pixel(labels: Field) -> Field:
-    return labels.movedim(1, -1).contiguous().movedim(-1, 1)
+    from selflabel.kernels.cpu.layout import channels_last  # there are compiled filters
+
+    return channels_last(labels)
 
 
 def softmax(logits: Field) -> Field:
@@ -95,11 +101,10 @@ class QuadraticEnergy:
         square = pull * degree if is_convex and pull else None
         constant = torch.zeros_like(pulls) if is_convex else pulls / 2
         unary = torch.zeros_like(filtered)
-        if problem.costs is not None:
-            unary = unary + energy.coupling_weight * problem.costs
-        elif energy.coupling_weight:
-            # the order in memory is that of the first term
-            unary = unary + energy.coupling_weight * energy.coupling.gradient(unary, problem.probs)
+        if energy.coupling_weight:
+            linear = -2 * problem.probs if energy.coupling == QUADRATIC else problem.vertex_costs
+            assert linear is not None, "the coupling is standard"
+            unary.copy_(filtering(problem.affinity)(linear)).mul_(energy.coupling_weight)
         if energy.coupling_weight and energy.coupling == QUADRATIC:
             own = 2 * energy.coupling_weight * free.to(unary.dtype)
             square = own if square is None else square + own
@@ -178,33 +183,99 @@ class LabelPoint:
             least = costs.amin(1, keepdim=True)
         return total((here - least).mul_(self.energy.free))
 
-    def towards(self, end: Field, filtered: Field) -> "LabelSegment":
-        """The segment to other labels, with W of them: needs no other filtering."""
-        step = end - self.labels
-        energy = self.energy
-        curvature = -energy.pull * inner(step, filtered - self.filtered)
-        if energy.square is not None:
-            curvature = curvature + inner(energy.square * step, step)
-        return LabelSegment(self, end, filtered, step, inner(self.gradient, step), curvature)
+
+@runtime_checkable
+class Aim(Protocol):
+    """A step d from a point to other labels, its end, and the sums of an image that need no filtering.
+
+    - `gap`: `LabelPoint.gap`;
+    - `slope`: ``∇E·d``, E without its entropy;
+    - `square`: ``Σ q_i ‖d_i‖²``, `overlap`: ``y·d``, `length`: ``‖d‖²``.
+    """
+
+    @property
+    def point(self) -> LabelPoint: ...
+    @property
+    def end(self) -> Field: ...
+    @property
+    def gap(self) -> PerImage: ...
+    @property
+    def slope(self) -> PerImage: ...
+    @property
+    def square(self) -> PerImage: ...
+    @property
+    def overlap(self) -> PerImage: ...
+    @property
+    def length(self) -> PerImage: ...
+
+    def bend(self, filtered: Field) -> PerImage:
+        """``d·W d``, from W of the end."""
+
+
+@dataclass(frozen=True, eq=False)
+class TorchAim:
+    """Each sum is a pass over the labels, made when it is asked for."""
+
+    point: LabelPoint
+    end: Field
+
+    @cached_property
+    def step(self) -> Field:
+        """d."""
+        return self.end - self.point.labels
+
+    @cached_property
+    def gap(self) -> PerImage:
+        """As `Aim.gap`."""
+        return self.point.gap()
+
+    @cached_property
+    def slope(self) -> PerImage:
+        """As `Aim.slope`."""
+        return inner(self.point.gradient, self.step)
+
+    @cached_property
+    def square(self) -> PerImage:
+        """As `Aim.square`."""
+        square = self.point.energy.square
+        return torch.zeros_like(self.slope) if square is None else inner(square * self.step, self.step)
+
+    @cached_property
+    def overlap(self) -> PerImage:
+        """As `Aim.overlap`."""
+        return inner(self.point.labels, self.step)
+
+    @cached_property
+    def length(self) -> PerImage:
+        """As `Aim.length`."""
+        return inner(self.step, self.step)
+
+    def bend(self, filtered: Field) -> PerImage:
+        """As `Aim.bend`."""
+        return inner(self.step, filtered - self.point.filtered)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelSegment:
-    """From a point to other labels: the energy but for its entropy is ``slope · rate + ½ curvature · rate²``."""
+    """All of a step. The energy, without its entropy, is ``slope · rate + ½ curvature · rate²`` above the point's."""
 
-    point: LabelPoint
-    end: Field
+    aim: Aim
     filtered: Field
-    step: Field
-    slope: PerImage
+    """W of the end."""
     curvature: PerImage
+
+    @classmethod
+    def of(cls, aim: Aim, filtered: Field) -> "LabelSegment":
+        """From W of the end: needs no other filtering."""
+        return cls(aim, filtered, aim.square - aim.point.energy.pull * aim.bend(filtered))
 
     def at(self, rate: PerImage) -> LabelPoint:
         """The point at this rate, from 0 to 1; at both exactly the ends."""
-        start = self.point
-        labels = torch.lerp(start.labels, self.end, per_image(rate, self.end))
-        filtered = torch.lerp(start.filtered, self.filtered, per_image(rate, self.end))
-        value = start.value + rate * (self.slope + rate * self.curvature / 2)
+        start, labels, filtered = self.aim.point, self.aim.end, self.filtered
+        if not bool((rate == 1).all()):
+            labels = torch.lerp(start.labels, labels, per_image(rate, labels))
+            filtered = torch.lerp(start.filtered, filtered, per_image(rate, labels))
+        value = start.value + rate * (self.aim.slope + rate * self.curvature / 2)
         t, scattered = start.energy.temperature, start.energy.entropy(labels)
         if t:
             value = value - t * (scattered - start.scattered)

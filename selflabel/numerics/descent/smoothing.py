@@ -13,13 +13,20 @@ import torch
 
 from selflabel.energy import Energy
 from selflabel.inputs import check_number
+from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.labels import per_image
 from selflabel.numerics.descent.line_search import PerImage
-from selflabel.numerics.descent.quadratic import Field, LabelPoint, LabelSegment, inner, softmax
+from selflabel.numerics.descent.quadratic import (
+    LEAST_WEIGHT,
+    Aim,
+    Field,
+    LabelPoint,
+    LabelSegment,
+    TorchAim,
+    inner,
+    softmax,
+)
 from selflabel.terms import FLOOR
-
-LEAST_WEIGHT = 1e-30
-"""In place of none at all: only exact ties stay undecided."""
 
 ROOT_STEPS = 12
 """Of Newton's method, safeguarded by bisection, for the rate of a step with an entropy."""
@@ -45,8 +52,8 @@ class Smoothing(Protocol):
     def check(self, energy: Energy, name: str) -> None:
         """Raise `ValueError` if there is no closed form of steps for this energy. name: the solver's."""
 
-    def minimizer(self, point: LabelPoint, rho: PerImage) -> Field:
-        """The s above, without mass on forbidden classes. Of any value at seeds."""
+    def aim(self, point: LabelPoint, rho: PerImage, seeds: Field) -> Aim:
+        """The step to the s above, without mass on forbidden classes, and of these labels at seeds."""
 
     def rate(self, segment: LabelSegment, rho: PerImage) -> PerImage:
         """Where along the segment, from 0 to 1, the energy plus ``ρ r`` is least."""
@@ -82,17 +89,22 @@ class Euclidean:
                 f"that, the entropic smoothing, or the mean-field solver"
             )
 
-    def minimizer(self, point: LabelPoint, rho: PerImage) -> Field:
+    def aim(self, point: LabelPoint, rho: PerImage, seeds: Field) -> Aim:
         """``argmin_s g·s + ½ Σ_i (q_i + ρ) ‖s_i‖²`` with ``g = u - κ W y``."""
+        if _is_compiled(point):
+            from selflabel.numerics.descent.compiled_aim import CompiledAim
+
+            return CompiledAim(point, rho)
         square = point.energy.square
         weight = per_image(rho, point.labels)
         weight = (weight if square is None else weight + square).clamp_min(LEAST_WEIGHT)
-        return _project(point.energy.below_least(point.tangent).div_(weight))
+        end = _project(point.energy.below_least(point.tangent).div_(weight))
+        return TorchAim(point, torch.where(point.energy.free, end, seeds))
 
     def rate(self, segment: LabelSegment, rho: PerImage) -> PerImage:
         """``-slope / curvature``, where the energy plus ``ρ r`` bends up."""
-        slope = segment.slope + rho * inner(segment.point.labels, segment.step)
-        curvature = segment.curvature + rho * inner(segment.step, segment.step)
+        slope = segment.aim.slope + rho * segment.aim.overlap
+        curvature = segment.curvature + rho * segment.aim.length
         rate = torch.where(curvature > 0, -slope / curvature, 1.0).clamp(0, 1)
         return torch.where(slope < 0, rate, 0.0)
 
@@ -114,18 +126,26 @@ class Entropic:
     def check(self, energy: Energy, name: str) -> None:
         """Takes every energy."""
 
-    def minimizer(self, point: LabelPoint, rho: PerImage) -> Field:
+    def aim(self, point: LabelPoint, rho: PerImage, seeds: Field) -> Aim:
         """``argmin_s ∇E·s - (τ + ρ) S(s)``, of which E leaves out its entropy."""
         weight = per_image(rho + point.energy.temperature, point.labels).clamp_min(LEAST_WEIGHT)
-        return softmax(point.energy.below_least(point.gradient).div_(weight))
+        end = softmax(point.energy.below_least(point.gradient).div_(weight))
+        return TorchAim(point, torch.where(point.energy.free, end, seeds))
 
     def rate(self, segment: LabelSegment, rho: PerImage) -> PerImage:
         """1 where the energy without its entropy does not bend up; else a root, by passes over the labels."""
-        one = torch.ones_like(segment.slope)
+        one = torch.ones_like(segment.curvature)
         bends_up = segment.curvature > 0
         if not bool(bends_up.any()):
             return one
-        return torch.where(bends_up, _root(segment, rho + segment.point.energy.temperature), one)
+        return torch.where(bends_up, _root(segment, rho + segment.aim.point.energy.temperature), one)
+
+
+def _is_compiled(point: LabelPoint) -> bool:
+    """Are there kernels for labels in this order in memory?"""
+    labels = point.labels
+    found = backend(Routine.FRANK_WOLFE, labels.device, labels.dtype)
+    return found is Backend.CPU and labels.movedim(1, -1).is_contiguous()
 
 
 def _root(segment: LabelSegment, weight: PerImage) -> PerImage:
@@ -134,11 +154,12 @@ def _root(segment: LabelSegment, weight: PerImage) -> PerImage:
     It rises, so that Newton's method from a bracket that bisection halves finds it. Cost: a pass a step.
     """
     low, high = torch.zeros_like(weight), torch.ones_like(weight)
-    labels, step = segment.point.labels, segment.step
+    slope, labels = segment.aim.slope, segment.aim.point.labels
+    step = segment.aim.end - labels
     rate = high
     for _ in range(ROOT_STEPS):
         at = torch.addcmul(labels, step, per_image(rate, step)).clamp_min_(FLOOR)
-        value = segment.slope + segment.curvature * rate + weight * inner(step, at.log())
+        value = slope + segment.curvature * rate + weight * inner(step, at.log())
         rise = segment.curvature + weight * inner(step / at, step)
         low, high = torch.where(value < 0, rate, low), torch.where(value < 0, high, rate)
         newton = rate - value / rise
