@@ -299,7 +299,7 @@ def test_networks_that_return_lists_are_refused() -> None:
 
 
 def test_a_dense_affinity_of_too_many_features_says_how_many_it_takes(rng: np.random.Generator) -> None:
-    features = torch.from_numpy(rng.uniform(0, 1, (1, 384, 8, 8))).float()
+    features = torch.from_numpy(rng.uniform(0, 1, (1, 384, 3, 3))).float()
     with pytest.raises(ValueError, match="in 386 dimensions: keep at most") as raised:
         DenseAffinity.from_features(features, (GaussianKernel(1.0, 8.0, 0.3),))
     assert len(str(raised.value)) < 250
