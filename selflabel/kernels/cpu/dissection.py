@@ -86,18 +86,23 @@ def _reached(first, second, at):
 @kernel
 def plan(root, rim, free, grid, depth):
     """The plan for the free pixels of a box with this rim; boxes `depth` cuts below are left to plans of their own."""
-    boxes, filled, waiting = 0, 0, 1
+    boxes, filled, waiting = (
+        np.int64(0),
+        np.int64(0),
+        1,
+    )  # without the types, functions are compiled for literals, too
     box = np.empty((1024, COLUMNS), np.int64)
     pixel, place = np.empty(1 << 16, np.int32), np.empty(1 << 16, np.int32)
     stack = np.empty((128, PARTS), np.int64)  # boxes to cut: far deeper than halving can go
-    stack[0, :PARENT] = root
-    stack[0, PARENT:] = -1, 0, 0
+    _copy(root, stack[0], PARENT)
+    stack[0, PARENT], stack[0, PART], stack[0, DEPTH] = -1, 0, 0
     while waiting:
         waiting -= 1
         box, here = _longer(box, boxes, 1), boxes
         boxes += 1
         bounds = box[here]
-        bounds[:PARTS], bounds[PARTS:START] = stack[waiting], -1
+        _copy(stack[waiting], bounds, PARTS)
+        bounds[PARTS:START] = -1
         parent = bounds[PARENT]
         if parent >= 0:
             box[parent, PARTS + bounds[PART]] = here
@@ -106,9 +111,10 @@ def plan(root, rim, free, grid, depth):
         if axis >= 0:
             own[2 * axis], own[2 * axis + 1] = start, stop
             for part in range(2):
-                stack[waiting, :PARENT] = bounds[:PARENT]
+                _copy(bounds, stack[waiting], PARENT)
                 stack[waiting, 2 * axis + 1 - part] = stop if part else start
-                stack[waiting, PARENT:] = here, part, bounds[DEPTH] + 1
+                stack[waiting, PARENT], stack[waiting, PART] = here, part
+                stack[waiting, DEPTH] = bounds[DEPTH] + 1
                 waiting += 1
         elif is_cut(bounds, depth):
             own[1] = own[0]  # no own pixels
@@ -136,8 +142,15 @@ def _longer(array, filled, more):
     if filled + more <= len(array):
         return array
     result = np.empty((max(filled + more, 2 * len(array)), *array.shape[1:]), array.dtype)
-    result[:filled] = array[:filled]
+    _copy(array.reshape(-1), result.reshape(-1), filled * (array.size // len(array)))
     return result
+
+
+@kernel
+def _copy(values, to, count):
+    """The first values. Numba compiles for seconds what an assignment of slices would say of wrong shapes."""
+    for i in range(count):
+        to[i] = values[i]
 
 
 @kernel
