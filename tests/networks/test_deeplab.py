@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from selflabel.networks import RANDOM, VARIANTS, AnySize, network
+from selflabel.networks import RANDOM, VARIANTS, AnySize, check_name, network
 from selflabel.networks.deeplab import DeepLabV3Plus, deeplab
+from selflabel.networks.efficientnet import EfficientNetLite
 
 NAME = "deeplabv3plus-efficientnet-lite0"
 LITE0 = VARIANTS["efficientnet-lite0"]
@@ -99,6 +100,18 @@ def test_the_package_is_asked_for_its_weights_alone(monkeypatch: pytest.MonkeyPa
     images = images_of(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(empty.eval()(images), random.eval()(images))
+
+
+def test_a_crf_behind_it_is_made_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, LITE0.package, None)
+    for name in (NAME, f"crf:{NAME}"):
+        with pytest.raises(ImportError, match=r"pip install 'selflabel\[pretrained\]'"):
+            check_name(name)
+        check_name(name, RANDOM)
+    for pretrained, loaded in ((RANDOM, True), (None, False)):
+        made = network(f"crf:{NAME}", 3, 2, pretrained=pretrained, loaded=loaded)
+        encoders = [module for module in made.modules() if isinstance(module, EfficientNetLite)]
+        assert [encoder.fixed_statistics for encoder in encoders] == [pretrained is None]
 
 
 def test_the_generator_decides_the_new_weights(monkeypatch: pytest.MonkeyPatch) -> None:
