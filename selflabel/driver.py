@@ -15,15 +15,9 @@ from torch import Tensor
 from selflabel.affinity.builders import AffinityBuilder
 from selflabel.affinity.protocol import Affinity, SparseAffinity
 from selflabel.energy import Energy
-from selflabel.inputs import (
-    check_count,
-    check_kind,
-    check_tensor,
-    check_untransformed,
-    extent,
-    widened_distributions,
-)
+from selflabel.inputs import check_tensor, check_untransformed, extent, widened_distributions
 from selflabel.kernels.tracing import opaque
+from selflabel.kinds import check_count, check_kind
 from selflabel.labels import channels_first
 from selflabel.problem import Problem
 from selflabel.terms import Regularizer
@@ -214,6 +208,10 @@ def solve(
     check_count(max_steps, "max_steps")
     check_kind(problem, Problem, "a Problem", "the order is solve(problem, solver)")
     check_solver(solver)
+    for name, switch in (("throw", throw), ("trace", trace), ("marginals", marginals)):
+        check_kind(switch, bool, f"{name} as True or False", "one of both")
+    if callback is not None:
+        check_kind(callback, Callable, "callback as a function", "or None")
     check_untransformed(problem.probs)
     if start is not None:
         check_tensor(start, "start")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 
 from selflabel.affinity.weights import LARGEST_WEIGHT
-from selflabel.inputs import check_kind, check_number
+from selflabel.kinds import check_fields, check_kind
 from selflabel.terms import BILINEAR, STANDARD, Coupling, Regularizer, Relaxation, Variation
 
 
@@ -40,9 +40,9 @@ class Energy:
             check_kind(
                 regularizer, Regularizer, "a regularizer", "a term with its weight, as NormalizedCut(500)"
             )
+        check_fields(self)
         for name in ("coupling_weight", "pairwise_weight", "entropy_weight"):
             value = getattr(self, name)
-            check_number(value, name)
             if not 0 <= value < inf:
                 raise ValueError(f"expected a finite {name} >= 0, got {value}")
             if float(value) > LARGEST_WEIGHT:

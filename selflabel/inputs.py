@@ -6,7 +6,6 @@
 """
 
 from collections.abc import Mapping
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,19 @@ def as_tensor(values: Any, name: str) -> Shaped[Tensor, "..."]:
             np.ascontiguousarray(values).astype(values.dtype.newbyteorder("="), copy=False)
         )
     raise _no_tensor(values, name, "a torch tensor or a NumPy array of numbers")
+
+
+def as_index(values: Any, name: str) -> Shaped[Tensor, "..."]:
+    """Whole numbers as a tensor in int64, or an array of them; whole numbers in floating point count as what they are.
+
+    Raises `ValueError` for fractions, nan and booleans: they are no classes.
+    """
+    tensor = as_tensor(values, name)
+    whole = tensor.long()
+    if tensor.dtype == torch.bool or not (tensor is whole or torch.equal(whole.to(tensor.dtype), tensor)):
+        found = "booleans" if tensor.dtype == torch.bool else f"fractions or nan in {tensor.dtype}"
+        raise ValueError(f"expected {name} as whole numbers, the classes, got {found}")
+    return whole
 
 
 def widened(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
@@ -84,33 +96,6 @@ def _no_tensor(values: Any, name: str, expected: str) -> ValueError:
     else:
         remedy = "convert it"
     return ValueError(f"expected {name} as {expected}, got {got}: {remedy}")
-
-
-def check_kind(value: Any, kind: Any, name: str, remedy: str) -> None:
-    """Raise `ValueError` unless the value is of the kind; a class or a name in its place is no value."""
-    if isinstance(value, type) or not isinstance(value, kind):
-        got = f"the class {value.__name__}" if isinstance(value, type) else _one(type(value).__name__)
-        shown = f" {value!r}" if isinstance(value, str) else ""
-        raise ValueError(f"expected {name}, got {got}{shown}: {remedy}")
-
-
-def _one(name: str) -> str:
-    """A name with its article: "a str", "an int"."""
-    return f"{'an' if name[:1].lower() in tuple('aeio') else 'a'} {name}"
-
-
-def check_count(value: Any, name: str, least: int = 1) -> None:
-    """Raise `ValueError` unless the value is a whole number from `least` on."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ValueError(f"expected {name} as a whole number >= {least}, got {value!r}")
-
-
-def check_number(value: Any, name: str) -> None:
-    """Raise `ValueError` unless the value is a number, or a tensor of one, so that it can be compared with others."""
-    if not (isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)):
-        shown = f"{value!r}" if isinstance(value, str) or value is None else _one(type(value).__name__)
-        remedy = f": pass float({value!r})" if isinstance(value, str) else ""
-        raise ValueError(f"expected {name} as a number, got {shown}{remedy}")
 
 
 def check_untransformed(values: Tensor) -> None:

@@ -13,13 +13,13 @@ from selflabel.affinity.weights import are_weights, check_weights
 from selflabel.energy import Energy
 from selflabel.inputs import (
     as_tensor,
-    check_kind,
     check_tensor,
     extent,
     size_remedy,
     widened,
     widened_distributions,
 )
+from selflabel.kinds import check_kind, checked
 from selflabel.labels import (
     PROBABILITIES_AS_LOGITS,
     UNLABELED,
@@ -88,6 +88,7 @@ def _check_affinity(affinity: Affinity, shape: tuple[int, ...]) -> None:
 
 def _check_costs(costs: Tensor, probs: Tensor, energy: Energy) -> None:
     """Raise `ValueError` unless costs fit the prediction, are finite, and the coupling is linear in the labels."""
+    check_tensor(costs, "costs")
     if costs.shape != probs.shape:
         raise ValueError(f"expected costs of shape {tuple(probs.shape)}, got {tuple(costs.shape)}")
     if energy.coupling != STANDARD:
@@ -223,6 +224,7 @@ class Problem:
     ) -> "Problem":
         """The problem with a uniform prediction: the seeds decide alone."""
         seeds = as_tensor(seeds, "seeds")
+        checked(num_classes, int, "num_classes")
         if num_classes < 1:
             raise ValueError(f"expected at least one class, got num_classes = {num_classes}")
         shape = (seeds.shape[0], num_classes, *seeds.shape[1:])

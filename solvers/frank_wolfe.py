@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from selflabel.affinity.builders import AffinityBuilder, Dense
 from selflabel.affinity.protocol import Affinity, SparseAffinity
 from selflabel.driver import Step
 from selflabel.energy import Energy
-from selflabel.inputs import check_kind, check_number
+from selflabel.kinds import check_fields, check_kind, check_number
 from selflabel.numerics.descent.line_search import PerImage, select
 from selflabel.numerics.descent.quadratic import (
     Field,
@@ -81,7 +82,7 @@ class FrankWolfe:
         check_kind(self.smoothing, Smoothing, "a smoothing", "Euclidean() or Entropic()")
         for name in ("decay", "rtol"):
             check_number(getattr(self, name), name)
-        if not 0 <= self.decay <= 1 or not self.rtol >= 0:
+        if not 0 <= self.decay <= 1 or not 0 <= self.rtol < inf:
             raise ValueError(f"expected decay from 0 to 1 and rtol >= 0, got {self.decay} and {self.rtol}")
         if self.step is not None:
             check_number(self.step, "step")
@@ -94,6 +95,7 @@ class FrankWolfe:
                     f"frank-wolfe: rtol {self.rtol} would change nothing, as a fixed step runs to the limit of steps: "
                     f"raise max_steps, or leave it out"
                 )
+        check_fields(self)
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Raise `ValueError` for energies that are not quadratic but for their entropy, or not for the smoothing."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -13,8 +14,8 @@ from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LazyStep, Step
 from selflabel.energy import Energy
-from selflabel.inputs import check_count, check_number
 from selflabel.kernels.backend import Backend, Routine, backend
+from selflabel.kinds import check_fields
 from selflabel.labels import per_image
 from selflabel.numerics.descent.coarse import coarse_to_fine
 from selflabel.numerics.descent.coordinates import (
@@ -112,20 +113,14 @@ class GradientDescent:
     regularizers: ClassVar[tuple[type[Regularizer], ...]] = (Regularizer,)
 
     def __post_init__(self) -> None:
-        if self.rate is not None:
-            check_number(self.rate, "rate")
-        check_number(self.rtol, "rtol")
-        if self.rate is not None and not self.rate > 0:
+        check_fields(self)
+        if self.rate is not None and not 0 < self.rate < inf:
             raise ValueError(f"expected rate > 0, or None for the adaptive rule, got {self.rate}")
-        check_number(self.coarse_levels, "coarse_levels")
-        check_number(self.coarse_steps, "coarse_steps")
-        if not self.rtol >= 0 or self.coarse_levels < 0 or self.coarse_steps < 1:
+        if not 0 <= self.rtol < inf or self.coarse_levels < 0 or self.coarse_steps < 1:
             raise ValueError(
                 f"expected rtol >= 0, coarse_levels >= 0 and coarse_steps >= 1, got {self.rtol}, "
                 f"{self.coarse_levels} and {self.coarse_steps}"
             )
-        check_count(self.coarse_levels, "coarse_levels", 0)
-        check_count(self.coarse_steps, "coarse_steps")
         self._check_effect()
 
     def _check_effect(self) -> None:

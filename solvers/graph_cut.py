@@ -14,7 +14,7 @@ from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.protocol import Affinity, Edges, SparseAffinity
 from selflabel.driver import Step
 from selflabel.energy import Energy
-from selflabel.inputs import check_kind
+from selflabel.kinds import check_fields
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.numerics.cuts.margins import margin_levels
 from selflabel.numerics.cuts.maximum_flow import Array, maximum_flow
@@ -79,8 +79,7 @@ class GraphCut:
     """Fuse the start of the expansions from five labelings: lower energies, up to twice the time."""
 
     def __post_init__(self) -> None:
-        check_kind(self.moves, Moves, "moves of graph cut", "Moves.EXPANSION or Moves.SWAP")
-        check_kind(self.explore, bool, "explore of graph cut", "True or False")
+        check_fields(self)
         if self.moves is not Moves.EXPANSION and not self.explore:
             raise ValueError(
                 "graph-cut: explore is for expansions, swaps start from the prediction: leave it out, or use moves "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -12,8 +13,8 @@ from selflabel.affinity.builders import AffinityBuilder, Dense
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import LazyStep, Step
 from selflabel.energy import Energy
-from selflabel.inputs import check_number
 from selflabel.kernels.backend import Backend, Routine, backend
+from selflabel.kinds import check_fields
 from selflabel.labels import LOG_FLOOR, floored, floored_logits, per_image
 from selflabel.numerics.descent.mean_field_torch import RISE, SHORTEST_RATE, Sweeps, TorchMeanField, is_swept
 from selflabel.problem import Problem
@@ -54,8 +55,8 @@ class MeanField:
     regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
 
     def __post_init__(self) -> None:
-        check_number(self.rtol, "rtol")
-        if not self.rtol >= 0:
+        check_fields(self)
+        if not 0 <= self.rtol < inf:
             raise ValueError(f"expected rtol >= 0, got {self.rtol}")
 
     def check(self, energy: Energy, affinity: Affinity) -> None:

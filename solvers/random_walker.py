@@ -13,8 +13,8 @@ from selflabel.affinity.protocol import Affinity, SparseAffinity
 from selflabel.affinity.stencil import Stencil
 from selflabel.driver import Step
 from selflabel.energy import Energy
-from selflabel.inputs import check_count, check_kind
 from selflabel.kernels.backend import Backend, Routine, backend
+from selflabel.kinds import check_count, check_fields
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.direct import Elimination
 from selflabel.numerics.linear.multigrid import Multigrid, fits
@@ -76,12 +76,8 @@ class RandomWalker:
     windows: Windows = Windows()
 
     def __post_init__(self) -> None:
-        if self.method is not None:
-            check_kind(
-                self.method, LinearSolver, "a method such as Elimination()", "or None for the one that fits"
-            )
+        check_fields(self)
         check_count(self.large_pixels, "large_pixels", 0)
-        check_kind(self.windows, Windows, "windows", "Windows(), or leave them out")
         plain = (self.large_pixels, self.windows) == (RandomWalker.large_pixels, RandomWalker.windows)
         if self.method is not None and not plain:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.affinity.protocol import Affinity
 from selflabel.driver import Step
 from selflabel.energy import Energy
-from selflabel.inputs import check_count, check_number
+from selflabel.kinds import check_count, check_fields, check_number
 from selflabel.numerics.descent.line_search import select
 from selflabel.numerics.descent.primal_dual import PrimalDual
 from selflabel.problem import Problem
@@ -50,9 +51,10 @@ class TotalVariation:
 
     def __post_init__(self) -> None:
         check_number(self.rtol, "rtol")
-        if not self.rtol >= 0:
+        if not 0 <= self.rtol < inf:
             raise ValueError(f"expected rtol >= 0, got {self.rtol}")
         check_count(self.sweep, "sweep")
+        check_fields(self)
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Raise `ValueError` unless the coupling is linear, the relaxation a total variation, the entropy left out."""

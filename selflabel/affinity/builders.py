@@ -13,7 +13,7 @@ from selflabel.affinity.protocol import Affinity
 from selflabel.affinity.sparse_nonlocal import SparseNonlocalAffinity
 from selflabel.affinity.stencil import check_positive
 from selflabel.affinity.window import WindowAffinity
-from selflabel.inputs import check_count, check_number
+from selflabel.kinds import check_count, check_fields, check_number
 
 
 @runtime_checkable
@@ -37,6 +37,7 @@ class Grid:
     by_distance: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_positive("sigma", self.sigma)
         _check_neighbors(self.neighbors)
 
@@ -58,6 +59,7 @@ class Window:
     radius: int = 5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("sigma", "sigma_xy", "radius"):
             check_positive(name, getattr(self, name))
 
@@ -81,6 +83,7 @@ class Contrast:
     by_distance: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_positive("strength", self.strength)
         _check_weight("blur", self.blur)
         _check_neighbors(self.neighbors)
@@ -129,6 +132,7 @@ class SparseNonlocal:
         check_count(self.samples, "samples")
         check_count(self.random_state, "random_state", 0)
         _check_neighbors(self.neighbors)
+        check_fields(self)
 
     def __call__(self, image: ImageLike) -> Affinity:
         """The sparse non-local affinity of the image."""
@@ -155,6 +159,7 @@ class Dense:
     coarse: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.coarse and not self.symmetric:
             raise ValueError(
                 "a coarse lattice loses a tenth of the mass: expected symmetric as well, or not coarse"

@@ -11,11 +11,12 @@ from torch import Tensor
 from selflabel.affinity.filters.lattice import FINE
 from selflabel.affinity.filters.protocol import Filter, FilterBuilder, filter_values, grid_features
 from selflabel.affinity.filters.weighted import ScaledFilter, apply_sum
-from selflabel.affinity.gaussian import GaussianKernel, each
+from selflabel.affinity.gaussian import GaussianKernel, check_kernels, each
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.stencil import check_spacing, checked_features
-from selflabel.inputs import check_kind, extent
+from selflabel.inputs import extent
 from selflabel.kernels.tracing import opaque
+from selflabel.kinds import check_kind
 
 DENSE_CRF_KERNELS = (GaussianKernel(1.0, 100.0, 15.0),)
 """The published kernel of dense CRF losses; (1.0, 60.0, 12.0) with ResNet-101."""
@@ -73,8 +74,8 @@ class DenseAffinity:
         features = checked_features(features)
         size = tuple(features.shape[2:])
         spacing = check_spacing(spacing, size)
-        if not kernels:
-            raise ValueError("expected at least one kernel, got none")
+        check_kernels(kernels)
+        check_kind(symmetric, bool, "symmetric as True or False", "one of both")
         flat = features.detach().flatten(2).transpose(1, 2)
         filters = []
         for kernel in kernels:

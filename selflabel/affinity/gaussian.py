@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from selflabel.affinity.stencil import check_positive
+from selflabel.kinds import check_fields, checked
 
 Sigma = float | Sequence[float] | None
 """A bandwidth for all axes (channels), one for each, or None: the part is left out."""
@@ -24,20 +26,25 @@ class GaussianKernel:
     sigma_rgb: Sigma = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_positive("weight of every kernel", self.weight)
         for name in ("sigma_xy", "sigma_rgb"):
             sigma = getattr(self, name)
             if sigma is None:
                 continue
-            if isinstance(sigma, Sequence):
-                sigma = tuple(float(one) for one in sigma)
-                object.__setattr__(self, name, sigma)
             if sigma == ():
                 raise ValueError(
                     f"expected a {name}, or one for each axis, got none: pass None to leave it out"
                 )
             for one in sigma if isinstance(sigma, tuple) else (sigma,):
                 check_positive(name, one)
+
+
+def check_kernels(kernels: Any) -> None:
+    """Raise `ValueError` unless these are Gaussian kernels, one or more."""
+    checked(kernels, tuple[GaussianKernel, ...], "kernels")
+    if not kernels:
+        raise ValueError("expected at least one kernel, got none")
 
 
 def each(sigma: float | Sequence[float], count: int, name: str, of: str) -> tuple[float, ...]:

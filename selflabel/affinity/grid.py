@@ -17,6 +17,7 @@ from selflabel.affinity.stencil import (
     checked_features,
     twice_squared,
 )
+from selflabel.kinds import check_count, check_kind
 
 CONTRAST_FLOOR = 1e-6
 """Added to weights of contrast, so that no pixel is cut off."""
@@ -26,6 +27,7 @@ def grid_offsets(neighbors: int, axes: int) -> tuple[Offset, ...]:
     """Half of the neighbor offsets: 4 or 8 neighbors for two axes, 6 or 26 for three."""
     half = [o for o in product((-1, 0, 1), repeat=axes) if o > (0,) * axes]
     counts = {2 * axes: [o for o in half if sum(map(abs, o)) == 1], 3**axes - 1: half}
+    check_count(neighbors, "neighbors")
     if neighbors not in counts:
         raise ValueError(
             f"expected {' or '.join(map(str, counts))} neighbors for {axes} axes, got {neighbors}"
@@ -125,6 +127,7 @@ class GridAffinity(Stencil):
         by_distance: bool,
         spacing: tuple[float, ...] | None,
     ) -> "GridAffinity":
+        check_kind(by_distance, bool, "by_distance as True or False", "one of both")
         size = tuple(features.shape[2:])
         spacing = check_spacing(spacing, size)
         if by_distance:

@@ -18,7 +18,7 @@ from selflabel.affinity.stencil import (
     checked_features,
     twice_squared,
 )
-from selflabel.inputs import check_count
+from selflabel.kinds import check_count
 
 FARTHEST = 3.0
 """In bandwidths: pairs beyond it are not drawn. They have a hundredth of the mass of the kernel in the plane."""

@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from selflabel.affinity.protocol import Edges
-from selflabel.inputs import check_number, check_tensor, extent, widened
+from selflabel.inputs import check_tensor, extent, widened
 from selflabel.kernels.backend import Backend, Routine, backend
+from selflabel.kinds import check_number, checked
 
 LARGEST_BANDWIDTH = 1e18
 """Its square is finite in float32; all weights are 1 long before."""
@@ -221,7 +222,7 @@ def check_spacing(spacing: tuple[float, ...] | None, size: tuple[int, ...]) -> t
     """The voxel spacing, one unit an axis by default; `ValueError` for another number of axes or if not positive."""
     if spacing is None:
         return (1.0,) * len(size)
-    spacing = tuple(map(float, spacing))
+    spacing = checked(spacing, tuple[float, ...], "spacing")
     if len(spacing) != len(size) or not all(0 < step < inf for step in spacing):  # false for nan, too
         raise ValueError(f"expected a finite, positive spacing for each of {len(size)} axes, got {spacing}")
     return spacing

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.gaussian import GaussianKernel, Sigma, each
+from selflabel.affinity.gaussian import GaussianKernel, Sigma, check_kernels, each
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.stencil import (
     Offset,
@@ -19,8 +19,9 @@ from selflabel.affinity.stencil import (
     checked_features,
     twice_squared,
 )
-from selflabel.inputs import check_count, widened
+from selflabel.inputs import check_tensor, widened
 from selflabel.kernels.memory import require_memory
+from selflabel.kinds import check_count
 
 GATED_CRF_KERNELS = (GaussianKernel(1.0, 6.0, 15.0),)
 """The kernel of the gated CRF as published, for a radius of 5."""
@@ -191,9 +192,10 @@ def check_neighborhood(
 ) -> None:
     """As `check_window`, for features that are known to be finite: no pixel is read."""
     check_count(radius, "radius")
-    if not kernels:
-        raise ValueError("expected at least one kernel, got none")
+    check_kernels(kernels)
     wanted = (features.shape[0], 1, *features.shape[2:])
     for name, gate in (("source", source), ("destination", destination)):
+        if gate is not None:
+            check_tensor(gate, name)
         if gate is not None and gate.shape != wanted:
             raise ValueError(f"expected a {name} gate of shape {wanted}, got {tuple(gate.shape)}")

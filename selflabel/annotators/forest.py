@@ -11,6 +11,7 @@ from torch import Tensor
 from selflabel.affinity.image import ImageLike
 from selflabel.annotators.features import pixel_features
 from selflabel.annotators.protocol import MOST_RANDOM_STATE, check_within, seeds_by_image, spread
+from selflabel.kinds import check_fields
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class ForestAnnotator:
         check_within("trees", self.trees, 1)
         check_within("leaf", self.leaf, 1)
         check_within("random_state", self.random_state, 0, MOST_RANDOM_STATE)
+        check_fields(self)
 
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators.protocol import MOST_RANDOM_STATE, check_within, seeds_by_image, spread
+from selflabel.kinds import check_fields
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class MixtureAnnotator:
         check_within("components", self.components, 1)
         check_within("regularization", self.regularization, 0)
         check_within("random_state", self.random_state, 0, MOST_RANDOM_STATE)
+        check_fields(self)
 
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int

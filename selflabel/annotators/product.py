@@ -10,6 +10,7 @@ from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators.forest import ForestAnnotator
 from selflabel.annotators.protocol import check_within
 from selflabel.annotators.walker import WalkerAnnotator
+from selflabel.kinds import check_fields
 from selflabel.labels import classes_present
 
 
@@ -34,6 +35,7 @@ class ProductAnnotator:
         """Raise `ValueError` for values out of range."""
         for name in ("forest_power", "walker_floor", "forest_floor"):
             check_within(name, getattr(self, name), 0)
+        check_fields(self)
 
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int

@@ -13,6 +13,7 @@ from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators.protocol import MOST_BLUR_PIXELS, check_within, seeds_by_image, spread
 from selflabel.driver import solve
 from selflabel.energy import Energy
+from selflabel.kinds import check_fields
 from selflabel.labels import UNLABELED
 from selflabel.problem import Problem
 from selflabel.solvers import RandomWalker
@@ -37,9 +38,10 @@ class WalkerAnnotator:
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for values out of range."""
+        check_within("blur", self.blur, 0, MOST_BLUR_PIXELS)
+        check_fields(self)
         if not (math.isfinite(self.strength) and self.strength > 0):
             raise ValueError(f"expected strength > 0, got {self.strength}")
-        check_within("blur", self.blur, 0, MOST_BLUR_PIXELS)
 
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int

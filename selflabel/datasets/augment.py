@@ -10,6 +10,7 @@ from torch import Tensor
 
 from selflabel.datasets.samples import Sample
 from selflabel.datasets.symmetry import FLIPPED, FLIPPED_ROWS, UNMOVED, Symmetry
+from selflabel.kinds import check_fields
 from selflabel.labels import UNLABELED
 
 
@@ -36,6 +37,7 @@ class Augmentation:
     contrast: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in (("degrees", 0), ("scale", 1), ("brightness", 0), ("contrast", 0)):
             if not least <= getattr(self, name) < math.inf:
                 raise ValueError(f"expected a finite {name} >= {least}, got {getattr(self, name)}")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from selflabel.kinds import check_fields
 from selflabel.labels import UNLABELED
 
 
@@ -23,6 +24,7 @@ class Letterbox:
     size: int
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("height", "width", "size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} >= 1 pixel, got {getattr(self, name)}")

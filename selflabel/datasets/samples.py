@@ -28,7 +28,8 @@ from selflabel.files.images import (
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, decode_index
 from selflabel.files.lists import read_stems
 from selflabel.files.opening import FileError, about, read_file
-from selflabel.inputs import as_tensor, extent
+from selflabel.inputs import as_index, as_tensor, extent
+from selflabel.kinds import check_count, checked
 from selflabel.labels import UNLABELED, check_seeds
 
 LUMA = (0.299, 0.587, 0.114)
@@ -69,9 +70,12 @@ class Batch:
     def __post_init__(self) -> None:
         images = as_tensor(self.images, "images")
         object.__setattr__(self, "images", images / 255 if images.dtype == torch.uint8 else images)
-        object.__setattr__(self, "seeds", as_tensor(self.seeds, "seeds").long())
+        object.__setattr__(self, "seeds", as_index(self.seeds, "seeds"))
         if self.masks is not None:
-            object.__setattr__(self, "masks", as_tensor(self.masks, "masks").long())
+            object.__setattr__(self, "masks", as_index(self.masks, "masks"))
+        object.__setattr__(self, "stems", checked(self.stems, tuple[str, ...], "stems"))
+        checked(self.moved, tuple[Symmetry | None, ...], "moved")
+        check_count(1 if self.num_classes is None else self.num_classes, "num_classes")
 
     def __repr__(self) -> str:
         batch, channels, *size = self.images.shape

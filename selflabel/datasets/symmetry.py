@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from selflabel.kinds import check_fields
+
 
 @dataclass(frozen=True)
 class Symmetry:
@@ -14,6 +16,9 @@ class Symmetry:
 
     flip: bool = False
     quarters: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The moved tensor: a view, but for flips."""

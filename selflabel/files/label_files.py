@@ -17,6 +17,7 @@ from selflabel.files.palette import voc_palette
 from selflabel.files.pictures import LOSSLESS_WEBP
 from selflabel.files.rasters import Raster
 from selflabel.files.spelling import PYTHON, Spelling
+from selflabel.kinds import check_fields
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".pnm", ".webp")
 
@@ -50,6 +51,7 @@ class LabelFormat:
     spelling: Spelling = field(default=PYTHON, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if bool(self.offset) + bool(self.values) + bool(self.colors) > 1:
             raise ValueError("expected an offset, values or colors of the classes, got more than one of them")
         if len(set(self.values)) < len(self.values) or len(self.values) > UNLABELED:

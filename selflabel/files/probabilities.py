@@ -15,6 +15,7 @@ from selflabel.files.atomic import write_atomic
 from selflabel.files.number_types import NotProbabilities, normalized, softmax
 from selflabel.files.opening import about, read_file
 from selflabel.files.spelling import PYTHON, Spelling
+from selflabel.kinds import check_fields
 
 PROBABILITY_SUFFIXES: Final = ARRAY_SUFFIXES
 CLASSES: Final = "classes"
@@ -37,6 +38,9 @@ class ProbabilityFormat:
     key: str = ""
     logits: bool | None = None
     spelling: Spelling = field(default=PYTHON, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 PLAIN_FORMAT: Final = ProbabilityFormat()

@@ -15,6 +15,7 @@ from selflabel.driver import Solution, Solver, check_fit, solve
 from selflabel.energy import Energy
 from selflabel.files import UNLABELED
 from selflabel.kernels.backend import has_numba
+from selflabel.kinds import check_count, check_fields
 from selflabel.problem import Problem
 
 
@@ -30,6 +31,10 @@ class Labeler:
     affinity: AffinityBuilder
     annotator: Annotator | None
     max_steps: int = 200
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_count(self.max_steps, "max_steps")
 
     def check(self) -> None:
         """Raise `ValueError` if solver, energy and affinity do not fit together, whatever the image.

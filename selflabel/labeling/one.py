@@ -14,7 +14,8 @@ from selflabel.files.images import to_unit
 from selflabel.files.label_files import VOC_FORMAT, LabelFormat
 from selflabel.files.probabilities import Probabilities, ProbabilityFormat, as_probabilities
 from selflabel.files.spelling import PROBS_OF_ARRAYS, SEEDS_OF_ARRAYS
-from selflabel.inputs import check_kind, extent
+from selflabel.inputs import as_index, extent
+from selflabel.kinds import check_kind
 from selflabel.labeling.changes import Changes, changes
 from selflabel.labeling.classes import candidates, check_seeds, known_classes, numbered, probabilities_of
 from selflabel.labeling.labeler import Labeler
@@ -95,10 +96,16 @@ def label(
     without a package that it needs.
     """
     for name, values in (("the image", image), ("seeds", seeds), ("probs", probs)):
-        if values is not None:
+        if values is not None or values is image:
             check_kind(
                 values, np.ndarray | Tensor, f"{name} as a NumPy array or torch tensor", "numpy.asarray(…)"
             )
+    check_kind(
+        seeds_format,
+        LabelFormat,
+        "seeds_format as a LabelFormat",
+        "such as LabelFormat(unlabeled=0, offset=1)",
+    )
     form = replace(seeds_format, spelling=SEEDS_OF_ARRAYS)
     settings = LabelingSettings(
         _labeler(solver, probs is not None),
@@ -292,6 +299,8 @@ def _as_index(values: Shaped[np.ndarray, "..."], form: LabelFormat) -> UInt8[np.
         raise ValueError(
             f"expected seeds in colors [h w 3] of 8 bit, got shape {values.shape} of {values.dtype}"
         )
+    if values.dtype.kind == "f" and values.ndim == 2:
+        values = as_index(values, "seeds").numpy()
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
         raise ValueError(
             f"expected seeds [h w] of integers, 255 where unlabeled, got shape {values.shape} of {values.dtype}"

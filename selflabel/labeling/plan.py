@@ -9,6 +9,7 @@ from selflabel.files.folders import Listing, bare, listing, some, stem_of
 from selflabel.files.images import IMAGE_SUFFIXES
 from selflabel.files.label_files import LABEL_SUFFIXES
 from selflabel.files.probabilities import PROBABILITY_SUFFIXES
+from selflabel.kinds import check_count, check_fields
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,13 @@ class Shard:
     count: int = 1
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_count(self.count, "count")
         if not 0 <= self.index < self.count:
-            raise ValueError(f"part {self.index} of {self.count}: parts count from 0 to {self.count - 1}")
+            raise ValueError(
+                f"expected the index of a part, got {self.index} of {self.count}: parts count from 0 to "
+                f"{self.count - 1}"
+            )
 
 
 WHOLE = Shard()

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from selflabel.affinity.builders import AffinityBuilder, Contrast, Dense, Grid
 from selflabel.annotators import ProductAnnotator
-from selflabel.driver import Solver
+from selflabel.driver import Solver, check_solver
 from selflabel.energy import Energy
+from selflabel.kinds import check_kind
 from selflabel.labeling.labeler import Labeler
 from selflabel.solvers import FrankWolfe, GradientDescent, GraphCut, MeanField, RandomWalker
 from selflabel.terms import (
@@ -85,6 +86,8 @@ def default_labeler(solver: Solver, *, predicted: bool = False) -> Labeler:
 
     predicted: for predictions that are given, so without an annotator.
     """
+    check_solver(solver)
+    check_kind(predicted, bool, "predicted as True or False", "one of both")
     for preset in (*PREDICTED, *PRESETS) if predicted else PRESETS:
         if isinstance(solver, type(preset.solver)):
             return replace(preset, solver=solver, annotator=None if predicted else preset.annotator)

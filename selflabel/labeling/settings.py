@@ -10,6 +10,7 @@ from math import isfinite
 from selflabel.files import UNLABELED
 from selflabel.files.label_files import VOC_FORMAT, LabelFormat
 from selflabel.files.probabilities import PLAIN_FORMAT, ProbabilityFormat
+from selflabel.kinds import check_fields
 from selflabel.labeling.labeler import Labeler
 from selflabel.terms import Coupling, Relaxation, Variation
 
@@ -43,6 +44,7 @@ class LabelingSettings:
     min_confidence: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.num_classes is not None and not 1 <= self.num_classes <= UNLABELED:
             raise ValueError(f"expected 1 to {UNLABELED} classes, got {self.num_classes}: or None for any")
         if not 0 <= self.min_confidence <= 1:

@@ -9,8 +9,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
-from selflabel.inputs import check_kind, check_tensor, check_untransformed, size_remedy
+from selflabel.inputs import check_tensor, check_untransformed, size_remedy
 from selflabel.kernels.tracing import opaque
+from selflabel.kinds import check_count, check_kind
 from selflabel.labels import UNLABELED, check_index_type, check_seeds, per_image
 
 ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -110,6 +111,7 @@ def checked_seeds(logits: Tensor, seeds: Tensor, ignore_index: int = UNLABELED) 
             f"{size_remedy(tuple(logits.shape), tuple(seeds.shape))}"
         )
     seeds = seeds.long()
+    check_count(ignore_index, "ignore_index", least=torch.iinfo(torch.int64).min)
     if ignore_index != UNLABELED:
         seeds = seeds.masked_fill(seeds == ignore_index, UNLABELED)
     check_seeds(seeds, logits.shape[1])

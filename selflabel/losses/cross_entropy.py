@@ -5,8 +5,9 @@ from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
-from selflabel.inputs import widened
-from selflabel.labels import UNLABELED, one_hot, unlabeled
+from selflabel.inputs import check_tensor, widened
+from selflabel.kinds import check_count
+from selflabel.labels import UNLABELED, check_index_type, one_hot, unlabeled
 from selflabel.losses.base import check_logits, checked_seeds, full_precision, mean_per_pixel
 from selflabel.terms import entropy, total
 
@@ -43,6 +44,7 @@ def cross_entropy_of_checked(
 
 
 def _checked_weights(class_weights: Tensor, logits: Tensor) -> Tensor:
+    check_tensor(class_weights, "class_weights")
     if tuple(class_weights.shape) != (logits.shape[1],):
         raise ValueError(
             f"expected one weight for each of {logits.shape[1]} classes, got {tuple(class_weights.shape)}"
@@ -54,6 +56,8 @@ def _checked_weights(class_weights: Tensor, logits: Tensor) -> Tensor:
 
 def class_frequencies(seeds: Integer[Tensor, "b *s"], num_classes: int) -> Float[Tensor, " k"]:
     """The share of each class among the labeled pixels of the batch; all zero if there are none."""
+    check_index_type(seeds)
+    check_count(num_classes, "num_classes")
     counts = one_hot(seeds, num_classes).transpose(0, 1).flatten(1).sum(1, dtype=torch.float64)
     return (counts / counts.sum().clamp_min(1)).float()
 
@@ -63,6 +67,7 @@ def click_weights(frequencies: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
 
     From 10.5 for a class without clicks to 1.35 for the only class. Raises `ValueError` for shares outside [0, 1].
     """
+    check_tensor(frequencies, "frequencies")
     if not bool(((frequencies >= 0) & (frequencies <= 1)).all()):
         raise ValueError(
             f"expected frequencies in [0, 1], got {frequencies.tolist()}: divide counts by their sum"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity, SparseAffinity
 from selflabel.inputs import widened
+from selflabel.kinds import check_least
 from selflabel.labels import with_seeds
 from selflabel.losses.base import check_affinity, checked_seeds, differentiable, full_precision
 from selflabel.losses.potts import potts_loss
@@ -64,4 +65,5 @@ def kernel_cut_loss(
     The published loss divided by the pixels of an image, with γ = gamma times that number. Both parts have the same
     W; for different ones add the two losses. Cost: two filterings.
     """
+    check_least(gamma, "gamma")
     return dense_crf_loss(logits, affinity) + gamma * normalized_cut_loss(logits, affinity, seeds)

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Integer, Shaped
 from torch import Tensor, nn
 
-from selflabel.affinity.gaussian import GaussianKernel
+from selflabel.affinity.gaussian import GaussianKernel, check_kernels
 from selflabel.affinity.image import Image, as_image
 from selflabel.affinity.streamed import StreamedWindow, WindowPart
 from selflabel.affinity.window import GATED_CRF_KERNELS, isotropic
-from selflabel.inputs import check_untransformed
+from selflabel.inputs import check_tensor, check_untransformed
 from selflabel.kernels.tracing import opaque
+from selflabel.kinds import check_arguments, check_count
 from selflabel.labels import unlabeled
 from selflabel.losses.base import check_logits, full_precision, refuse_second_derivatives
 
@@ -53,6 +54,10 @@ def gated_crf_loss(
     """
     check_logits(logits)
     check_untransformed(logits)
+    check_kernels(kernels)
+    for name, values in (("source", source), ("destination", destination), ("compatibility", compatibility)):
+        if values is not None:
+            check_tensor(values, name)
     size, work = tuple(logits.shape[2:]), torch.promote_types(logits.dtype, torch.float32)
     images = as_image(images)
     if images.shape[0] != logits.shape[0] or len(images.shape) != logits.ndim:
@@ -88,6 +93,10 @@ class GatedCRFLoss(nn.Module):
         compatibility: Float[Tensor, "k k"] | None = None,
     ) -> None:
         super().__init__()
+        given = {"kernels": kernels, "unlabeled_only": unlabeled_only, "compatibility": compatibility}
+        check_arguments(GatedCRFLoss.__init__, given)
+        check_count(radius, "radius")
+        check_kernels(kernels)
         self.radius = radius
         self.kernels = kernels
         self.unlabeled_only = unlabeled_only

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from selflabel.affinity.builders import AffinityBuilder, Dense
 from selflabel.affinity.protocol import Affinity
-from selflabel.inputs import check_count, check_kind, check_number, widened
+from selflabel.inputs import widened
 from selflabel.kernels.tracing import opaque
+from selflabel.kinds import check_count, check_kind, check_number
 from selflabel.labels import classes_present
 from selflabel.losses.base import (
     check_affinity,

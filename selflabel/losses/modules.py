@@ -1,5 +1,6 @@
 """The losses as modules that all take logits, images and seeds, so that training treats them alike."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,6 +12,7 @@ from selflabel.affinity.image import Image
 from selflabel.affinity.protocol import Affinity
 from selflabel.inputs import check_tensor, widened
 from selflabel.kernels.tracing import opaque
+from selflabel.kinds import check_arguments, check_least
 from selflabel.labels import UNLABELED, classes_present
 from selflabel.losses.base import check_logits, checked_seeds, full_precision
 from selflabel.losses.cross_entropy import (
@@ -46,12 +48,16 @@ class PartialCrossEntropy(nn.Module):
 
     def __init__(
         self,
-        class_weights: Float[Tensor, " k"] | None = None,
+        class_weights: Float[Tensor, " k"] | Sequence[float] | None = None,
         *,
         by_frequency: bool = False,
         ignore_index: int = UNLABELED,
     ) -> None:
         super().__init__()
+        given = {"class_weights": class_weights, "by_frequency": by_frequency, "ignore_index": ignore_index}
+        check_arguments(PartialCrossEntropy.__init__, given)
+        if class_weights is not None and not isinstance(class_weights, Tensor):
+            class_weights = torch.tensor(class_weights, dtype=torch.float32)
         if class_weights is not None and by_frequency:
             raise ValueError("expected class_weights or by_frequency, got both: leave one out")
         self.class_weights: Tensor | None
@@ -82,6 +88,7 @@ class PottsLoss(nn.Module):
         self, affinity: AffinityBuilder = GRID, relaxation: Relaxation | Variation = BILINEAR
     ) -> None:
         super().__init__()
+        check_arguments(PottsLoss.__init__, {"affinity": affinity, "relaxation": relaxation})
         self.affinity, self.relaxation = affinity, relaxation
 
     def forward(self, logits: Logits, images: Images, seeds: Seeds | None = None) -> Scalar:
@@ -95,6 +102,7 @@ class DenseCRFLoss(nn.Module):
 
     def __init__(self, affinity: AffinityBuilder = DENSE) -> None:
         super().__init__()
+        check_arguments(DenseCRFLoss.__init__, {"affinity": affinity})
         self.affinity = affinity
 
     def forward(self, logits: Logits, images: Images, seeds: Seeds | None = None) -> Scalar:
@@ -108,6 +116,7 @@ class NormalizedCutLoss(nn.Module):
 
     def __init__(self, affinity: AffinityBuilder = DENSE) -> None:
         super().__init__()
+        check_arguments(NormalizedCutLoss.__init__, {"affinity": affinity})
         self.affinity = affinity
 
     def forward(self, logits: Logits, images: Images, seeds: Seeds) -> Scalar:
@@ -121,6 +130,8 @@ class KernelCutLoss(nn.Module):
 
     def __init__(self, affinity: AffinityBuilder = DENSE, gamma: float = 1.0) -> None:
         super().__init__()
+        check_arguments(KernelCutLoss.__init__, {"affinity": affinity, "gamma": gamma})
+        check_least(gamma, "gamma")
         self.affinity, self.gamma = affinity, gamma
 
     def forward(self, logits: Logits, images: Images, seeds: Seeds) -> Scalar:
@@ -152,6 +163,7 @@ class SelfLabelingLoss(nn.Module):
 
     def __init__(self, coupling: Coupling = STANDARD) -> None:
         super().__init__()
+        check_arguments(SelfLabelingLoss.__init__, {"coupling": coupling})
         self.coupling = coupling
 
     def forward(self, logits: Logits, labels: Logits, seeds: Seeds) -> Scalar:

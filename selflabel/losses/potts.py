@@ -7,6 +7,7 @@ from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
 from selflabel.inputs import widened
+from selflabel.kinds import check_kind
 from selflabel.losses.base import check_affinity, differentiable, full_precision, mean_per_pixel
 from selflabel.terms import BILINEAR, Relaxation, Variation, potts, potts_and_grad
 
@@ -23,6 +24,7 @@ def potts_loss(
     Cost: one pass over the pairs, or one filtering, for value and gradient; none backward.
     """
     check_affinity(logits, affinity)
+    check_kind(relaxation, Relaxation, "relaxation", "a constant of selflabel.terms, such as BILINEAR")
     with full_precision(logits):
         labels = widened(logits).softmax(1)
         if labels.requires_grad:

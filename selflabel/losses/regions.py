@@ -25,6 +25,7 @@ def non_exist_loss(logits: Float[Tensor, "b k *s"], present: Bool[Tensor, "b k"]
 
 def check_present(logits: Float[Tensor, "b k *s"], present: Bool[Tensor, "b k"]) -> None:
     """Raise `ValueError` unless `present` says of each image and class whether it is there."""
+    check_tensor(present, "present")
     if present.dtype != torch.bool or tuple(present.shape) != tuple(logits.shape[:2]):
         raise ValueError(
             f"expected `present` as booleans {tuple(logits.shape[:2])} (images, classes), got {present.dtype} "

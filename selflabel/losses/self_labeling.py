@@ -6,6 +6,7 @@ from torch import Tensor
 
 from selflabel.inputs import check_tensor, widened, widened_distributions
 from selflabel.kernels.tracing import opaque
+from selflabel.kinds import check_kind
 from selflabel.labels import check_distributions, is_on_cpu, unlabeled
 from selflabel.losses.base import checked_seeds, full_precision, mean_per_pixel
 from selflabel.terms import STANDARD, Coupling, total
@@ -25,7 +26,9 @@ def self_labeling_loss(
     `ValueError` unless labels are floats of the shape of the logits: not an image, not an index. On the CPU it raises
     it for labels that are no distributions, too, such as logits; a GPU would have to be waited for in every step.
     """
+    check_tensor(logits, "logits")
     check_tensor(labels, "labels")
+    check_kind(coupling, Coupling, "coupling", "a constant of selflabel.terms, such as STANDARD")
     if not labels.is_floating_point():
         raise ValueError(f"expected labels as probabilities in floating point, got {labels.dtype}")
     if tuple(labels.shape) != tuple(logits.shape):

@@ -15,6 +15,7 @@ from selflabel.files.folders import SHOWN, Listing, listing, stem_of
 from selflabel.files.images import stored_size
 from selflabel.files.label_files import LABEL_SUFFIXES, VOC_FORMAT, LabelFormat, decode_index
 from selflabel.files.opening import about, read_file
+from selflabel.kinds import check_count, check_fields
 from selflabel.metrics.confusion import (
     IGNORED,
     LEVELS,
@@ -45,6 +46,12 @@ class Rules:
     distances: bool = True
     truth: LabelFormat = VOC_FORMAT
     given: LabelFormat = VOC_FORMAT
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.num_classes is not None:
+            check_count(self.num_classes, "num_classes")
+        check_count(self.first, "first", least=0)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from typing import Any
 
 from torch import nn
 
+from selflabel.kinds import check_arguments
 from selflabel.networks.any_size import AnySize
 from selflabel.networks.deeplab import deeplab
 from selflabel.networks.efficientnet import RANDOM, VARIANTS, Variant
@@ -96,6 +97,8 @@ def network(
     Raises `ValueError` for an unknown name or option, and for axes or a checkpoint that the network does not take;
     `ImportError`, with the command that installs it, for a missing package.
     """
+    given = {"name": name, "channels": channels, "classes": classes, "size": size, "pretrained": pretrained}
+    check_arguments(network, {**given, "loaded": loaded})
     if channels < 1 or classes < 1:
         raise ValueError(f"expected at least one channel and one class, got {channels} and {classes}")
     size = (size, size) if isinstance(size, int) else size

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from selflabel.inputs import logits_of
+from selflabel.kinds import check_count, check_kind
 
 LINEAR = {4: "bilinear", 5: "trilinear"}
 
@@ -23,6 +24,10 @@ class AnySize(nn.Module):
         self, network: nn.Module, channels: int, classes: int, *, stride: int = 1, axes: int = 2
     ) -> None:
         super().__init__()
+        check_kind(network, nn.Module, "network as a torch module", "UNet(channels, classes)")
+        for name, value in (("channels", channels), ("classes", classes), ("stride", stride)):
+            check_count(value, name)
+        check_axes(axes)
         self.network = network
         self.channels, self.classes, self.stride, self.axes = channels, classes, stride, axes
 
@@ -59,6 +64,12 @@ class AnySize(nn.Module):
         for axis, n in enumerate(size, start=2):
             logits = logits.narrow(axis, 0, n)
         return logits
+
+
+def check_axes(axes: object) -> None:
+    """Raise `ValueError` unless images have two or three axes."""
+    if isinstance(axes, bool) or axes not in (2, 3):
+        raise ValueError(f"expected axes = 2, or 3 for volumes, got {axes!r}")
 
 
 class Standardized(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selflabel.kinds import check_fields
 from selflabel.networks.efficientnet import COLORS, VARIANTS, EfficientNetLite
 
 LITE0 = VARIANTS["efficientnet-lite0"]
@@ -28,6 +29,7 @@ class FirstLayers:
     blocks: int = 3
 
     def __post_init__(self) -> None:
+        check_fields(self)
         most = sum(stage.blocks for stage in LITE0.stages())
         if not 0 <= self.blocks <= most:
             raise ValueError(f"expected 0 to {most} blocks, got {self.blocks}")

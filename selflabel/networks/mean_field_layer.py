@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from selflabel.affinity import DenseAffinity, GaussianKernel
 from selflabel.affinity.filters.lattice import FINE
 from selflabel.affinity.filters.protocol import FilterBuilder
-from selflabel.inputs import check_count, check_kind, logits_of, widened
+from selflabel.inputs import logits_of, widened
+from selflabel.kinds import check_arguments, check_count, check_kind
 
 KERNELS = (GaussianKernel(1.0, 40.0, 10.0), GaussianKernel(1.0, 3.0))
 """Appearance and smoothness, of weight one each: what the layer starts from."""
@@ -97,6 +98,7 @@ class WithMeanField(nn.Module):
 
     def __init__(self, network: nn.Module, layer: MeanFieldLayer) -> None:
         super().__init__()
+        check_arguments(WithMeanField.__init__, {"network": network, "layer": layer})
         self.network, self.layer = network, layer
 
     def forward(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:

@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from selflabel.kinds import check_arguments, check_count
+from selflabel.networks.any_size import check_axes
+
 STRIDE = 16
 
 
@@ -21,8 +24,12 @@ class UNet(nn.Module):
 
     def __init__(self, channels: int, classes: int, width: int = 12, axes: int = 2) -> None:
         super().__init__()
+        check_arguments(UNet.__init__, {"width": width})
         if width < 1:
             raise ValueError(f"expected a width of at least one channel, got {width}")
+        check_count(channels, "channels")
+        check_count(classes, "classes")
+        check_axes(axes)
         widths = [width * factor for factor in (1, 2, 4, 8, 16)]
         self.axes = axes
         self.first = _level(channels, widths[0], axes)

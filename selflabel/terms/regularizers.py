@@ -9,7 +9,7 @@ from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
 from selflabel.affinity.weights import LARGEST_WEIGHT
-from selflabel.inputs import check_kind, check_number
+from selflabel.kinds import check_fields, check_kind, check_number
 from selflabel.terms.gradient import Gradient
 from selflabel.terms.normalized_cut import normalized_cut, normalized_cut_and_grad
 from selflabel.terms.potts import check_relaxation, potts, potts_and_grad
@@ -68,6 +68,7 @@ class PottsSum:
             "a constant of selflabel.terms, such as BILINEAR",
         )
         _check_weight(self.weight, "the weight of the Potts sum")
+        check_fields(self)
 
     @property
     def is_smooth(self) -> bool:
@@ -101,6 +102,7 @@ class NormalizedCut:
 
     def __post_init__(self) -> None:
         _check_weight(self.weight, "the weight of the normalized cut")
+        check_fields(self)
 
     def check(self, affinity: Affinity) -> None:
         """Any affinity will do."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from selflabel.datasets.samples import Batch
 from selflabel.inputs import widened
+from selflabel.kinds import check_fields
 from selflabel.training.distributed import current_process, gather, share_buffers, unwrapped
 from selflabel.training.evaluate import evaluating
 from selflabel.training.monitor import Monitor
@@ -55,6 +56,7 @@ class Alternator:
     store: LabelStore | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.network_steps < 1:
             raise ValueError(f"expected network_steps >= 1, got {self.network_steps}")
 

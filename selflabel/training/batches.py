@@ -10,6 +10,7 @@ import torch
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.samples import Batch, Sample, collate
 from selflabel.datasets.shuffle import batch_indices
+from selflabel.kinds import check_count, check_fields
 from selflabel.training.distributed import ALONE, Process
 
 
@@ -63,6 +64,8 @@ class Batches:
     held_out_batch: int = 8
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_count(self.seed, "seed", least=0)
         if len(self.samples) == 0:
             raise ValueError("expected at least one sample to train with, got none")
         for name in ("batch", "held_out_batch", "classes"):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from selflabel.kinds import checked
 from selflabel.training.sealed import load_sealed, save_sealed
 
 LAST = "last.pt"
@@ -48,6 +49,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
 
     Raises `ValueError` if it is damaged (a byte that changed anywhere is found), or something else.
     """
+    path = checked(path, Path, "path")
     content = load_sealed(path, device)
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise ValueError(

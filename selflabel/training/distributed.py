@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from selflabel.kinds import check_count, check_fields, check_kind
 from selflabel.training.objectives import Terms
 
 T = TypeVar("T")
@@ -28,6 +29,14 @@ class Process:
 
     rank: int = 0
     size: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_count(self.size, "size")
+        if not 0 <= self.rank < self.size:
+            raise ValueError(
+                f"expected a rank in 0..{self.size - 1} for {self.size} processes, got {self.rank}"
+            )
 
     def of(self, length: int) -> range:
         """Its consecutive places in a batch; sizes of parts differ by at most one.
@@ -62,6 +71,8 @@ def process_group(
     Without torchrun it is one process, and nothing is set up. With GPUs it is nccl, one GPU a process (the
     device is `cuda` of the local rank); without, or if `on_cpu`, gloo on the CPU.
     """
+    check_kind(timeout, timedelta, "timeout as a timedelta", "timedelta(minutes=30)")
+    check_kind(on_cpu, bool, "on_cpu as True or False", "one of both")
     cuda = torch.cuda.is_available() and not on_cpu
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE, torch.device("cuda" if cuda else "cpu")

@@ -14,6 +14,7 @@ from zlib import crc32
 
 from selflabel.files.atomic import write_atomic
 from selflabel.files.ledger import Ledger, encoded
+from selflabel.kinds import checked
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class History:
 
 def read_history(path: Path) -> list[Row]:
     """The rows of a `history.jsonl`, up to the first line that is cut or damaged; none if there is no file."""
+    path = checked(path, Path, "path")
     return cast(list[Row], Ledger(path).read_intact())
 
 

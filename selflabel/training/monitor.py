@@ -9,6 +9,7 @@ from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
 from selflabel.datasets.samples import Batch
+from selflabel.kinds import check_fields
 from selflabel.losses.base import mean_per_pixel
 from selflabel.losses.cross_entropy import entropy_loss
 from selflabel.losses.modules import build
@@ -38,6 +39,9 @@ class Monitor:
 
     objective: SelfLabeling
     solve: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @torch.no_grad()
     def measure(self, logits: Logits, batch: Batch, pseudo_labels: PseudoLabels | None = None) -> Terms:

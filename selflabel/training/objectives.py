@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from selflabel.datasets.samples import Batch
+from selflabel.kinds import check_fields, check_least
 from selflabel.labels import UNLABELED, unlabeled
 from selflabel.losses.cross_entropy import cross_entropy_of_checked, partial_cross_entropy
 from selflabel.losses.gated_crf import GatedCRFLoss
@@ -66,6 +67,10 @@ class SeedsOnly:
 
     class_weights: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_class_weights(self.class_weights)
+
     @property
     def names(self) -> tuple[str, ...]:
         """One term."""
@@ -93,11 +98,20 @@ class SeedsOnly:
         return WeightedMean(value, labeled.sum().double())
 
 
+def _check_class_weights(weights: tuple[float, ...] | None) -> None:
+    for number, weight in enumerate(weights or ()):
+        check_least(weight, f"class_weights[{number}]")
+
+
 @dataclass(frozen=True)
 class FullMasks:
     """The cross entropy of the full masks but for pixels of 255. Raises `ValueError` for a batch without masks."""
 
     class_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_class_weights(self.class_weights)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -127,6 +141,7 @@ class WeightedLoss:
     loss: Loss
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 <= self.weight < inf:
             raise ValueError(f"expected a finite weight >= 0 of {self.name!r}, got {self.weight}")
 
@@ -148,6 +163,7 @@ class Regularized:
     seeds: SeedsOnly = SeedsOnly()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"expected a name of its own for each part, 'seeds' apart, got {self.names[1:]}")
 

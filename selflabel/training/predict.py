@@ -24,6 +24,7 @@ from selflabel.files.lock import sole_user
 from selflabel.files.number_types import quantized
 from selflabel.files.opening import about, read_file
 from selflabel.files.probabilities import write_soft
+from selflabel.kinds import check_fields
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ class Storage:
 
     compressed: bool = True
     precision: Precision = Precision.FLOAT16
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def path(self, folder: Path, stem: str) -> Path:
         """The file of a stem."""

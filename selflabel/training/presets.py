@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from selflabel.affinity.builders import Contrast, Dense
-from selflabel.driver import Solver
+from selflabel.driver import Solver, check_solver
 from selflabel.energy import Energy
 from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
 from selflabel.terms import BILINEAR, COLLISION, COLLISION_DIVERGENCE, QUADRATIC, QUADRATIC_POTTS, STANDARD
@@ -27,6 +27,7 @@ TRUST_REGION = replace(HARD, error_probability=0.1)
 
 def default_objective(solver: Solver) -> SelfLabeling:
     """The preset of the solver's class with this solver; without one, the solver's own defaults."""
+    check_solver(solver)
     for preset in PRESETS:
         if isinstance(solver, type(preset.solver)):
             return replace(preset, solver=solver)
@@ -35,5 +36,6 @@ def default_objective(solver: Solver) -> SelfLabeling:
 
 def default_starter(solver: Solver) -> InitialLabels:
     """The solver as a starter, with the affinity that suits it."""
+    check_solver(solver)
     own = solver.default_affinity
     return InitialLabels(solver, own if isinstance(own, Dense) else Contrast())

@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from selflabel.kinds import check_fields, check_least
+
 
 def polynomial(step: int, steps: int, power: float) -> float:
     """``(1 - step/steps)^power``, the factor on the learning rate in step 0 .. steps-1; power 0.9 in the papers."""
@@ -35,6 +37,12 @@ class AdamW:
     weight_decay: float = 1e-2
     betas: tuple[float, float] = (0.9, 0.999)
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_least(self.weight_decay, "weight_decay")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"expected betas in [0, 1), got {self.betas}")
+
     def __call__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
         """The optimizer of the parameters."""
         return torch.optim.AdamW(parameters, learning_rate, self.betas, weight_decay=self.weight_decay)
@@ -46,6 +54,11 @@ class SGD:
 
     momentum: float = 0.9
     weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_least(self.momentum, "momentum")
+        check_least(self.weight_decay, "weight_decay")
 
     def __call__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
         """The optimizer of the parameters."""

@@ -13,6 +13,7 @@ from selflabel.datasets.samples import Batch
 from selflabel.driver import Solver, check_fit, solve
 from selflabel.energy import Energy
 from selflabel.inputs import widened
+from selflabel.kinds import check_fields
 from selflabel.labels import classes_present
 from selflabel.losses.base import full_precision, mean_per_pixel
 from selflabel.losses.modules import build
@@ -76,6 +77,7 @@ class SelfLabeling:
     starter: Starter | None = InitialLabels()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 <= self.weight < inf:
             raise ValueError(f"expected a finite weight >= 0, got {self.weight}")
         if not 0 <= self.error_probability < 1:

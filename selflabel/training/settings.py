@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from math import inf
 
+from selflabel.kinds import check_fields
 from selflabel.training.schedule import AdamW, OptimizerFactory
 
 
@@ -51,6 +52,7 @@ class TrainingSettings:
     read_every: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in (
             ("steps", 1),
             ("pretrain_steps", 0),
@@ -64,10 +66,8 @@ class TrainingSettings:
             ("seed", 0),
             ("workers", 0),
         ):
-            whole = name == "power" or isinstance(getattr(self, name), int)
-            if not (whole and least <= getattr(self, name) < inf):
-                kind = "" if name == "power" else "a whole number "
-                raise ValueError(f"expected {kind}{name} >= {least}, got {getattr(self, name)}")
+            if not least <= getattr(self, name) < inf:
+                raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}")
         if not 0 < self.learning_rate < inf:
             raise ValueError(f"expected a learning rate > 0, got {self.learning_rate}")
         if not 0 < self.new_layers_rate < inf:

@@ -12,6 +12,7 @@ from selflabel.affinity.builders import AffinityBuilder, Contrast
 from selflabel.datasets.samples import Batch
 from selflabel.driver import Solver, solve
 from selflabel.energy import Energy
+from selflabel.kinds import check_count, check_fields
 from selflabel.labels import UNLABELED
 from selflabel.losses.modules import Images, Seeds, build
 from selflabel.problem import Problem
@@ -54,6 +55,9 @@ class InitialLabels:
 
     solver: Solver = RandomWalker()
     affinity: AffinityBuilder = Contrast()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def energy(self) -> Energy:
@@ -106,6 +110,10 @@ class KeptLabels:
     inner: InitialLabels
     budget: int = KEPT_BYTES
     kept: dict[str, Kept | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_count(self.budget, "budget", least=0)
 
     @property
     def solver(self) -> Solver:

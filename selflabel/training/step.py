@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from selflabel.datasets.samples import Batch
 from selflabel.inputs import logits_of, widened
+from selflabel.kinds import check_fields, check_kind
 from selflabel.losses.base import mean_per_pixel
 from selflabel.training.distributed import ALONE, NONE, Process, combine, gather
 from selflabel.training.monitor import Monitor, sums
@@ -45,6 +46,9 @@ class LabelSource:
     start: Float[Tensor, "b k *s"] | None = None
     store: LabelStore | None = None
     fit_stored: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 PREDICTED = LabelSource()
@@ -250,6 +254,7 @@ def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tenso
 
 def _logits(network: nn.Module, batch: Batch, bfloat16: bool) -> Tensor:
     """The logits. Raises `ValueError` if they are not of the images' size."""
+    check_kind(batch, Batch, "batch as a Batch", "Batch(stems, images, seeds)")
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bfloat16):
         logits = logits_of(network(batch.images))
     expected = (len(batch.images), *batch.images.shape[2:])

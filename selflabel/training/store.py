@@ -12,6 +12,7 @@ from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder
 from selflabel.energy import Energy
+from selflabel.kinds import check_fields
 from selflabel.labels import one_hot, to_index
 from selflabel.training.pseudo_labels import PseudoLabels
 from selflabel.training.sealed import load_sealed, save_sealed
@@ -56,6 +57,9 @@ class MemoryStore:
 
     kept: dict[str, Stored] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def put(self, stem: str, stored: Stored) -> None:
         """Keep the labels."""
         self.kept[stem] = stored
@@ -91,6 +95,9 @@ class DiskStore:
 
     folder: Path
     versions: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def put(self, stem: str, stored: Stored) -> None:
         """Write a new version."""

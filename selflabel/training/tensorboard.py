@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from selflabel.kinds import checked
 from selflabel.training.history import Row
 
 
@@ -12,6 +13,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path) -> None:
+        folder = checked(folder, Path, "folder")
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:

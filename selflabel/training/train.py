@@ -12,6 +12,7 @@ from torch import nn
 
 from selflabel.datasets.samples import Batch
 from selflabel.files.lock import sole_user
+from selflabel.kinds import check_arguments, checked
 from selflabel.training.batches import DataSource
 from selflabel.training.checkpoint import Checkpoint
 from selflabel.training.distributed import current_process
@@ -69,6 +70,7 @@ def train(
     them into `about`), if labels are to be kept while images move; `TrainingError` when a loss is nan: the last
     checkpoint is the last good one.
     """
+    out = _checked(network, objective, data, settings, out)
     process, device, about = current_process(), torch.device(device), plain(about or {})
     store = _store(objective, data, settings, store)
     if monitor is None and isinstance(objective, SelfLabeling):
@@ -89,6 +91,15 @@ def train(
             for row, callback in product(rows, listeners if process.rank == 0 else ()):
                 callback(row)
     return run.history
+
+
+def _checked(
+    network: nn.Module, objective: Objective, data: DataSource, settings: TrainingSettings, out: Path | None
+) -> Path | None:
+    """The folder, if all are of their kinds. Raises `ValueError` if not."""
+    given = {"network": network, "objective": objective, "data": data, "settings": settings}
+    check_arguments(train, given)
+    return None if out is None else Path(checked(out, Path, "out"))
 
 
 def _batches(run: TrainingRun) -> Generator[Batch, None, None]:

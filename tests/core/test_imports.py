@@ -27,28 +27,29 @@ from support.house import (
 
 pytestmark = pytest.mark.quick
 
-CORE = {"inputs", "labels", "affinity", "terms", "energy", "problem", "driver"}
+CORE = {"kinds", "inputs", "labels", "affinity", "terms", "energy", "problem", "driver"}
 ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
-    "files": set(),
+    "files": {"kinds"},
+    "kinds": set(),
     "inputs": set(),
     "labels": {"inputs", "kernels", "files"},  # of files the value of pixels without a label
-    "affinity": {"inputs", "labels", "kernels"},
-    "terms": {"inputs", "kernels", "labels", "affinity"},
-    "energy": {"inputs", "affinity", "terms"},
-    "problem": {"inputs", "labels", "affinity", "terms", "energy"},
-    "driver": {"inputs", "kernels", "labels", "affinity", "terms", "energy", "problem"},
+    "affinity": {"kinds", "inputs", "labels", "kernels"},
+    "terms": {"kinds", "inputs", "kernels", "labels", "affinity"},
+    "energy": {"kinds", "inputs", "affinity", "terms"},
+    "problem": {"kinds", "inputs", "labels", "affinity", "terms", "energy"},
+    "driver": {"kinds", "inputs", "kernels", "labels", "affinity", "terms", "energy", "problem"},
     "numerics": set(),
     "numerics.cuts": {"labels", "affinity", "kernels"},
-    "numerics.linear": {"labels", "affinity", "kernels"},
-    "numerics.descent": {"inputs", "labels", "affinity", "terms", "energy", "problem", "kernels"},
+    "numerics.linear": {"kinds", "labels", "affinity", "kernels"},
+    "numerics.descent": {"kinds", "inputs", "labels", "affinity", "terms", "energy", "problem", "kernels"},
     "solvers": CORE | {"numerics", "kernels"},
-    "compat": {"affinity", "numerics"},
+    "compat": {"kinds", "affinity", "numerics"},
     "annotators": CORE | {"solvers"},  # the walker is one
-    "losses": {"inputs", "kernels", "labels", "affinity", "terms"},
-    "networks": {"inputs", "affinity"},
-    "datasets": {"inputs", "labels", "files"},
-    "metrics": {"labels", "files"},
+    "losses": {"kinds", "inputs", "kernels", "labels", "affinity", "terms"},
+    "networks": {"kinds", "inputs", "affinity"},
+    "datasets": {"kinds", "inputs", "labels", "files"},
+    "metrics": {"kinds", "labels", "files"},
     "training": CORE
     | {"solvers", "losses", "files", "datasets", "metrics", "kernels"},  # the walker makes starts
     "labeling": CORE | {"solvers", "annotators", "files", "kernels"},

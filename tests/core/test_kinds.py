@@ -11,7 +11,8 @@ from torch import Tensor
 
 from selflabel import Energy, GridAffinity, Problem
 from selflabel.driver import check_solver
-from selflabel.inputs import check_count, check_kind, size_remedy
+from selflabel.inputs import size_remedy
+from selflabel.kinds import check_count, check_kind
 from selflabel.labels import UNLABELED, check_seeds
 from selflabel.solvers import GraphCut
 from selflabel.terms import Coupling

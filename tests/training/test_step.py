@@ -104,7 +104,7 @@ def test_factories() -> None:
     ("changes", "message"),
     [
         ({"steps": 0}, "steps >= 1, got 0"),
-        ({"steps": 2.5}, "a whole number steps >= 1, got 2.5"),
+        ({"steps": 2.5}, "steps as a whole number, got 2.5"),
         ({"pretrain_steps": -1}, "pretrain_steps >= 0"),
         ({"learning_rate": 0.0}, "learning rate > 0"),
         ({"relabel_every": 0}, "relabel_every >= 1"),

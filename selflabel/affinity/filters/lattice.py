@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from selflabel.affinity.filters.protocol import (
 from selflabel.affinity.filters.shared import SharedFilter
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.kernels.tracing import opaque
+from selflabel.kinds import check_fields
 
 LEAST_SIGMA_PIXELS = 1.0
 """Kernels of place alone with a smaller bandwidth are filtered exactly: a lattice has no pixels to average over."""
@@ -44,7 +46,8 @@ class Lattice:
     radius: int = 2
 
     def __post_init__(self) -> None:
-        if not self.variance > 1 / 6 or self.radius < 1:
+        check_fields(self)
+        if not 1 / 6 < self.variance < inf or self.radius < 1:
             raise ValueError(
                 f"expected variance > 1/6 and radius >= 1, got {self.variance} and {self.radius}"
             )

@@ -12,8 +12,8 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from selflabel.energy import Energy
-from selflabel.inputs import check_number
 from selflabel.kernels.backend import Backend, Routine, backend
+from selflabel.kinds import check_fields, check_number
 from selflabel.labels import per_image
 from selflabel.numerics.descent.line_search import PerImage
 from selflabel.numerics.descent.quadratic import (
@@ -80,6 +80,7 @@ class Euclidean:
 
     def __post_init__(self) -> None:
         _check_weights(self)
+        check_fields(self)
 
     def check(self, energy: Energy, name: str) -> None:
         """Raise `ValueError` for an energy with entropy."""
@@ -122,6 +123,7 @@ class Entropic:
 
     def __post_init__(self) -> None:
         _check_weights(self)
+        check_fields(self)
 
     def check(self, energy: Energy, name: str) -> None:
         """Takes every energy."""

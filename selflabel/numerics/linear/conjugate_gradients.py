@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from selflabel.kernels.memory import Array
+from selflabel.kinds import check_fields
 from selflabel.numerics.linear.clusters import Equations, as_system, equations, may_have_clusters
 from selflabel.numerics.linear.factors import Factors, factorize
 from selflabel.numerics.linear.system import System
@@ -46,6 +47,7 @@ class ConjugateGradients:
     block: int = 6
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.rtol < 1:
             raise ValueError(f"expected rtol between 0 and 1, got {self.rtol}")
         for name in ("stride", "block"):

@@ -12,6 +12,7 @@ from torch import Tensor
 from selflabel.affinity.protocol import SparseAffinity
 from selflabel.affinity.stencil import Stencil
 from selflabel.kernels.backend import Backend, Routine, backend
+from selflabel.kinds import check_fields
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
 from selflabel.numerics.linear.grids import finest
 from selflabel.numerics.linear.hierarchy import Hierarchy, rounding
@@ -43,6 +44,7 @@ class Multigrid:
     error: float = 5e-7
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.error < 1:
             raise ValueError(f"expected an error between 0 and 1, got {self.error}")
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from selflabel.affinity.stencil import Stencil
+from selflabel.kinds import check_count, check_fields
 from selflabel.numerics.linear.direct import Elimination
 from selflabel.numerics.linear.system import Box, RandomWalk
 
@@ -57,6 +58,14 @@ class Windows:
     """Use a size only if a window holds at most 1/share of the free pixels: larger ones cost as much as the whole."""
     patience: int = 8
     """Give a size up when 1/patience of its windows left most of their pixels unknown."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for side, margin in self.sizes:
+            check_count(side, "the side of windows")
+            check_count(margin, "the margin of windows", least=0)
+        check_count(self.share, "share")
+        check_count(self.patience, "patience")
 
 
 def solve_windows(walk: RandomWalk, known: KnownLabels, windows: Windows) -> KnownLabels:
