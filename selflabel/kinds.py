@@ -121,6 +121,8 @@ def _converted(value: Any, kind: Any) -> Any:
     if kind in _PLAIN:
         return _PLAIN[kind](value)
     origin = get_origin(kind) or kind
+    if origin is Callable:
+        return value if callable(value) else _WRONG
     if isinstance(value, type) or (isinstance(value, str) and origin is Sequence):
         return _WRONG
     if origin in (tuple, Sequence):

@@ -159,7 +159,7 @@ def _label(options: LabelOptions) -> None:
             overwrite=options.overwrite,
             is_owner=True,
         )
-        _label_all(work, plan, options.out)
+        _label_all(work, plan, options)
 
 
 def _is_work_left(options: LabelOptions, plan: "Plan") -> bool:
@@ -268,9 +268,9 @@ def _workers(asked: int | None, jobs: int) -> int:
     return max(1, min(usable_processors() if asked is None else asked, jobs))
 
 
-def _label_all(work: "Generator[Outcome, None, None]", plan: "Plan", out: Path) -> None:
+def _label_all(work: "Generator[Outcome, None, None]", plan: "Plan", options: LabelOptions) -> None:
     """Show the progress of the work, then a summary of it."""
-    total = len(plan.jobs) + len(plan.failures)
+    out, total = options.out, len(plan.jobs) + len(plan.failures)
     from contextlib import closing
 
     from selflabel.cli import screen
@@ -303,6 +303,8 @@ def _label_all(work: "Generator[Outcome, None, None]", plan: "Plan", out: Path) 
     _summary(report, out)
     screen.left_out(plan.left_out)
     screen.dim(report.dim)
+    if len(report.classes) > 1 or (options.num_classes or 1) > 1 or options.probs is not None:
+        screen.of_one_class(report.of_one_class, predicted=options.probs is not None)
     screen.listed("labeled again", [(each.stem, each.reason) for each in report.stale], "yellow")
     screen.failures([(failure.stem, failure.reason) for failure in report.failures])
     if interrupted:

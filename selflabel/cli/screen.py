@@ -143,6 +143,17 @@ def dim(stems: Sequence[str]) -> None:
         )
 
 
+def of_one_class(stems: Sequence[str], predicted: bool) -> None:
+    """A note on images that are whole of one class. predicted: there are predictions of other classes, too."""
+    if stems:
+        count = "1 image is" if len(stems) == 1 else f"{len(stems)} images are"
+        others = "give predictions (--probs) with --all-classes"
+        note(
+            f"{count} whole of one class, the only one with seeds there ({some(stems)}): draw seeds of what else is in "
+            f"them, or {'say --all-classes, which lets all of the prediction win' if predicted else others}"
+        )
+
+
 def summary(table: rich.table.Table, text: str) -> None:
     """The table and the line at the end of a command that writes files, unless it is to be quiet."""
     if not is_quiet():

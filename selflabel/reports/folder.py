@@ -63,6 +63,17 @@ class FolderReport:
         """Stems of the images whose brightest number is at most `DIM`."""
         return tuple(record.stem for record in self.records if record.brightest <= DIM)
 
+    @property
+    def of_one_class(self) -> tuple[str, ...]:
+        """Stems of the images that are whole of one class, as only that one has seeds there."""
+        alone = (record for record in self.records if len(record.classes) == 1)
+        return tuple(record.stem for record in alone if 0 < record.seeded < 1)
+
+    @property
+    def classes(self) -> frozenset[int]:
+        """The classes that could win in any of the images."""
+        return frozenset(number for record in self.records for number in record.classes)
+
     def per_pixel(self, before: bool) -> float:
         """Energy per pixel of the start (`before`) or of the labels, over all images."""
         total = sum(r.energy_before if before else r.energy_after for r in self.records)

@@ -186,6 +186,7 @@ def take_step(
     """
     if network_steps < 1:
         raise ValueError(f"expected network_steps >= 1, got {network_steps}")
+    check_kind(batch, Batch, "batch as a Batch", "Batch(stems, images, seeds)")
     device = batch.images.device
     for_network, for_solver = Stopwatch(device), Stopwatch(device)
     with for_network.running():
@@ -247,6 +248,7 @@ def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tenso
 
     Raises `ValueError` if they are not of the images' size, `TrainingError` if they are nan or inf.
     """
+    check_kind(batch, Batch, "batch as a Batch", "Batch(stems, images, seeds)")
     logits = _logits(network, batch, bfloat16)
     _check_finite(_finite(logits).tolist(), batch.stems)
     return logits
@@ -254,7 +256,6 @@ def predicted(network: nn.Module, batch: Batch, bfloat16: bool = False) -> Tenso
 
 def _logits(network: nn.Module, batch: Batch, bfloat16: bool) -> Tensor:
     """The logits. Raises `ValueError` if they are not of the images' size."""
-    check_kind(batch, Batch, "batch as a Batch", "Batch(stems, images, seeds)")
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bfloat16):
         logits = logits_of(network(batch.images))
     expected = (len(batch.images), *batch.images.shape[2:])

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support.folders import make_folders
+from support.folders import make_folders, picture
 from typer.testing import CliRunner, Result
 
 from selflabel.cli import app, screen
 from selflabel.files.causes import by_cause
+from selflabel.files.label_files import write_index
 
 LIBRARY = logging.getLogger("selflabel")
 
@@ -74,6 +76,53 @@ def test_a_thousand_failures_are_few_lines(tmp_path: Path) -> None:
     detailed = label(tmp_path, "--verbose")
     assert detailed.output.count("a777: no seeds: ") == 1
     assert "in all)" not in detailed.output
+
+
+# --- images of one class ---
+
+WHOLE = "whole of one class, the only one with seeds there"
+
+
+def one_class(root: Path, *numbers: int) -> Path:
+    """Two images; those with these numbers lose the seeds of class 2."""
+    _, seeds, _ = make_folders(root, 2)
+    for number in numbers:
+        _, index, _ = picture(6143 + number)
+        write_index(seeds / f"a{number}.png", np.where(index == 2, np.uint8(255), index))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("alone", "options", "told"),
+    [
+        ((1,), (), f"1 image is {WHOLE} (a1): draw seeds of what else is in them, or give predictions"),
+        ((0, 1), ("--num-classes", 3), f"2 images are {WHOLE} (a0, a1)"),
+        ((0, 1), (), None),  # the folder has one class: no surprise
+        ((), (), None),
+    ],
+    ids=["one of two", "more are announced", "a folder of one class", "two classes each"],
+)
+def test_images_of_one_class_are_told(
+    alone: tuple[int, ...], options: tuple[object, ...], told: str | None, tmp_path: Path
+) -> None:
+    result = label(one_class(tmp_path, *alone), *options)
+    assert result.exit_code == 0
+    assert (WHOLE in result.output) == (told is not None)
+    assert told is None or told in " ".join(result.output.split())
+
+
+def test_predictions_of_more_classes_may_win_where_one_has_seeds(tmp_path: Path) -> None:
+    one_class(tmp_path, 0, 1)
+    (tmp_path / "probs").mkdir()
+    for number in range(2):
+        np.save(tmp_path / "probs" / f"a{number}.npy", np.full((3, 12, 16), 1 / 3, np.float32))
+    common = ("label", tmp_path / "images", "--seeds", tmp_path / "seeds", "--probs", tmp_path / "probs")
+    told = call(*common, "--out", tmp_path / "out", "--workers", 1)
+    assert f"2 images are {WHOLE} (a0, a1)" in " ".join(told.output.split())
+    assert "say --all-classes" in told.output
+    everything = call(*common, "--out", tmp_path / "all", "--workers", 1, "--all-classes")
+    assert everything.exit_code == 0
+    assert WHOLE not in everything.output
 
 
 # --- what is left out ---

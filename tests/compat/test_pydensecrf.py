@@ -287,3 +287,18 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="got cuda, and torch finds no GPU: device='cpu'"):
         dcrf.DenseCRF2D(W, H, K, device="cuda")
+
+
+def test_a_dense_crf_is_one_short_line() -> None:
+    field = dcrf.DenseCRF2D(W, H, K)
+    field.addPairwiseGaussian(sxy=3, compat=3)
+    assert repr(field) == "DenseCRF2D(pixels: 7 x 9, classes: 3, kernels: 1)"
+    assert repr(dcrf.DenseCRF(5, 2)) == "DenseCRF(points: 5, classes: 2, kernels: 0)"
+
+
+@pytest.mark.parametrize("wrong", ["7", None, 1.5, True], ids=str)
+def test_sizes_are_whole_numbers(wrong: Any, unchecked: None) -> None:
+    with pytest.raises(ValueError, match="expected nlabels as a whole number"):
+        dcrf.DenseCRF(5, wrong)
+    with pytest.raises(ValueError, match="expected w as a whole number"):
+        dcrf.DenseCRF2D(wrong, 5, 2)

@@ -2,20 +2,26 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from selflabel import Energy, GridAffinity, Problem
-from selflabel.driver import check_solver
+from selflabel.driver import Solver, check_solver
 from selflabel.inputs import size_remedy
-from selflabel.kinds import check_count, check_kind
+from selflabel.kinds import check_arguments, check_count, check_fields, check_kind, check_least
 from selflabel.labels import UNLABELED, check_seeds
 from selflabel.solvers import GraphCut
+from selflabel.solvers.graph_cut import Moves
 from selflabel.terms import Coupling
+from selflabel.training import Alternator, default_objective
 
 pytestmark = pytest.mark.quick
 
@@ -49,6 +55,113 @@ def test_other_kinds_of_values_come_with_the_right_one(name: str) -> None:
     call, message = KINDS[name]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@dataclass(frozen=True)
+class Varied:
+    """Settings of all kinds of kinds."""
+
+    number: float = 1.0
+    count: int = 1
+    numbers: tuple[float, ...] | None = None
+    pair: tuple[int, int] = (1, 2)
+    pairs: tuple[tuple[int, int], ...] = ()
+    several: float | Sequence[float] = 1.0
+    switch: bool = False
+    folder: Path = Path()
+    solver: Solver = GraphCut()
+    solvers: tuple[Solver, ...] = ()
+    moves: Moves = Moves.SWAP
+    tensor: Float[Tensor, " k"] | None = None
+    call: Callable[[], object] = dict
+    anything: Any = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({"number": np.float32(0.5)}, {"number": 0.5}),
+        ({"number": torch.tensor(2.0)}, {"number": 2.0}),
+        ({"number": 3}, {"number": 3}),
+        ({"count": np.int64(3)}, {"count": 3}),
+        ({"numbers": [1, 2.5]}, {"numbers": (1, 2.5)}),
+        ({"numbers": np.array([1.0, 2.5])}, {"numbers": (1.0, 2.5)}),
+        ({"pairs": [[1, 2], (3, 4)]}, {"pairs": ((1, 2), (3, 4))}),
+        ({"several": [1.0, 2.0]}, {"several": (1.0, 2.0)}),
+        ({"switch": np.bool_(True)}, {"switch": True}),
+        ({"folder": "labels"}, {"folder": Path("labels")}),
+        ({"solvers": [GraphCut()]}, {"solvers": (GraphCut(),)}),
+    ],
+    ids=str,
+)
+def test_what_means_the_same_becomes_the_same(
+    given: dict[str, Any], taken: dict[str, Any], unchecked: None
+) -> None:
+    found = Varied(**given)
+    for name, value in taken.items():
+        assert getattr(found, name) == value
+        assert type(getattr(found, name)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"number": True}, "expected number as a number, got True"),
+        ({"number": "1e3"}, r"expected number as a number, got '1e3': pass float\('1e3'\)"),
+        ({"number": "one"}, "expected number as a number, got 'one'$"),
+        ({"count": "3"}, r"expected count as a whole number, got '3': pass int\('3'\)"),
+        ({"count": 3.0}, "expected count as a whole number, got 3.0"),
+        ({"numbers": "12"}, "expected numbers as a tuple of numbers or None, got '12'"),
+        ({"numbers": (1, "x")}, r"expected numbers as a tuple of numbers or None, got \(1, 'x'\)"),
+        ({"numbers": ["x" * 99]}, "got a list$"),
+        ({"pair": (1, 2, 3)}, r"expected pair as a tuple of 2 whole numbers, got \(1, 2, 3\)"),
+        ({"pairs": ((1, 2), (3,))}, "expected pairs as a tuple of tuples of 2 whole numbers, got"),
+        ({"several": "12"}, "expected several as a number or a tuple of numbers, got '12'"),
+        ({"switch": 1}, "expected switch as True or False, got 1"),
+        ({"folder": 1}, "expected folder as a path, got 1"),
+        ({"folder": ""}, "expected folder as a path, got ''"),
+        ({"solver": "graph-cut"}, r"expected solver as a Solver such as GraphCut\(\), got 'graph-cut'"),
+        ({"solver": GraphCut}, r"got the class GraphCut: make one, GraphCut\(…\)"),
+        ({"solvers": (1,)}, r"expected solvers as a tuple of Solvers such as GraphCut\(\), got \(1,\)"),
+        ({"moves": "swap"}, "expected moves as Moves.EXPANSION or Moves.SWAP, got 'swap'"),
+        ({"tensor": [1.0]}, r"expected tensor as a tensor of numbers \[k\] or None, got \[1.0\]"),
+        ({"call": 3}, "expected call as a function, got 3"),
+    ],
+    ids=str,
+)
+def test_other_kinds_are_refused_in_plain_words(given: dict[str, Any], message: str, unchecked: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        Varied(**given)
+
+
+def test_numbers_are_finite_and_large_enough() -> None:
+    check_least(0.5, "weight", 0.5)
+    for wrong in (0.4, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"expected a finite weight >= 0.5, got {wrong}"):
+            check_least(wrong, "weight", 0.5)
+
+
+def test_arguments_are_held_to_the_annotations_of_their_function() -> None:
+    check_arguments(check_least, {"name": "weight", "least": 1})
+    with pytest.raises(ValueError, match="expected least as a number, got 'x'"):
+        check_arguments(check_least, {"name": "weight", "least": "x"})
+
+
+def test_steps_take_batches(unchecked: None) -> None:
+    """Not what a loader of another project gives."""
+    network = nn.Conv2d(3, 2, 1)
+    alternator = Alternator(
+        network, default_objective(GraphCut()), torch.optim.SGD(network.parameters(), lr=0.1)
+    )
+    given: Any = (torch.zeros(1, 3, 4, 4), torch.full((1, 4, 4), UNLABELED))
+    for step in (alternator.step, alternator.pretrain):
+        with pytest.raises(
+            ValueError, match=r"expected batch as a Batch, got a tuple: Batch\(stems, images, seeds\)"
+        ):
+            step(given)
 
 
 def test_classes_are_booleans() -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -324,3 +325,17 @@ def test_acdc_fits_a_square(data: Path) -> None:
         labeled = batch.seeds[number] != UNLABELED
         known = labeled & (batch.masks[number] != UNLABELED)
         assert (batch.seeds[number] == batch.masks[number])[known].float().mean() > 0.9
+
+
+def test_batches_take_whole_floats_as_classes_and_no_fractions(unchecked: None) -> None:
+    images, seeds = torch.zeros(1, 3, 2, 2), torch.tensor([[[0.0, 255.0], [1.0, 2.0]]])
+    masks: Any = seeds.numpy()
+    batch = Batch(("a",), images, seeds, masks)
+    assert torch.equal(batch.seeds, torch.tensor([[[0, 255], [1, 2]]]))
+    assert batch.masks is not None
+    assert torch.equal(batch.masks, batch.seeds)
+    for wrong, found in ((seeds + 0.5, "fractions or nan in torch.float32"), (seeds > 0, "booleans")):
+        with pytest.raises(ValueError, match=f"expected seeds as whole numbers, the classes, got {found}"):
+            Batch(("a",), images, wrong)
+        with pytest.raises(ValueError, match=f"expected masks as whole numbers, the classes, got {found}"):
+            Batch(("a",), images, seeds.long(), wrong)

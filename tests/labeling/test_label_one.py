@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,3 +170,37 @@ def test_settings_out_of_range_are_named() -> None:
     for share in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"expected min_confidence in \[0, 1\], got"):
             replace(SETTINGS, min_confidence=share)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, torch.float32])
+def test_seeds_that_are_whole_floats_are_what_they_are(kind: Any) -> None:
+    """As in files: whole numbers of any type are classes, fractions are none."""
+    expected = selflabel.label(IMAGE, SEEDS, LABELER).index
+    given: Any = SEEDS.astype(kind) if isinstance(kind, type) else torch.from_numpy(SEEDS).to(kind)
+    np.testing.assert_array_equal(selflabel.label(IMAGE, given, LABELER).index, expected)
+    for wrong in (0.5, float("nan"), float("inf")):
+        broken = SEEDS.astype(np.float32)
+        broken[0, 0] = wrong
+        with pytest.raises(ValueError, match="expected seeds as whole numbers, the classes, got fractions"):
+            selflabel.label(IMAGE, broken, LABELER)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"num_classes": "21"},
+            r"expected num_classes as a whole number or None, got '21': pass int\('21'\)",
+        ),
+        ({"min_confidence": "0.9"}, r"expected min_confidence as a number, got '0.9': pass float\('0.9'\)"),
+        (
+            {"seeds_format": (0, 1)},
+            r"expected seeds_format as a LabelFormat, got a tuple: such as LabelFormat",
+        ),
+        ({"all_classes": "no"}, "expected all_classes as True or False, got 'no'"),
+    ],
+    ids=str,
+)
+def test_options_of_other_kinds_are_named(options: dict[str, Any], message: str, unchecked: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        selflabel.label(IMAGE, SEEDS, LABELER, **options)

@@ -67,6 +67,13 @@ def test_what_a_run_writes_is_read(tmp_path: Path, lines: list[bytes]) -> None:
     assert manifest.path.read_bytes() == b"".join(lines)
 
 
+def test_blank_lines_are_passed_over(tmp_path: Path, lines: list[bytes]) -> None:
+    manifest = read(tmp_path, b"\n".join([lines[0], b"", b"  \r", *lines[1:], b""]))
+    assert list(manifest.records) == ["a0", "a1"]
+    manifest.finish()
+    assert manifest.path.read_bytes() == b"".join(lines)
+
+
 WRONG_VALUES = ["", "x", 0.5, -1, 10**30, 10**400, True, None, [], {}, [None], {"a": 1}, "NaN"]
 TAKES: dict[str, Callable[[object], bool]] = {
     "stem": lambda value: isinstance(value, str) and value != "",

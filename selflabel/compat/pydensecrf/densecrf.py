@@ -31,6 +31,7 @@ from selflabel.affinity.filters.exact import Exact
 from selflabel.affinity.filters.lattice import FINE
 from selflabel.affinity.filters.protocol import Filter, FilterBuilder
 from selflabel.affinity.filters.weighted import ScaledFilter
+from selflabel.kinds import checked
 from selflabel.numerics.descent.messages import Messages, Pairwise, free_energy, updated
 
 EXACT_POINTS = 1024
@@ -100,11 +101,20 @@ class DenseCRF:
     """
 
     def __init__(self, nvar: int, nlabels: int, *, device: torch.device | str = "cpu") -> None:
+        for name, value in (("nvar", nvar), ("nlabels", nlabels)):
+            checked(value, int, name)
         if nvar < 1 or nlabels < 1:
             raise ValueError(f"expected at least one point and one class, got {nvar} and {nlabels}")
         self._nvar, self._nlabels, self._device = nvar, nlabels, _checked_device(device)
         self._unary = torch.zeros(1, nvar, nlabels, device=self._device)
         self._pairwise = Pairwise()
+
+    def __repr__(self) -> str:
+        kernels = len(self._pairwise.potts) + len(self._pairwise.others)
+        return f"{type(self).__name__}({self._extent()}, classes: {self._nlabels}, kernels: {kernels})"
+
+    def _extent(self) -> str:
+        return f"points: {self._nvar}"
 
     def setUnary(self, u: Unary) -> None:
         """Set the costs of classes. Raises `ValueError` for another shape than (nlabels, nvar), and for nan and inf."""
@@ -200,8 +210,13 @@ class DenseCRF2D(DenseCRF):
     """A dense CRF on the pixels of an image of width w and height h, row by row."""
 
     def __init__(self, w: int, h: int, nlabels: int, *, device: torch.device | str = "cpu") -> None:
+        for name, value in (("w", w), ("h", h)):
+            checked(value, int, name)
         super().__init__(w * h, nlabels, device=device)
         self._size = (h, w)
+
+    def _extent(self) -> str:
+        return f"pixels: {self._size[0]} x {self._size[1]}"
 
     def addPairwiseGaussian(
         self,
