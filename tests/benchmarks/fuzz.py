@@ -6,8 +6,7 @@
 All inputs are generated from the seed. Nothing may end in a traceback, hang, kill the process, or lose an image in
 silence: every image is labeled (predicted, scored) or named in what the command prints, sound images come out as they
 do alone, and a state file that was edited is refused by name, or has no effect on the results, or one that is told.
-Prints counts by kind;
-exit code 1 if anything was not so. A quarter of an hour on two cores.
+Prints counts by kind; exit code 1 if anything was not so. A quarter of an hour on two cores.
 """
 
 import argparse
