@@ -11,23 +11,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder, Grid
-from selflabel.affinity.protocol import Affinity, Edges, SparseAffinity
+from selflabel.affinity.protocol import Affinity, Edges
 from selflabel.driver import Step
 from selflabel.energy import Energy
 from selflabel.kinds import check_fields
 from selflabel.labels import UNLABELED, one_hot
-from selflabel.numerics.cuts.margins import margin_levels
-from selflabel.numerics.cuts.maximum_flow import Array, maximum_flow
+from selflabel.numerics.cuts.maximum_flow import Array
 from selflabel.numerics.cuts.minimum_cut import minimum_cut
-from selflabel.numerics.cuts.moves import MoveSearch, PottsGraph, explore
+from selflabel.numerics.cuts.moves import MoveSearch, explore
+from selflabel.numerics.hard_labels import (
+    as_array,
+    check_hard_energy,
+    checked_edges,
+    graph_marginals,
+    hard_costs,
+    potts_graph,
+    temperature,
+)
 from selflabel.problem import Problem
 from selflabel.terms import BILINEAR, STANDARD, Regularizer
-
-REWARDS = np.array([0.5, 1.5, 4.0])
-"""Margins in units of the temperature at which `GraphCut.marginals` cuts: a probability of 0.62, 0.82, 0.98 of two."""
-
-LEAST_MARGIN = 0.05
-"""In the same units: a label stays the most probable class, also if probabilities are stored in eight bits."""
 
 
 class Moves(enum.Enum):
@@ -91,27 +93,11 @@ class GraphCut:
 
         `ImportError` without an engine for minimum cuts (PyMaxflow or OR-Tools).
         """
-        maximum_flow()
-        if energy.entropy_weight:
-            raise ValueError(
-                f"graph-cut: expected entropy_weight 0, as hard labels have no entropy, got {energy.entropy_weight}: "
-                f"use that, or the mean-field or gradient-descent solver"
-            )
-        if energy.coupling.at_vertices is None:
-            raise ValueError(
-                f"graph-cut: expected a coupling that is finite at hard labels, got {energy.coupling.name!r}: "
-                f"use 'standard', 'collision' or 'quadratic', or the gradient-descent solver"
-            )
-        if not energy.relaxation.is_potts:
-            raise ValueError(
-                f"graph-cut: expected a relaxation that is the Potts model at hard labels, got "
-                f"{energy.relaxation.name!r}: use 'bilinear', 'quadratic' or 'normalized-quadratic', or the "
-                f"gradient-descent solver"
-            )
+        check_hard_energy(self.name, energy)
 
     def iterate(self, problem: Problem, labels: Float[Tensor, "b k *s"]) -> Iterator[Step]:
         """Yield after every sweep."""
-        costs, edges = _costs(problem), _edges(problem)
+        costs, edges = hard_costs(problem), checked_edges(problem, self.name)
         linear = problem.energy.coupling == STANDARD and problem.energy.relaxation == BILINEAR
         ceiling = problem.value(labels).tolist() if linear else [np.inf] * len(labels)
         images = [
@@ -142,72 +128,13 @@ class GraphCut:
         T is the coupling weight η: without pairs P is the prediction itself (standard and collision coupling), and
         to multiply the energy changes nothing. Where η is 0, T is λ. Cost: up to that of the labels.
         """
-        costs, edges = _costs(problem), _edges(problem)
-        found = [_marginals(problem, costs, edges, labels, number) for number in range(len(labels))]
+        costs, edges = hard_costs(problem), checked_edges(problem, self.name)
+        graphs = (potts_graph(problem, costs, edges, number) for number in range(len(labels)))
+        found = [
+            graph_marginals(*graph, one, temperature(problem.energy))
+            for graph, one in zip(graphs, labels, strict=True)
+        ]
         return torch.stack(found).to(labels).view(labels.shape)
-
-
-def _marginals(problem: Problem, costs: Tensor, edges: Edges, labels: Tensor, number: int) -> Tensor:
-    """`GraphCut.marginals` of one image ``[k n]``."""
-    energy = problem.energy
-    graph, classes, seeds = _graph(problem, costs, edges, number)
-    given = _numpy(labels[number].flatten(1))
-    index = np.searchsorted(classes, given.argmax(0))
-    result, free = given.copy(), np.flatnonzero(seeds == UNLABELED)
-    if len(classes) > 1 and len(free):
-        temperature = energy.coupling_weight or energy.pairwise_weight or 1.0
-        unary, own, every = graph.unary[:, free] / temperature, index[free], np.arange(len(free))
-        least = unary[own, every]
-        unary[own, every] = np.inf
-        rivals = unary.argmin(0)
-        second = unary[rivals, every]
-        open_, _ = graph.fold(seeds != UNLABELED, index)
-        levels = margin_levels(open_, own, rivals, REWARDS * temperature)
-        low, high = np.append(LEAST_MARGIN, REWARDS), np.append(REWARDS, np.inf)
-        margin = np.clip(second - least, low[levels], high[levels])
-        weights = np.exp(np.subtract(second - margin, unary, out=unary), out=unary)
-        weights[own, every] = 1
-        weights /= weights.sum(0)
-        result[np.ix_(classes, free)] = weights
-    return torch.from_numpy(result)
-
-
-def _costs(problem: Problem) -> Float[Tensor, "b k *s"]:
-    """Cost of each hard label."""
-    costs = problem.vertex_costs
-    assert costs is not None, "checked"
-    return costs
-
-
-def _edges(problem: Problem) -> Edges:
-    """The pairs of the affinity. Raises `ValueError` for pixels that do not exist: native code trusts its indices."""
-    assert isinstance(problem.affinity, SparseAffinity), "checked"
-    edges, pixels = problem.affinity.edges(), problem.seeds[0].numel()
-    ends = torch.stack([edges.first, edges.second])
-    if ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < pixels:
-        raise ValueError(
-            f"graph-cut: expected pairs of the pixels 0 to {pixels - 1} from the edges of the "
-            f"{type(problem.affinity).__name__}, got numbers from {int(ends.min())} to {int(ends.max())}"
-        )
-    return edges
-
-
-def _graph(problem: Problem, costs: Tensor, edges: Edges, number: int) -> tuple[PottsGraph, Array, Array]:
-    """The energy of one image, the classes that its labels number ``[k]``, and its seeds ``[n]``: they cost nothing."""
-    energy, mask = problem.energy, problem.classes
-    classes = np.arange(costs.shape[1]) if mask is None else np.flatnonzero(_numpy(mask[number]))
-    seeds = _numpy(problem.seeds[number]).ravel()
-    unary = energy.coupling_weight * _numpy(costs[number].flatten(1).double())[classes]
-    unary[:, seeds != UNLABELED] = 0
-    weight = energy.pairwise_weight * _numpy(edges.weight[number]).astype(np.float64)
-    first, second = _numpy(edges.first), _numpy(edges.second)
-    kept = np.flatnonzero((weight > 0) & (first != second))  # a pixel never differs from itself
-    first, second = first[kept], second[kept]
-    return PottsGraph(unary, first, second, weight[kept]), classes, seeds
-
-
-def _numpy(values: Tensor) -> Array:
-    return values.detach().cpu().numpy()
 
 
 def _step(images: list["_Image"], labels: Tensor, *, bounded: bool) -> Step:
@@ -216,7 +143,7 @@ def _step(images: list["_Image"], labels: Tensor, *, bounded: bool) -> Step:
     def tensor(values: list[Any], dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=labels.device)
 
-    index = torch.from_numpy(np.array([image.full_index() for image in images], dtype=np.int64))
+    index = torch.fromas_array(np.array([image.full_index() for image in images], dtype=np.int64))
     index = index.view(labels.shape[0], *labels.shape[2:]).to(labels.device)
     return Step(
         one_hot(index, labels.shape[1], labels.dtype),
@@ -242,13 +169,13 @@ class _Image:
         number: int,
         ceiling: float,
     ) -> None:
-        self.graph, self.classes, seeds = _graph(problem, costs, edges, number)
+        self.graph, self.classes, seeds = potts_graph(problem, costs, edges, number)
         self.constant, seeded = 0.0, seeds != UNLABELED
         self.index, self.pixels = seeds.astype(np.int64), np.arange(len(seeds))
         self._settle(seeded, np.where(seeded, np.searchsorted(self.classes, seeds), 0))
         self._settle_winners()
         self.solver, self.ceiling, self.converged = solver, ceiling, False
-        self.start = _numpy(start[number].flatten(1))[self.classes][:, self.pixels]
+        self.start = as_array(start[number].flatten(1))[self.classes][:, self.pixels]
         self.search = MoveSearch(self.graph, self._first(), self.graph.order[::-1])
 
     def _settle(self, settled: Array, labels: Array) -> None:

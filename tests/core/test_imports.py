@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "numerics": set(),
     "numerics.cuts": {"labels", "affinity", "kernels"},
     "numerics.linear": {"kinds", "labels", "affinity", "kernels"},
+    "numerics.hard_labels": {"labels", "affinity", "energy", "problem", "numerics.cuts"},
     "numerics.descent": {"kinds", "inputs", "labels", "affinity", "terms", "energy", "problem", "kernels"},
     "solvers": CORE | {"numerics", "kernels"},
     "compat": {"kinds", "affinity", "numerics"},

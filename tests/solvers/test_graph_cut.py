@@ -19,6 +19,7 @@ from selflabel.affinity.protocol import Edges
 from selflabel.driver import Result, solve
 from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, one_hot
+from selflabel.numerics import hard_labels
 from selflabel.numerics.cuts import maximum_flow
 from selflabel.numerics.cuts.moves import MoveSearch
 from selflabel.problem import Problem
@@ -203,7 +204,7 @@ def test_rounding_never_raises_the_energy_of_soft_labels() -> None:
     rng = np.random.default_rng(41)
     problem = random_problem(rng, (8, 9), 4, 6)
     soft = problem.feasible(torch.from_numpy(rng.dirichlet(np.ones(4), (6, 8, 9))).float().movedim(-1, 1))
-    costs, edges = graph_cut._costs(problem), graph_cut._edges(problem)
+    costs, edges = hard_labels.hard_costs(problem), hard_labels.checked_edges(problem, "graph-cut")
     for b in range(6):
         image = graph_cut._Image(GraphCut(), problem, costs, edges, soft, b, np.inf)
         image.search.restart(image.graph.round(image.start))
@@ -219,7 +220,7 @@ def test_a_soft_start_below_the_result_is_rounded_and_improved(monkeypatch: pyte
     best = labelings[energies(problem, labelings, 0).argmin()]
     start = one_hot(torch.from_numpy(best).view(1, 3, 3), 3)
     worst = labelings[energies(problem, labelings, 0).argmax()]
-    costs, edges = graph_cut._costs(problem), graph_cut._edges(problem)
+    costs, edges = hard_labels.hard_costs(problem), hard_labels.checked_edges(problem, "graph-cut")
     image = graph_cut._Image(GraphCut(), problem, costs, edges, start, 0, -np.inf)
     monkeypatch.setattr(MoveSearch, "expansions", lambda self: False)
     image.search.restart(worst[image.pixels])

@@ -6,6 +6,31 @@ from selflabel.numerics.cuts.maximum_flow import Array
 from selflabel.numerics.cuts.minimum_cut import fix, minimum_cut
 from selflabel.numerics.cuts.moves import PottsGraph
 
+REWARDS = np.array([0.5, 1.5, 4.0])
+"""Margins in units of the temperature at which `change_probabilities` cuts: 0.62, 0.82, 0.98 of two classes."""
+
+LEAST_MARGIN = 0.05
+"""In the same units: a label stays the most probable class, also if probabilities are stored in eight bits."""
+
+
+def change_probabilities(graph: PottsGraph, unary: Array, labels: Array, temperature: float) -> Array:
+    """How probable each label is ``[k n]`` where `labels` are a solution (`GraphCut.marginals` has the formula).
+
+    `unary` are those of the nodes over the temperature, without what is folded into the graph's; it is overwritten.
+    """
+    every = np.arange(len(labels))
+    least = unary[labels, every]
+    unary[labels, every] = np.inf
+    rivals = unary.argmin(0)
+    second = unary[rivals, every]
+    levels = margin_levels(graph, labels, rivals, REWARDS * temperature)
+    low, high = np.append(LEAST_MARGIN, REWARDS), np.append(REWARDS, np.inf)
+    margin = np.clip(second - least, low[levels], high[levels])
+    weights = np.exp(np.subtract(second - margin, unary, out=unary), out=unary)
+    weights[labels, every] = 1
+    weights /= weights.sum(0)
+    return weights
+
 
 def margin_levels(graph: PottsGraph, labels: Array, rivals: Array, rewards: Array) -> Array:
     """The number of the least reward at which each node changes from its label to its rival ``[n]``; else their count.
