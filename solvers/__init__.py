@@ -12,6 +12,7 @@ from selflabel.driver import Solver
 from selflabel.solvers.frank_wolfe import FrankWolfe
 from selflabel.solvers.gradient_descent import GradientDescent
 from selflabel.solvers.graph_cut import GraphCut
+from selflabel.solvers.kernel_cut import KernelCut
 from selflabel.solvers.mean_field import MeanField
 from selflabel.solvers.random_walker import RandomWalker
 from selflabel.solvers.total_variation import TotalVariation
@@ -20,6 +21,7 @@ _ALL: tuple[type[Solver], ...] = (
     FrankWolfe,
     GradientDescent,
     GraphCut,
+    KernelCut,
     MeanField,
     RandomWalker,
     TotalVariation,
@@ -31,6 +33,7 @@ __all__ = [
     "FrankWolfe",
     "GradientDescent",
     "GraphCut",
+    "KernelCut",
     "MeanField",
     "RandomWalker",
     "TotalVariation",

@@ -129,10 +129,10 @@ class GraphCut:
         to multiply the energy changes nothing. Where η is 0, T is λ. Cost: up to that of the labels.
         """
         costs, edges = hard_costs(problem), checked_edges(problem, self.name)
-        graphs = (potts_graph(problem, costs, edges, number) for number in range(len(labels)))
+        unit, numbers = temperature(problem.energy), range(len(labels))
         found = [
-            graph_marginals(*graph, one, temperature(problem.energy))
-            for graph, one in zip(graphs, labels, strict=True)
+            graph_marginals(*potts_graph(problem, costs, edges, number), labels[number], unit)
+            for number in numbers
         ]
         return torch.stack(found).to(labels).view(labels.shape)
 
@@ -143,7 +143,7 @@ def _step(images: list["_Image"], labels: Tensor, *, bounded: bool) -> Step:
     def tensor(values: list[Any], dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=labels.device)
 
-    index = torch.fromas_array(np.array([image.full_index() for image in images], dtype=np.int64))
+    index = torch.from_numpy(np.array([image.full_index() for image in images], dtype=np.int64))
     index = index.view(labels.shape[0], *labels.shape[2:]).to(labels.device)
     return Step(
         one_hot(index, labels.shape[1], labels.dtype),

@@ -1,7 +1,7 @@
 """Further terms of an energy, beside the Potts sum that every energy has: each with a weight and its own affinity."""
 
 from dataclasses import dataclass
-from math import inf
+from math import inf, prod
 from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -92,10 +92,12 @@ class PottsSum:
 class NormalizedCut:
     """``weight Σ_k S_k' W (1 - S_k) / (d' S_k)`` (`terms.normalized_cut`): from 0 to ``weight · k``, seeds included.
 
-    It does not grow with the image, as the other terms do: weights are of the order of the number of pixels.
+    It does not grow with the image, as the other terms do: weights are of the order of the number of pixels. With
+    `per_pixel` it is that many times as large, and one weight fits images of all sizes.
     """
 
     weight: float = 1.0
+    per_pixel: bool = False
 
     name: ClassVar[str] = "normalized-cut"
     is_smooth: ClassVar[bool] = True
@@ -104,13 +106,19 @@ class NormalizedCut:
         _check_weight(self.weight, "the weight of the normalized cut")
         check_fields(self)
 
+    def scale(self, affinity: Affinity) -> int:
+        """The factor of the sum of ratios in R: the number of pixels, or 1."""
+        return prod(affinity.shape[1:]) if self.per_pixel else 1
+
     def check(self, affinity: Affinity) -> None:
         """Any affinity will do."""
 
     def value(self, labels: Labels, affinity: Affinity) -> Float[Tensor, " b"]:
         """`terms.normalized_cut`."""
-        return normalized_cut(labels, affinity)
+        return self.scale(affinity) * normalized_cut(labels, affinity)
 
     def value_and_grad(self, labels: Labels, affinity: Affinity) -> tuple[Float[Tensor, " b"], Gradient]:
         """`terms.normalized_cut_and_grad`."""
-        return normalized_cut_and_grad(labels, affinity)
+        value, grad = normalized_cut_and_grad(labels, affinity)
+        scale = self.scale(affinity)
+        return scale * value, Gradient(scale * grad.value, scale * grad.curvature)

@@ -137,7 +137,7 @@ def classes_have_no_order(case: Case, solver: Solver) -> None:
 
 
 def without_pairs_the_prediction_wins(case: Case, solver: Solver) -> None:
-    given = replace(case, energy=replace(case.energy, pairwise_weight=0.0))
+    given = replace(case, energy=replace(case.energy, pairwise_weight=0.0, regularizers=()))
     index = solve(given.problem, solver, start=uniform(case)).labels.argmax(1)
     free = case.seeds == UNLABELED
     assert torch.equal(index[free], case.probs.argmax(1)[free])

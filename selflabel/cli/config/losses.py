@@ -100,7 +100,7 @@ class NormalizedCutKind(LossKind):
 
 
 @dataclass(frozen=True)
-class KernelCut(LossKind):
+class KernelCutKind(LossKind):
     """Dense CRF and `gamma` times normalized cut."""
 
     pairwise: ClassVar[bool] = True
@@ -187,7 +187,7 @@ LOSSES: dict[str, type[LossKind]] = {
     "potts": Potts,
     "dense-crf": DenseCRF,
     "normalized-cut": NormalizedCutKind,
-    "kernel-cut": KernelCut,
+    "kernel-cut": KernelCutKind,
     "gated-crf": GatedCRF,
     "entropy": Entropy,
     "non-exist": NonExist,
