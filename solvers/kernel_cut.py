@@ -46,7 +46,8 @@ class KernelCut:
 
     *Energies* as for `GraphCut`, with any number of normalized cuts. *Cost* of a step: a filtering of all classes and,
     image by image on one CPU core, a cut for each class; some ten steps. Memory as `GraphCut`, and 24 bytes a pixel and
-    class. Where the steps end depends on the start: give a prediction, or start from one.
+    class. Where the steps end depends on the start, which is
+    the best of the given labels, a sweep from them, and the labels of graph cut without the normalized cut.
     """
 
     name: ClassVar[str] = "kernel-cut"
@@ -55,7 +56,7 @@ class KernelCut:
         BILINEAR,
         coupling_weight=1.0,
         pairwise_weight=8.0,
-        regularizers=(NormalizedCut(1.0, per_pixel=True),),
+        regularizers=(NormalizedCut(0.3, per_pixel=True),),
     )
     default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = True
@@ -78,8 +79,10 @@ class KernelCut:
         at_hard = at_start if torch.equal(hard, labels) else _normalized_cuts(problem, hard)
         for image, one, first, rounded in zip(images, labels, at_start, at_hard, strict=True):
             image.begin(as_array(one.flatten(1)), first, rounded)
-        for image, cut in zip(images, _normalized_cuts(problem, _proposals(images, labels)), strict=True):
-            image.take(cut)
+        _take(problem, images, labels)
+        for image in images:
+            image.search.begin_without_bounds()
+        _take(problem, images, labels)
         while True:
             yield _cut_step(images, labels, start_energy)
             for image in images:
@@ -121,7 +124,7 @@ def _normalized_cuts(problem: Problem, labels: Tensor) -> list[_Cuts]:
         weight = regularizer.weight * regularizer.scale(affinity)
         if weight == 0:
             continue
-        value, grad = normalized_cut_and_grad(labels, affinity)
+        value, grad = normalized_cut_and_grad(labels.double(), affinity)  # 1 - share is a small difference
         values += weight * value
         degree = affinity.degree()
         volume = as_array((degree * labels).flatten(2).sum(2, dtype=torch.float64))
@@ -181,6 +184,12 @@ def _one_hot(index: list[Array], like: Tensor) -> Tensor:
 
 def _proposals(images: list[_CutImage], like: Tensor) -> Tensor:
     return _one_hot([image.full(image.search.proposal) for image in images], like)
+
+
+def _take(problem: Problem, images: list[_CutImage], like: Tensor) -> None:
+    """Take the proposals of less energy."""
+    for image, cuts in zip(images, _normalized_cuts(problem, _proposals(images, like)), strict=True):
+        image.take(cuts)
 
 
 def _cut_step(images: list[_CutImage], like: Tensor, start_energy: Tensor) -> Step:

@@ -80,6 +80,12 @@ class BoundSearch:
         search.expansions()
         self.proposal = search.labels
 
+    def begin_without_bounds(self) -> None:
+        """Propose labels for a start: a sweep from the cheapest ones, with the graph's own unaries."""
+        search = MoveSearch(self.graph, self.graph.cheapest)
+        search.expansions()
+        self.proposal = search.labels
+
     def take(self, energy: float, bounds: Sequence[RatioBound]) -> bool:
         """Take the proposal, of this energy and these bounds, if it has less energy."""
         if energy >= self.energy - GAIN * (abs(self.energy) + 1):

@@ -29,7 +29,8 @@ def change_probabilities(graph: PottsGraph, unary: Array, labels: Array, tempera
     weights = np.exp(np.subtract(second - margin, unary, out=unary), out=unary)
     weights[labels, every] = 1
     weights /= weights.sum(0)
-    return weights
+    result: Array = weights
+    return result
 
 
 def margin_levels(graph: PottsGraph, labels: Array, rivals: Array, rewards: Array) -> Array:
