@@ -20,7 +20,7 @@ from selflabel.labels import one_hot
 from selflabel.numerics.linear.multigrid import Multigrid
 from selflabel.problem import Problem
 from selflabel.solvers import SOLVERS, RandomWalker
-from selflabel.terms import QUADRATIC_POTTS
+from selflabel.terms import QUADRATIC_POTTS, NormalizedCut
 
 LIMIT = 60
 """Seconds after which a problem counts as hanging."""
@@ -113,10 +113,15 @@ def exact_energy(problem: Problem, labels: Tensor) -> Tensor:
 
 
 def least_energy_scale(problem: Problem) -> Tensor:
-    """What counts as zero: a unit of the unaries a pixel; of a dense affinity, its degree, too (float32 filters)."""
+    """What counts as zero: a unit of the unaries a pixel, a class in one piece of a normalized cut, which has a share of
+    1 - 0 (in float32); of a dense affinity, its degree, too (float32 filters).
+    """
     energy, shape = problem.energy, problem.affinity.shape
     unary = max(energy.coupling_weight, energy.entropy_weight, 1e-30) * prod(shape[1:])
     result = torch.full((shape[0],), float(unary), dtype=torch.float64)
+    for regularizer, affinity in problem.regularizers:
+        assert isinstance(regularizer, NormalizedCut)
+        result += regularizer.weight * regularizer.scale(affinity)
     if not isinstance(problem.affinity, Stencil):
         result += 2 * weight_of_pairs(problem)
     return result
