@@ -113,8 +113,8 @@ def exact_energy(problem: Problem, labels: Tensor) -> Tensor:
 
 
 def least_energy_scale(problem: Problem) -> Tensor:
-    """What counts as zero: a unit of the unaries a pixel, a class in one piece of a normalized cut, which has a share of
-    1 - 0 (in float32); of a dense affinity, its degree, too (float32 filters).
+    """What counts as zero: a unit of the unaries a pixel, of a normalized cut one of its ratios
+    (float32); of a dense affinity, its degree, too (float32 filters).
     """
     energy, shape = problem.energy, problem.affinity.shape
     unary = max(energy.coupling_weight, energy.entropy_weight, 1e-30) * prod(shape[1:])
