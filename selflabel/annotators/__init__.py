@@ -5,18 +5,26 @@ An annotator here is no person but an appearance model that turns an image and i
 DCNNs*, Sec. 2.3.1.
 """
 
+from selflabel.annotators.filter_forest import FilterForestAnnotator
 from selflabel.annotators.forest import ForestAnnotator
 from selflabel.annotators.mixture import MixtureAnnotator
 from selflabel.annotators.product import ProductAnnotator
 from selflabel.annotators.protocol import Annotator
 from selflabel.annotators.walker import WalkerAnnotator
 
-_ALL: tuple[type[Annotator], ...] = (MixtureAnnotator, ForestAnnotator, WalkerAnnotator, ProductAnnotator)
+_ALL: tuple[type[Annotator], ...] = (
+    MixtureAnnotator,
+    ForestAnnotator,
+    FilterForestAnnotator,
+    WalkerAnnotator,
+    ProductAnnotator,
+)
 ANNOTATORS: dict[str, type[Annotator]] = {annotator.name: annotator for annotator in _ALL}
 
 __all__ = [
     "ANNOTATORS",
     "Annotator",
+    "FilterForestAnnotator",
     "ForestAnnotator",
     "MixtureAnnotator",
     "ProductAnnotator",

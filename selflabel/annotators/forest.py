@@ -1,7 +1,7 @@
-"""Extremely randomized trees on pixel features."""
+"""Forests, one an image, on features of its pixels."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,6 +12,37 @@ from selflabel.affinity.image import ImageLike
 from selflabel.annotators.features import pixel_features
 from selflabel.annotators.protocol import MOST_RANDOM_STATE, check_within, seeds_by_image, spread
 from selflabel.kinds import check_fields
+
+
+@runtime_checkable
+class Forest(Protocol):
+    """What is asked of a forest of scikit-learn."""
+
+    def fit(self, features: np.ndarray, index: np.ndarray) -> Any:
+        """Learn classes ``[n]`` from features ``[n f]``; the forest, which has ``classes_`` then."""
+
+
+def forest_probs(
+    forest: Forest, features: np.ndarray, seeds: Integer[Tensor, "*s"], num_classes: int
+) -> Float[Tensor, "k *s"]:
+    """Probabilities of every pixel by a forest that learns from the seeds; zero for classes without seeds.
+
+    features: ``[n f]``, a row a pixel.
+    """
+    rows, index = known_pixels(features, seeds, num_classes)
+    fitted = forest.fit(rows, index)
+    probs = torch.from_numpy(np.ascontiguousarray(fitted.predict_proba(features).T))
+    probs = probs.view(-1, *seeds.shape).to(seeds.device)
+    return spread(probs, torch.from_numpy(fitted.classes_).to(seeds.device), num_classes)
+
+
+def known_pixels(
+    features: np.ndarray, seeds: Integer[Tensor, "*s"], num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features and classes of the pixels with seeds."""
+    index = seeds.cpu().numpy().ravel()
+    known = index < num_classes
+    return features[known], index[known]
 
 
 @dataclass(frozen=True)
@@ -52,10 +83,5 @@ class ForestAnnotator:
     ) -> Float[Tensor, "k *s"]:
         from sklearn.ensemble import ExtraTreesClassifier  # half of a command's time to start
 
-        index = seeds.cpu().numpy().ravel()
-        known = index < num_classes
         forest = ExtraTreesClassifier(self.trees, min_samples_leaf=self.leaf, random_state=self.random_state)
-        forest.fit(features[known], index[known])
-        probs = torch.from_numpy(np.ascontiguousarray(forest.predict_proba(features).T))
-        probs = probs.view(-1, *seeds.shape).to(seeds.device)
-        return spread(probs, torch.from_numpy(forest.classes_).to(seeds.device), num_classes)
+        return forest_probs(forest, features, seeds, num_classes)

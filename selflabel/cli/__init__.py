@@ -1,4 +1,4 @@
-"""The command line: `selflabel label`, `train`, `predict`, `compare`, `score`, `solvers`, `demo`.
+"""The command line: `selflabel label`, `annotate`, `train`, `predict`, `compare`, `score`, `solvers`, `demo`.
 
 Names become objects in `config.registry` and `config.recipes` only. Nothing heavy is imported before a command runs,
 so that help is immediate.
@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import selflabel
+from selflabel.cli.annotate import annotate
 from selflabel.cli.compare import compare
 from selflabel.cli.demo import demo
 from selflabel.cli.endings import outputs_may_fail, signals_interrupt
@@ -29,6 +30,7 @@ app = typer.Typer(
     help="From scribbles and network predictions to dense labels: one energy, interchangeable solvers.",
 )
 app.command()(command(label))
+app.command()(command(annotate))
 app.command()(command(train))
 app.command()(command(predict))
 app.command()(command(compare))

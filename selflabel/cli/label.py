@@ -41,7 +41,10 @@ class FileOptions:
         Option("Folder of scribbles or clicks of the same stems: class indices.", shown="none, with --probs"),
     ] = None
     probs: Annotated[
-        Path | None, Option("Folder of predictions, npz, npy or TIFF, instead of an annotator.")
+        Path | None,
+        Option(
+            "Folder of predictions, npz, npy or TIFF, instead of an annotator, or beside one that is named."
+        ),
     ] = None
     probs_layout: Annotated[
         str, Option("Axes of the predictions: khw, hwk, or auto: as the image's size says.")
@@ -224,6 +227,8 @@ NEEDS = {
 
 def _check_needs(options: LabelOptions) -> None:
     """Raise `ValueError` for options about files that are not given."""
+    if options.seeds is None and options.annotator not in (None, "none"):
+        raise ValueError(f"--annotator {options.annotator} needs --seeds, which it learns from: give them")
     for folder, names in NEEDS.items():
         for name in names if getattr(options, folder) is None else ():
             if getattr(options, name) != getattr(LabelOptions, name):

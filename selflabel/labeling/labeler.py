@@ -23,7 +23,8 @@ from selflabel.problem import Problem
 class Labeler:
     """How an image is labeled: `solver` minimizes `energy` with the affinity that is built from the image.
 
-    The prediction σ is the given one, else the annotator's from the seeds, else (no annotator) uniform.
+    The prediction σ is the given one, else the annotator's from the seeds, else (no annotator) uniform. `combined` is
+    the mean of the first two.
     """
 
     solver: Solver
@@ -75,6 +76,22 @@ class Labeler:
             return self.annotator.predict(image, seeds, num_classes)
         shape = (len(seeds), num_classes, *seeds.shape[1:])
         return torch.full(shape, 1 / num_classes, device=seeds.device)
+
+    def combined(
+        self,
+        image: Float[Tensor, "c h w"],
+        seeds: Integer[Tensor, "h w"],
+        num_classes: int,
+        probs: Float[Tensor, "k h w"],
+    ) -> Float[Tensor, "k h w"]:
+        """``½ p_annotator + ½ probs`` (Mayer et al., eq. 11), for `label`; `probs` without an annotator or a seed.
+
+        The annotator has seen this image's seeds, a network those of all images: they err at different places.
+        """
+        if self.annotator is None or not bool((seeds < num_classes).any()):
+            return probs
+        local = self.annotator.predict(Image(image[None]), seeds[None], num_classes)[0]
+        return (local + probs.to(local.dtype)) / 2
 
     def compile(self, *, predicted: bool, solved: bool = True) -> None:
         """Have kernels compiled, or read from disk, by labeling an image of 8 x 8 pixels; without Numba, nothing.

@@ -86,7 +86,8 @@ def label(
     solver: a solver, with the settings that label images best with it (`presets`), or a `Labeler` of your own.
     seeds_format: other meanings of the values, as those options of the command say; napari's: `LabelFormat(0, 1)`.
     num_classes: seeds of this class or above are an error.
-    probs: a prediction [k h w] or [h w k], of any type that `normalized` takes, in place of the annotator's.
+    probs: a prediction [k h w] or [h w k], of any type that `normalized` takes, in place of the annotator's; a
+    `Labeler` of your own with an annotator takes the mean of both.
     all_classes: classes without seeds in the image can win, too; needs `probs`.
     min_confidence: pixels below it become 255.
 
@@ -151,7 +152,8 @@ def label_arrays(
 class Task:
     """What is to be solved for an image.
 
-    image: in [0, 1]. seeds: as in files. classes: those that can win. probs: their prediction, if one is given.
+    image: in [0, 1]. seeds: as in files. classes: those that can win. probs: their prediction, if one is given; the
+    mean of it and the annotator's, if the labeler has one.
     """
 
     image: Float32[Tensor, "c h w"]
@@ -168,8 +170,11 @@ def task_of(
 ) -> Task:
     """The task of an image. Raises `ValueError` for input that does not fit."""
     classes = candidates(seeds, given, settings.all_classes)
-    probs = None if given is None else probabilities_of(given, classes)
     channels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
+    probs = None
+    if given is not None:
+        numbers = torch.from_numpy(numbered(seeds, classes))
+        probs = settings.labeler.combined(channels, numbers, len(classes), probabilities_of(given, classes))
     return Task(channels, seeds, classes, probs)
 
 

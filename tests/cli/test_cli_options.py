@@ -61,7 +61,8 @@ def test_options_of_annotators_and_of_their_parts() -> None:
         (["--probs-layout", "whk"], "no layout 'whk'"),
         (["--part-id", "2", "--num-parts", "2"], "parts count from 0 to 1"),
         (["--probs", "nowhere"], "nowhere: no such file or folder"),
-        (["--probs", "nowhere", "--annotator", "mixture"], "leave one of them out"),
+        (["--probs", "nowhere", "--annotator", "oracle"], "no annotator 'oracle'"),
+        (["--probs", "nowhere", "--set", "annotator.trees=3"], "there is no annotator to set trees=3 of"),
         (["--stems", "nowhere.txt"], "nowhere.txt: no such file"),
         (["--pairwise-weight", "-1"], "Invalid value for '--pairwise-weight'"),
         (["--pairwise-weight", "inf"], "expected a finite pairwise_weight >= 0, got inf"),
@@ -103,6 +104,16 @@ def test_options_of_seeds_need_seeds(tmp_path: Path, option: tuple[str, str]) ->
     arguments = ["label", str(images), "--probs", str(images), "--out", str(tmp_path / "out"), *option]
     result = CliRunner().invoke(app, arguments)
     assert (result.exit_code, f"{option[0]} needs --seeds" in result.output) == (2, True)
+
+
+def test_an_annotator_needs_seeds(tmp_path: Path) -> None:
+    images, _, _ = make_folders(tmp_path, 1)
+    given = ("--probs", str(images), "--out", str(tmp_path / "out"), "--annotator", "forest")
+    result = CliRunner().invoke(app, ["label", str(images), *given])
+    assert (result.exit_code, "--annotator forest needs --seeds, which it learns from" in result.output) == (
+        2,
+        True,
+    )
 
 
 def test_linear_solvers_have_names() -> None:

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "numerics.descent": {"kinds", "inputs", "labels", "affinity", "terms", "energy", "problem", "kernels"},
     "solvers": CORE | {"numerics", "kernels"},
     "compat": {"kinds", "affinity", "numerics"},
-    "annotators": CORE | {"solvers"},  # the walker is one
+    "annotators": CORE | {"solvers", "networks"},  # the walker is one; features of a network's first layers
     "losses": {"kinds", "inputs", "kernels", "labels", "affinity", "terms"},
     "networks": {"kinds", "inputs", "affinity"},
     "datasets": {"kinds", "inputs", "labels", "files"},

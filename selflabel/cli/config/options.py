@@ -91,7 +91,10 @@ class SolverOptions:
         tuple[str, ...],
         Option("Option of the solver; annotator.KEY and affinity.KEY set theirs.", metavar="KEY=VALUE"),
     ] = ()
-    annotator: Annotated[str | None, Option("Appearance model that predicts from the seeds, or none.")] = None
+    annotator: Annotated[
+        str | None,
+        Option("Appearance model that predicts from the seeds, or none; with --probs: the mean of both."),
+    ] = None
 
 
 @option_group

@@ -16,7 +16,7 @@ from selflabel.affinity.builders import (
     SparseNonlocal,
     Window,
 )
-from selflabel.annotators import ANNOTATORS, Annotator
+from selflabel.annotators import ANNOTATORS, Annotator, FilterForestAnnotator
 from selflabel.cli.config.declarations import declared, known
 from selflabel.cli.config.options import AffinityOptions, EnergyOptions, LabelerOptions, by_part
 from selflabel.energy import Energy
@@ -80,14 +80,15 @@ T = TypeVar("T")
 def labeler(options: LabelerOptions, *, predicted: bool = False) -> Labeler:
     """The solver's default labeler, changed by the options. predicted: predictions are given, no annotator is needed.
 
-    Raises `ValueError` for unknown names and options, with the known ones.
+    Both are combined if an annotator is named. Raises `ValueError` for unknown names and options, with the known ones;
+    `ImportError` without a package that the annotator needs.
     """
     settings = by_part(options.set, ("annotator", "affinity"), "solver")
     solver = configured(known("solver", options.solver, SOLVERS)(), settings["solver"])
     base = default_labeler(solver, predicted=predicted)
-    if predicted and options.annotator not in (None, NO_ANNOTATOR):
-        raise ValueError("--probs and --annotator both give a prediction: leave one of them out")
-    annotator = None if predicted else _annotator(base.annotator, options.annotator)
+    annotator = _annotator(base.annotator, options.annotator)
+    if isinstance(annotator, FilterForestAnnotator):
+        annotator.check()
     if settings["annotator"] and annotator is None:
         raise ValueError(f"there is no annotator to set {settings['annotator'][0]} of")
     return Labeler(
