@@ -36,6 +36,7 @@ class Routine(enum.Enum):
     MEAN_FIELD = "mean_field"
     DESCENT = "descent"
     FRANK_WOLFE = "frank_wolfe"
+    PRIMAL_DUAL = "primal_dual"
     ELIMINATION = "elimination"
     GATED = "gated"
     STENCIL = "stencil"
@@ -48,6 +49,7 @@ CPU_DTYPES = {
     Routine.MEAN_FIELD: (torch.float32,),
     Routine.DESCENT: (torch.float32,),
     Routine.FRANK_WOLFE: (torch.float32, torch.float64),
+    Routine.PRIMAL_DUAL: (torch.float32, torch.float64),
     Routine.ELIMINATION: (torch.float64,),
 }
 """The dtypes that the kernels of each routine take on a CPU."""

@@ -8,7 +8,7 @@ from selflabel.driver import Solver, check_solver
 from selflabel.energy import Energy
 from selflabel.kinds import check_kind
 from selflabel.labeling.labeler import Labeler
-from selflabel.solvers import FrankWolfe, GradientDescent, GraphCut, MeanField, RandomWalker
+from selflabel.solvers import FrankWolfe, GradientDescent, GraphCut, MeanField, RandomWalker, TotalVariation
 from selflabel.terms import (
     BILINEAR,
     COLLISION,
@@ -16,6 +16,7 @@ from selflabel.terms import (
     QUADRATIC,
     QUADRATIC_POTTS,
     STANDARD,
+    TOTAL_VARIATION,
 )
 
 NEIGHBORS = Grid(sigma=9.0, neighbors=8, by_distance=True)
@@ -56,6 +57,13 @@ PRESETS: tuple[Labeler, ...] = (
         ANNOTATOR,
         max_steps=10,
     ),
+    Labeler(
+        TotalVariation(),
+        Energy(STANDARD, TOTAL_VARIATION, coupling_weight=1.0, pairwise_weight=2.0),
+        NEIGHBORS,
+        ANNOTATOR,
+        max_steps=20,
+    ),
 )
 """One labeler a solver, for scribbles; options change its parts one by one."""
 
@@ -67,7 +75,7 @@ def _for_predictions(preset: Labeler, affinity: AffinityBuilder, *, pairwise_wei
     return replace(preset, energy=energy, affinity=affinity, annotator=None)
 
 
-_WALKER, _CUT, _DESCENT, _FIELD, _WOLFE = PRESETS
+_WALKER, _CUT, _DESCENT, _FIELD, _WOLFE, _VARIATION = PRESETS
 
 PREDICTED: tuple[Labeler, ...] = (
     _for_predictions(_WALKER, Contrast(), pairwise_weight=1.0),
@@ -75,6 +83,7 @@ PREDICTED: tuple[Labeler, ...] = (
     _for_predictions(_DESCENT, CLOSE_NEIGHBORS, pairwise_weight=0.1),
     _for_predictions(_FIELD, replace(DENSE, sigma=10.0), pairwise_weight=0.05),
     _for_predictions(_WOLFE, replace(DENSE, sigma=10.0), pairwise_weight=0.05),
+    _for_predictions(_VARIATION, CLOSE_NEIGHBORS, pairwise_weight=0.1),
 )
 """The same for predictions of networks: a network has seen what objects look like, and pairs of pixels as strong as
 annotators need them take thin and small objects away. Weak, so that good ones lose next to nothing; worse ones gain by

@@ -38,7 +38,7 @@ def aim(unary, filtered, labels, square, free, forbidden, pull, rho, least_weigh
         least = _least(costs)
         weight = max(q + rho, least_weight)
         count = _near_least(costs, least, weight, near, excess)
-        theta = _threshold(excess, count)
+        theta = threshold(excess, count)
         there, common, length_there = 0.0, 0.0, 0.0
         for j in range(count):
             k, mass = near[j], max(excess[j] - theta, 0)
@@ -80,7 +80,7 @@ def _near_least(costs, least, weight, near, excess):
 
 
 @kernel
-def _threshold(excess, count):
+def threshold(excess, count):
     """θ with ``Σ max(v - θ, 0) = 1`` for the first `count` values, as in `numerics.descent.smoothing`."""
     theta = excess.dtype.type(-1)
     for _ in range(count):

@@ -26,6 +26,7 @@ from selflabel.numerics.descent.quadratic import (
     inner,
     softmax,
 )
+from selflabel.numerics.descent.simplex import project
 from selflabel.terms import FLOOR
 
 ROOT_STEPS = 12
@@ -99,7 +100,7 @@ class Euclidean:
         square = point.energy.square
         weight = per_image(rho, point.labels)
         weight = (weight if square is None else weight + square).clamp_min(LEAST_WEIGHT)
-        end = _project(point.energy.below_least(point.tangent).div_(weight))
+        end = project(point.energy.below_least(point.tangent).div_(weight))
         return TorchAim(point, torch.where(point.energy.free, end, seeds))
 
     def rate(self, segment: LabelSegment, rho: PerImage) -> PerImage:
@@ -168,21 +169,3 @@ def _root(segment: LabelSegment, weight: PerImage) -> PerImage:
         inside = (newton > low) & (newton < high)
         rate = torch.where(inside, newton, (low + high) / 2)
     return rate
-
-
-def _project(values: Field) -> Field:
-    """The nearest distributions, of values whose largest one a pixel is 0: ``max(v - θ, 0)``, which sum to one.
-
-    θ is from -1 to 0. Newton's method for the sum, which is convex and falls in θ, rises from -1 to the root, and is
-    there exactly after as many steps as classes at most (as Michelot, J. Optim. Theory Appl. 50, 1986).
-    """
-    values = values.clamp_min_(-1)
-    theta = torch.full_like(values[:, :1], -1.0)
-    for _ in range(values.shape[1]):
-        above = values > theta
-        moved = ((values * above).sum(1, keepdim=True) - 1) / above.sum(1, keepdim=True)
-        moved = torch.maximum(moved, theta)
-        if torch.equal(moved, theta):
-            break
-        theta = moved
-    return (values - theta).clamp_min_(0)
