@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_named() -> None:
         selflabel.label(image.long(), seeds)
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got 4"):
         selflabel.label(image.double() + 4, seeds)
-    for wrong in (seeds.float(), seeds[None]):
+    for wrong in (seeds.bool(), seeds[None]):
         with pytest.raises(ValueError, match=r"seeds \[h w\] of integers, 255 where unlabeled, got shape"):
             selflabel.label(image, wrong)
     with pytest.raises(ValueError, match="value -1 is no class"):
