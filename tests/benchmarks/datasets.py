@@ -32,6 +32,7 @@ OPTIONS = {
     "graph-cut": ("--pairwise-weight", "2", "--sigma", "9"),
     "gradient-descent": ("--pairwise-weight", "2", "--sigma", "9"),
     "mean-field": ("--pairwise-weight", "1", "--sigma", "8"),
+    "frank-wolfe": ("--pairwise-weight", "1", "--sigma", "8"),
 }
 """The settings for scribbles: with --probs the command has those for predictions of networks."""
 HEADLINE = {"acdc": "mean_dice", "camvid": "mean_iou", "bsds": "image_iou"}

@@ -38,6 +38,9 @@ STEPS = 20
 READ = (5, 10, 20)
 """Steps of the tables."""
 
+LEAST_SHOWN = 0.01
+"""Percent: what is less is drawn there."""
+
 DENSE = Dense(sigma=8.0, sigma_xy=40.0, smoothness=1.0, smoothness_xy=3.0, symmetric=True)
 LOSS = (GaussianKernel(1.0, 100.0, 15.0),)
 KERNELS: dict[str, tuple[Callable[[torch.Tensor], Affinity], float]] = {
@@ -145,7 +148,7 @@ def figure(every: dict[str, dict[str, list[Run]]], path: Path) -> None:
                 length = min(len(one.relaxed) for one in own)
                 above = [
                     statistics.mean(
-                        100 * (getattr(one, kind)[step] / low - 1)
+                        max(100 * (getattr(one, kind)[step] / low - 1), LEAST_SHOWN)
                         for one, low in zip(own, least, strict=True)
                     )
                     for step in range(length)
