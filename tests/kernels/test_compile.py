@@ -93,10 +93,10 @@ DAMAGES: tuple[tuple[str, Callable[[Path], None]], ...] = (
 KERNELS = """
 import warnings
 import numpy as np
-from selflabel.kernels.cpu import compile
+from selflabel.kernels.cpu import cache, compile
 
 def said(kernel):
-    compile._warn_once.cache_clear()
+    cache._warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         print(kernel(np.ones(3)), sum(kernel.stats.cache_hits.values()), *["warned"] * len(found))
