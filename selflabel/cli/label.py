@@ -11,14 +11,12 @@ import selflabel
 from selflabel.cli.config.declarations import Argument, Option, known, option_group
 from selflabel.cli.config.options import (
     RUN,
-    Colors,
     Device,
     LabelerOptions,
     PrintingOptions,
-    SeedsOffset,
+    SourceOptions,
     Stems,
-    Unlabeled,
-    Values,
+    check_sources,
 )
 
 if TYPE_CHECKING:
@@ -30,41 +28,12 @@ if TYPE_CHECKING:
 
 
 @option_group
-class FileOptions:
+class FileOptions(SourceOptions):
     """What is read and where labels are written."""
 
     PANEL: ClassVar[str] = "Files"
     images: Annotated[Path, Argument("Folder of images, or one image.")]
     out: Annotated[Path, Option("Folder to write to.")]
-    seeds: Annotated[
-        Path | None,
-        Option("Folder of scribbles or clicks of the same stems: class indices.", shown="none, with --probs"),
-    ] = None
-    probs: Annotated[
-        Path | None,
-        Option(
-            "Folder of predictions, npz, npy or TIFF, instead of an annotator, or beside one that is named."
-        ),
-    ] = None
-    probs_layout: Annotated[
-        str, Option("Axes of the predictions: khw, hwk, or auto: as the image's size says.")
-    ] = "auto"
-    probs_key: Annotated[
-        str, Option("Name of the array in npz files.", shown="the only one beside `classes`")
-    ] = ""
-    probs_values: Annotated[
-        str, Option("probabilities, logits, or auto: logits in arrays of this name, else probabilities.")
-    ] = "auto"
-    unlabeled: Unlabeled = 255
-    seeds_offset: SeedsOffset = 0
-    values: Values = None
-    colors: Colors = None
-    num_classes: Annotated[int | None, Option("Seeds of class N or above are an error.", min=1, max=255)] = (
-        None
-    )
-    all_classes: Annotated[bool, Option("Let classes without seeds in an image win, too (with --probs).")] = (
-        False
-    )
     stems: Stems = None
 
 
@@ -192,48 +161,22 @@ def _owned(out: Path, part: "Shard") -> Iterator[None]:
 def _settings(options: LabelOptions) -> "LabelingSettings":
     """Everything that decides the labels. Raises `ValueError` for unknown names and parts that do not fit together."""
     from selflabel.cli.config import registry
-    from selflabel.cli.config.label_formats import PROBABILITIES, label_format
-    from selflabel.files.probabilities import ProbabilityFormat
+    from selflabel.cli.config.label_formats import label_format
     from selflabel.labeling.settings import LabelingSettings
 
-    if options.all_classes and options.probs is None:
-        raise ValueError("--all-classes needs --probs: without, only classes with seeds can win")
+    check_sources(options, options.annotator)
     settings = LabelingSettings(
         labeler=registry.labeler(options, predicted=options.probs is not None),
         seeds_format=label_format(options.unlabeled, options.seeds_offset, options.values, options.colors),
-        probs_format=ProbabilityFormat(
-            known("layout", options.probs_layout, registry.CHANNELS_LAST),
-            options.probs_key,
-            known("kind of values", options.probs_values, registry.LOGITS),
-            PROBABILITIES,
-        ),
+        probs_format=registry.probability_format(options),
         num_classes=options.num_classes,
         all_classes=options.all_classes,
         soft=known("soft format", options.soft, registry.SOFT),
         overlay=options.overlay,
         min_confidence=options.min_confidence,
     )
-    _check_needs(options)
     settings.labeler.check()
     return settings
-
-
-NEEDS = {
-    "probs": ("probs_layout", "probs_key", "probs_values"),
-    "seeds": ("unlabeled", "seeds_offset", "values", "colors"),
-}
-"""Options that say how files are read: without the files they would change nothing."""
-
-
-def _check_needs(options: LabelOptions) -> None:
-    """Raise `ValueError` for options about files that are not given."""
-    if options.seeds is None and options.annotator not in (None, "none"):
-        raise ValueError(f"--annotator {options.annotator} needs --seeds, which it learns from: give them")
-    for folder, names in NEEDS.items():
-        for name in names if getattr(options, folder) is None else ():
-            if getattr(options, name) != getattr(LabelOptions, name):
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} needs --{folder}: without, it changes nothing; leave it out")
 
 
 def _plan(options: LabelOptions, part: "Shard") -> "Plan":

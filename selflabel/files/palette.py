@@ -58,3 +58,13 @@ def overlay(
     mixed = (1 - opacity) * gray + opacity * colorize(index)
     shown = np.where((index == unlabeled)[..., None], gray, mixed)
     return np.rint(shown).astype(np.uint8)
+
+
+def mixed(
+    labels: Float32[np.ndarray, "k h w"], classes: UInt8[np.ndarray, " k"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """``Σ_k y^k color_k``: soft labels as the mixture of the palette's colors of their classes."""
+    colors = voc_palette()[classes].astype(np.float32)
+    mixture = np.rint(np.tensordot(labels, colors, axes=(0, 0)))
+    shown: UInt8[np.ndarray, "h w 3"] = mixture.clip(0, 255).astype(np.uint8)
+    return shown

@@ -64,7 +64,7 @@ def draw(runs: Sequence[RunHistory], files: Sequence[Path], *, window: int = 1, 
         if title:
             figure.suptitle(title, fontsize="medium")
         for path in files:
-            _save(figure, path)
+            save(figure, path)
 
 
 def _curves(runs: Sequence[RunHistory], name: str, window: int) -> list[Curve]:
@@ -93,7 +93,14 @@ def _range(curves: Sequence[Curve]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _save(figure: Any, path: Path) -> None:
-    kind = path.suffix[1:]
+def save(figure: Any, path: Path, *, cropped: bool = False) -> None:
+    """Write a figure of matplotlib, complete or not at all: its suffix is the format, the same figure the same bytes.
+
+    cropped: without empty margins.
+    """
+    kind = path.suffix[1:].lower()
     undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    write_atomic(path, lambda file: figure.savefig(file, format=kind, dpi=150, metadata=undated.get(kind)))
+    margins = {"bbox_inches": "tight", "pad_inches": 0.04} if cropped else {}
+    write_atomic(
+        path, lambda file: figure.savefig(file, format=kind, dpi=150, metadata=undated.get(kind), **margins)
+    )

@@ -47,12 +47,14 @@ def label(folders: tuple[Path, ...], out: Path, *more: object) -> Result:
 # --- start ---
 
 
-@pytest.mark.parametrize("command", [[], ["label"], ["score"], ["solvers"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [[], ["label"], ["score"], ["solvers"], ["demo"], ["inspect"], ["inspect", "gradient"]]
+)
 def test_help_comes_without_torch(command: list[str]) -> None:
     code = (
         "import sys\nfrom selflabel.cli import app\n"
         f"app({[*command, '--help']}, standalone_mode=False)\n"
-        "heavy = {'torch', 'numpy', 'scipy', 'skimage', 'sklearn'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'skimage', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

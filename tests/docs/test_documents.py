@@ -87,12 +87,21 @@ def idle(callback: Callable[..., object]) -> Callable[..., None]:
     return nothing
 
 
-def wrong_arguments(arguments: list[str]) -> str | None:
-    """The message of the command line for these arguments of `selflabel`, whose commands do nothing here."""
+def idle_commands(group: typer.Typer) -> typer.Typer:
+    """The commands of a group, which do nothing."""
     parser = typer.Typer()
-    for command in app.registered_commands:
+    for command in group.registered_commands:
         assert command.callback is not None
         parser.command(command.name)(idle(command.callback))
+    return parser
+
+
+def wrong_arguments(arguments: list[str]) -> str | None:
+    """The message of the command line for these arguments of `selflabel`, whose commands do nothing here."""
+    parser = idle_commands(app)
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        parser.add_typer(idle_commands(group.typer_instance), name=group.name)
     result = CliRunner().invoke(parser, arguments)
     return result.output if result.exit_code else None
 

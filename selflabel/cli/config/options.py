@@ -33,6 +33,11 @@ Colors = Annotated[
     str | None,
     Option("File of the colors of classes, CSV or JSON, for seeds that are colored.", metavar="FILE"),
 ]
+AnnotatorName = Annotated[
+    str | None,
+    Option("Appearance model that predicts from the seeds, or none; with --probs: the mean of both."),
+]
+RelaxationName = Annotated[str | None, Option("Potts relaxation.")]
 Stems = Annotated[Path | None, Option("Text file of stems, such as val.txt: only these.")]
 
 
@@ -46,12 +51,68 @@ class PrintingOptions:
 
 
 @option_group
+class SourceOptions:
+    """What images are labeled from, and how its files are read."""
+
+    PANEL: ClassVar[str] = "Files"
+    seeds: Annotated[
+        Path | None,
+        Option("Folder of scribbles or clicks of the same stems: class indices.", shown="none, with --probs"),
+    ] = None
+    probs: Annotated[
+        Path | None,
+        Option(
+            "Folder of predictions, npz, npy or TIFF, instead of an annotator, or beside one that is named."
+        ),
+    ] = None
+    probs_layout: Annotated[
+        str, Option("Axes of the predictions: khw, hwk, or auto: as the image's size says.")
+    ] = "auto"
+    probs_key: Annotated[
+        str, Option("Name of the array in npz files.", shown="the only one beside `classes`")
+    ] = ""
+    probs_values: Annotated[
+        str, Option("probabilities, logits, or auto: logits in arrays of this name, else probabilities.")
+    ] = "auto"
+    unlabeled: Unlabeled = 255
+    seeds_offset: SeedsOffset = 0
+    values: Values = None
+    colors: Colors = None
+    num_classes: Annotated[int | None, Option("Seeds of class N or above are an error.", min=1, max=255)] = (
+        None
+    )
+    all_classes: Annotated[bool, Option("Let classes without seeds in an image win, too (with --probs).")] = (
+        False
+    )
+
+
+SOURCES = {
+    "probs": ("probs_layout", "probs_key", "probs_values"),
+    "seeds": ("unlabeled", "seeds_offset", "values", "colors"),
+}
+"""Options that say how files are read: without the files they would change nothing."""
+
+
+def check_sources(options: SourceOptions, annotator: str | None) -> None:
+    """Raise `ValueError` for options about files that are not given, and for classes that nothing predicts."""
+    if options.seeds is None and annotator not in (None, "none"):
+        raise ValueError(f"--annotator {annotator} needs --seeds, which it learns from: give them")
+    if options.all_classes and options.probs is None:
+        raise ValueError("--all-classes needs --probs: without, only classes with seeds can win")
+    for source, names in SOURCES.items():
+        for name in names if getattr(options, source) is None else ():
+            if getattr(options, name) != getattr(SourceOptions, name):
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} needs --{source}: without, it changes nothing; leave it out")
+
+
+@option_group
 class EnergyOptions:
     """The energy; None leaves a part as it is."""
 
     PANEL: ClassVar[str] = ENERGY
     coupling: Annotated[str | None, Option("Cross-entropy of labels and prediction.")] = None
-    relaxation: Annotated[str | None, Option("Potts relaxation.")] = None
+    relaxation: RelaxationName = None
     coupling_weight: Annotated[float | None, Option("η", min=0)] = None
     pairwise_weight: Annotated[float | None, Option("λ", min=0)] = None
     entropy_weight: Annotated[float | None, Option("τ (mean-field: 1).", min=0)] = None
@@ -91,10 +152,7 @@ class SolverOptions:
         tuple[str, ...],
         Option("Option of the solver; annotator.KEY and affinity.KEY set theirs.", metavar="KEY=VALUE"),
     ] = ()
-    annotator: Annotated[
-        str | None,
-        Option("Appearance model that predicts from the seeds, or none; with --probs: the mean of both."),
-    ] = None
+    annotator: AnnotatorName = None
 
 
 @option_group

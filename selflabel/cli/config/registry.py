@@ -18,8 +18,16 @@ from selflabel.affinity.builders import (
 )
 from selflabel.annotators import ANNOTATORS, Annotator, FilterForestAnnotator
 from selflabel.cli.config.declarations import declared, known
-from selflabel.cli.config.options import AffinityOptions, EnergyOptions, LabelerOptions, by_part
+from selflabel.cli.config.label_formats import PROBABILITIES
+from selflabel.cli.config.options import (
+    AffinityOptions,
+    EnergyOptions,
+    LabelerOptions,
+    SourceOptions,
+    by_part,
+)
 from selflabel.energy import Energy
+from selflabel.files.probabilities import ProbabilityFormat
 from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.presets import default_labeler
 from selflabel.labeling.settings import Soft
@@ -71,6 +79,7 @@ __all__ = [
     "labeler",
     "name_of",
     "option_defaults",
+    "probability_format",
     "spelled",
 ]
 
@@ -97,6 +106,16 @@ def labeler(options: LabelerOptions, *, predicted: bool = False) -> Labeler:
         affinity=configured(affinity_with(base.affinity, options), settings["affinity"]),
         annotator=None if annotator is None else configured(annotator, settings["annotator"]),
         max_steps=base.max_steps if options.max_steps is None else options.max_steps,
+    )
+
+
+def probability_format(options: SourceOptions) -> ProbabilityFormat:
+    """How predictions are read. Raises `ValueError` for unknown names."""
+    return ProbabilityFormat(
+        known("layout", options.probs_layout, CHANNELS_LAST),
+        options.probs_key,
+        known("kind of values", options.probs_values, LOGITS),
+        PROBABILITIES,
     )
 
 
