@@ -164,7 +164,6 @@ def _settings(options: LabelOptions) -> "LabelingSettings":
     from selflabel.cli.config.label_formats import label_format
     from selflabel.labeling.settings import LabelingSettings
 
-    check_sources(options, options.annotator)
     settings = LabelingSettings(
         labeler=registry.labeler(options, predicted=options.probs is not None),
         seeds_format=label_format(options.unlabeled, options.seeds_offset, options.values, options.colors),
@@ -175,6 +174,7 @@ def _settings(options: LabelOptions) -> "LabelingSettings":
         overlay=options.overlay,
         min_confidence=options.min_confidence,
     )
+    check_sources(options, options.annotator)
     settings.labeler.check()
     return settings
 
