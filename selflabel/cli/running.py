@@ -67,6 +67,11 @@ def describe_data(job: TrainingJob, root: Path) -> Iterator[str]:
     repeated = ""
     if job.options.batch > train:
         repeated = f"; a batch of {job.options.batch} has some of the {train} images more than once"
+    supervision = job.folders[0].supervision
+    kinds = ["curated scribbles"] if supervision.curated else []
+    kinds += [f"{len(supervision.full)} with full masks"] if supervision.full else []
+    kinds += [f"{len(supervision.none)} without seeds"] if supervision.none else []
+    mixed += f"; {', '.join(kinds)}" if kinds else ""
     rarely = ""
     if others and not 0 < job.options.validate_every <= job.options.steps:
         rarely = " at the end only"

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, Shaped
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from selflabel.datasets.channels import with_channels
 from selflabel.datasets.headers import channels_of, check_size, compare_headers, has_colors, pixels_of
 from selflabel.datasets.kept import Arrays, KeptArrays
 from selflabel.datasets.letterbox import Letterbox
+from selflabel.datasets.supervision import SCRIBBLES, Supervision, curated
 from selflabel.datasets.symmetry import UNMOVED, Symmetry
 from selflabel.files.conventions import check_no_mask, check_truth, is_binary, may_be_binary
 from selflabel.files.digest import digest
-from selflabel.files.folders import listing, some
+from selflabel.files.folders import found_files, listing
 from selflabel.files.images import (
     DIM,
     IMAGE_SUFFIXES,
@@ -31,9 +33,6 @@ from selflabel.files.opening import FileError, about, read_file
 from selflabel.inputs import as_index, as_tensor, extent
 from selflabel.kinds import check_count, checked
 from selflabel.labels import UNLABELED, check_seeds
-
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a gray image (ITU-R BT.601, as pillow's)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +148,10 @@ class UnusableFiles(ValueError):
         return f"{len(self.failures)} of {self.total} images cannot be used: {reasons}"
 
 
+_Files = tuple[Path, Path | None, Path | None, Path | None]
+"""Of an image: itself, its scribbles, its mask, and the mask that its seeds are made of."""
+
+
 @dataclass(frozen=True, eq=False)
 class Folder(Dataset[Sample]):
     """The images ``root/images`` of some stems, with ``root/scribbles`` and ``root/masks`` of the same stems.
@@ -158,6 +161,7 @@ class Folder(Dataset[Sample]):
     channels: 1 (color becomes gray) or 3 (gray is repeated); None: as many as the file stores.
     scribbles, masks: folders of seeds and masks; None reads none, and seeds are all unlabeled then.
     scribbles_format, masks_format: the meaning of the values in their files.
+    supervision: images whose seeds are no scribbles; none is read where `scribbles` is None.
     cache: keep what was read, 6 bytes a pixel (gray). Processes that a folder is sent to share it; what they read
     themselves each keeps for itself.
 
@@ -176,7 +180,8 @@ class Folder(Dataset[Sample]):
     cache: bool = True
     scribbles_format: LabelFormat = VOC_FORMAT
     masks_format: LabelFormat = VOC_FORMAT
-    _files: Mapping[str, tuple[Path, Path | None, Path | None]] = field(init=False, repr=False)
+    supervision: Supervision = SCRIBBLES
+    _files: Mapping[str, _Files] = field(init=False, repr=False)
     _kept: KeptArrays = field(init=False, repr=False, default_factory=KeptArrays)
     _whole: set[str] = field(init=False, repr=False, default_factory=set)
     _binary: set[str] = field(init=False, repr=False, default_factory=set)
@@ -191,10 +196,14 @@ class Folder(Dataset[Sample]):
             raise ValueError(f"expected size >= 1 pixel or None, got {self.size}")
         if not self.stems:
             raise ValueError(f"expected at least one stem of {self.root}, got none")
-        pictures = _found(self.root / "images", IMAGE_SUFFIXES, self.stems, "image")
-        seeds = self._labels(self.scribbles, "scribbles")
-        masks = self._labels(self.masks, "mask")
-        files = {stem: (pictures[stem], seeds.get(stem), masks.get(stem)) for stem in self.stems}
+        pictures = found_files(self.root / "images", IMAGE_SUFFIXES, self.stems, "image")
+        masks = self._labels(self.masks, "mask", self.stems)
+        seeds = self._labels(self.scribbles, "scribbles", self.supervision.scribbled(self.stems))
+        of_seeds = None if self.scribbles is None else self.supervision.masks
+        true = self._labels(of_seeds, "mask", self.supervision.masked(self.stems))
+        files = {
+            stem: (pictures[stem], seeds.get(stem), masks.get(stem), true.get(stem)) for stem in self.stems
+        }
         object.__setattr__(self, "_files", files)
 
     @property
@@ -212,7 +221,7 @@ class Folder(Dataset[Sample]):
         """Pixels of all images, from their headers unless they are resized; what cannot be read is left out."""
         if self.size is not None:
             return len(self) * self.size**2
-        return sum(pixels_of(picture) for picture, _, _ in self._files.values())
+        return sum(pixels_of(files[0]) for files in self._files.values())
 
     @cached_property
     def digest(self) -> str:
@@ -225,7 +234,7 @@ class Folder(Dataset[Sample]):
     @cached_property
     def gray(self) -> tuple[str, ...]:
         """Stems of the images stored in one channel, from the headers of all; what cannot be read is left out."""
-        return tuple(stem for stem, (picture, _, _) in self._files.items() if channels_of(picture) == 1)
+        return tuple(stem for stem, files in self._files.items() if channels_of(files[0]) == 1)
 
     def colored(self) -> Iterator[str]:
         """Stems of the images with colors, in order; what cannot be read is left out.
@@ -254,7 +263,7 @@ class Folder(Dataset[Sample]):
         failures: list[tuple[str, str]] = []
         for stem, files in self._files.items():
             yield stem.encode("utf-8", "backslashreplace")
-            for file in files:
+            for file in files if files[3] is not None else files[:3]:
                 try:
                     yield b"" if file is None else read_file(file)
                 except FileError as error:
@@ -288,29 +297,36 @@ class Folder(Dataset[Sample]):
         mask = None if arrays.mask is None else arrays.mask.long()
         return Sample(self.stems[number], arrays.image.clone(), arrays.seeds.long(), mask, UNMOVED)
 
-    def _labels(self, folder: str | None, what: str) -> Mapping[str, Path]:
-        if folder is None:
+    def _labels(self, folder: str | None, what: str, stems: Sequence[str]) -> Mapping[str, Path]:
+        if folder is None or not stems:
             return {}
-        return _found(self.root / folder, LABEL_SUFFIXES, self.stems, what)
+        there = found_files(self.root / folder, LABEL_SUFFIXES, stems, what)
+        return {stem: there[stem] for stem in stems}
 
     def _read(self, stem: str) -> Arrays:
-        picture, seeds_file, mask_file = self._files[stem]
-        contents = {path: read_file(path) for path in (picture, seeds_file, mask_file) if path is not None}
+        picture, seeds_file, mask_file, true_file = self._files[stem]
+        contents = {path: read_file(path) for path in self._files[stem] if path is not None}
         compare_headers(picture, contents)
         with about(picture):
             image = self._image(contents[picture], picture.suffix)
         if float(image.max()) <= DIM:
             self._dim.add(stem)
         shape = (image.shape[1], image.shape[2])
-        seeds, mask = torch.full(shape, UNLABELED), None
+        seeds, mask, true = torch.full(shape, UNLABELED), None, None
         if seeds_file is not None:
             seeds = self._seeds(seeds_file, contents[seeds_file], shape, stem)
         if mask_file is not None:
             mask = self._mask(mask_file, contents[mask_file], shape, stem)
+        if true_file is not None:
+            true = self._mask(true_file, contents[true_file], shape, stem)
+        if true is not None and seeds_file is not None:
+            seeds = curated(seeds, true)
         if self.size is not None:
             letterbox = Letterbox(*shape, self.size)
             image, seeds = letterbox.image(image), letterbox.seeds(seeds)
-            mask = None if mask is None else letterbox.mask(mask)
+            mask, true = (None if one is None else letterbox.mask(one) for one in (mask, true))
+        if true is not None and seeds_file is None:
+            seeds = true
         small = None if mask is None else mask.to(torch.uint8)
         return Arrays(image, seeds.to(torch.uint8), small)
 
@@ -358,16 +374,6 @@ class Folder(Dataset[Sample]):
         return torch.from_numpy(index.astype(np.int64))
 
 
-def with_channels(image: Shaped[np.ndarray, "h w c"], channels: int | None) -> Float32[Tensor, "d h w"]:
-    """An image as `read_image` gives it, channels first: 1 (gray) or 3 of them, None as they are."""
-    tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
-    if channels == 1 and len(tensor) == 3:
-        return (torch.tensor(LUMA)[:, None, None] * tensor).sum(0, keepdim=True).clamp_(0, 1)
-    if channels == 3 and len(tensor) == 1:
-        return tensor.expand(3, -1, -1).contiguous()
-    return tensor
-
-
 def read_split(root: Path, name: str) -> tuple[str, ...]:
     """The stems of ``root/images`` that ``root/name.txt`` lists (`read_stems`); name: such as "train" or "val".
 
@@ -377,18 +383,6 @@ def read_split(root: Path, name: str) -> tuple[str, ...]:
     if not path.is_file():
         raise ValueError(f"there is no {path}: a text file with one stem (file name without suffix) a line")
     return read_stems(path, listing(root / "images", IMAGE_SUFFIXES).stems, repeated=False)
-
-
-def _found(folder: Path, suffixes: Sequence[str], stems: Sequence[str], what: str) -> Mapping[str, Path]:
-    there = listing(folder, suffixes)
-    for stem in stems:
-        clash = there.clash(stem)
-        if clash is not None:
-            raise ValueError(f"{folder}: {clash}")
-    missing = [stem for stem in stems if stem not in there.files]
-    if missing:
-        raise ValueError(f"{folder}: there is no {what} of {some(missing)}")
-    return there.files
 
 
 def _counts(index: Int64[Tensor, "h w"]) -> Int64[np.ndarray, "values"]:

@@ -123,3 +123,19 @@ def some(names: Sequence[str]) -> str:
 def _counted(count: int, one: str, several: str) -> tuple[str, ...]:
     """No phrase for nothing."""
     return () if count == 0 else (f"1 {one}",) if count == 1 else (f"{count} {several}",)
+
+
+def found_files(folder: Path, suffixes: Sequence[str], stems: Sequence[str], what: str) -> Mapping[str, Path]:
+    """The files of a folder by stem. what: as in "there is no mask of x0".
+
+    Raises `ValueError` that names the stems of several files, or those without one.
+    """
+    there = listing(folder, suffixes)
+    for stem in stems:
+        clash = there.clash(stem)
+        if clash is not None:
+            raise ValueError(f"{folder}: {clash}")
+    missing = [stem for stem in stems if stem not in there.files]
+    if missing:
+        raise ValueError(f"{folder}: there is no {what} of {some(missing)}")
+    return there.files

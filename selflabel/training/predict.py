@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from selflabel.datasets.channels import with_channels
 from selflabel.datasets.letterbox import Letterbox
-from selflabel.datasets.samples import with_channels
 from selflabel.files.atomic import refuse_existing, remove_leftovers, write_atomic
 from selflabel.files.digest import digest
 from selflabel.files.images import DIM, decode_image

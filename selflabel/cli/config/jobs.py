@@ -16,9 +16,10 @@ from selflabel.cli.config.label_formats import MASKS, label_format
 from selflabel.cli.config.options import PARTS, TrainingOptions, by_part
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.samples import Folder, read_split
+from selflabel.datasets.supervision import SCRIBBLES, Supervision
 from selflabel.files.folders import has_all
 from selflabel.files.label_files import LABEL_SUFFIXES
-from selflabel.files.lists import read_names
+from selflabel.files.lists import read_names, read_stems
 from selflabel.kernels.memory import require_memory
 from selflabel.labels import UNLABELED
 from selflabel.networks import check_name, network
@@ -192,6 +193,9 @@ def _training_folder(root: Path, options: TrainingOptions, classes: int) -> Fold
     # read with full masks, too, if all are there: the seeds' part of the objectives is measured for every method
     if full and not has_all(root / options.scribbles, LABEL_SUFFIXES, stems):
         scribbles = None
+    supervision = _supervision(root, options, stems)
+    if not full:
+        _check_supervision(root, options, supervision)
     return Folder(
         root,
         stems,
@@ -210,7 +214,26 @@ def _training_folder(root: Path, options: TrainingOptions, classes: int) -> Fold
             options.masks_colors,
             MASKS,
         ),
+        supervision=supervision,
     )
+
+
+def _supervision(root: Path, options: TrainingOptions, stems: Sequence[str]) -> Supervision:
+    """Raises `ValueError` for lists that name no training image."""
+
+    def listed(name: str | None) -> frozenset[str]:
+        return frozenset() if name is None else frozenset(read_stems(root / name, stems, "training image"))
+
+    return Supervision(
+        options.curated, listed(options.full_stems), listed(options.unlabeled_stems), options.masks
+    )
+
+
+def _check_supervision(root: Path, options: TrainingOptions, supervision: Supervision) -> None:
+    """Raise `ValueError` if masks are needed that are not there."""
+    if (supervision.curated or supervision.full) and not (root / options.masks).is_dir():
+        flag = "--curated" if supervision.curated else "--full-stems"
+        raise ValueError(f"{flag} needs masks, and there is no {root / options.masks}: name it with --masks")
 
 
 def _validation_folder(root: Path, options: TrainingOptions, train: Folder) -> Folder | None:
@@ -222,7 +245,13 @@ def _validation_folder(root: Path, options: TrainingOptions, train: Folder) -> F
             f"there is no {root / options.masks} to validate with: name the folder with --masks, or take "
             f"{root / 'val.txt'} away to train without validation"
         )
-    return replace(train, stems=read_split(root, "val"), scribbles=None, masks=options.masks)
+    return replace(
+        train,
+        stems=read_split(root, "val"),
+        scribbles=None,
+        masks=options.masks,
+        supervision=SCRIBBLES,
+    )
 
 
 def _same(folder: Folder, there: Sequence[Folder]) -> Folder:

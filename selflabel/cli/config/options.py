@@ -247,6 +247,17 @@ class DataOptions:
     seeds_offset: SeedsOffset = 0
     values: Values = None
     colors: Colors = None
+    curated: Annotated[
+        bool, Option("Seeds have the classes of the masks at their pixels: scribbles without mistakes.")
+    ] = False
+    full_stems: Annotated[
+        str | None,
+        Option("List in DATA of training images whose masks are their seeds.", metavar="FILE", shown="none"),
+    ] = None
+    unlabeled_stems: Annotated[
+        str | None,
+        Option("List in DATA of training images without seeds.", metavar="FILE", shown="none"),
+    ] = None
     masks: Annotated[str, Option("Folder in DATA of the masks.")] = "masks"
     masks_unlabeled: Annotated[
         int, Option("Value in the masks of pixels that do not count.", min=-1, max=65535)

@@ -176,10 +176,12 @@ _AFFINITY = tuple(declared(AffinityOptions))
 _ENERGY = ("coupling_weight", "pairwise_weight", "relaxation", *_AFFINITY)
 _SOLVE = ("solver", "coupling", "entropy_weight", "max_steps", "error_probability", "starter", "present_only")
 _SUPERVISED = _Unused(("loss", "weight", *_SOLVE, *_ENERGY), ("solver", "loss", "affinity"))
+SEEDS_OF_OTHERS = ("curated", "full_stems", "unlabeled_stems")
+"""What is said of seeds, which full masks do not need."""
 _SELF_LABELING = _Unused(("loss",), ("loss",))
 _UNUSED = {
     "pce": _SUPERVISED,
-    "full": _SUPERVISED,
+    "full": _Unused((*_SUPERVISED.options, *SEEDS_OF_OTHERS), _SUPERVISED.parts),
     "gd": _Unused(_SOLVE, ("solver",)),
     "adm": _SELF_LABELING,
     "trust-region": _SELF_LABELING,
