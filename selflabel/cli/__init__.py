@@ -1,4 +1,4 @@
-"""The command line: `label`, `annotate`, `train`, `predict`, `compare`, `score`, `inspect`, `solvers` and `demo`.
+"""The command line: `label`, `annotate`, `train`, `predict`, `compare`, `gap`, `score`, `inspect`, `solvers`, `demo`.
 
 Names become objects in `config.registry` and `config.recipes` only. Nothing heavy is imported before a command runs,
 so that help is immediate.
@@ -16,6 +16,7 @@ from selflabel.cli.compare import compare
 from selflabel.cli.demo import demo
 from selflabel.cli.endings import outputs_may_fail, signals_interrupt
 from selflabel.cli.flags import command
+from selflabel.cli.gap import gap
 from selflabel.cli.inspect import inspect
 from selflabel.cli.label import label
 from selflabel.cli.predict import predict
@@ -35,6 +36,7 @@ app.command()(command(annotate))
 app.command()(command(train))
 app.command()(command(predict))
 app.command()(command(compare))
+app.command()(command(gap))
 app.command()(command(score))
 app.add_typer(inspect, name="inspect")
 app.command()(solvers)
