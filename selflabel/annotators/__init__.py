@@ -7,6 +7,7 @@ DCNNs*, Sec. 2.3.1.
 
 from selflabel.annotators.filter_forest import FilterForestAnnotator
 from selflabel.annotators.forest import ForestAnnotator
+from selflabel.annotators.grab_cut import Box, GrabCutAnnotator, box_seeds
 from selflabel.annotators.mixture import MixtureAnnotator
 from selflabel.annotators.product import ProductAnnotator
 from selflabel.annotators.protocol import Annotator
@@ -18,15 +19,19 @@ _ALL: tuple[type[Annotator], ...] = (
     FilterForestAnnotator,
     WalkerAnnotator,
     ProductAnnotator,
+    GrabCutAnnotator,
 )
 ANNOTATORS: dict[str, type[Annotator]] = {annotator.name: annotator for annotator in _ALL}
 
 __all__ = [
     "ANNOTATORS",
     "Annotator",
+    "Box",
     "FilterForestAnnotator",
     "ForestAnnotator",
+    "GrabCutAnnotator",
     "MixtureAnnotator",
     "ProductAnnotator",
     "WalkerAnnotator",
+    "box_seeds",
 ]

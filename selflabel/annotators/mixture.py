@@ -1,7 +1,8 @@
 """A Gaussian mixture for each class."""
 
+import warnings
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators.protocol import MOST_RANDOM_STATE, check_within, seeds_by_image, spread
 from selflabel.kinds import check_fields
+from selflabel.labels import UNLABELED
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class MixtureAnnotator:
     components: int = 5
     regularization: float = 10.0
     random_state: int = 0
+    places: bool = True
+    """Are coordinates features, too?"""
 
     name: ClassVar[str] = "mixture"
 
@@ -40,13 +44,10 @@ class MixtureAnnotator:
     ) -> Float[Tensor, "b k *s"]:
         """Probabilities; a class without a seed in an image gets zero there."""
         each = seeds_by_image(image, seeds, num_classes)
-        features = as_image(image).lab(blur=1.0).flatten(2).transpose(1, 2).cpu().numpy().astype(np.float64)
-        size = image.shape[2:]
-        places = np.stack([axis.ravel() for axis in np.indices(size)], axis=1) * (100 / max(size))
         return torch.stack(
             [
-                self._predict(np.concatenate([colors, places], axis=1), one, num_classes)
-                for colors, one in zip(features, each, strict=True)
+                self._predict(features, one, num_classes)
+                for features, one in zip(mixture_features(image, self), each, strict=True)
             ]
         )
 
@@ -54,20 +55,105 @@ class MixtureAnnotator:
         self, features: np.ndarray, seeds: Integer[Tensor, "*s"], num_classes: int
     ) -> Float[Tensor, "k *s"]:
         from scipy.special import softmax  # with scikit-learn half of a command's time to start
-        from sklearn.mixture import GaussianMixture
 
         index = seeds.cpu().numpy().ravel()
         present = np.unique(index[index < num_classes])
-        scores = np.empty((len(present), len(features)))
-        for row, label in enumerate(present):
-            samples = features[index == label]
-            if len(samples) == 1:
-                samples = np.repeat(samples, 2, axis=0)
-            mixture = GaussianMixture(
-                min(self.components, 1 + len(samples) // 10),
-                reg_covar=self.regularization,
-                random_state=self.random_state,
-            )
-            scores[row] = mixture.fit(samples).score_samples(features)
+        numbers = np.full(UNLABELED + 1, UNLABELED)
+        numbers[present] = np.arange(len(present))
+        scores = Mixtures.fitted(features, numbers[index], len(present), self).scores(features)
         probs = torch.from_numpy(softmax(scores, axis=0)).view(-1, *seeds.shape).to(seeds.device)
         return spread(probs, torch.from_numpy(present).to(seeds.device), num_classes)
+
+
+def mixture_features(image: ImageLike, settings: MixtureAnnotator) -> list[np.ndarray]:
+    """Features ``[n f]`` of each image: Lab, blurred by a pixel, and coordinates in 0..100 along its longest side."""
+    colors = as_image(image).lab(blur=1.0).flatten(2).transpose(1, 2).cpu().numpy().astype(np.float64)
+    if not settings.places:
+        return list(colors)
+    size = image.shape[2:]
+    places = np.stack([axis.ravel() for axis in np.indices(size)], axis=1) * (100 / max(size))
+    return [np.concatenate([one, places], axis=1) for one in colors]
+
+
+@runtime_checkable
+class Density(Protocol):
+    """What is used of scikit-learn's GaussianMixture, which is imported late."""
+
+    n_components: int
+    weights_: np.ndarray
+    means_: np.ndarray
+    precisions_: np.ndarray
+
+    def score(self, samples: np.ndarray, /) -> float:
+        """The mean logarithm of the density."""
+
+    def score_samples(self, samples: np.ndarray, /) -> np.ndarray:
+        """The logarithm of the density at each sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixtures:
+    """A Gaussian mixture for each of some classes."""
+
+    each: tuple[Density, ...]
+
+    @classmethod
+    def fitted(
+        cls, features: np.ndarray, index: np.ndarray, classes: int, settings: MixtureAnnotator
+    ) -> "Mixtures":
+        """To the features ``[n f]`` of the pixels of each class by `index` ``[n]``."""
+        return cls(tuple(_fitted(features[index == label], settings) for label in range(classes)))
+
+    def refitted(self, features: np.ndarray, index: np.ndarray, settings: MixtureAnnotator) -> "Mixtures":
+        """To other pixels; a class of which they are not likelier by that keeps its mixture.
+
+        Expectation maximization goes on from the mixture, unless it has fewer components than it may have now. Of more
+        than `MOST_SAMPLES` pixels of a class it sees as many, evenly spaced.
+        """
+        found = []
+        for label, old in enumerate(self.each):
+            samples = features[index == label]
+            if not len(samples):
+                found.append(old)
+                continue
+            seen = samples[:: -(-len(samples) // MOST_SAMPLES)]
+            new = _fitted(seen, settings, old)
+            found.append(new if new.score(samples) > old.score(samples) else old)
+        return Mixtures(tuple(found))
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """The logarithms of the densities ``[k n]``."""
+        return np.stack([mixture.score_samples(features) for mixture in self.each])
+
+
+MOST_SAMPLES = 4000
+"""Pixels of a class that a mixture is fitted to again; the first ones are of the seeds, which are few."""
+
+
+MOST_ITERATIONS = 10
+"""Of expectation maximization from a start: each raises the likelihood."""
+
+
+def _fitted(samples: np.ndarray, settings: MixtureAnnotator, start: Density | None = None) -> Density:
+    """A mixture of the samples, from a start if that has as many components."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    if len(samples) == 1:
+        samples = np.repeat(samples, 2, axis=0)
+    mixture = GaussianMixture(
+        min(settings.components, 1 + len(samples) // 10),
+        reg_covar=settings.regularization,
+        random_state=settings.random_state,
+    )
+    if start is not None and start.n_components == mixture.n_components:
+        mixture.set_params(
+            weights_init=start.weights_ / start.weights_.sum(),
+            means_init=start.means_,
+            precisions_init=start.precisions_,
+            max_iter=MOST_ITERATIONS,
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the next round goes on
+        fitted: Density = mixture.fit(samples)
+    return fitted

@@ -24,7 +24,8 @@ class Labeler:
     """How an image is labeled: `solver` minimizes `energy` with the affinity that is built from the image.
 
     The prediction σ is the given one, else the annotator's from the seeds, else (no annotator) uniform. `combined` is
-    the mean of the first two.
+    the mean of the first two. `affinities` are those of the energy's further terms (`Energy.regularizers`), one each;
+    without any, all are on `affinity`.
     """
 
     solver: Solver
@@ -32,10 +33,16 @@ class Labeler:
     affinity: AffinityBuilder
     annotator: Annotator | None
     max_steps: int = 200
+    affinities: tuple[AffinityBuilder, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_count(self.max_steps, "max_steps")
+        if self.affinities and len(self.affinities) != len(self.energy.regularizers):
+            raise ValueError(
+                f"expected an affinity for each of the {len(self.energy.regularizers)} regularizers of the energy, got "
+                f"{len(self.affinities)}: or none, for `affinity` in all of them"
+            )
 
     def check(self) -> None:
         """Raise `ValueError` if solver, energy and affinity do not fit together, whatever the image.
@@ -66,7 +73,7 @@ class Labeler:
 
         On the device of the tensors. Raises what the parts raise.
         """
-        return self._solve(self.affinity(image), seeds, probs)
+        return self._solve(self._built(image), seeds, probs)
 
     def predict(
         self, image: Image, seeds: Integer[Tensor, "b h w"], num_classes: int
@@ -117,14 +124,18 @@ class Labeler:
         seeds: Integer[Tensor, "b h w"],
         num_classes: int,
         probs: Float[Tensor, "b k h w"] | None,
-    ) -> tuple[Affinity, Integer[Tensor, "b h w"], Float[Tensor, "b k h w"]]:
+    ) -> tuple[tuple[Affinity, ...], Integer[Tensor, "b h w"], Float[Tensor, "b k h w"]]:
         """What `_solve` takes. It does not hold the image, whose colors and Lab are freed."""
-        affinity = self.affinity(image)
-        return affinity, seeds, self.predict(image, seeds, num_classes) if probs is None else probs
+        built = self._built(image)
+        return built, seeds, self.predict(image, seeds, num_classes) if probs is None else probs
+
+    def _built(self, image: Image) -> tuple[Affinity, ...]:
+        """The affinity of the image, then those of the further terms."""
+        return tuple(build(image) for build in (self.affinity, *self.affinities))
 
     def _solve(
-        self, affinity: Affinity, seeds: Integer[Tensor, "b h w"], probs: Float[Tensor, "b k h w"]
+        self, built: tuple[Affinity, ...], seeds: Integer[Tensor, "b h w"], probs: Float[Tensor, "b k h w"]
     ) -> Solution:
         with torch.no_grad():
-            problem = Problem(self.energy, probs, seeds, affinity)
+            problem = Problem(self.energy, probs, seeds, built[0], affinities=built[1:])
             return solve(problem, self.solver, max_steps=self.max_steps, marginals=True)

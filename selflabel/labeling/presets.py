@@ -8,7 +8,15 @@ from selflabel.driver import Solver, check_solver
 from selflabel.energy import Energy
 from selflabel.kinds import check_kind
 from selflabel.labeling.labeler import Labeler
-from selflabel.solvers import FrankWolfe, GradientDescent, GraphCut, MeanField, RandomWalker, TotalVariation
+from selflabel.solvers import (
+    FrankWolfe,
+    GradientDescent,
+    GraphCut,
+    KernelCut,
+    MeanField,
+    RandomWalker,
+    TotalVariation,
+)
 from selflabel.terms import (
     BILINEAR,
     COLLISION,
@@ -17,10 +25,12 @@ from selflabel.terms import (
     QUADRATIC_POTTS,
     STANDARD,
     TOTAL_VARIATION,
+    NormalizedCut,
 )
 
 NEIGHBORS = Grid(sigma=9.0, neighbors=8, by_distance=True)
 DENSE = Dense(sigma=8.0, sigma_xy=40.0, smoothness=1.0, smoothness_xy=3.0, symmetric=True)
+CLUSTERS = Dense(sigma=15.0, sigma_xy=40.0)
 ANNOTATOR = ProductAnnotator()
 
 PRESETS: tuple[Labeler, ...] = (
@@ -64,6 +74,20 @@ PRESETS: tuple[Labeler, ...] = (
         ANNOTATOR,
         max_steps=20,
     ),
+    Labeler(
+        KernelCut(),
+        Energy(
+            STANDARD,
+            BILINEAR,
+            coupling_weight=1.0,
+            pairwise_weight=2.0,
+            regularizers=(NormalizedCut(0.03, per_pixel=True),),
+        ),
+        NEIGHBORS,
+        ANNOTATOR,
+        max_steps=20,
+        affinities=(CLUSTERS,),
+    ),
 )
 """One labeler a solver, for scribbles; options change its parts one by one."""
 
@@ -75,7 +99,7 @@ def _for_predictions(preset: Labeler, affinity: AffinityBuilder, *, pairwise_wei
     return replace(preset, energy=energy, affinity=affinity, annotator=None)
 
 
-_WALKER, _CUT, _DESCENT, _FIELD, _WOLFE, _VARIATION = PRESETS
+_WALKER, _CUT, _DESCENT, _FIELD, _WOLFE, _VARIATION, _KERNEL = PRESETS
 
 PREDICTED: tuple[Labeler, ...] = (
     _for_predictions(_WALKER, Contrast(), pairwise_weight=1.0),
@@ -84,6 +108,13 @@ PREDICTED: tuple[Labeler, ...] = (
     _for_predictions(_FIELD, replace(DENSE, sigma=10.0), pairwise_weight=0.05),
     _for_predictions(_WOLFE, replace(DENSE, sigma=10.0), pairwise_weight=0.05),
     _for_predictions(_VARIATION, CLOSE_NEIGHBORS, pairwise_weight=0.1),
+    _for_predictions(
+        replace(
+            _KERNEL, energy=replace(_KERNEL.energy, regularizers=(NormalizedCut(0.003, per_pixel=True),))
+        ),
+        CLOSE_NEIGHBORS,
+        pairwise_weight=0.1,
+    ),
 )
 """The same for predictions of networks: a network has seen what objects look like, and pairs of pixels as strong as
 annotators need them take thin and small objects away. Weak, so that good ones lose next to nothing; worse ones gain by

@@ -150,7 +150,10 @@ class SolverOptions:
     solver: Annotated[str, Option("See `selflabel solvers`.")] = "graph-cut"
     set: Annotated[
         tuple[str, ...],
-        Option("Option of the solver; annotator.KEY and affinity.KEY set theirs.", metavar="KEY=VALUE"),
+        Option(
+            "Option of the solver; annotator.KEY, affinity.KEY and normalized-cut.KEY set theirs.",
+            metavar="KEY=VALUE",
+        ),
     ] = ()
     annotator: AnnotatorName = None
 

@@ -92,20 +92,22 @@ def labeler(options: LabelerOptions, *, predicted: bool = False) -> Labeler:
     Both are combined if an annotator is named. Raises `ValueError` for unknown names and options, with the known ones;
     `ImportError` without a package that the annotator needs.
     """
-    settings = by_part(options.set, ("annotator", "affinity"), "solver")
-    solver = configured(known("solver", options.solver, SOLVERS)(), settings["solver"])
-    base = default_labeler(solver, predicted=predicted)
+    base = default_labeler(known("solver", options.solver, SOLVERS)(), predicted=predicted)
+    terms = tuple(term.name for term in base.energy.regularizers)
+    settings = by_part(options.set, ("annotator", "affinity", *terms), "solver")
+    base = _with_terms(replace(base, solver=configured(base.solver, settings["solver"])), settings)
     annotator = _annotator(base.annotator, options.annotator)
     if isinstance(annotator, FilterForestAnnotator):
         annotator.check()
     if settings["annotator"] and annotator is None:
         raise ValueError(f"there is no annotator to set {settings['annotator'][0]} of")
     return Labeler(
-        solver=solver,
+        solver=base.solver,
         energy=energy_with(base.energy, options),
         affinity=configured(affinity_with(base.affinity, options), settings["affinity"]),
         annotator=None if annotator is None else configured(annotator, settings["annotator"]),
         max_steps=base.max_steps if options.max_steps is None else options.max_steps,
+        affinities=base.affinities,
     )
 
 
@@ -117,6 +119,21 @@ def probability_format(options: SourceOptions) -> ProbabilityFormat:
         known("kind of values", options.probs_values, LOGITS),
         PROBABILITIES,
     )
+
+
+def _with_terms(base: Labeler, settings: Mapping[str, Sequence[str]]) -> Labeler:
+    """The labeler with options of the energy's further terms, by their names; ``affinity.`` is that of the term."""
+    terms, affinities = base.energy.regularizers, base.affinities
+    parts = [by_part(settings[term.name], ("affinity",), "term") for term in terms]
+    for term, part in zip(terms, parts, strict=True):
+        if part["affinity"] and not affinities:
+            raise ValueError(f"{term.name} has no affinity of its own to set {part['affinity'][0]} of")
+    changed = tuple(configured(term, part["term"]) for term, part in zip(terms, parts, strict=True))
+    built = tuple(
+        configured(affinity, part["affinity"])
+        for affinity, part in zip(affinities, parts[: len(affinities)], strict=True)
+    )
+    return replace(base, energy=replace(base.energy, regularizers=changed), affinities=built)
 
 
 def configured(instance: T, options: Sequence[str]) -> T:
