@@ -98,7 +98,7 @@ def test_boxes() -> None:
             Box(max(min(columns) - 2, 0), min(rows) - 2, min(max(columns) + 3, 30), max(rows) + 3, k)
         )
     seeds = box_seeds(boxes, (28, 30))[None]
-    assert set(seeds.unique().tolist()) == {0, UNLABELED}
+    assert set(seeds.flatten().tolist()) == {0, UNLABELED}
     assert not bool((seeds[truth > 0] == 0).any())
     probs = ANNOTATOR.predict_in_boxes(image, boxes, 3)
     problem = Problem(Energy(pairwise_weight=2.0), probs, seeds, ANNOTATOR.affinity(image))
