@@ -76,11 +76,11 @@ class GrabCutAnnotator:
     `power` is below 1 as neighbors are alike: a pixel counts for part of an independent one. Cost: seconds an image.
     """
 
-    mixture: MixtureAnnotator = MixtureAnnotator(places=False)
+    mixture: MixtureAnnotator = MixtureAnnotator()
     affinity: AffinityBuilder = Grid(sigma=9.0, neighbors=8, by_distance=True)
     pairwise_weight: float = 2.0
     power: float = 0.3
-    rounds: int = 8
+    rounds: int = 2
 
     name: ClassVar[str] = "grab-cut"
 

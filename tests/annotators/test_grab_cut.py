@@ -17,7 +17,7 @@ from selflabel.problem import Problem
 from selflabel.solvers import GraphCut
 from selflabel.terms import potts
 
-ANNOTATOR = GrabCutAnnotator()
+ANNOTATOR = GrabCutAnnotator(rounds=8)
 
 
 def scene(classes: int, drawn: int = 3217, noise: float = 0.12) -> tuple[Tensor, Tensor, Tensor]:
