@@ -91,6 +91,7 @@ def test_mixtures_that_fit_worse_are_not_taken() -> None:
 
 def test_boxes() -> None:
     image, _, truth = scene(3, noise=0.05)
+    annotator = GrabCutAnnotator(MixtureAnnotator(places=False))
     boxes = []
     for k in (1, 2):
         rows, columns = (x.tolist() for x in np.nonzero(truth[0].numpy() == k))
@@ -100,8 +101,8 @@ def test_boxes() -> None:
     seeds = box_seeds(boxes, (28, 30))[None]
     assert set(seeds.flatten().tolist()) == {0, UNLABELED}
     assert not bool((seeds[truth > 0] == 0).any())
-    probs = ANNOTATOR.predict_in_boxes(image, boxes, 3)
-    problem = Problem(Energy(pairwise_weight=2.0), probs, seeds, ANNOTATOR.affinity(image))
+    probs = annotator.predict_in_boxes(image, boxes, 3)
+    problem = Problem(Energy(pairwise_weight=2.0), probs, seeds, annotator.affinity(image))
     labels = solve(problem, GraphCut()).labels.argmax(1)
     assert float((labels == truth).float().mean()) > 0.9
 
