@@ -58,6 +58,7 @@ def mean_iou(labels: torch.Tensor, mask: torch.Tensor, classes: int) -> float:
 def figures(labeler: Labeler, chosen: list[Picture]) -> tuple[float, float, bool]:
     """Mean IoU, seconds an image, and whether no energy rose."""
     scores, seconds, falls = [], [], True
+    labeler.compile(predicted=False)
     for picture in chosen:
         began = time.perf_counter()
         found = labeler.label(picture.image[0], picture.seeds[0], picture.classes)
