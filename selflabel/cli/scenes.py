@@ -41,6 +41,8 @@ def pictured(out: Path) -> Iterator[None]:
             )
         if not out.parent.is_dir():
             raise ValueError(f"{out} cannot be written: there is no folder {out.parent}")
+        if out.is_dir():
+            raise ValueError(f"{out} is a folder: expected a file to write")
         check_installed()
         yield
     except (ValueError, ImportError, OSError, SolveError) as error:

@@ -1,1 +1,1 @@
-"""What a person looks at: figures, comparisons, montages, pictures that explain an image, and the summary of a labeled folder."""
+"""What a person looks at: figures, comparisons, montages, pictures of an image, the summary of a labeled folder."""

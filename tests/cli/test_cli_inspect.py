@@ -110,6 +110,9 @@ def test_where_a_picture_cannot_be_written(image: Path, tmp_path: Path) -> None:
     assert "expected --out as a file named *.png, *.pdf, *.svg, got" in named.output
     lost = call("kernel", image, "--out", tmp_path / "none" / "picture.png")
     assert "there is no folder" in lost.output
+    (tmp_path / "folder.png").mkdir()
+    folder = call("kernel", image, "--out", tmp_path / "folder.png")
+    assert "folder.png is a folder: expected a file to write" in folder.output
 
 
 def test_an_image_is_one_file(image: Path, tmp_path: Path) -> None:
