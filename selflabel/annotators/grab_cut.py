@@ -73,7 +73,8 @@ class GrabCutAnnotator:
     which no turn raises: a class takes new mixtures only if its pixels are likelier, and the graph cut starts from the
     last labels. The first mixtures are those of `mixture` from the seeds. The prediction is ``p ∝ p(f | θ)^power`` of
     the last round, so that graph cut with the coupling weight 1, `pairwise_weight` and `affinity` gives its labels.
-    `power` is below 1 as neighbors are alike: a pixel counts for part of an independent one. Cost: seconds an image.
+    `power` is below 1 as neighbors are alike: a pixel counts for part of an independent one.
+    More rounds lower the energy, and raised the error on photographs (docs/benchmarks.md). Cost: seconds an image.
     """
 
     mixture: MixtureAnnotator = MixtureAnnotator()
