@@ -56,11 +56,11 @@ class MeanColor:
     sharpness: float = 4.0
 
     def predict(self, image: ImageLike, seeds: Tensor, num_classes: int) -> Tensor:
-        """The probabilities of one image; every class must have seeds in it."""
+        """The probabilities of one image; zero for classes without seeds."""
         colors = as_image(image).unit[0]
         means = torch.stack([colors[:, seeds[0] == k].mean(1) for k in range(num_classes)])
         distance = (colors[None] - means[:, :, None, None]).square().sum(1)
-        return (-self.sharpness * distance).softmax(0)[None]
+        return (-self.sharpness * distance.nan_to_num(nan=torch.inf)).softmax(0)[None]
 
 
 @dataclass(frozen=True)
