@@ -281,9 +281,11 @@ def test_parts_cover_all_images_once(tmp_path: Path) -> None:
     parts = [make_plan(images, seeds, part=Shard(index, 3)).jobs for index in range(3)]
     assert sorted(job.stem for part in parts for job in part) == ["a0", "a1", "a2", "a3", "a4"]
     assert [job.stem for job in parts[1]] == ["a1", "a4"]
-    for index, count in ((3, 3), (-1, 2), (0, 0)):
+    for index, count in ((3, 3), (-1, 2)):
         with pytest.raises(ValueError, match="parts count from 0"):
             Shard(index, count)
+    with pytest.raises(ValueError, match="expected count as a whole number >= 1, got 0"):
+        Shard(0, 0)
 
 
 def test_two_files_belong_together_whatever_their_names_are(tmp_path: Path) -> None:
