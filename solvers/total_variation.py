@@ -86,9 +86,10 @@ class TotalVariation:
         while True:
             for _ in range(self.sweep):
                 search.step()
-            value = problem.value(search.labels)
+            found = search.labels
+            value = problem.value(found)
             is_better = (value < energy) & ~done
-            best = select(is_better, search.labels, best)
+            best = select(is_better, found, best)
             energy = torch.where(is_better, value, energy)
             bound = torch.where(done, bound, torch.maximum(bound, search.bound()))
             done = done | (energy - bound <= self.rtol * energy.abs())

@@ -11,6 +11,7 @@ from torch import Tensor
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators.forest import forest_probs, known_pixels
 from selflabel.annotators.protocol import MOST_RANDOM_STATE, check_within, seeds_by_image
+from selflabel.kinds import check_fields
 from selflabel.networks.first_layers import LITE0, FirstLayers
 
 AXES = 4
@@ -40,6 +41,7 @@ class FilterForestAnnotator:
         check_within("best", self.best, 1)
         check_within("blocks", self.blocks, 0)
         check_within("random_state", self.random_state, 0, MOST_RANDOM_STATE)
+        check_fields(self)
         FirstLayers(self.blocks)
 
     def check(self) -> None:

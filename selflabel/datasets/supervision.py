@@ -8,6 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from selflabel.files.folders import some
+from selflabel.kinds import check_fields
 from selflabel.labels import UNLABELED
 
 
@@ -28,6 +29,7 @@ class Supervision:
     masks: str = "masks"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         both = sorted(self.full & self.none)
         if both:
             raise ValueError(

@@ -24,7 +24,9 @@ def potts_loss(
     Cost: one pass over the pairs, or one filtering, for value and gradient; none backward.
     """
     check_affinity(logits, affinity)
-    check_kind(relaxation, Relaxation, "relaxation", "a constant of selflabel.terms, such as BILINEAR")
+    check_kind(
+        relaxation, Relaxation | Variation, "relaxation", "a constant of selflabel.terms, such as BILINEAR"
+    )
     with full_precision(logits):
         labels = widened(logits).softmax(1)
         if labels.requires_grad:

@@ -376,13 +376,11 @@ def test_cuda_labels_come_back() -> None:
 
 @pytest.mark.parametrize("moves", ["expansion", "swap", "x", -1, None, 10, Moves])
 def test_moves_are_members(moves: Any, unchecked: None) -> None:
-    with pytest.raises(
-        ValueError, match=r"expected moves of graph cut, got .*: Moves\.EXPANSION or Moves\.SWAP"
-    ):
+    with pytest.raises(ValueError, match=r"expected moves as Moves\.EXPANSION or Moves\.SWAP, got"):
         GraphCut(moves)
 
 
 @pytest.mark.parametrize("value", ["no", 1, None])
 def test_explore_is_a_bool(value: Any, unchecked: None) -> None:
-    with pytest.raises(ValueError, match=r"expected explore of graph cut, got .*: True or False"):
+    with pytest.raises(ValueError, match=r"expected explore as True or False, got"):
         GraphCut(explore=value)

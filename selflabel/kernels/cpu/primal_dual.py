@@ -6,7 +6,7 @@ offsets ``[m]`` in pixels from the first to the second one.
 
 import numpy as np
 
-from selflabel.kernels.cpu.compile import kernel
+from selflabel.kernels.cpu.compile import exact_kernel, kernel
 from selflabel.kernels.cpu.frank_wolfe import threshold
 
 
@@ -27,13 +27,14 @@ def pulled_costs(unary, duals, weights, offsets, i, costs):
                 costs[k] += weight * duals[m, j, k]
 
 
-@kernel
+@exact_kernel
 def lower(
     unary, duals, weights, offsets, rate, free, forbidden, relaxation, point, labels, ahead, first, last
 ):
     """Labels of the pixels from `first` to `last` down the slope, projected; and the points ahead of them.
 
-    `forbidden`: of each class, empty if none is. Seeds keep their labels.
+    `forbidden`: of each class, empty if none is. Seeds keep their labels. Exact: with large costs, sums in another
+    order would lose the labels.
     """
     classes = unary.shape[1]
     costs, excess = np.empty(classes, unary.dtype), np.empty(classes, unary.dtype)

@@ -23,9 +23,9 @@ class CompiledPrimalDual:
         assert isinstance(problem.affinity, Stencil), "checked by the solver"
         saddle, size = SaddlePoint.of(problem, labels), tuple(labels.shape[2:])
         batch, classes, pixels = len(labels), labels.shape[1], prod(size)
-        self.labels = _by_pixel(labels)
+        self._current = _by_pixel(labels)
         self._labels, self._point, self._ahead, self._unaries = (
-            rows(x) for x in (self.labels, _by_pixel(labels), _by_pixel(labels), _by_pixel(saddle.unaries))
+            rows(x) for x in (self._current, _by_pixel(labels), _by_pixel(labels), _by_pixel(saddle.unaries))
         )
         weights, offsets = problem.affinity.flat
         self._weights = weights.to(labels.dtype).contiguous().numpy()
@@ -40,6 +40,11 @@ class CompiledPrimalDual:
         if problem.classes is not None:
             self._forbidden = (~problem.classes).contiguous().numpy()
         self._duals = np.zeros((batch, len(self._offsets), pixels, classes), self._labels.dtype)
+
+    @property
+    def labels(self) -> Labels:
+        """A copy, as the next step overwrites them."""
+        return self._current.clone()
 
     def step(self) -> None:
         """As `PrimalDual.step`."""

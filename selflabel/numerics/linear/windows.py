@@ -64,7 +64,7 @@ class Windows:
         for side, margin in self.sizes:
             check_count(side, "the side of windows")
             check_count(margin, "the margin of windows", least=0)
-        check_count(self.share, "share")
+        check_count(self.share, "share", 0)
         check_count(self.patience, "patience")
 
 
