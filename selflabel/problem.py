@@ -174,6 +174,7 @@ class Problem:
         seeds: Integer[Tensor, "b *s"] | Integer[np.ndarray, "b *s"],
         affinity: Affinity,
         classes: Bool[Tensor, "b k"] | None = None,
+        affinities: tuple[Affinity, ...] = (),
     ) -> "Problem":
         """The problem for ``σ = softmax(logits)``; nothing is differentiated through it.
 
@@ -185,7 +186,15 @@ class Problem:
         is_doubtful = values.ndim > 1 and values.shape[1] > 1 and values.numel() > 0
         if is_doubtful and is_on_cpu(values):
             refuse_probabilities(values)
-        given = energy, widened(values).softmax(1), as_tensor(seeds, "seeds"), affinity, classes
+        given = (
+            energy,
+            widened(values).softmax(1),
+            as_tensor(seeds, "seeds"),
+            affinity,
+            classes,
+            None,
+            affinities,
+        )
         return cls(*given, _are_logits=are_logits(values) if is_doubtful and not is_on_cpu(values) else None)
 
     @classmethod
@@ -196,6 +205,7 @@ class Problem:
         seeds: Integer[Tensor, "b *s"] | Integer[np.ndarray, "b *s"],
         affinity: Affinity,
         classes: Bool[Tensor, "b k"] | None = None,
+        affinities: tuple[Affinity, ...] = (),
     ) -> "Problem":
         """The problem with ``H(y_i) = Σ_k y_i^k c_i^k``: each class costs c in a pixel, any finite number.
 
@@ -212,7 +222,7 @@ class Problem:
         costs = widened(costs) if costs.is_floating_point() else costs.double()
         least = costs.amin(1, keepdim=True) if costs.numel() else costs
         probs = ((least - costs).double() * energy.coupling_weight).softmax(1).to(costs.dtype)
-        return cls(energy, probs, as_tensor(seeds, "seeds"), affinity, classes, costs)
+        return cls(energy, probs, as_tensor(seeds, "seeds"), affinity, classes, costs, affinities)
 
     @classmethod
     def from_seeds(
@@ -240,9 +250,8 @@ class Problem:
     def check(self, start: Float[Tensor, "b k *s"] | None = None) -> None:
         """Raise `ValueError` for values that do not fit, also those of labels to start from.
 
-        These are predictions that are no distributions, seeds out of range, images without an allowed class, and
-        weights of a sparse affinity that are nan, infinite or negative. Cost: one pass over labels and pairs, and the
-        host waits once for the device.
+        These are predictions that are no distributions, seeds out of range, images without an allowed class, and bad
+        weights of sparse affinities. Cost: one pass over labels and pairs, and the host waits once for the device.
         """
         fits = [are_seeds(self.seeds, self.probs.shape[1], self.classes), are_distributions(self.probs)]
         if self.classes is not None:
@@ -320,8 +329,7 @@ class Problem:
     def certain(self, value: Float[Tensor, " b"], labels: Float[Tensor, "b k *s"]) -> Float[Tensor, " b"]:
         """These values of labels, from double precision where single precision is in doubt.
 
-        That is where pairs of a sparse affinity weigh `DOUBTFUL` times the value or more: it then is a small difference
-        of large numbers.
+        That is where pairs of a sparse affinity weigh `DOUBTFUL` times the value: a small difference of large numbers.
         """
         if labels.dtype == torch.float64 or not isinstance(self.affinity, SparseAffinity):
             return value

@@ -15,7 +15,7 @@ from selflabel.annotators.mixture import MixtureAnnotator, Mixtures, mixture_fea
 from selflabel.annotators.protocol import check_within, seeds_by_image, spread
 from selflabel.driver import solve
 from selflabel.energy import Energy
-from selflabel.kinds import check_fields
+from selflabel.kinds import check_arguments, check_fields
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.problem import Problem
 from selflabel.solvers import GraphCut
@@ -38,12 +38,13 @@ class Box:
             raise ValueError(f"expected a box with 0 <= x0 < x1 and 0 <= y0 < y1, got {self}")
         if not 1 <= self.label < UNLABELED:
             raise ValueError(
-                f"expected a class of 1 to {UNLABELED - 1} in a box, got {self.label}: 0 is the background"
+                f"expected label of a box as a class of 1 to {UNLABELED - 1}, got {self.label}: 0 is the background"
             )
 
 
 def box_seeds(boxes: Sequence[Box], size: tuple[int, int]) -> Integer[Tensor, "h w"]:
     """Background seeds (0) outside all boxes, no label (255) inside. Raises `ValueError` for boxes beyond the image."""
+    check_arguments(box_seeds, {"boxes": boxes, "size": size})
     seeds = torch.zeros(size, dtype=torch.int64)
     for box in boxes:
         if box.x1 > size[1] or box.y1 > size[0]:

@@ -65,7 +65,7 @@ PRESETS: tuple[Labeler, ...] = (
         Energy(STANDARD, BILINEAR, coupling_weight=1.0, pairwise_weight=1.0),
         DENSE,
         ANNOTATOR,
-        max_steps=10,
+        max_steps=20,
     ),
     Labeler(
         TotalVariation(),

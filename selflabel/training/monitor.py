@@ -9,6 +9,7 @@ from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity
 from selflabel.datasets.samples import Batch
+from selflabel.inputs import widened
 from selflabel.kinds import check_fields
 from selflabel.losses.base import mean_per_pixel
 from selflabel.losses.cross_entropy import entropy_loss
@@ -59,6 +60,11 @@ class Monitor:
         energy = objective.energy
         decisive = (energy.coupling_weight - energy.entropy_weight) * entropy_loss(logits, batch.seeds)
         pairwise = energy.pairwise_weight * potts_loss(logits, affinity, energy.relaxation)
+        if energy.regularizers:
+            labels = widened(logits).softmax(1)
+            further = objective.problem(logits, batch, affinity).regularizers
+            parts = [term.weight * term.value(labels, its) for term, its in further]
+            pairwise = pairwise + mean_per_pixel(torch.stack(parts).sum(0), logits)
         terms = {
             "seeds": objective.seeds.terms(logits, batch, None, 1.0)["seeds"],
             "direct_entropy": WeightedMean(objective.weight * decisive, mass),

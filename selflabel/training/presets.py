@@ -5,8 +5,16 @@ from dataclasses import replace
 from selflabel.affinity.builders import Contrast, Dense
 from selflabel.driver import Solver, check_solver
 from selflabel.energy import Energy
-from selflabel.solvers import GradientDescent, GraphCut, MeanField, RandomWalker
-from selflabel.terms import BILINEAR, COLLISION, COLLISION_DIVERGENCE, QUADRATIC, QUADRATIC_POTTS, STANDARD
+from selflabel.solvers import GradientDescent, GraphCut, KernelCut, MeanField, RandomWalker
+from selflabel.terms import (
+    BILINEAR,
+    COLLISION,
+    COLLISION_DIVERGENCE,
+    QUADRATIC,
+    QUADRATIC_POTTS,
+    STANDARD,
+    NormalizedCut,
+)
 from selflabel.training.self_labeling import SelfLabeling
 from selflabel.training.starters import InitialLabels
 
@@ -19,7 +27,12 @@ FIELD = SelfLabeling(Energy(STANDARD, BILINEAR, entropy_weight=1.0), MeanField()
 WALK = SelfLabeling(  # no starter: there is one minimum
     Energy(QUADRATIC, QUADRATIC_POTTS, 0.05, 1.0), RandomWalker(), Contrast(), max_steps=200, starter=None
 )
-PRESETS = (SOFT, HARD, FIELD, WALK)
+CLUSTERS = SelfLabeling(
+    replace(HARD.energy, regularizers=(NormalizedCut(0.03, per_pixel=True),)),
+    KernelCut(),
+    affinities=(Dense(sigma=15.0, sigma_xy=40.0),),
+)
+PRESETS = (SOFT, HARD, FIELD, WALK, CLUSTERS)
 
 ADM = SOFT
 TRUST_REGION = replace(HARD, error_probability=0.1)

@@ -61,6 +61,8 @@ class SelfLabeling:
     prediction is poor: hard labels and scale-free relaxations have energies with many local minima. `KeptLabels` makes
     them once an image, as `train` does. None: solves start at the prediction, as published.
 
+    affinities: of the energy's regularizers, one each; without any, all are on `affinity`.
+
     weight: 10, as seeds are about a percent of the pixels, and count that much less in the published sums than in
     means. max_steps: of each solve. present_only: an image has only the classes of its seeds (any class without
     seeds). Raises `ValueError` for a weight below 0 and for ε outside [0, 1 - 1/K), where labels carry no information.
@@ -75,9 +77,15 @@ class SelfLabeling:
     present_only: bool = False
     seeds: SeedsOnly = SeedsOnly()
     starter: Starter | None = InitialLabels()
+    affinities: tuple[AffinityBuilder, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if len(self.affinities) not in (0, len(self.energy.regularizers)):
+            raise ValueError(
+                f"expected an affinity for each of the {len(self.energy.regularizers)} regularizers of the energy, got "
+                f"{len(self.affinities)}: or none, for `affinity` in all of them"
+            )
         if not 0 <= self.weight < inf:
             raise ValueError(f"expected a finite weight >= 0, got {self.weight}")
         if not 0 <= self.error_probability < 1:
@@ -104,9 +112,9 @@ class SelfLabeling:
 
     def problem(self, logits: Logits, batch: Batch, affinity: Affinity) -> Problem:
         """The solver's half."""
-        return Problem.from_logits(
-            self.energy, self._view(logits), batch.seeds, affinity, self._classes(logits, batch)
-        )
+        view, classes = self._view(logits), self._classes(logits, batch)
+        further = tuple(build(builder, batch.images) for builder in self.affinities)
+        return Problem.from_logits(self.energy, view, batch.seeds, affinity, classes, further)
 
     def default_start(self, logits: Logits, batch: Batch) -> Logits:
         """The start of a solve without stored labels: the starter's labels, or the prediction."""
@@ -168,8 +176,9 @@ class SelfLabeling:
 
 def unary_values(problem: Problem, labels: Logits) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """The parts of coupling and entropy in the energy of each image."""
-    none = replace(problem.energy, pairwise_weight=0.0)
-    coupling = replace(problem, energy=replace(none, entropy_weight=0.0)).value(labels)
-    if not none.entropy_weight:
+    unary = replace(problem.energy, pairwise_weight=0.0, regularizers=())
+    alone = replace(problem, energy=unary, affinities=())
+    coupling = replace(alone, energy=replace(unary, entropy_weight=0.0)).value(labels)
+    if not unary.entropy_weight:
         return coupling, torch.zeros_like(coupling)
-    return coupling, replace(problem, energy=none).value(labels) - coupling
+    return coupling, alone.value(labels) - coupling

@@ -220,3 +220,13 @@ def test_variations_need_pairs() -> None:
             ValueError, match="expected terms with gradients everywhere, got a total variation"
         ):
             check_fit(GradientDescent(), term, near.affinity)
+
+
+def test_problems_of_logits_and_costs_take_affinities_too() -> None:
+    problem = make_problem()
+    given = (problem.seeds, problem.affinity, None, problem.affinities)
+    labels = random_labels(problem.probs)
+    logits = problem.probs.log()
+    torch.testing.assert_close(Problem.from_logits(MANY, logits, *given).value(labels), problem.value(labels))
+    costs = Problem.from_costs(MANY, -logits, *given)
+    torch.testing.assert_close(costs.value(labels), problem.value(labels))

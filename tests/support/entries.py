@@ -16,6 +16,7 @@ import torch
 import selflabel
 from selflabel import Energy, GridAffinity, Problem
 from selflabel.affinity import Grid
+from selflabel.annotators import Box
 from selflabel.datasets.samples import Batch, Sample
 from selflabel.labeling.presets import default_labeler
 from selflabel.losses import PottsLoss
@@ -66,6 +67,7 @@ FITTING: dict[str, Any] = {
     "annotator": None,
     "axes": 2,
     "batch": 2,
+    "boxes": (Box(0, 0, 1, 1),),
     "channels": 3,
     "classes": 2,
     "costs": LOGITS,
@@ -101,6 +103,8 @@ FITTING: dict[str, Any] = {
 """A value that fits a parameter, by its name."""
 
 OF_ONE: dict[tuple[str, str], Any] = {
+    **{("Box", name): number for name, number in (("x0", 0), ("y0", 0), ("x1", 2), ("y1", 2))},
+    ("box_seeds", "size"): (4, 4),
     ("Batches", "samples"): (Sample("a", IMAGE[0], SEEDS[0]),),
     ("Labeler", "affinity"): Grid(),
     ("label", "image"): IMAGE[0],

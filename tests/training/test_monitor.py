@@ -9,12 +9,11 @@ from support.cases import CLASSES, GRID, SOFT, batch, network
 from torch import Tensor, nn
 
 from selflabel.affinity.builders import Grid, Window
+from selflabel.datasets.samples import Batch
 from selflabel.energy import Energy
-from selflabel.terms import COLLISION, COLLISION_DIVERGENCE
-from selflabel.training import (
-    Monitor,
-    advance,
-)
+from selflabel.solvers import GradientDescent
+from selflabel.terms import COLLISION, COLLISION_DIVERGENCE, NormalizedCut, normalized_cut
+from selflabel.training import Monitor, SelfLabeling, advance
 from selflabel.training.monitor import sums
 
 
@@ -55,6 +54,35 @@ def test_the_monitor_measures_both_objectives() -> None:
     )
     assert measured["direct"] == pytest.approx(report.measured["direct"], rel=1e-9)
     assert measured["joint"] == pytest.approx(own, rel=1e-9)
+
+
+def test_further_terms_take_part_on_their_own_affinities() -> None:
+    """In the joint loss, of the labels, and in the direct one, of the prediction."""
+    data = batch(2, double=True)
+    logits = network(double=True)(data.images).detach()
+    near, far = Grid(sigma=40.0), Window(30.0, 3.0, 2)
+    plain = SelfLabeling(Energy(pairwise_weight=1.3), GradientDescent(), near, weight=0.6)
+    energy = replace(plain.energy, regularizers=(NormalizedCut(7.0),))
+    objective = replace(plain, energy=energy, affinities=(far,))
+    objective.check(CLASSES)
+    cut = normalized_cut(logits.softmax(1), far(data.images)).sum() * 7 * 0.6 / (2 * 256)
+    measured, without = (sums(values_of(Monitor(one), logits, data)) for one in (objective, plain))
+    assert measured["direct"] == pytest.approx(without["direct"] + float(cut), rel=1e-6)
+    pseudo_labels = objective.label(logits, data, None)
+    own = sum(float(term.value) for term in objective.terms(logits, data, pseudo_labels, 1.0).values())
+    assert measured["joint"] == pytest.approx(own, rel=1e-9)
+    problem = objective.problem(logits, data, near(data.images))
+    seeds = float(objective.seeds.terms(logits, data, None, 1.0)["seeds"].value)
+    value = float(problem.value(pseudo_labels.labels).sum()) * 0.6 / (2 * 256)
+    assert own == pytest.approx(seeds + value, rel=1e-6)
+    with pytest.raises(
+        ValueError, match="expected an affinity for each of the 1 regularizers of the energy, got 2"
+    ):
+        replace(objective, affinities=(near, far))
+
+
+def values_of(monitor: Monitor, logits: Tensor, data: Batch) -> dict[str, float]:
+    return {name: float(term.value) for name, term in monitor.measure(logits, data).items()}
 
 
 class Fixed(nn.Module):
