@@ -113,7 +113,7 @@ def test_boxes_that_are_none_are_refused() -> None:
         with pytest.raises(ValueError, match="expected a box with 0 <= x0 < x1"):
             Box(*corners)
     for label in (0, 255):
-        with pytest.raises(ValueError, match="expected a class of 1 to 254"):
+        with pytest.raises(ValueError, match="expected label of a box as a class of 1 to 254"):
             Box(0, 0, 4, 4, label)
     with pytest.raises(ValueError, match="within the image of 30 x 28"):
         ANNOTATOR.predict_in_boxes(image, [Box(0, 0, 31, 4)], 2)
