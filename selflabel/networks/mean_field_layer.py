@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from selflabel.affinity import DenseAffinity, GaussianKernel
 from selflabel.affinity.filters.lattice import FINE
 from selflabel.affinity.filters.protocol import FilterBuilder
-from selflabel.inputs import logits_of, widened
+from selflabel.inputs import check_tensor, logits_of, widened
 from selflabel.kinds import check_arguments, check_count, check_kind
 
 KERNELS = (GaussianKernel(1.0, 40.0, 10.0), GaussianKernel(1.0, 3.0))
@@ -59,7 +59,14 @@ class MeanFieldLayer(nn.Module):
     def forward(
         self, logits: Float[Tensor, "b k *s"], images: Float[Tensor, "b c *s"]
     ) -> Float[Tensor, "b k *s"]:
-        """Images in [0, 1]."""
+        """Images as floats in [0, 1], or uint8."""
+        check_tensor(logits, "logits")
+        check_tensor(images, "images")
+        if images.ndim not in (4, 5):
+            raise ValueError(
+                f"expected images [b c h w] or [b c d h w], got {tuple(images.shape)}: a single one needs a batch "
+                f"axis, images[None]"
+            )
         expected = (images.shape[0], self.classes, *images.shape[2:])
         if tuple(logits.shape) != expected:
             raise ValueError(
@@ -76,11 +83,10 @@ class MeanFieldLayer(nn.Module):
 
     def _affinities(self, images: Tensor) -> list[DenseAffinity]:
         """One a kernel, as each has weights of its own."""
+        pixels = widened(images.detach()) if images.is_floating_point() else images
         with torch.no_grad():
             return [
-                DenseAffinity.from_image(
-                    widened(images.detach()), (kernel,), filtering=self.filtering, symmetric=True
-                )
+                DenseAffinity.from_image(pixels, (kernel,), filtering=self.filtering, symmetric=True)
                 for kernel in self.kernels
             ]
 

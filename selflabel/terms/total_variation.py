@@ -51,8 +51,8 @@ class Variation:
             return
         if not isinstance(affinity, Stencil) or sorted(affinity.offsets) != sorted(_axes(affinity)):
             raise ValueError(
-                f"expected the nearest neighbors along the axes, 4 or 6, for {self.name}, got {affinity!r}: use "
-                f"Grid(), or 'total-variation' for any pairs"
+                f"expected the nearest neighbors along the axes, 4 or 6, for {self.name}, got {affinity!r}: use a grid "
+                f"of 4 neighbors (6 in volumes), or 'total-variation' for any pairs"
             )
 
 

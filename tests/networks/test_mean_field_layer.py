@@ -121,6 +121,15 @@ def test_networks_by_name_have_it_behind_them() -> None:
     assert {"layer.weights", "layer.compatibility"} <= set(made.state_dict())
 
 
+def test_bytes_are_images_too() -> None:
+    logits, images = inputs()
+    made = MeanFieldLayer(3, KERNELS, 2, filtering=Exact())
+    pixels = (255 * images).round()
+    torch.testing.assert_close(
+        made(logits, pixels.to(torch.uint8)), made(logits, pixels / 255), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_half_precision_is_widened() -> None:
     logits, images = inputs()
     made = MeanFieldLayer(3, KERNELS, 2, filtering=Exact())
@@ -143,6 +152,10 @@ def test_arguments_that_do_not_fit(unchecked: None) -> None:
     with pytest.raises(ValueError, match="expected a filtering such as FINE, got a str"):
         MeanFieldLayer(3, filtering="fine")  # type: ignore[arg-type]
     logits, images = inputs()
+    with pytest.raises(ValueError, match=r"expected images .*: a single one needs a batch axis"):
+        MeanFieldLayer(3, KERNELS)(logits[0].float(), images[0].float())
+    with pytest.raises(ValueError, match="images"):
+        MeanFieldLayer(3, KERNELS)(logits.float(), images.numpy())
     with pytest.raises(ValueError, match="expected logits of shape"):
         MeanFieldLayer(2, KERNELS)(logits.float(), images.float())
     for name in ("crf", "crf:"):
