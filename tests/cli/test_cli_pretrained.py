@@ -46,6 +46,8 @@ def test_a_run_is_trained_and_predicts_without_the_package(
 def test_a_missing_package_is_named_before_files_are_read(
     root: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if command == "compare":
+        pytest.importorskip("matplotlib")
     monkeypatch.setitem(sys.modules, PACKAGE, None)
     (root / "images" / "t1.png").write_bytes(b"no image")
     runs = ("--runs", "pce") if command == "compare" else ()

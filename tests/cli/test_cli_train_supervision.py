@@ -120,6 +120,7 @@ def test_what_does_not_fit_is_said(
 
 def test_runs_of_one_comparison(tmp_path: Path) -> None:
     """Options of seeds are for those methods that look at seeds."""
+    pytest.importorskip("matplotlib")
     root = make_data(tmp_path / "data")
     shared = ("steps=3", "size=16", "batch=2", "pretrain-steps=1", "warmup-steps=1", "network=unet:4")
     runs = [word for name in ("pce", "full") for word in ("--runs", name)]
