@@ -84,6 +84,7 @@ class TorchPrimalDual:
         self._saddle = SaddlePoint.of(problem, labels)
         self._forbidden = _forbidden(problem, labels)
         self.labels, self._point = labels, labels.clone()
+        self._weights = [pairs.weight.to(labels.dtype) for pairs in self._pairs]
         self._duals = [torch.zeros_like(pairs.first(labels)) for pairs in self._pairs]
         self._dual_rates = self._rates_of_duals(self._saddle.rate)
         self._pull = torch.zeros_like(labels)
@@ -114,12 +115,13 @@ class TorchPrimalDual:
     def _rates_of_duals(self, like: Map) -> list[Tensor]:
         rate = self._saddle.dual_rate
         if not self._saddle.is_isotropic:
-            return [torch.full_like(pairs.weight, rate) for pairs in self._pairs]
+            return [torch.full_like(weight, rate) for weight in self._weights]
         largest = torch.full_like(like, TINY)
-        for pairs in self._pairs:
+        for pairs, weight in zip(self._pairs, self._weights, strict=True):
             to = pairs.first(largest)
-            torch.maximum(to, pairs.weight, out=to)
-        return [rate * pairs.weight / pairs.first(largest) for pairs in self._pairs]
+            torch.maximum(to, weight, out=to)
+        each = zip(self._pairs, self._weights, strict=True)
+        return [rate * weight / pairs.first(largest) for pairs, weight in each]
 
     def _limited(self, duals: list[Tensor]) -> list[Tensor]:
         """The nearest duals in the ball of the radius λ / 2: of the pair, or of the pairs of the pixel. Overwrites."""
@@ -135,8 +137,8 @@ class TorchPrimalDual:
     def _pulled(self, duals: list[Tensor]) -> Labels:
         """``K'q``: each pair pulls its second pixel by ``w q`` and its first one by ``-w q``."""
         result = torch.zeros_like(self.labels)
-        for pairs, dual in zip(self._pairs, duals, strict=True):
-            pairs.add_products(result, pairs.weight, -dual, dual)
+        for pairs, weight, dual in zip(self._pairs, self._weights, duals, strict=True):
+            pairs.add_products(result, weight, -dual, dual)
         return result
 
 
