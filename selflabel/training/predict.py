@@ -201,6 +201,8 @@ def _done(ledger: Ledger, identity: Mapping[str, object]) -> dict[str, tuple[str
     if not os.path.lexists(ledger.path):
         return {}
     head, *records = ledger.read(_line) or [None]
+    if head is None:
+        raise ValueError(f"{ledger.path} is empty: expected a line that says what was predicted; {REMEDY}")
     if head != json.loads(encoded(identity)):
         raise ValueError(
             f"{ledger.path.parent} holds predictions of another checkpoint or with other options: give another "

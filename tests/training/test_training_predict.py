@@ -161,7 +161,6 @@ def spoiled(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
         (lambda content: content.decode().encode("utf-16"), 2),
         (lambda content: b"\0" * 40 + b"\n" + content, 1),
         (lambda content: content.partition(b"\n")[2], None),  # no head
-        (lambda content: b"", None),
     ],
 )
 def test_damaged_ledgers_are_named(
@@ -231,3 +230,13 @@ def test_files_that_no_run_wrote_are_not_replaced(images: Path, tmp_path: Path) 
         run(images, tmp_path)
     assert (tmp_path / "b.npz").read_bytes() == b"precious"
     assert all(one.reason is None for one in run(images, tmp_path, overwrite=True))
+
+
+def test_an_empty_ledger_is_named(images: Path, tmp_path: Path) -> None:
+    run(images, tmp_path / "out")
+    path = tmp_path / "out" / MANIFEST
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"predictions\.jsonl is empty: .* --overwrite to predict again"):
+        run(images, tmp_path / "out")
+    assert path.read_bytes() == b""
+    assert [one.skipped for one in run(images, tmp_path / "out", overwrite=True)] == [False] * 3
