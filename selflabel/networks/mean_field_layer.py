@@ -1,7 +1,7 @@
 """A dense CRF as the last layer of a network, trained with it: mean field unrolled."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from selflabel.affinity import DenseAffinity, GaussianKernel
@@ -57,7 +57,7 @@ class MeanFieldLayer(nn.Module):
         self.compatibility = nn.Parameter(1 - torch.eye(classes))
 
     def forward(
-        self, logits: Float[Tensor, "b k *s"], images: Float[Tensor, "b c *s"]
+        self, logits: Float[Tensor, "b k *s"], images: Num[Tensor, "b c *s"]
     ) -> Float[Tensor, "b k *s"]:
         """Images as floats in [0, 1], or uint8."""
         check_tensor(logits, "logits")
