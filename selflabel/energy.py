@@ -49,3 +49,11 @@ class Energy:
                 raise ValueError(
                     f"expected a {name} up to {LARGEST_WEIGHT:g}, got {value:g}: sums would not be finite"
                 )
+
+    def check_affinities(self, count: int) -> None:
+        """Raise `ValueError` unless there are as many affinities as regularizers, or none."""
+        if count not in (0, len(self.regularizers)):
+            raise ValueError(
+                f"expected an affinity for each of the {len(self.regularizers)} regularizers of the energy, got "
+                f"{count}: or none, for `affinity` in all of them"
+            )

@@ -146,11 +146,7 @@ class Problem:
         check_kind(self.affinities, tuple, "a tuple of affinities", "of one term, (affinity,)")
         for affinity in (self.affinity, *self.affinities):
             _check_affinity(affinity, tuple(self.probs.shape))
-        if self.affinities and len(self.affinities) != len(self.energy.regularizers):
-            raise ValueError(
-                f"expected an affinity for each of the {len(self.energy.regularizers)} regularizers of the energy, got "
-                f"{len(self.affinities)}: or none, for `affinity` in all of them"
-            )
+        self.energy.check_affinities(len(self.affinities))
         for regularizer, affinity in self.regularizers:
             regularizer.check(affinity)
         object.__setattr__(self, "seeds", self.seeds.long())

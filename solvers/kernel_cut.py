@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.builders import AffinityBuilder, Grid
+from selflabel.affinity.builders import AffinityBuilder, Dense, Grid
 from selflabel.affinity.protocol import Affinity, Edges
 from selflabel.driver import Step
 from selflabel.energy import Energy
@@ -23,6 +23,7 @@ from selflabel.numerics.hard_labels import (
     graph_marginals,
     hard_costs,
     potts_graph,
+    stacked_labels,
     temperature,
 )
 from selflabel.problem import Problem
@@ -46,8 +47,8 @@ class KernelCut:
 
     *Energies* as for `GraphCut`, with any number of normalized cuts. *Cost* of a step: a filtering of all classes and,
     image by image on one CPU core, a cut for each class; some ten steps. Memory as `GraphCut`, and 24 bytes a pixel and
-    class. Where the steps end depends on the start, which is
-    the best of the given labels, a sweep from them, and the labels of graph cut without the normalized cut.
+    class. Where the steps end depends on the start, which is the best of the given labels, a sweep from them, and the
+    labels of graph cut without the normalized cut.
     """
 
     name: ClassVar[str] = "kernel-cut"
@@ -59,6 +60,8 @@ class KernelCut:
         regularizers=(NormalizedCut(0.3, per_pixel=True),),
     )
     default_affinity: ClassVar[AffinityBuilder] = Grid()
+    default_affinities: ClassVar[tuple[AffinityBuilder, ...]] = (Dense(sigma=15.0, sigma_xy=40.0),)
+    """Those of its normalized cuts."""
     needs_edges: ClassVar[bool] = True
     regularizers: ClassVar[tuple[type[Regularizer], ...]] = (NormalizedCut,)
 
@@ -177,13 +180,8 @@ class _CutImage:
         return index
 
 
-def _one_hot(index: list[Array], like: Tensor) -> Tensor:
-    whole = torch.from_numpy(np.array(index)).view(like.shape[0], *like.shape[2:])
-    return one_hot(whole.to(like.device), like.shape[1], like.dtype)
-
-
 def _proposals(images: list[_CutImage], like: Tensor) -> Tensor:
-    return _one_hot([image.full(image.search.proposal) for image in images], like)
+    return stacked_labels([image.full(image.search.proposal) for image in images], like)
 
 
 def _take(problem: Problem, images: list[_CutImage], like: Tensor) -> None:
@@ -196,7 +194,7 @@ def _cut_step(images: list[_CutImage], like: Tensor, start_energy: Tensor) -> St
     searches = [image.search for image in images]
     energy = torch.tensor([search.energy for search in searches], dtype=torch.float64, device=like.device)
     return Step(
-        _one_hot([image.full(image.search.labels) for image in images], like),
+        stacked_labels([image.full(image.search.labels) for image in images], like),
         energy=energy,
         converged=torch.tensor([search.converged for search in searches], device=like.device),
         start_energy=start_energy,

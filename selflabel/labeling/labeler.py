@@ -38,11 +38,7 @@ class Labeler:
     def __post_init__(self) -> None:
         check_fields(self)
         check_count(self.max_steps, "max_steps")
-        if self.affinities and len(self.affinities) != len(self.energy.regularizers):
-            raise ValueError(
-                f"expected an affinity for each of the {len(self.energy.regularizers)} regularizers of the energy, got "
-                f"{len(self.affinities)}: or none, for `affinity` in all of them"
-            )
+        self.energy.check_affinities(len(self.affinities))
 
     def check(self) -> None:
         """Raise `ValueError` if solver, energy and affinity do not fit together, whatever the image.

@@ -30,7 +30,6 @@ from selflabel.terms import (
 
 NEIGHBORS = Grid(sigma=9.0, neighbors=8, by_distance=True)
 DENSE = Dense(sigma=8.0, sigma_xy=40.0, smoothness=1.0, smoothness_xy=3.0, symmetric=True)
-CLUSTERS = Dense(sigma=15.0, sigma_xy=40.0)
 ANNOTATOR = ProductAnnotator()
 
 PRESETS: tuple[Labeler, ...] = (
@@ -86,7 +85,7 @@ PRESETS: tuple[Labeler, ...] = (
         NEIGHBORS,
         ANNOTATOR,
         max_steps=20,
-        affinities=(CLUSTERS,),
+        affinities=KernelCut.default_affinities,
     ),
 )
 """One labeler a solver, for scribbles; options change its parts one by one."""

@@ -4,10 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from selflabel.affinity.protocol import Affinity
 from selflabel.datasets.samples import Batch
 from selflabel.inputs import widened
 from selflabel.kinds import check_fields
@@ -60,28 +57,22 @@ class Monitor:
         energy = objective.energy
         decisive = (energy.coupling_weight - energy.entropy_weight) * entropy_loss(logits, batch.seeds)
         pairwise = energy.pairwise_weight * potts_loss(logits, affinity, energy.relaxation)
-        if energy.regularizers:
+        is_posed = bool(energy.regularizers) or pseudo_labels is not None
+        problem = objective.problem(logits, batch, affinity) if is_posed else None
+        if problem is not None and energy.regularizers:
             labels = widened(logits).softmax(1)
-            further = objective.problem(logits, batch, affinity).regularizers
-            parts = [term.weight * term.value(labels, its) for term, its in further]
+            parts = [term.weight * term.value(labels, its) for term, its in problem.regularizers]
             pairwise = pairwise + mean_per_pixel(torch.stack(parts).sum(0), logits)
         terms = {
             "seeds": objective.seeds.terms(logits, batch, None, 1.0)["seeds"],
             "direct_entropy": WeightedMean(objective.weight * decisive, mass),
             "direct_pairwise": WeightedMean(objective.weight * pairwise, mass),
         }
-        if pseudo_labels is not None:
-            value = mean_per_pixel(self._energies(logits, batch, pseudo_labels, affinity), logits)
+        if problem is not None and pseudo_labels is not None:
+            coupling, entropy = unary_values(problem, pseudo_labels.labels)
+            value = mean_per_pixel(coupling + entropy + pseudo_labels.pairwise, logits)
             terms["labels"] = WeightedMean(objective.weight * value, mass)
         return terms
-
-    def _energies(
-        self, logits: Logits, batch: Batch, pseudo_labels: PseudoLabels, affinity: Affinity
-    ) -> Float[Tensor, " b"]:
-        coupling, entropy = unary_values(
-            self.objective.problem(logits, batch, affinity), pseudo_labels.labels
-        )
-        return coupling + entropy + pseudo_labels.pairwise
 
 
 def sums(values: Mapping[str, float]) -> dict[str, float]:

@@ -30,7 +30,7 @@ WALK = SelfLabeling(  # no starter: there is one minimum
 CLUSTERS = SelfLabeling(
     replace(HARD.energy, regularizers=(NormalizedCut(0.03, per_pixel=True),)),
     KernelCut(),
-    affinities=(Dense(sigma=15.0, sigma_xy=40.0),),
+    affinities=KernelCut.default_affinities,
 )
 PRESETS = (SOFT, HARD, FIELD, WALK, CLUSTERS)
 

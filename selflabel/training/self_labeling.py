@@ -81,11 +81,7 @@ class SelfLabeling:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if len(self.affinities) not in (0, len(self.energy.regularizers)):
-            raise ValueError(
-                f"expected an affinity for each of the {len(self.energy.regularizers)} regularizers of the energy, got "
-                f"{len(self.affinities)}: or none, for `affinity` in all of them"
-            )
+        self.energy.check_affinities(len(self.affinities))
         if not 0 <= self.weight < inf:
             raise ValueError(f"expected a finite weight >= 0, got {self.weight}")
         if not 0 <= self.error_probability < 1:
