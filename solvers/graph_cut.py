@@ -15,7 +15,7 @@ from selflabel.affinity.protocol import Affinity, Edges
 from selflabel.driver import Step
 from selflabel.energy import Energy
 from selflabel.kinds import check_fields
-from selflabel.labels import UNLABELED, one_hot
+from selflabel.labels import UNLABELED
 from selflabel.numerics.cuts.maximum_flow import Array
 from selflabel.numerics.cuts.minimum_cut import minimum_cut
 from selflabel.numerics.cuts.moves import MoveSearch, explore
@@ -26,6 +26,7 @@ from selflabel.numerics.hard_labels import (
     graph_marginals,
     hard_costs,
     potts_graph,
+    stacked_labels,
     temperature,
 )
 from selflabel.problem import Problem
@@ -143,10 +144,8 @@ def _step(images: list["_Image"], labels: Tensor, *, bounded: bool) -> Step:
     def tensor(values: list[Any], dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=labels.device)
 
-    index = torch.from_numpy(np.array([image.full_index() for image in images], dtype=np.int64))
-    index = index.view(labels.shape[0], *labels.shape[2:]).to(labels.device)
     return Step(
-        one_hot(index, labels.shape[1], labels.dtype),
+        stacked_labels([image.full_index() for image in images], labels),
         energy=tensor([image.energy for image in images], torch.float64),
         bound=tensor([image.bound for image in images], torch.float64) if bounded else None,
         converged=tensor([image.converged for image in images], torch.bool),

@@ -15,7 +15,7 @@ from selflabel.affinity.stencil import Stencil
 from selflabel.driver import Step
 from selflabel.energy import Energy
 from selflabel.kernels.backend import Backend, Routine, backend
-from selflabel.kinds import check_count, check_fields, check_number
+from selflabel.kinds import check_count, check_fields
 from selflabel.numerics.descent.line_search import select
 from selflabel.numerics.descent.primal_dual import PrimalDual, TorchPrimalDual
 from selflabel.problem import Problem
@@ -52,11 +52,10 @@ class TotalVariation:
     regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
 
     def __post_init__(self) -> None:
-        check_number(self.rtol, "rtol")
+        check_fields(self)
         if not 0 <= self.rtol < inf:
             raise ValueError(f"expected rtol >= 0, got {self.rtol}")
         check_count(self.sweep, "sweep")
-        check_fields(self)
 
     def check(self, energy: Energy, affinity: Affinity) -> None:
         """Raise `ValueError` unless the coupling is linear, the relaxation a total variation, the entropy left out."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from selflabel.affinity.protocol import Edges, SparseAffinity
 from selflabel.energy import Energy
-from selflabel.labels import UNLABELED
+from selflabel.labels import UNLABELED, one_hot
 from selflabel.numerics.cuts.margins import change_probabilities
 from selflabel.numerics.cuts.maximum_flow import Array, maximum_flow
 from selflabel.numerics.cuts.moves import PottsGraph
@@ -95,6 +95,12 @@ def graph_marginals(
             open_, graph.unary[:, free] / temperature, index[free], temperature
         )
     return torch.from_numpy(result)
+
+
+def stacked_labels(indices: list[Array], like: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+    """One-hot labels of a batch from the classes of the pixels of each image ``[n]``."""
+    whole = torch.from_numpy(np.stack(indices)).view(like.shape[0], *like.shape[2:])
+    return one_hot(whole.to(like.device), like.shape[1], like.dtype)
 
 
 def as_array(values: Tensor) -> Array:

@@ -75,16 +75,11 @@ class BoundSearch:
         more energy than the soft ones.
         """
         graph = with_bounds(self.graph, unaries)
-        first = min((self.labels, graph.cheapest, graph.round(soft)), key=graph.value)
-        search = MoveSearch(graph, first)
-        search.expansions()
-        self.proposal = search.labels
+        self._sweep(graph, min((self.labels, graph.cheapest, graph.round(soft)), key=graph.value))
 
     def begin_without_bounds(self) -> None:
         """Propose labels for a start: a sweep from the cheapest ones, with the graph's own unaries."""
-        search = MoveSearch(self.graph, self.graph.cheapest)
-        search.expansions()
-        self.proposal = search.labels
+        self._sweep(self.graph, self.graph.cheapest)
 
     def take(self, energy: float, bounds: Sequence[RatioBound]) -> bool:
         """Take the proposal, of this energy and these bounds, if it has less energy."""
@@ -97,9 +92,7 @@ class BoundSearch:
         """Propose labels: a sweep of expansions. Converged if none lowers the bound."""
         shift = SHIFTS[self.level]
         unaries = [bound.unary(self.labels, shift) for bound in self.bounds]
-        search = MoveSearch(with_bounds(self.graph, unaries), self.labels)
-        self.converged = not search.expansions()
-        self.proposal = search.labels
+        self.converged = not self._sweep(with_bounds(self.graph, unaries), self.labels)
 
     def judge(self, energy: float, bounds: Sequence[RatioBound]) -> None:
         """`take` the proposal, or else raise the shift. Converged if there is no larger one."""
@@ -107,3 +100,10 @@ class BoundSearch:
             return
         self.converged = self.level + 1 == len(SHIFTS)
         self.level = min(self.level + 1, len(SHIFTS) - 1)
+
+    def _sweep(self, graph: PottsGraph, labels: Array) -> bool:
+        """Propose what a sweep of expansions makes of labels. Has it changed any?"""
+        search = MoveSearch(graph, labels)
+        has_changed = search.expansions()
+        self.proposal = search.labels
+        return has_changed
