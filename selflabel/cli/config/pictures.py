@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from selflabel.affinity.builders import AffinityBuilder
 from selflabel.cli.config import recipes, registry
@@ -61,13 +62,8 @@ def builders(options: KernelOptions) -> list[AffinityBuilder]:
     for name, kind in kinds.items():
         own, settings = options, entries["affinity"]
         if len(kinds) > 1:  # each takes what it has, if any has it
-            own = replace(
-                options,
-                sigma=options.sigma if "sigma" in fields[name] else None,
-                sigma_xy=options.sigma_xy if "sigma_xy" in fields[name] else None,
-                neighbors=options.neighbors if "neighbors" in fields[name] else None,
-                radius=options.radius if "radius" in fields[name] else None,
-            )
+            lacking: dict[str, Any] = dict.fromkeys(declared(AffinityOptions).keys() - fields[name].keys())
+            own = replace(options, **lacking)
             settings = [
                 text
                 for text in settings
@@ -79,7 +75,6 @@ def builders(options: KernelOptions) -> list[AffinityBuilder]:
 
 def _is_of(setting: str, losses: str) -> bool:
     """Whether one of the losses joined by "+" has what is set."""
-
     names = [entry.partition("=")[0].strip() for entry in losses.split("+")]
     kinds = [known("loss", name, LOSSES) for name in names]
     part, dot, _ = setting.partition(".")
@@ -94,12 +89,11 @@ def _has(setting: str, fields: Mapping[str, object]) -> bool:
 
 def annotating(options: PredictionOptions) -> Labeler:
     """A labeler for its annotator."""
-
     return registry.labeler(LabelerOptions(annotator=options.annotator), predicted=options.probs is not None)
 
 
 def descent(options: SoftLabelsOptions) -> Labeler:
-
+    """Gradient descent as preset, changed by the options."""
     given = {name: getattr(options, name) for name in (*declared(SolveOptions), "annotator", "set")}
     return registry.labeler(
         LabelerOptions(solver="gradient-descent", **given), predicted=options.probs is not None

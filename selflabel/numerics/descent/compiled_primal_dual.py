@@ -1,7 +1,9 @@
 """Primal-dual steps for total variation on grids and windows, compiled: two passes over the pixels a step."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,55 +50,46 @@ class CompiledPrimalDual:
 
     def step(self) -> None:
         """As `PrimalDual.step`."""
-        threads, images = num_threads(), range(len(self._labels))
-        parts = split_range(self._labels.shape[1], threads)
-        down = [
-            partial(
-                primal_dual.lower,
+        parts = split_range(self._labels.shape[1], num_threads())
+        self._run(
+            lambda i, *part: primal_dual.lower(
                 *(self._unaries[i], self._duals[i], self._weights[i], self._offsets, self._rate[i]),
                 *(self._free[i], self._forbidden[i], self._relaxation),
                 *(self._point[i], self._labels[i], self._ahead[i], *part),
-            )
-            for i in images
-            for part in parts
-        ]
-        run_parallel(down, threads)
-        up = [
-            partial(
-                primal_dual.lift,
+            ),
+            parts,
+        )
+        self._run(
+            lambda i, *part: primal_dual.lift(
                 *(self._ahead[i], self._weights[i], self._offsets, self._dual_rate, self._limit),
                 *(self._is_isotropic, self._relaxation, self._duals[i], *part),
-            )
-            for i in images
-            for part in parts
-        ]
-        run_parallel(up, threads)
+            ),
+            parts,
+        )
 
     def bound(self) -> PerImage:
         """As `PrimalDual.bound`."""
-        threads, images = num_threads(), range(len(self._labels))
         duals = np.empty_like(self._duals)
         parts = split_for_sums(self._labels.shape[1])
-        limits = [
-            partial(
-                primal_dual.limit_duals,
-                *(self._duals[i], self._weights[i], self._limit, self._is_isotropic, duals[i], *part),
-            )
-            for i in images
-            for part in parts
-        ]
-        run_parallel(limits, threads)
-        sums = [
-            partial(
-                primal_dual.least_costs,
+        self._run(
+            lambda i, *part: primal_dual.limit_duals(
+                self._duals[i], self._weights[i], self._limit, self._is_isotropic, duals[i], *part
+            ),
+            parts,
+        )
+        sums = self._run(
+            lambda i, *part: primal_dual.least_costs(
                 *(self._unaries[i], duals[i], self._weights[i], self._offsets, self._labels[i]),
                 *(self._free[i], self._forbidden[i], *part),
-            )
-            for i in images
-            for part in parts
-        ]
-        found = np.array(run_parallel(sums, threads)).reshape(len(images), len(parts)).sum(1)
-        return torch.from_numpy(found)
+            ),
+            parts,
+        )
+        return torch.from_numpy(np.array(sums).reshape(len(self._labels), len(parts)).sum(1))
+
+    def _run(self, kernel: Callable[..., Any], parts: Sequence[tuple[int, int]]) -> list[Any]:
+        """``kernel(image, first, last)`` for all images and parts of their pixels, in this order."""
+        tasks = [partial(kernel, i, *part) for i in range(len(self._labels)) for part in parts]
+        return run_parallel(tasks, num_threads())
 
 
 def _by_pixel(labels: Labels) -> Labels:
