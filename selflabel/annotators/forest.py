@@ -66,6 +66,9 @@ class ForestAnnotator:
         check_within("random_state", self.random_state, 0, MOST_RANDOM_STATE)
         check_fields(self)
 
+    def check(self) -> None:
+        """Needs no other package."""
+
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
     ) -> Float[Tensor, "b k *s"]:

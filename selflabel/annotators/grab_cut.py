@@ -93,6 +93,9 @@ class GrabCutAnnotator:
         check_within("power", self.power, 0)
         check_within("rounds", self.rounds, 1)
 
+    def check(self) -> None:
+        """Needs no other package."""
+
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
     ) -> Float[Tensor, "b k *s"]:

@@ -37,6 +37,11 @@ class ProductAnnotator:
             check_within(name, getattr(self, name), 0)
         check_fields(self)
 
+    def check(self) -> None:
+        """As its parts."""
+        self.walker.check()
+        self.forest.check()
+
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
     ) -> Float[Tensor, "b k *s"]:

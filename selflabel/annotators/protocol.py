@@ -18,6 +18,9 @@ class Annotator(Protocol):
     name: ClassVar[str]
     """As on the command line: "forest"."""
 
+    def check(self) -> None:
+        """Raise `ImportError`, with the command that installs it, if a package that it needs is missing."""
+
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
     ) -> Float[Tensor, "b k *s"]:

@@ -43,6 +43,9 @@ class WalkerAnnotator:
         if not (math.isfinite(self.strength) and self.strength > 0):
             raise ValueError(f"expected strength > 0, got {self.strength}")
 
+    def check(self) -> None:
+        """Needs no other package."""
+
     def predict(
         self, image: ImageLike, seeds: Integer[Tensor, "b *s"], num_classes: int
     ) -> Float[Tensor, "b k *s"]:

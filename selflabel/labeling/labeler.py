@@ -43,8 +43,11 @@ class Labeler:
     def check(self) -> None:
         """Raise `ValueError` if solver, energy and affinity do not fit together, whatever the image.
 
-        `ImportError` without a package that the solver needs. Builds the affinity of an image of 4 x 4 pixels.
+        `ImportError` without a package that the solver or the annotator needs. Builds the affinity of an image of 4 x 4
+        pixels.
         """
+        if self.annotator is not None:
+            self.annotator.check()
         with suppress(MemoryError):  # a window beyond all images: each of them will tell
             check_fit(self.solver, self.energy, self.affinity(Image(torch.full((1, 3, 4, 4), 0.5))))
 

@@ -85,6 +85,9 @@ def test_what_cannot_label_small_images_is_left_to_the_images(predicted: bool, s
     class Failing:
         name = "failing"
 
+        def check(self) -> None:
+            pass
+
         def predict(self, *arguments: object) -> None:
             asked.append("predict")
             raise ValueError("no small images")

@@ -55,6 +55,9 @@ class MeanColor:
     name: ClassVar[str] = "mean-color"
     sharpness: float = 4.0
 
+    def check(self) -> None:
+        """Needs no package."""
+
     def predict(self, image: ImageLike, seeds: Tensor, num_classes: int) -> Tensor:
         """The probabilities of one image; zero for classes without seeds."""
         colors = as_image(image).unit[0]

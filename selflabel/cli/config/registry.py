@@ -16,7 +16,7 @@ from selflabel.affinity.builders import (
     SparseNonlocal,
     Window,
 )
-from selflabel.annotators import ANNOTATORS, Annotator, FilterForestAnnotator
+from selflabel.annotators import ANNOTATORS, Annotator
 from selflabel.cli.config.declarations import declared, known
 from selflabel.cli.config.label_formats import PROBABILITIES
 from selflabel.cli.config.options import (
@@ -89,16 +89,13 @@ T = TypeVar("T")
 def labeler(options: LabelerOptions, *, predicted: bool = False) -> Labeler:
     """The solver's default labeler, changed by the options. predicted: predictions are given, no annotator is needed.
 
-    Both are combined if an annotator is named. Raises `ValueError` for unknown names and options, with the known ones;
-    `ImportError` without a package that the annotator needs.
+    Both are combined if an annotator is named. Raises `ValueError` for unknown names and options, with the known ones.
     """
     base = default_labeler(known("solver", options.solver, SOLVERS)(), predicted=predicted)
     terms = tuple(term.name for term in base.energy.regularizers)
     settings = by_part(options.set, ("annotator", "affinity", *terms), "solver")
     base = _with_terms(replace(base, solver=configured(base.solver, settings["solver"])), settings)
     annotator = _annotator(base.annotator, options.annotator)
-    if isinstance(annotator, FilterForestAnnotator):
-        annotator.check()
     if settings["annotator"] and annotator is None:
         raise ValueError(f"there is no annotator to set {settings['annotator'][0]} of")
     return Labeler(
