@@ -152,13 +152,14 @@ class GrabCutAnnotator:
         mixtures = Mixtures.fitted(features, index, len(present), self.mixture)
         labels: Tensor | None = None
         for _ in range(self.rounds):
+            if labels is not None:
+                mixtures = mixtures.refitted(features, labels.numpy().ravel(), self.mixture)
             scores = torch.from_numpy(mixtures.scores(features))
             after, energy = self._cut(scores, own, affinity, labels)
             yield GrabCutRound(present[after[0].cpu()], energy, scores)
             if labels is not None and torch.equal(after, labels):
                 return
             labels = after
-            mixtures = mixtures.refitted(features, labels.numpy().ravel(), self.mixture)
 
     def _cut(
         self, scores: Tensor, seeds: Tensor, affinity: Affinity, labels: Tensor | None
