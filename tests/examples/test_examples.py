@@ -80,16 +80,29 @@ def test_relaxations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert all(0 <= float(row["dice"]) <= 1 for row in found)
 
 
-@pytest.mark.parametrize("aside", [0, 1])
-def test_camvid(aside: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data, out = make_data(tmp_path / "data", train=4, val=1), tmp_path / "out"
+def camvid(
+    monkeypatch: pytest.MonkeyPatch, path: Path, *options: object
+) -> tuple[list[dict[str, str]], Path]:
+    """The rows of its scores, and where it wrote them."""
+    data, out = make_data(path / "data", train=4, val=1), path / "out"
     small = ("--seeds", 1, "--steps", 1, "--scribble-steps", 1, "--size", 32, "--batch", 2)
-    start(
-        monkeypatch,
-        "camvid.py",
-        *(data, "--out", out, "--network", "unet:2", "--new-layers-rate", 1, "--aside", aside, *small),
-    )
-    found = rows(out / "scores.csv")
-    assert len(found) == 3
+    untrained = ("--network", "unet:2", "--new-layers-rate", 1)
+    start(monkeypatch, "camvid.py", data, "--out", out, *untrained, *small, *options)
+    return rows(out / "scores.csv"), out
+
+
+def test_camvid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found, out = camvid(monkeypatch, tmp_path)
+    assert len(found) == 15
     assert all(0 <= float(row["iou"]) <= 1 for row in found)
-    assert (out / "table.md").read_text().count("\n") == 2 + 3
+    assert (out / "table.md").read_text().count("\n") == 2 + 15
+
+
+def test_camvid_aside_from_shorter_scribbles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    methods = ("--methods", "pCE", "labels of the random walker")
+    options = ("--aside", 1, "--length", 0.5, *methods)
+    found, out = camvid(monkeypatch, tmp_path, *options)
+    assert [row["method"] for row in found] == list(methods[1:])
+    written = (out / "labels-of-the-random-walker.npz").stat().st_mtime_ns
+    assert camvid(monkeypatch, tmp_path, *options)[0] == found  # nothing is done again
+    assert (out / "labels-of-the-random-walker.npz").stat().st_mtime_ns == written
