@@ -38,8 +38,9 @@ from selflabel.files.folders import listing
 from selflabel.files.images import IMAGE_SUFFIXES, image_size
 from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.presets import default_labeler
+from selflabel.labels import UNLABELED
 from selflabel.losses import DenseCRFLoss, GatedCRFLoss, KernelCutLoss, NormalizedCutLoss, PottsLoss
-from selflabel.networks import network
+from selflabel.networks import MeanFieldLayer, WithMeanField, network
 from selflabel.solvers import FrankWolfe, GradientDescent, GraphCut, RandomWalker
 from selflabel.terms import (
     BILINEAR,
@@ -73,10 +74,23 @@ DENSE = Dense(sigma=15.0, sigma_xy=50.0, symmetric=True)
 
 @dataclass(frozen=True)
 class Method:
-    """What the network lowers, and who labels the images before (nobody: seeds stay as they are)."""
+    """What the network lowers, and what for.
+
+    labeler: labels the images before; None: seeds stay as they are. masked: the seeds of every n-th image are its mask,
+    and nothing is fitted before; 0: of none. alone: the others have no seeds then. layer: a dense CRF behind the
+    network is trained with it.
+    """
 
     objective: Objective
     labeler: Labeler | None = None
+    masked: int = 0
+    alone: bool = False
+    layer: bool = False
+
+    @property
+    def from_start(self) -> bool:
+        """Whether it does not go on from the scribbles, but takes the steps of both."""
+        return isinstance(self.objective, FullMasks) or self.masked > 0
 
 
 def regularized(weight: float, loss: torch.nn.Module) -> Method:
@@ -178,13 +192,41 @@ def plain(name: str) -> str:
     return name.replace(" ", "-").replace(",", "")
 
 
+def with_masks(samples: list[Sample], every: int, alone: bool) -> list[Sample]:
+    """The samples, of which every n-th has its mask as seeds; without any for the others, if so."""
+    found = []
+    for number, one in enumerate(samples):
+        if number % every == 0:
+            assert one.mask is not None
+            one = replace(one, seeds=one.mask)
+        elif alone:
+            one = replace(one, seeds=torch.full_like(one.seeds, UNLABELED))
+        found.append(one)
+    return found
+
+
+def prepared(samples: list[Sample], method: Method, file: Path) -> list[Sample]:
+    """The samples with the seeds that the method sees; labels are kept in the file."""
+    if method.labeler is not None:
+        return labeled(samples, method.labeler, file)
+    return with_masks(samples, method.masked, method.alone) if method.masked else samples
+
+
+def network_of(method: Method, protocol: Protocol, start: Path | None = None) -> torch.nn.Module:
+    """The network, with weights that were trained without a layer if some are named."""
+    net = network(protocol.name, 3, CLASSES, pretrained=protocol.pretrained)
+    if start is not None:
+        load_weights(start, net)
+    return WithMeanField(net, MeanFieldLayer(CLASSES)) if method.layer else net
+
+
 def run(method: Method, name: str, seed: int, data: Batches, out: Path, protocol: Protocol) -> Score:
     """Train and score the weights after the last step, unless it is done."""
     folder, first = out / plain(name) / str(seed), out / "scribbles" / str(seed)
     if (folder / "score.csv").exists():
         return scores_in(out, (name,), (seed,))[0]
     settings = TrainingSettings(
-        steps=protocol.scribble_steps,
+        steps=protocol.scribble_steps + protocol.steps,
         learning_rate=protocol.learning_rate,
         new_layers_rate=protocol.new_layers_rate,
         optimizer=SGD(),
@@ -193,17 +235,17 @@ def run(method: Method, name: str, seed: int, data: Batches, out: Path, protocol
         seed=seed,
     )
     torch.manual_seed(seed)
-    net = network(protocol.name, 3, CLASSES, pretrained=protocol.pretrained)
-    if name == FULL:
-        settings = replace(settings, steps=protocol.scribble_steps + protocol.steps)
+    if method.from_start:
+        net = network_of(method, protocol)
     else:
-        train(net, SeedsOnly(), data, settings, first, resume=True)
-        load_weights(first / "last.pt", net)
+        net = network_of(Method(SeedsOnly()), protocol)
+        before = replace(settings, steps=protocol.scribble_steps)
+        train(net, SeedsOnly(), data, before, first, resume=True)
         settings = replace(settings, steps=protocol.steps)
+        net = network_of(method, protocol, first / "last.pt")
     begun = perf_counter()
-    if method.labeler is not None:
-        assert isinstance(data.samples, list)
-        data = replace(data, samples=labeled(data.samples, method.labeler, out / f"{plain(name)}.npz"))
+    assert isinstance(data.samples, list)
+    data = replace(data, samples=prepared(data.samples, method, out / f"{plain(name)}.npz"))
     train(net, method.objective, data, settings, folder, resume=True)
     seconds = perf_counter() - begun
     load_weights(folder / "last.pt", net)
@@ -278,11 +320,9 @@ def arguments(methods: Mapping[str, Method]) -> argparse.ArgumentParser:
     return parser
 
 
-def run_all(options: argparse.Namespace, methods: Mapping[str, Method]) -> None:
-    """All runs that are asked for, seed by seed."""
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    protocol = Protocol(
+def protocol_of(options: argparse.Namespace) -> Protocol:
+    """As the options say."""
+    return Protocol(
         options.steps,
         options.scribble_steps,
         options.network,
@@ -290,16 +330,27 @@ def run_all(options: argparse.Namespace, methods: Mapping[str, Method]) -> None:
         options.learning_rate,
         options.new_layers_rate,
     )
+
+
+def data_of(options: argparse.Namespace) -> tuple[list[Sample], list[Sample]]:
+    """The samples to train with and those to score."""
     training, scored = split(options.data, options.aside)
     scribbles = "clicks" if options.clicks else "scribbles"
     samples = list(trimmed(options.data, training, options.size, scribbles))
     if options.length < 1:
         samples = [replace(one, seeds=shortened(one.seeds, options.length)) for one in samples]
-    held_out = list(trimmed(options.data, scored, options.size))
+    return samples, list(trimmed(options.data, scored, options.size))
+
+
+def run_all(options: argparse.Namespace, methods: Mapping[str, Method]) -> None:
+    """All runs that are asked for, seed by seed."""
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    samples, held_out = data_of(options)
     for seed in options.seeds:
         data = Batches(samples, CLASSES, options.batch, seed, Augmentation(), held_out, options.batch)
         for name in options.methods:
-            print(run(methods[name], name, seed, data, options.out, protocol), flush=True)
+            print(run(methods[name], name, seed, data, options.out, protocol_of(options)), flush=True)
             report(options.out, tuple(methods))
     print(report(options.out, tuple(methods)))
 

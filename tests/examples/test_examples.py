@@ -81,14 +81,14 @@ def test_relaxations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def camvid(
-    monkeypatch: pytest.MonkeyPatch, path: Path, *options: object
+    monkeypatch: pytest.MonkeyPatch, path: Path, *options: object, example: str = "camvid.py"
 ) -> tuple[list[dict[str, str]], Path]:
     """The rows of its scores, and where it wrote them."""
     data, out = make_data(path / "data", train=4, val=1), path / "out"
     small = ("--seeds", 1, "--steps", 1, "--scribble-steps", 1, "--size", 32, "--batch", 2)
     untrained = ("--network", "unet:2", "--new-layers-rate", 1)
-    start(monkeypatch, "camvid.py", data, "--out", out, *untrained, *small, *options)
-    return rows(out / "scores.csv"), out
+    start(monkeypatch, example, data, "--out", out, *untrained, *small, *options)
+    return rows(out / "scores.csv") if (out / "scores.csv").exists() else [], out
 
 
 def test_camvid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -106,3 +106,28 @@ def test_camvid_aside_from_shorter_scribbles(monkeypatch: pytest.MonkeyPatch, tm
     written = (out / "labels-of-the-random-walker.npz").stat().st_mtime_ns
     assert camvid(monkeypatch, tmp_path, *options)[0] == found  # nothing is done again
     assert (out / "labels-of-the-random-walker.npz").stat().st_mtime_ns == written
+
+
+def test_supervision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found, _ = camvid(monkeypatch, tmp_path, example="supervision.py")
+    assert len(found) == 6
+    assert all(0 <= float(row["iou"]) <= 1 for row in found)
+
+
+def test_crf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, out = camvid(monkeypatch, tmp_path, example="crf.py")
+    lines = (out / "crf.md").read_text().splitlines()
+    assert len(lines) == 2 + 2 * 2 + 1
+    assert all(0 <= float(line.split("|")[2]) <= 1 for line in lines[2:])
+
+
+def test_clustering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data, out = make_data(tmp_path / "data", train=3, val=2), tmp_path / "out"
+    small = ("--steps", 2, "--size", 32, "--aside", 1, "--ground", 1, "--weights", 0.3)
+    start(monkeypatch, "clustering.py", data, "--out", out, "--network", "unet:2", *small)
+    lines = (out / "clustering.md").read_text().splitlines()
+    assert len(lines) == (2 + 2) + 1 + (2 + 2)
+    for line in lines[2:4]:
+        figures = [float(figure) for figure in line.split("|")[2:-1]]
+        assert len(figures) == 6
+        assert all(figure >= 0 for figure in figures)

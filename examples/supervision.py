@@ -1,0 +1,27 @@
+"""Masks, scribbles and nothing, mixed (Tang et al., ECCV 2018, Table 5 and Sec. 4.5, in small: an hour on two cores).
+
+    python examples/supervision.py DATA/camvid --out runs/camvid --seeds 1
+
+The data, network and protocol of camvid.py, whose options these are; full masks are taken over from the same OUT.
+Does a regularizer help full supervision (it should not), does it help where only every third image has its mask, and
+what do scribbles on the others add? Nothing is fitted before; all take the steps of full masks.
+"""
+
+from camvid import DENSE, FULL, METHODS, Method, arguments, run_all
+
+from selflabel.losses import DenseCRFLoss
+from selflabel.training import Regularized, SeedsOnly, WeightedLoss
+
+CRF = Regularized((WeightedLoss("regularizer", 0.2, DenseCRFLoss(DENSE)),))
+
+MIXTURES = {
+    FULL: METHODS[FULL],
+    "full masks, dense CRF": Method(CRF, masked=1),
+    "every third mask": Method(SeedsOnly(), masked=3, alone=True),
+    "every third mask, dense CRF": Method(CRF, masked=3, alone=True),
+    "every third mask, scribbles": Method(SeedsOnly(), masked=3),
+    "every third mask, scribbles, dense CRF": Method(CRF, masked=3),
+}
+
+if __name__ == "__main__":
+    run_all(arguments(MIXTURES).parse_args(), MIXTURES)
