@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -11,6 +12,7 @@ import selflabel
 from selflabel.cli.config.declarations import Argument, Option, known, option_group
 from selflabel.cli.config.options import (
     RUN,
+    SOURCES,
     Device,
     LabelerOptions,
     PrintingOptions,
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from selflabel.reports.folder import FolderReport
 
 
+GRAB_CUT = "grab-cut"
+"""The annotator that takes boxes."""
+
+
 @option_group
 class FileOptions(SourceOptions):
     """What is read and where labels are written."""
@@ -35,6 +41,19 @@ class FileOptions(SourceOptions):
     images: Annotated[Path, Argument("Folder of images, or one image.")]
     out: Annotated[Path, Option("Folder to write to.")]
     stems: Stems = None
+
+
+@option_group
+class BoxOptions:
+    """Boxes are a source of their own."""
+
+    PANEL: ClassVar[str] = "Files"
+    boxes: Annotated[
+        Path | None,
+        Option(
+            "Folder of YOLO's box files, instead of seeds: their class n becomes n + 1, 0 is the background."
+        ),
+    ] = None
 
 
 @option_group
@@ -63,12 +82,12 @@ class RunOptions:
 
 
 @option_group
-class LabelOptions(PrintingOptions, RunOptions, OutputOptions, LabelerOptions, FileOptions):
+class LabelOptions(PrintingOptions, RunOptions, OutputOptions, LabelerOptions, BoxOptions, FileOptions):
     """What `selflabel label` takes."""
 
 
 def label(options: LabelOptions) -> None:
-    """Label every pixel of images from scribbles or clicks, from predictions (--probs), or from both.
+    """Label every pixel of images from scribbles or clicks, from predictions (--probs), or from both; or from boxes.
 
     Images: gray, RGB or palette, 8 or 16 bit (divided by 255 or 65535), floats in [0, 1], turned as their
     Orientation says; alpha is dropped. Seeds: the number that a file stores is the class, 255 unlabeled; other
@@ -104,6 +123,8 @@ def _label(options: LabelOptions) -> None:
     from selflabel.labeling.folder import label_folder
     from selflabel.labeling.plan import Shard
 
+    if options.boxes is not None and options.annotator is None:
+        options = replace(options, annotator=GRAB_CUT)
     try:
         settings = _settings(options)
         part = Shard(options.part_id, options.num_parts)
@@ -174,9 +195,25 @@ def _settings(options: LabelOptions) -> "LabelingSettings":
         overlay=options.overlay,
         min_confidence=options.min_confidence,
     )
-    check_sources(options, options.annotator)
+    if options.boxes is not None:
+        check_boxes(options)
+    else:
+        check_sources(options, options.annotator)
     settings.labeler.check()
     return settings
+
+
+def check_boxes(options: LabelOptions) -> None:
+    """Raise `ValueError` for options that do not go with boxes."""
+    others = {"seeds": None, "probs": None, "all_classes": False}
+    for name in (name for name, default in others.items() if getattr(options, name) != default):
+        raise ValueError(f"--boxes are all that is known: leave out --{name.replace('_', '-')}, or --boxes")
+    if options.annotator != GRAB_CUT:
+        raise ValueError(f"--boxes need --annotator {GRAB_CUT}, got {options.annotator}: leave it out")
+    for names in SOURCES.values():
+        for name in names:
+            if getattr(options, name) != getattr(LabelOptions, name):
+                raise ValueError(f"--{name.replace('_', '-')} is not for --boxes: leave it out")
 
 
 def _plan(options: LabelOptions, part: "Shard") -> "Plan":
@@ -186,13 +223,24 @@ def _plan(options: LabelOptions, part: "Shard") -> "Plan":
     from selflabel.labeling.outputs import OutputFolder
     from selflabel.labeling.plan import make_plan
 
-    folders = {"images": options.images, "seeds": options.seeds, "predictions": options.probs}
+    folders = {
+        "images": options.images,
+        "seeds": options.seeds,
+        "predictions": options.probs,
+        "boxes": options.boxes,
+    }
     OutputFolder(options.out).check_folders(folders)
     stems = None
     if options.stems is not None:
         stems = read_stems(options.stems, listing(options.images, IMAGE_SUFFIXES).stems)
     return make_plan(
-        options.images, options.seeds, options.probs, stems=stems, limit=options.limit, part=part
+        options.images,
+        options.seeds,
+        options.probs,
+        boxes=options.boxes,
+        stems=stems,
+        limit=options.limit,
+        part=part,
     )
 
 
@@ -200,10 +248,13 @@ def _run(options: LabelOptions, settings: "LabelingSettings") -> "Run":
     from selflabel.labeling.lines import Run
     from selflabel.labeling.settings import described
 
-    seeds, probs = options.seeds, options.probs
+    seeds, probs = options.seeds or options.boxes, options.probs
+    sources = {"seeds": options.seeds is not None, "probs": probs is not None}
+    if options.boxes is not None:
+        sources["boxes"] = True
     return Run(
         version=selflabel.__version__,
-        arguments={"seeds": seeds is not None, "probs": probs is not None, **described(settings)},
+        arguments={**sources, **described(settings)},
         images=str(options.images.resolve()),
         seeds=None if seeds is None else str(seeds.resolve()),
         probs=None if probs is None else str(probs.resolve()),

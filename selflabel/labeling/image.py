@@ -9,13 +9,16 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from selflabel.annotators.grab_cut import Box, box_seeds
 from selflabel.files import UNLABELED
+from selflabel.files.box_files import decode_boxes
 from selflabel.files.conventions import check_seeds_meaning
 from selflabel.files.digest import digest
 from selflabel.files.images import decode_image, stored_size
 from selflabel.files.label_files import decode_index
 from selflabel.files.opening import about, read_file
 from selflabel.files.probabilities import Probabilities, decode_probabilities
+from selflabel.labeling.boxes import in_pixels
 from selflabel.labeling.classes import check_same_size, check_seeds, known_classes
 from selflabel.labeling.lines import CPU, Record
 from selflabel.labeling.one import FileLabels, entropy_of, file_labels, solution_of, solved_of, task_of
@@ -50,16 +53,17 @@ def attempt(stem: str, work: Callable[[], T]) -> T | Failure:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What an image's files hold. digest: of their bytes."""
+    """What an image's files hold. digest: of their bytes. boxes: None unless they are what is known."""
 
     digest: str
     image: Float32[np.ndarray, "h w c"]
     seeds: UInt8[np.ndarray, "h w"]
     given: Probabilities | None
+    boxes: tuple[Box, ...] | None = None
 
 
 def digest_of(job: Job) -> str:
-    """The digest of the bytes of an image, its seeds and its predictions."""
+    """The digest of the bytes of an image, its seeds and its predictions, or its boxes."""
     return digest(_contents(job))
 
 
@@ -71,7 +75,7 @@ def label_image(job: Job, settings: LabelingSettings, output: OutputFolder) -> R
     """
     began = time.perf_counter()
     found = read_inputs(job, settings)
-    task = task_of(found.image, found.seeds, found.given, settings)
+    task = task_of(found.image, found.seeds, found.given, settings, found.boxes)
     solution = solution_of(task, settings)
     solved = solved_of(solution, 0, with_labels=settings.soft is not None)
     labels = file_labels(task, solved, entropy_of(solution, 0), settings)
@@ -81,8 +85,22 @@ def label_image(job: Job, settings: LabelingSettings, output: OutputFolder) -> R
 def read_inputs(job: Job, settings: LabelingSettings) -> Inputs:
     """The files of an image. Raises `ValueError` and `OSError` as `label_image` does."""
     contents = _contents(job)
+    if job.boxes is not None:
+        return _boxed(job, contents, settings.num_classes)
     image, seeds, given = _decoded(job, contents, settings)
     return Inputs(digest(contents), image, seeds, given)
+
+
+def _boxed(job: Job, contents: list[bytes], num_classes: int | None) -> Inputs:
+    """An image and its boxes, outside of which is background."""
+    assert job.boxes is not None
+    with about(job.image, "image"):
+        image = decode_image(contents[0], job.image.suffix)
+    size = (image.shape[0], image.shape[1])
+    with about(job.boxes, "boxes"):
+        boxes = in_pixels(decode_boxes(contents[1]), size, num_classes)
+        seeds = box_seeds(boxes, size)
+    return Inputs(digest(contents), image, seeds.numpy().astype(np.uint8), None, boxes)
 
 
 def write_outputs(
@@ -119,7 +137,8 @@ def write_outputs(
 
 
 def _contents(job: Job) -> list[bytes]:
-    return [read_file(path) for path in (job.image, job.seeds, job.probs) if path is not None]
+    paths = (job.image, job.seeds, job.probs, job.boxes)
+    return [read_file(path) for path in paths if path is not None]
 
 
 def _by_kind(job: Job, contents: list[bytes]) -> tuple[bytes, bytes | None, bytes | None]:

@@ -26,8 +26,8 @@ _RESULTS = tuple(result.name.lower() for result in Result)
 class Run:
     """The line of a run: the version, the arguments that decide the output, and their fingerprint.
 
-    images, seeds, probs: where the files were. They are not compared, as data may move and a run may take a part
-    of a folder; the bytes of the files are. That there are seeds and probabilities are two of the arguments.
+    images, seeds (or boxes), probs: where the files were. They are not compared, as data may move and a run may take a
+    part of a folder; the bytes of the files are. That there are seeds and probabilities are two of the arguments.
     """
 
     version: str

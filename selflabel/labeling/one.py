@@ -1,5 +1,6 @@
 """One image in arrays: what its classes are, the solve, and its labels. `label` is the door for users."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Float, Float32, Num, Shaped, UInt8
 from torch import Tensor
 
+from selflabel.annotators.grab_cut import Box
 from selflabel.driver import Result, Solution, Solver, check_solver
 from selflabel.files import UNLABELED
 from selflabel.files.conventions import check_seeds_meaning
@@ -16,6 +18,7 @@ from selflabel.files.probabilities import Probabilities, ProbabilityFormat, as_p
 from selflabel.files.spelling import PROBS_OF_ARRAYS, SEEDS_OF_ARRAYS
 from selflabel.inputs import as_index, extent
 from selflabel.kinds import check_kind
+from selflabel.labeling.boxes import predicted_in_boxes
 from selflabel.labeling.changes import Changes, changes
 from selflabel.labeling.classes import candidates, check_seeds, known_classes, numbered, probabilities_of
 from selflabel.labeling.labeler import Labeler
@@ -167,10 +170,18 @@ def task_of(
     seeds: UInt8[np.ndarray, "h w"],
     given: Probabilities | None,
     settings: LabelingSettings,
+    boxes: Sequence[Box] | None = None,
 ) -> Task:
-    """The task of an image. Raises `ValueError` for input that does not fit."""
-    classes = candidates(seeds, given, settings.all_classes)
+    """The task of an image; `boxes`: what there is instead of seeds, but for the background outside of them.
+
+    Raises `ValueError` for input that does not fit.
+    """
     channels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
+    if boxes is not None:
+        own = sorted({0, *(box.label for box in boxes)})
+        boxed = predicted_in_boxes(settings.labeler.annotator, channels, boxes, own)
+        return Task(channels, seeds, np.array(own, dtype=np.uint8), boxed)
+    classes = candidates(seeds, given, settings.all_classes)
     probs = None
     if given is not None:
         numbers = torch.from_numpy(numbered(seeds, classes))

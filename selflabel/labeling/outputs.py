@@ -87,7 +87,12 @@ class OutputFolder:
             return
         seen: set[Path] = set()
         for job in jobs:
-            for what, path in (("images", job.image), ("seeds", job.seeds), ("predictions", job.probs)):
+            for what, path in (
+                ("images", job.image),
+                ("seeds", job.seeds),
+                ("predictions", job.probs),
+                ("boxes", job.boxes),
+            ):
                 if path is None:
                     continue
                 # of links in a loop, too, of which `resolve` raises an error

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from selflabel.files.box_files import BOX_SUFFIXES
 from selflabel.files.folders import Listing, bare, listing, some, stem_of
 from selflabel.files.images import IMAGE_SUFFIXES
 from selflabel.files.label_files import LABEL_SUFFIXES
@@ -14,12 +15,13 @@ from selflabel.kinds import check_count, check_fields
 
 @dataclass(frozen=True)
 class Job:
-    """One image to label, from seeds, a prediction, or both. stem: in the names of what is written."""
+    """One image to label, from seeds, a prediction, or both, or from boxes. stem: in the names of what is written."""
 
     stem: str
     image: Path
     seeds: Path | None
     probs: Path | None = None
+    boxes: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,21 +69,24 @@ def make_plan(
     seeds: Path | None,
     probs: Path | None = None,
     *,
+    boxes: Path | None = None,
     stems: Sequence[str] | None = None,
     limit: int | None = None,
     part: Shard = WHOLE,
 ) -> Plan:
-    """Match files by stem. `images`, `seeds` and `probs` are folders or files; two files always match.
+    """Match files by stem. `images`, `seeds`, `probs` and `boxes` are folders or files; two files always match.
 
     `stems` selects images, `limit` the first of them, `part` every count-th of the rest. An image without seeds
     or predictions, and two files of a kind and a stem are a failure of that image; without `seeds` images are labeled
     from their predictions alone.
 
     Raises `ValueError` for a path that does not exist or has no files of its kind, for `stems` that no image has, and
-    if there are neither seeds nor predictions.
+    if there are neither seeds nor predictions nor boxes.
     """
-    if seeds is None and probs is None:
-        raise ValueError("expected seeds, predictions (probs), or both, got none")
+    if seeds is None and probs is None and boxes is None:
+        raise ValueError("expected seeds, predictions (probs), or both, or boxes, got none")
+    if boxes is not None and (seeds is not None or probs is not None):
+        raise ValueError("expected boxes alone, got seeds or predictions (probs) as well: leave one out")
     there = listing(images, IMAGE_SUFFIXES)
     found = list(there.stems)
     if stems is not None:
@@ -93,7 +98,8 @@ def make_plan(
         found = sorted(set(stems))
     seeds_of = None if seeds is None else _Partners.of(images, seeds, LABEL_SUFFIXES, "seeds")
     probs_of = None if probs is None else _Partners.of(images, probs, PROBABILITY_SUFFIXES, "probabilities")
-    partners = [each for each in (seeds_of, probs_of) if each is not None]
+    boxes_of = None if boxes is None else _Partners.of(images, boxes, BOX_SUFFIXES, "boxes")
+    partners = [each for each in (seeds_of, probs_of, boxes_of) if each is not None]
     chosen = found[:limit][part.index :: part.count]
     jobs: list[Job] = []
     failures: list[Failure] = []
@@ -105,8 +111,10 @@ def make_plan(
         if fault is not None:
             failures.append(Failure(name, fault))
             continue
-        own, given = (None if each is None else each.there.files[stem] for each in (seeds_of, probs_of))
-        jobs.append(Job(name, there.files[stem], own, given))
+        own, given, boxed = (
+            None if each is None else each.there.files[stem] for each in (seeds_of, probs_of, boxes_of)
+        )
+        jobs.append(Job(name, there.files[stem], own, given, boxed))
     left_out = [*there.left_out("image"), *_not_chosen(len(there.stems), len(found), limit, part)]
     for each in partners:
         left_out += each.left_out(there.stems)
@@ -159,7 +167,7 @@ class _Partners:
         lonely = sorted(set(self.there.stems).difference(images))
         if len(images) == 1:
             return ()
-        kind = "label file" if self.kind == "seeds" else "prediction"
+        kind = {"seeds": "label file", "boxes": "box file"}.get(self.kind, "prediction")
         others = tuple(f"{phrase} in {self.path}" for phrase in self.there.left_out(kind))
         count = f"{len(lonely)} of the {self.kind} have no image ({some(lonely)})"
         return (count, *others) if lonely else others

@@ -115,7 +115,7 @@ def test_neither_seeds_nor_predictions(tmp_path: Path) -> None:
     images, _, _ = make_folders(tmp_path, 1)
     result = label(images, "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "expected seeds, predictions (probs), or both, got none" in result.output
+    assert "expected seeds, predictions (probs), or both, or boxes, got none" in result.output
     with pytest.raises(ValueError, match="no probabilities are given: label some, or give a prediction"):
         selflabel.label(IMAGE, solver=LABELER)
 

@@ -121,7 +121,7 @@ class FileWork:
     def _read(self, request: ReadImage) -> Waiting:
         began = time.perf_counter()
         inputs = read_inputs(request.job, self.settings)
-        task = task_of(inputs.image, inputs.seeds, inputs.given, self.settings)
+        task = task_of(inputs.image, inputs.seeds, inputs.given, self.settings, inputs.boxes)
         image, labeler = Image(task.image[None]), self.settings.labeler
         probs = task.probs
         if isinstance(labeler.affinity, Contrast):
