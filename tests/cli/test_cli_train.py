@@ -15,6 +15,7 @@ from support.cases import batch
 from support.cases import network as small_network
 from support.runs import NETWORK, call, make_data, train, weights
 
+from selflabel.affinity import Dense
 from selflabel.cli.config import recipes
 from selflabel.cli.config.losses import LOSSES
 from selflabel.cli.config.options import TrainingOptions
@@ -22,7 +23,7 @@ from selflabel.files.label_files import read_index
 from selflabel.files.probabilities import read_probabilities
 from selflabel.losses import GatedCRFLoss, KernelCutLoss
 from selflabel.solvers import SOLVERS, GraphCut, MeanField, RandomWalker
-from selflabel.terms import COLLISION, COLLISION_DIVERGENCE
+from selflabel.terms import COLLISION, COLLISION_DIVERGENCE, NormalizedCut
 from selflabel.training import (
     FullMasks,
     InitialLabels,
@@ -223,6 +224,14 @@ def test_objectives_are_as_told() -> None:
     assert isinstance(field.solver, MeanField)
     assert (field.energy.coupling_weight, field.energy.entropy_weight, field.max_steps) == (2.0, 1.0, 3)
     assert getattr(field.affinity, "sigma") == 7.0  # noqa: B009 (the protocol has no fields)
+    options = ("normalized-cut.weight=0.7", "normalized-cut.affinity.sigma=9", "rtol=1e-3")
+    with pytest.raises(ValueError, match="kernel-cut has no option 'rtol'"):
+        recipes.objective(TrainingOptions(solver="kernel-cut", set=options))
+    cut = recipes.objective(TrainingOptions(solver="kernel-cut", pairwise_weight=3.0, set=options[:2]))
+    assert isinstance(cut, SelfLabeling)
+    assert cut.energy.regularizers == (NormalizedCut(0.7, per_pixel=True),)
+    assert cut.energy.pairwise_weight == 3.0
+    assert cut.affinities == (Dense(sigma=9.0, sigma_xy=40.0),)
 
 
 def test_weights_of_losses_follow_the_energy() -> None:

@@ -60,6 +60,6 @@ def test_options_of_terms_that_are_not_there_are_refused() -> None:
 
 
 def test_terms_on_the_first_affinity_have_none_to_set() -> None:
-    base = replace(preset(), affinities=())
+    energy = preset().energy
     with pytest.raises(ValueError, match="normalized-cut has no affinity of its own to set sigma=9 of"):
-        registry._with_terms(base, {"normalized-cut": ["affinity.sigma=9"]})
+        registry.terms_with(energy, (), {"normalized-cut": ["affinity.sigma=9"]})

@@ -197,7 +197,7 @@ class MethodOptions:
     set: Annotated[
         tuple[str, ...],
         Option(
-            "Option of the solver or the loss; affinity.KEY, augment.KEY and optimizer.KEY set theirs.",
+            "Option of the solver or loss; affinity.KEY, augment.KEY, optimizer.KEY, normalized-cut.KEY set theirs.",
             metavar="KEY=VALUE",
         ),
     ] = ()

@@ -40,15 +40,18 @@ def self_labeling(options: TrainingOptions) -> SelfLabeling:
     """Self-labeling with the solver and the energy of the options. Raises `ValueError` as `objective` does."""
     method = TRUST_REGION if options.method == "trust-region" else ADM
     name = options.solver or method.solver.name
-    given = by_part(options.set, PARTS, "solver")
+    kind = known("solver", name, registry.SOLVERS)
+    terms = default_objective(kind()).energy.regularizers
+    given = by_part(options.set, (*PARTS, *(term.name for term in terms)), "solver")
     _check_none(given["loss"], "self-labeling has no loss to set options of")
-    solver = registry.configured(known("solver", name, registry.SOLVERS)(), given["solver"])
-    base = default_objective(solver)
+    base = default_objective(registry.configured(kind(), given["solver"]))
+    energy, affinities = registry.terms_with(base.energy, base.affinities, given)
     error = options.error_probability
     return replace(
         base,
-        energy=registry.energy_with(base.energy, options),
+        energy=registry.energy_with(energy, options),
         affinity=_affinity(base.affinity, options, given["affinity"]),
+        affinities=affinities,
         max_steps=base.max_steps if options.max_steps is None else options.max_steps,
         weight=base.weight if options.weight is None else options.weight,
         error_probability=method.error_probability if error is None else error,

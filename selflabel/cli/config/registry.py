@@ -94,7 +94,10 @@ def labeler(options: LabelerOptions, *, predicted: bool = False) -> Labeler:
     base = default_labeler(known("solver", options.solver, SOLVERS)(), predicted=predicted)
     terms = tuple(term.name for term in base.energy.regularizers)
     settings = by_part(options.set, ("annotator", "affinity", *terms), "solver")
-    base = _with_terms(replace(base, solver=configured(base.solver, settings["solver"])), settings)
+    energy, affinities = terms_with(base.energy, base.affinities, settings)
+    base = replace(
+        base, solver=configured(base.solver, settings["solver"]), energy=energy, affinities=affinities
+    )
     annotator = _annotator(base.annotator, options.annotator)
     if settings["annotator"] and annotator is None:
         raise ValueError(f"there is no annotator to set {settings['annotator'][0]} of")
@@ -118,9 +121,11 @@ def probability_format(options: SourceOptions) -> ProbabilityFormat:
     )
 
 
-def _with_terms(base: Labeler, settings: Mapping[str, Sequence[str]]) -> Labeler:
-    """The labeler with options of the energy's further terms, by their names; ``affinity.`` is that of the term."""
-    terms, affinities = base.energy.regularizers, base.affinities
+def terms_with(
+    energy: Energy, affinities: tuple[AffinityBuilder, ...], settings: Mapping[str, Sequence[str]]
+) -> tuple[Energy, tuple[AffinityBuilder, ...]]:
+    """Energy and affinities with options of the further terms, by their names; ``affinity.`` is that of the term."""
+    terms = energy.regularizers
     parts = [by_part(settings[term.name], ("affinity",), "term") for term in terms]
     for term, part in zip(terms, parts, strict=True):
         if part["affinity"] and not affinities:
@@ -130,7 +135,7 @@ def _with_terms(base: Labeler, settings: Mapping[str, Sequence[str]]) -> Labeler
         configured(affinity, part["affinity"])
         for affinity, part in zip(affinities, parts[: len(affinities)], strict=True)
     )
-    return replace(base, energy=replace(base.energy, regularizers=changed), affinities=built)
+    return replace(energy, regularizers=changed), built
 
 
 def configured(instance: T, options: Sequence[str]) -> T:
