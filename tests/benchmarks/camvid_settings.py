@@ -29,7 +29,7 @@ from selflabel.training import SelfLabeling
 
 def weighted(objective: SelfLabeling, pairwise: float, weight: float) -> SelfLabeling:
     """The objective with other weights."""
-    energy = replace(objective.energy, pairwise_weight=pairwise, coupling_weight=coupling)
+    energy = replace(objective.energy, pairwise_weight=pairwise)
     return replace(objective, energy=energy, weight=weight)
 
 
