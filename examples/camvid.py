@@ -239,8 +239,10 @@ def run(method: Method, name: str, seed: int, data: Batches, out: Path, protocol
         net = network_of(method, protocol)
     else:
         net = network_of(Method(SeedsOnly()), protocol)
-        before = replace(settings, steps=protocol.scribble_steps)
-        train(net, SeedsOnly(), data, before, first, resume=True)
+        if not (first / "done").exists():  # other processes may look at the folder once it is done
+            before = replace(settings, steps=protocol.scribble_steps)
+            train(net, SeedsOnly(), data, before, first, resume=True)
+            (first / "done").touch()
         settings = replace(settings, steps=protocol.steps)
         net = network_of(method, protocol, first / "last.pt")
     begun = perf_counter()
