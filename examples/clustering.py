@@ -11,38 +11,25 @@ In the second, scribbles and normalized cut are lowered together, for several we
 training images kept aside (to choose the weight) and on the validation images. Writes both to OUT/clustering.md.
 """
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from camvid import NETWORK, regularized, split, trimmed
+from camvid import regularized, split, trimmed
+from short_runs import ShortRuns, parser_of
 from sklearn.cluster import KMeans
 
 from selflabel import Energy, Problem, solve
 from selflabel.affinity import Dense, Grid
-from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.samples import Sample
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.losses import KMeansLoss, NormalizedCutLoss
 from selflabel.losses.modules import Loss
-from selflabel.networks import network
 from selflabel.solvers import KernelCut
 from selflabel.terms import BILINEAR, STANDARD, NormalizedCut
-from selflabel.training import (
-    SGD,
-    Batches,
-    Objective,
-    Regularized,
-    SeedsOnly,
-    TrainingSettings,
-    WeightedLoss,
-    evaluate,
-    load_weights,
-    train,
-)
+from selflabel.training import Regularized, SeedsOnly, WeightedLoss
 
 SIZE, BATCH = 160, 4
 GROUND = [3, 4]
@@ -67,37 +54,6 @@ CLUSTERINGS: Mapping[str, Clustering] = {
     "K-means": Clustering(KMeansLoss(), 1e-3),
     "normalized cut": Clustering(NormalizedCutLoss(DENSE), 3.0),
 }
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The budget, and what is trained."""
-
-    out: Path
-    steps: int
-    name: str
-    pretrained: str | None
-    learning_rate: float
-
-    def trained(
-        self, name: str, objective: Objective, samples: list[Sample], start: Path | None = None
-    ) -> torch.nn.Module:
-        """The network after the steps, begun from these weights."""
-        torch.manual_seed(1)
-        net = network(self.name, 3, 2, pretrained=self.pretrained)
-        if start is not None:
-            load_weights(start, net)
-        settings = TrainingSettings(
-            self.steps,
-            learning_rate=self.learning_rate,
-            optimizer=SGD(),
-            validate_every=0,
-            measure_every=0,
-        )
-        data = Batches(samples, 2, BATCH, 1, Augmentation())
-        train(net, objective, data, settings, self.out / name, resume=True)
-        load_weights(self.out / name / "last.pt", net)
-        return net
 
 
 def two_classes(index: torch.Tensor, ground: list[int]) -> torch.Tensor:
@@ -147,20 +103,18 @@ def labels_of_kernel_cut(sample: Sample) -> torch.Tensor:
 ALGORITHMS = {"K-means": labels_of_kmeans, "normalized cut": labels_of_kernel_cut}
 
 
-def clusterings(protocol: Protocol, samples: list[Sample], held_out: list[Sample], start: Path) -> list[str]:
+def clusterings(runs: ShortRuns, samples: list[Sample], held_out: list[Sample]) -> list[str]:
     """A line for each loss: of the network before, after, and of the algorithm; images of training, then held out."""
     without = [replace(one, seeds=no_seeds(one)[0]) for one in samples]
     lines = [
         "| trained with | training images: before | after | algorithm | held out: before | after | algorithm |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
+    parts = (samples[:: max(1, len(samples) // len(held_out))], held_out)
     for name, clustering in CLUSTERINGS.items():
-        net = network(protocol.name, 3, 2, pretrained=protocol.pretrained)
-        load_weights(start, net)
-        parts = (samples[:: max(1, len(samples) // len(held_out))], held_out)
-        before = [mean_loss(net, clustering.loss, part) for part in parts]
-        weighted = WeightedLoss(name, clustering.weight, clustering.loss)
-        net = protocol.trained(name.replace(" ", "-"), Regularized((weighted,)), without, start)
+        before = [mean_loss(runs.loaded("scribbles"), clustering.loss, part) for part in parts]
+        objective = Regularized((WeightedLoss(name, clustering.weight, clustering.loss),))
+        net = runs.trained(name.replace(" ", "-"), objective, without, "scribbles")
         figures = []
         for earlier, part in zip(before, parts, strict=True):
             best = []
@@ -173,53 +127,36 @@ def clusterings(protocol: Protocol, samples: list[Sample], held_out: list[Sample
 
 
 def regularizers(
-    protocol: Protocol,
-    weights: list[float],
-    samples: list[Sample],
-    parts: tuple[list[Sample], list[Sample]],
-    start: Path,
+    runs: ShortRuns, weights: list[float], samples: list[Sample], parts: tuple[list[Sample], list[Sample]]
 ) -> list[str]:
     """A line for each weight of the normalized cut beside the scribbles."""
     lines = ["| weight of the normalized cut | mean IoU aside | on val |", "| --- | --- | --- |"]
     for weight in (0.0, *weights):
         objective = regularized(weight, NormalizedCutLoss(DENSE)).objective if weight else SeedsOnly()
-        net = protocol.trained(f"weight-{weight:g}", objective, samples, start)
-        scores = [evaluate(net, Batches(part, 2, BATCH, held_out=part).validation(), 2) for part in parts]
-        lines.append(
-            f"| {weight:g} | " + " | ".join(f"{one.mean_iou:.3f}" for one in scores if one is not None) + " |"
-        )
+        net = runs.trained(f"weight-{weight:g}", objective, samples, "scribbles")
+        scores = " | ".join(f"{runs.mean_iou(net, part):.3f}" for part in parts)
+        lines.append(f"| {weight:g} | {scores} |")
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=200, help="of each training")
-    parser.add_argument("--size", type=int, default=SIZE, help="pixels of an image's width")
+    parser = parser_of(__doc__, steps=200, size=SIZE)
     parser.add_argument(
         "--aside", type=int, default=12, help="images of each drive to choose the weight with"
     )
     parser.add_argument("--ground", type=int, nargs="+", default=GROUND, help="classes of the one side")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.1, 0.3, 1.0])
-    parser.add_argument("--network", default=NETWORK)
-    parser.add_argument("--pretrained", help="random: without ImageNet's weights")
-    parser.add_argument("--learning-rate", type=float, default=0.01)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    protocol = Protocol(
-        options.out, options.steps, options.network, options.pretrained, options.learning_rate
-    )
+    runs = ShortRuns.of(options, 2, BATCH)
     training, aside = split(options.data, options.aside)
     _, val = split(options.data, 0)
     samples, kept, held_out = (
         samples_of(options.data, stems, options.size, options.ground) for stems in (training, aside, val)
     )
-    protocol.trained("scribbles", SeedsOnly(), samples)
-    start = options.out / "scribbles" / "last.pt"
-    lines = regularizers(protocol, options.weights, samples, (kept, held_out), start)
-    lines = [*clusterings(protocol, samples, held_out[::4], start), "", *lines]
+    runs.trained("scribbles", SeedsOnly(), samples)
+    lines = regularizers(runs, options.weights, samples, (kept, held_out))
+    lines = [*clusterings(runs, samples, held_out[::4]), "", *lines]
     (options.out / "clustering.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

@@ -131,3 +131,11 @@ def test_clustering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         figures = [float(figure) for figure in line.split("|")[2:-1]]
         assert len(figures) == 6
         assert all(figure >= 0 for figure in figures)
+
+
+def test_image_tags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data, out = make_data(tmp_path / "data", train=3, val=1), tmp_path / "out"
+    start(monkeypatch, "image_tags.py", data, "--out", out, "--network", "unet:2", "--steps", 2, "--size", 32)
+    lines = (out / "image_tags.md").read_text().splitlines()
+    assert len(lines) == 2 + 1 + 4
+    assert all(0 <= float(line.split("|")[2]) <= 1 for line in lines[2:])

@@ -1,0 +1,89 @@
+"""What the short examples share: a pretrained network that is trained several times from one start."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from camvid import NETWORK
+
+from selflabel.datasets.augment import Augmentation
+from selflabel.datasets.samples import Sample
+from selflabel.networks import network
+from selflabel.training import SGD, Batches, Objective, TrainingSettings, evaluate, load_weights, train
+
+
+@dataclass(frozen=True)
+class ShortRuns:
+    """Runs of as many steps each, in folders of `out`, with batches of as many images; name: of the network."""
+
+    out: Path
+    steps: int
+    name: str
+    pretrained: str | None
+    learning_rate: float
+    classes: int
+    batch: int
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, classes: int, batch: int) -> "ShortRuns":
+        """As the options of `parser_of` say."""
+        options.out.mkdir(parents=True, exist_ok=True)
+        return cls(
+            options.out,
+            options.steps,
+            options.network,
+            options.pretrained,
+            options.learning_rate,
+            classes,
+            batch,
+        )
+
+    def weights(self, name: str) -> Path:
+        """The file of the weights after a run."""
+        return self.out / name / "last.pt"
+
+    def loaded(self, name: str) -> torch.nn.Module:
+        """The network after a run."""
+        net = network(self.name, 3, self.classes, pretrained=self.pretrained)
+        load_weights(self.weights(name), net)
+        return net
+
+    def trained(
+        self, name: str, objective: Objective, samples: list[Sample], start: str | None = None
+    ) -> torch.nn.Module:
+        """The network after the steps, begun from the weights of another run if one is named."""
+        torch.manual_seed(1)
+        net = network(self.name, 3, self.classes, pretrained=self.pretrained)
+        if start is not None:
+            load_weights(self.weights(start), net)
+        settings = TrainingSettings(
+            self.steps,
+            learning_rate=self.learning_rate,
+            optimizer=SGD(),
+            validate_every=0,
+            measure_every=0,
+        )
+        data = Batches(samples, self.classes, self.batch, 1, Augmentation())
+        train(net, objective, data, settings, self.out / name, resume=True)
+        return self.loaded(name)
+
+    def mean_iou(self, net: torch.nn.Module, samples: list[Sample]) -> float:
+        """Over the classes of some samples."""
+        data = Batches(samples, self.classes, self.batch, held_out=samples)
+        found = evaluate(net, data.validation(), self.classes)
+        assert found is not None
+        return found.mean_iou
+
+
+def parser_of(description: str | None, *, steps: int, size: int) -> argparse.ArgumentParser:
+    """The options that they have in common."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=steps, help="of each training")
+    parser.add_argument("--size", type=int, default=size, help="pixels of a whole image's width")
+    parser.add_argument("--network", default=NETWORK)
+    parser.add_argument("--pretrained", help="random: without ImageNet's weights")
+    parser.add_argument("--learning-rate", type=float, default=0.01)
+    return parser
