@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from selflabel.labeling.labeler import Labeler
+
 
 def solvers() -> None:
     """List solvers, annotators, affinities, losses and energies: what each does, its options, their defaults."""
@@ -54,7 +56,8 @@ def _labelers() -> "Table":
     from selflabel.cli.config import registry
 
     shown = Table()
-    for title in ("--solver", "--coupling", "--relaxation", "η", "λ", "--affinity", "--annotator"):
+    titles = ("--solver", "--coupling", "--relaxation", "η", "λ", "--affinity", "--annotator", "--set TERM.")
+    for title in titles:
         shown.add_column(title)
     for name, kind in registry.SOLVERS.items():
         labeler = registry.default_labeler(kind())
@@ -73,8 +76,22 @@ def _labelers() -> "Table":
             f"{energy.pairwise_weight:g}",
             Text("\n".join([registry.name_of(labeler.affinity), *settings])),
             annotator,
+            Text("\n".join(_terms(labeler))),
         )
     return shown
+
+
+def _terms(labeler: "Labeler") -> list[str]:
+    """The further terms of the energy, by name, each with its options and those of its own affinity."""
+    from selflabel.cli.config import registry
+
+    found = []
+    for number, term in enumerate(labeler.energy.regularizers):
+        found += [term.name, *(f"{key}={registry.spelled(getattr(term, key))}" for key in _fields(term))]
+        for affinity in labeler.affinities[number : number + 1]:
+            options = [f"{key}={registry.spelled(getattr(affinity, key))}" for key in _fields(affinity)]
+            found += [f"affinity.{option}" for option in options]
+    return found
 
 
 def _fields(value: object) -> list[str]:

@@ -366,6 +366,8 @@ def test_solvers_lists_all_that_is_registered() -> None:
             assert name in result.output
             for option in registry.option_defaults(kind):
                 assert option in result.output
+    assert "normalized-cut" in result.output
+    assert "affinity.sigma_xy=40" in result.output
 
 
 def test_demo_compares_every_solver(tmp_path: Path) -> None:
