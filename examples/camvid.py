@@ -15,82 +15,23 @@ once OUT/scribbles is there, by --methods.
 settings are chosen there. --clicks: seeds are those of DATA/clicks. --length L: strokes are cut to this share.
 """
 
-import argparse
-import csv
-import statistics
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import groupby
-from pathlib import Path
-from time import perf_counter
+from collections.abc import Mapping
+from dataclasses import replace
 
-import numpy as np
 import torch
+from camvid_runs import FULL, SCRIBBLES, Method, arguments, run_all
 
-from selflabel import Energy, label
+from selflabel import Energy
 from selflabel.affinity import Dense, GaussianKernel, Grid
 from selflabel.annotators import GrabCutAnnotator
-from selflabel.datasets.augment import Augmentation
-from selflabel.datasets.letterbox import Letterbox
-from selflabel.datasets.samples import Folder, Sample, read_split
-from selflabel.datasets.shortened import shortened
-from selflabel.files.folders import listing
-from selflabel.files.images import IMAGE_SUFFIXES, image_size
-from selflabel.labeling.labeler import Labeler
 from selflabel.labeling.presets import default_labeler
-from selflabel.labels import UNLABELED
 from selflabel.losses import DenseCRFLoss, GatedCRFLoss, KernelCutLoss, NormalizedCutLoss, PottsLoss
-from selflabel.networks import MeanFieldLayer, WithMeanField, network
 from selflabel.solvers import FrankWolfe, GradientDescent, GraphCut, RandomWalker
-from selflabel.terms import (
-    BILINEAR,
-    COLLISION,
-    COLLISION_DIVERGENCE,
-    QUADRATIC_POTTS,
-    STANDARD,
-)
-from selflabel.training import (
-    SGD,
-    Batches,
-    FullMasks,
-    Objective,
-    Regularized,
-    SeedsOnly,
-    SelfLabeling,
-    TrainingSettings,
-    WeightedLoss,
-    evaluate,
-    load_weights,
-    train,
-)
-
-CLASSES, SIZE, BATCH = 11, 240, 4
-NETWORK = "deeplabv3plus-efficientnet-lite0"
-FULL = "full masks"
+from selflabel.terms import BILINEAR, COLLISION, COLLISION_DIVERGENCE, QUADRATIC_POTTS, STANDARD
+from selflabel.training import FullMasks, Regularized, SeedsOnly, SelfLabeling, WeightedLoss
 
 NEAREST = Grid(neighbors=8, by_distance=True)
 DENSE = Dense(sigma=15.0, sigma_xy=50.0, symmetric=True)
-
-
-@dataclass(frozen=True)
-class Method:
-    """What the network lowers, and what for.
-
-    labeler: labels the images before; None: seeds stay as they are. masked: the seeds of every n-th image are its mask,
-    and nothing is fitted before; 0: of none. alone: the others have no seeds then. layer: a dense CRF behind the
-    network is trained with it.
-    """
-
-    objective: Objective
-    labeler: Labeler | None = None
-    masked: int = 0
-    alone: bool = False
-    layer: bool = False
-
-    @property
-    def from_start(self) -> bool:
-        """Whether it does not go on from the scribbles, but takes the steps of both."""
-        return isinstance(self.objective, FullMasks) or self.masked > 0
 
 
 def regularized(weight: float, loss: torch.nn.Module) -> Method:
@@ -105,7 +46,7 @@ HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 2.0), GraphCut(), NEAREST)
 
 METHODS: Mapping[str, Method] = {
     FULL: Method(FullMasks()),
-    "pCE": Method(SeedsOnly()),
+    SCRIBBLES: Method(SeedsOnly()),
     "soft, nearest": Method(SOFT),
     "soft, dense": Method(
         replace(SOFT, energy=replace(SOFT.energy, relaxation=QUADRATIC_POTTS), affinity=DENSE)
@@ -129,234 +70,5 @@ METHODS: Mapping[str, Method] = {
 }
 """The grid of Zhang & Boykov 2025, Table 4, and the baselines of the papers."""
 
-
-@dataclass(frozen=True)
-class Protocol:
-    """The budget. steps: of each method. scribble_steps: before, on the scribbles alone."""
-
-    steps: int
-    scribble_steps: int
-    name: str
-    pretrained: str | None
-    learning_rate: float
-    new_layers_rate: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """At the end of a run. seconds: of labels and training, on one core if nothing else ran."""
-
-    method: str
-    seed: int
-    iou: float
-    seconds: float
-
-
-def split(root: Path, aside: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The stems to train with and those to score: val.txt, or the last `aside` training images of each drive."""
-    stems = read_split(root, "train")
-    if not aside:
-        return stems, read_split(root, "val")
-    drives = [list(drive) for _, drive in groupby(sorted(stems), lambda stem: stem.rstrip("0123456789"))]
-    last = tuple(stem for drive in drives for stem in drive[-aside:])
-    return tuple(stem for stem in stems if stem not in last), last
-
-
-def trimmed(root: Path, stems: tuple[str, ...], size: int, scribbles: str = "scribbles") -> Iterator[Sample]:
-    """The samples of these stems, `size` pixels wide, without the rows that make them squares."""
-    files = listing(root / "images", IMAGE_SUFFIXES).files
-    box = Letterbox(*image_size(files[stems[0]]), size)
-    added = box.top * size // box.side
-    rows = slice(added, size - added)
-    folder = Folder(root, stems, CLASSES, size, 3, scribbles, masks="masks", cache=False)
-    for number in range(len(folder)):
-        one = folder[number]
-        mask = None if one.mask is None else one.mask[rows]
-        yield replace(one, image=one.image[:, rows], seeds=one.seeds[rows], mask=mask)
-
-
-def labeled(samples: list[Sample], labeler: Labeler, file: Path) -> list[Sample]:
-    """The samples with labels in place of seeds, which are made once and kept in the file."""
-    if not file.exists():
-        made = [label(one.image, one.seeds, labeler, num_classes=CLASSES).index for one in samples]
-        with file.with_suffix(".part").open("wb") as part:
-            np.savez_compressed(part, labels=np.stack(made))
-        file.with_suffix(".part").replace(file)
-    with np.load(file) as kept:
-        found = torch.from_numpy(kept["labels"]).long()
-    return [replace(one, seeds=seeds) for one, seeds in zip(samples, found, strict=True)]
-
-
-def plain(name: str) -> str:
-    """The name of a method's folder."""
-    return name.replace(" ", "-").replace(",", "")
-
-
-def with_masks(samples: list[Sample], every: int, alone: bool) -> list[Sample]:
-    """The samples, of which every n-th has its mask as seeds; without any for the others, if so."""
-    found = []
-    for number, one in enumerate(samples):
-        if number % every == 0:
-            assert one.mask is not None
-            one = replace(one, seeds=one.mask)
-        elif alone:
-            one = replace(one, seeds=torch.full_like(one.seeds, UNLABELED))
-        found.append(one)
-    return found
-
-
-def prepared(samples: list[Sample], method: Method, file: Path) -> list[Sample]:
-    """The samples with the seeds that the method sees; labels are kept in the file."""
-    if method.labeler is not None:
-        return labeled(samples, method.labeler, file)
-    return with_masks(samples, method.masked, method.alone) if method.masked else samples
-
-
-def network_of(method: Method, protocol: Protocol, start: Path | None = None) -> torch.nn.Module:
-    """The network, with weights that were trained without a layer if some are named."""
-    net = network(protocol.name, 3, CLASSES, pretrained=protocol.pretrained)
-    if start is not None:
-        load_weights(start, net)
-    return WithMeanField(net, MeanFieldLayer(CLASSES)) if method.layer else net
-
-
-def run(method: Method, name: str, seed: int, data: Batches, out: Path, protocol: Protocol) -> Score:
-    """Train and score the weights after the last step, unless it is done."""
-    folder, first = out / plain(name) / str(seed), out / "scribbles" / str(seed)
-    if (folder / "score.csv").exists():
-        return scores_in(out, (name,), (seed,))[0]
-    settings = TrainingSettings(
-        steps=protocol.scribble_steps + protocol.steps,
-        learning_rate=protocol.learning_rate,
-        new_layers_rate=protocol.new_layers_rate,
-        optimizer=SGD(),
-        validate_every=0,
-        measure_every=0,
-        seed=seed,
-    )
-    torch.manual_seed(seed)
-    if method.from_start:
-        net = network_of(method, protocol)
-    else:
-        net = network_of(Method(SeedsOnly()), protocol)
-        if not (first / "done").exists():  # other processes may look at the folder once it is done
-            before = replace(settings, steps=protocol.scribble_steps)
-            train(net, SeedsOnly(), data, before, first, resume=True)
-            (first / "done").touch()
-        settings = replace(settings, steps=protocol.steps)
-        net = network_of(method, protocol, first / "last.pt")
-    begun = perf_counter()
-    assert isinstance(data.samples, list)
-    data = replace(data, samples=prepared(data.samples, method, out / f"{plain(name)}.npz"))
-    train(net, method.objective, data, settings, folder, resume=True)
-    seconds = perf_counter() - begun
-    load_weights(folder / "last.pt", net)
-    scores = evaluate(net, data.validation(), CLASSES)
-    assert scores is not None
-    with (folder / "score.csv").open("w", newline="") as file:
-        csv.writer(file).writerow((f"{scores.mean_iou:.4f}", f"{seconds:.0f}"))
-    return Score(name, seed, scores.mean_iou, seconds)
-
-
-def scores_in(out: Path, methods: tuple[str, ...], seeds: tuple[int, ...] | None = None) -> list[Score]:
-    """The scores of the runs that are done, method by method; of all seeds if none is named."""
-    found = []
-    for method in methods:
-        folders = sorted((out / plain(method)).glob("*/score.csv"), key=lambda file: int(file.parent.name))
-        for file in folders:
-            if seeds is None or int(file.parent.name) in seeds:
-                iou, seconds = file.read_text().strip().split(",")
-                found.append(Score(method, int(file.parent.name), float(iou), float(seconds)))
-    return found
-
-
-def table(scores: list[Score]) -> str:
-    """Mean over the seeds, spread, share of full masks and minutes, one line a method."""
-    means = {
-        method: statistics.mean(score.iou for score in scores if score.method == method)
-        for method in dict.fromkeys(score.method for score in scores)
-    }
-    lines = ["| method | mean IoU | of full masks | runs | minutes |", "| --- | --- | --- | --- | --- |"]
-    for method, mean in means.items():
-        mine = [score for score in scores if score.method == method]
-        spread = f" ± {statistics.stdev(score.iou for score in mine):.3f}" if len(mine) > 1 else ""
-        share = f"{100 * mean / means[FULL]:.1f} %" if means.get(FULL) else ""
-        minutes = statistics.median(score.seconds for score in mine) / 60
-        lines.append(f"| {method} | {mean:.3f}{spread} | {share} | {len(mine)} | {minutes:.1f} |")
-    return "\n".join(lines) + "\n"
-
-
-def report(out: Path, methods: tuple[str, ...]) -> str:
-    """The table of all runs in the folder, which is written there, too."""
-    scores = scores_in(out, methods)
-    with (out / "scores.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["method", "seed", "iou", "seconds"])
-        writer.writerows((s.method, s.seed, f"{s.iou:.4f}", f"{s.seconds:.0f}") for s in scores)
-    (out / "table.md").write_text(table(scores), encoding="utf-8")
-    return table(scores)
-
-
-def arguments(methods: Mapping[str, Method]) -> argparse.ArgumentParser:
-    """The options of this script, and of others with other methods."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from --first-seed on")
-    parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=300, help="of each method")
-    parser.add_argument("--scribble-steps", type=int, default=300, help="before, on the scribbles alone")
-    parser.add_argument("--size", type=int, default=SIZE, help="pixels of an image's width")
-    parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--network", default=NETWORK)
-    parser.add_argument("--pretrained", help="random: without ImageNet's weights")
-    parser.add_argument("--learning-rate", type=float, default=0.01)
-    parser.add_argument(
-        "--new-layers-rate", type=float, default=10.0, help="relative; 1 without pretrained ones"
-    )
-    parser.add_argument("--methods", nargs="+", default=list(methods), choices=list(methods))
-    parser.add_argument(
-        "--aside", type=int, default=0, metavar="N", help="score N training images of each drive"
-    )
-    parser.add_argument("--clicks", action="store_true", help="from the folder of clicks")
-    parser.add_argument("--length", type=float, default=1.0, help="share of each stroke that is kept")
-    return parser
-
-
-def protocol_of(options: argparse.Namespace) -> Protocol:
-    """As the options say."""
-    return Protocol(
-        options.steps,
-        options.scribble_steps,
-        options.network,
-        options.pretrained,
-        options.learning_rate,
-        options.new_layers_rate,
-    )
-
-
-def data_of(options: argparse.Namespace) -> tuple[list[Sample], list[Sample]]:
-    """The samples to train with and those to score."""
-    training, scored = split(options.data, options.aside)
-    scribbles = "clicks" if options.clicks else "scribbles"
-    samples = list(trimmed(options.data, training, options.size, scribbles))
-    if options.length < 1:
-        samples = [replace(one, seeds=shortened(one.seeds, options.length)) for one in samples]
-    return samples, list(trimmed(options.data, scored, options.size))
-
-
-def run_all(options: argparse.Namespace, methods: Mapping[str, Method]) -> None:
-    """All runs that are asked for, seed by seed."""
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    samples, held_out = data_of(options)
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
-        data = Batches(samples, CLASSES, options.batch, seed, Augmentation(), held_out, options.batch)
-        for name in options.methods:
-            print(run(methods[name], name, seed, data, options.out, protocol_of(options)), flush=True)
-            report(options.out, tuple(methods))
-    print(report(options.out, tuple(methods)))
-
-
 if __name__ == "__main__":
-    run_all(arguments(METHODS).parse_args(), METHODS)
+    run_all(arguments(__doc__, METHODS).parse_args(), METHODS)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from camvid import regularized, split, trimmed
+from camvid import regularized
+from camvid_runs import split, trimmed
 from short_runs import ShortRuns, parser_of
 from sklearn.cluster import KMeans
 

@@ -11,9 +11,10 @@ nothing. Prints a Markdown table of mean IoU over the classes, and writes it to 
 import statistics
 
 import torch
-from camvid import (
+from camvid import METHODS
+from camvid_runs import (
     CLASSES,
-    METHODS,
+    SCRIBBLES,
     Method,
     arguments,
     data_of,
@@ -30,7 +31,7 @@ from selflabel.networks import MeanFieldLayer, WithMeanField
 from selflabel.training import Batches, SeedsOnly, evaluate, load_weights
 
 LAYER = "trained CRF layer"
-CHOSEN = ("pCE", "gradient descent, dense")
+CHOSEN = (SCRIBBLES, "gradient descent, dense")
 RUNS = {name: METHODS[name] for name in CHOSEN} | {LAYER: Method(SeedsOnly(), layer=True)}
 
 WEIGHTS = (0.0, 0.3, 1.0, 3.0)
@@ -53,7 +54,7 @@ def post_processed(net: torch.nn.Module, weight: float) -> torch.nn.Module:
 
 
 def main() -> None:
-    options = arguments(RUNS).parse_args()
+    options = arguments(__doc__, RUNS).parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     samples, held_out = data_of(options)

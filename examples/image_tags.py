@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from camvid import CLASSES, split, trimmed
+from camvid_runs import CLASSES, split, trimmed
 from short_runs import ShortRuns, parser_of
 
 from selflabel.affinity import Dense

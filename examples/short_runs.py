@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from camvid import NETWORK
+from camvid_runs import NETWORK
 
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.samples import Sample

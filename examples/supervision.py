@@ -7,7 +7,8 @@ Does a regularizer help full supervision (it should not), does it help where onl
 what do scribbles on the others add? Nothing is fitted before; all take the steps of full masks.
 """
 
-from camvid import DENSE, FULL, METHODS, Method, arguments, run_all
+from camvid import DENSE, METHODS
+from camvid_runs import FULL, Method, arguments, run_all
 
 from selflabel.losses import DenseCRFLoss
 from selflabel.training import Regularized, SeedsOnly, WeightedLoss
@@ -24,4 +25,4 @@ MIXTURES = {
 }
 
 if __name__ == "__main__":
-    run_all(arguments(MIXTURES).parse_args(), MIXTURES)
+    run_all(arguments(__doc__, MIXTURES).parse_args(), MIXTURES)

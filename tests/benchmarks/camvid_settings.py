@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
-from camvid import DENSE, FULL, HARD, METHODS, NEAREST, SOFT, Method, arguments, regularized, run_all
+from camvid import DENSE, HARD, METHODS, NEAREST, SOFT, regularized
+from camvid_runs import FULL, Method, arguments, run_all
 
 from selflabel.affinity import GaussianKernel
 from selflabel.losses import (
@@ -67,4 +68,4 @@ VARIANTS: Mapping[str, Method] = {
 }
 
 if __name__ == "__main__":
-    run_all(arguments(VARIANTS).parse_args(), VARIANTS)
+    run_all(arguments(__doc__, VARIANTS).parse_args(), VARIANTS)

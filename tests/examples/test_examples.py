@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from support.filters import draw_filters
 from support.runs import make_data
 from typer.testing import CliRunner
 
@@ -119,6 +120,15 @@ def test_crf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lines = (out / "crf.md").read_text().splitlines()
     assert len(lines) == 2 + 2 * 2 + 1
     assert all(0 <= float(line.split("|")[2]) <= 1 for line in lines[2:])
+
+
+def test_annotators(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    draw_filters(monkeypatch)
+    own = ("local, none", "combined, total-variation", "global, dense-crf")
+    methods = ("--methods", "full masks", "pCE", *own)
+    _, out = camvid(monkeypatch, tmp_path, *methods, example="annotators.py")
+    lines = (out / "gap.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["full", "weak", *own]
 
 
 def test_clustering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
