@@ -43,6 +43,10 @@ VARIANTS: Mapping[str, Method] = {
     "pCE": METHODS["pCE"],
     "soft, 6": Method(weighted(SOFT, 6.0, 10.0)),
     "soft, 6, weight 3": Method(weighted(SOFT, 6.0, 3.0)),
+    "soft, 20, weight 3": Method(weighted(SOFT, 20.0, 3.0)),
+    "soft, 6, weight 3, sigma 20": Method(
+        replace(weighted(SOFT, 6.0, 3.0), affinity=replace(NEAREST, sigma=20.0))
+    ),
     "soft, 6, weight 1": Method(weighted(SOFT, 6.0, 1.0)),
     "soft, 2, weight 1": Method(weighted(SOFT, 2.0, 1.0)),
     "soft, 2, weight 1, from predictions": Method(replace(weighted(SOFT, 2.0, 1.0), starter=None)),
@@ -51,6 +55,7 @@ VARIANTS: Mapping[str, Method] = {
     "hard, 2, weight 1": Method(weighted(HARD, 2.0, 1.0)),
     "hard, 2, weight 1, from predictions": Method(replace(weighted(HARD, 2.0, 1.0), starter=None)),
     "hard, 0.5, weight 1": Method(weighted(HARD, 0.5, 1.0)),
+    "soft dense, 6, weight 3": Method(weighted(SOFT_DENSE, 6.0, 3.0)),
     "soft dense, 6, weight 1": Method(weighted(SOFT_DENSE, 6.0, 1.0)),
     "soft dense, 1, weight 1": Method(weighted(SOFT_DENSE, 1.0, 1.0)),
     "hard dense, 2, weight 1": Method(weighted(HARD_DENSE, 2.0, 1.0)),
