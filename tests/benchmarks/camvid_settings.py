@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
 from camvid import DENSE, HARD, METHODS, NEAREST, SOFT, regularized
-from camvid_runs import FULL, Method, arguments, run_all
+from camvid_runs import BALANCED, FULL, Method, arguments, run_all
 
 from selflabel.affinity import GaussianKernel
 from selflabel.losses import (
@@ -40,6 +40,7 @@ GATE = (GaussianKernel(1.0, 6.0, 25.5),)
 
 VARIANTS: Mapping[str, Method] = {
     FULL: METHODS[FULL],
+    BALANCED: METHODS[BALANCED],
     "pCE": METHODS["pCE"],
     "soft, 6": Method(weighted(SOFT, 6.0, 10.0)),
     "soft, 6, weight 3": Method(weighted(SOFT, 6.0, 3.0)),
