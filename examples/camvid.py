@@ -40,9 +40,13 @@ def regularized(weight: float, loss: torch.nn.Module) -> Method:
 
 
 SOFT = SelfLabeling(
-    Energy(COLLISION, COLLISION_DIVERGENCE, 0.3, 6.0), GradientDescent(coarse_levels=0), NEAREST, max_steps=8
+    Energy(COLLISION, COLLISION_DIVERGENCE, 0.3, 20.0),
+    GradientDescent(coarse_levels=0),
+    NEAREST,
+    max_steps=8,
+    weight=3.0,
 )
-HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 2.0), GraphCut(), NEAREST)
+HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 2.0), GraphCut(), NEAREST, weight=1.0)
 
 BALANCE = (0.84, 0.91, 3.82, 0.55, 2.18, 1.22, 3.4, 1.95, 1.41, 4.12, 3.12)
 """The share of each class of the scribbles over its share of the masks: rare classes are scribbled more than others.
@@ -53,9 +57,7 @@ METHODS: Mapping[str, Method] = {
     BALANCED: Method(FullMasks(BALANCE)),
     SCRIBBLES: Method(SeedsOnly()),
     "soft, nearest": Method(SOFT),
-    "soft, dense": Method(
-        replace(SOFT, energy=replace(SOFT.energy, relaxation=QUADRATIC_POTTS), affinity=DENSE)
-    ),
+    "soft, dense": Method(replace(SOFT, energy=Energy(COLLISION, QUADRATIC_POTTS, 0.3, 6.0), affinity=DENSE)),
     "hard, nearest": Method(HARD),
     # the bi-linear relaxation is tight: its labels become hard
     "hard, dense": Method(replace(HARD, solver=FrankWolfe(), affinity=DENSE, max_steps=10)),
@@ -63,7 +65,7 @@ METHODS: Mapping[str, Method] = {
     "gradient descent, dense": regularized(1.0, DenseCRFLoss(DENSE)),
     "robust trust region": Method(replace(HARD, error_probability=0.1)),
     "normalized cut": regularized(0.03, NormalizedCutLoss(DENSE)),
-    "kernel cut": regularized(1.0, KernelCutLoss(DENSE, gamma=0.03)),
+    "kernel cut": regularized(0.2, KernelCutLoss(DENSE, gamma=0.03)),
     "gated CRF": regularized(0.1, GatedCRFLoss(5, (GaussianKernel(1.0, 6.0, 25.5),))),
     "labels of grab cut": Method(
         SeedsOnly(), replace(default_labeler(GraphCut()), annotator=GrabCutAnnotator())

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 from camvid import DENSE, HARD, METHODS, NEAREST, SOFT, regularized
 from camvid_runs import BALANCED, FULL, Method, arguments, run_all
 
+from selflabel import Energy
 from selflabel.affinity import GaussianKernel
 from selflabel.losses import (
     DenseCRFLoss,
@@ -24,7 +25,7 @@ from selflabel.losses import (
     PottsLoss,
 )
 from selflabel.solvers import FrankWolfe
-from selflabel.terms import QUADRATIC_POTTS
+from selflabel.terms import COLLISION, QUADRATIC_POTTS
 from selflabel.training import SelfLabeling
 
 
@@ -34,7 +35,7 @@ def weighted(objective: SelfLabeling, pairwise: float, weight: float) -> SelfLab
     return replace(objective, energy=energy, weight=weight)
 
 
-SOFT_DENSE = replace(SOFT, energy=replace(SOFT.energy, relaxation=QUADRATIC_POTTS), affinity=DENSE)
+SOFT_DENSE = replace(SOFT, energy=Energy(COLLISION, QUADRATIC_POTTS, 0.3, 6.0), affinity=DENSE)
 HARD_DENSE = replace(HARD, solver=FrankWolfe(), affinity=DENSE, max_steps=10)
 GATE = (GaussianKernel(1.0, 6.0, 25.5),)
 
