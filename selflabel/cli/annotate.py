@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from selflabel.cli.config.declarations import Option, declared, known, option_group
-from selflabel.cli.config.options import PrintingOptions
+from selflabel.cli.config.options import PrintingOptions, by_part
 from selflabel.cli.label import FileOptions, LabelOptions, OutputOptions, RunOptions, label
 
 FOREST = "filter-forest"
@@ -115,6 +115,11 @@ def preset(options: AnnotateOptions) -> LabelOptions:
         )
     if options.regularizer == "none" and options.pairwise_weight is not None:
         raise ValueError("--regularizer none has no --pairwise-weight: leave it out, or take another one")
+    without_effect = by_part(options.set, ("annotator",), "solver")["solver"]
+    if options.regularizer == "none" and without_effect:
+        raise ValueError(
+            f"--regularizer none solves nothing: leave out --set {without_effect[0]}, or take another one"
+        )
     if options.regularizer == "total-variation":
         changes["pairwise_weight"] = model.weight
     if options.pairwise_weight is not None:

@@ -136,6 +136,11 @@ def test_a_weight_of_ones_own(folders: dict[str, Path]) -> None:
             ["--regularizer", "none", "--pairwise-weight", "3"],
             "--regularizer none has no --pairwise-weight: leave it out",
         ),
+        (
+            ["seeds", "probs"],
+            ["--regularizer", "none", "--set", "annotator.trees=5", "--set", "rtol=1"],
+            "--regularizer none solves nothing: leave out --set rtol=1",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(
