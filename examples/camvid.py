@@ -46,7 +46,7 @@ SOFT = SelfLabeling(
     max_steps=8,
     weight=3.0,
 )
-HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 2.0), GraphCut(), NEAREST, weight=1.0)
+HARD = SelfLabeling(Energy(STANDARD, BILINEAR, 0.3, 2.0), GraphCut(), NEAREST, weight=3.0)
 
 BALANCE = (0.84, 0.91, 3.82, 0.55, 2.18, 1.22, 3.4, 1.95, 1.41, 4.12, 3.12)
 """The share of each class of the scribbles over its share of the masks: rare classes are scribbled more than others.
@@ -60,10 +60,10 @@ METHODS: Mapping[str, Method] = {
     "soft, dense": Method(replace(SOFT, energy=Energy(COLLISION, QUADRATIC_POTTS, 0.3, 6.0), affinity=DENSE)),
     "hard, nearest": Method(HARD),
     # the bi-linear relaxation is tight: its labels become hard
-    "hard, dense": Method(replace(HARD, solver=FrankWolfe(), affinity=DENSE, max_steps=10)),
+    "hard, dense": Method(replace(HARD, solver=FrankWolfe(), affinity=DENSE, max_steps=10, weight=1.0)),
     "gradient descent, nearest": regularized(1.0, PottsLoss(NEAREST)),
     "gradient descent, dense": regularized(1.0, DenseCRFLoss(DENSE)),
-    "robust trust region": Method(replace(HARD, error_probability=0.1)),
+    "robust trust region": Method(replace(HARD, error_probability=0.1, weight=1.0)),
     "normalized cut": regularized(0.03, NormalizedCutLoss(DENSE)),
     "kernel cut": regularized(0.2, KernelCutLoss(DENSE, gamma=0.03)),
     "gated CRF": regularized(0.1, GatedCRFLoss(5, (GaussianKernel(1.0, 6.0, 25.5),))),
