@@ -161,6 +161,22 @@ def network_of(method: Method, protocol: Protocol, start: Path | None = None) ->
     return WithMeanField(net, MeanFieldLayer(CLASSES)) if method.layer else net
 
 
+def mean_iou(net: torch.nn.Module, data: Batches) -> float:
+    """Over the classes of the held-out samples."""
+    scores = evaluate(net, data.validation(), data.classes)
+    assert scores is not None
+    return scores.mean_iou
+
+
+def fit_scribbles(data: Batches, folder: Path, settings: TrainingSettings, protocol: Protocol) -> None:
+    """Train on the scribbles alone, unless that is done: other processes may look at the folder then."""
+    if not (folder / "done").exists():
+        torch.manual_seed(settings.seed)
+        net = network_of(Method(SeedsOnly()), protocol)
+        train(net, SeedsOnly(), data, replace(settings, steps=protocol.scribble_steps), folder, resume=True)
+        (folder / "done").touch()
+
+
 def run(method: Method, name: str, seed: int, data: Batches, out: Path, protocol: Protocol) -> Score:
     """Train and score the weights after the last step, unless it is done."""
     folder, first = out / plain(name) / str(seed), out / "scribbles" / str(seed)
@@ -175,15 +191,11 @@ def run(method: Method, name: str, seed: int, data: Batches, out: Path, protocol
         measure_every=0,
         seed=seed,
     )
-    torch.manual_seed(seed)
     if method.from_start:
+        torch.manual_seed(seed)
         net = network_of(method, protocol)
     else:
-        net = network_of(Method(SeedsOnly()), protocol)
-        if not (first / "done").exists():  # other processes may look at the folder once it is done
-            before = replace(settings, steps=protocol.scribble_steps)
-            train(net, SeedsOnly(), data, before, first, resume=True)
-            (first / "done").touch()
+        fit_scribbles(data, first, settings, protocol)
         settings = replace(settings, steps=protocol.steps)
         net = network_of(method, protocol, first / "last.pt")
     begun = perf_counter()
@@ -192,11 +204,10 @@ def run(method: Method, name: str, seed: int, data: Batches, out: Path, protocol
     train(net, method.objective, data, settings, folder, resume=True)
     seconds = perf_counter() - begun
     load_weights(folder / "last.pt", net)
-    scores = evaluate(net, data.validation(), CLASSES)
-    assert scores is not None
+    iou = mean_iou(net, data)
     with (folder / "score.csv").open("w", newline="") as file:
-        csv.writer(file).writerow((f"{scores.mean_iou:.4f}", f"{seconds:.0f}"))
-    return Score(name, seed, scores.mean_iou, seconds)
+        csv.writer(file).writerow((f"{iou:.4f}", f"{seconds:.0f}"))
+    return Score(name, seed, iou, seconds)
 
 
 def scores_in(out: Path, methods: tuple[str, ...], seeds: tuple[int, ...] | None = None) -> list[Score]:
@@ -235,24 +246,31 @@ def report(out: Path, methods: tuple[str, ...]) -> str:
         writer = csv.writer(file)
         writer.writerow(["method", "seed", "iou", "seconds"])
         writer.writerows((s.method, s.seed, f"{s.iou:.4f}", f"{s.seconds:.0f}") for s in scores)
-    (out / "table.md").write_text(table(scores), encoding="utf-8")
-    return table(scores)
+    text = table(scores)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def parser_of(description: str | None, *, steps: int, size: int) -> argparse.ArgumentParser:
+    """The options that all scripts on street scenes have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=steps, help="of each training or method")
+    parser.add_argument("--size", type=int, default=size, help="pixels of a whole image's width")
+    parser.add_argument("--network", default=NETWORK)
+    parser.add_argument("--pretrained", help="random: without ImageNet's weights")
+    parser.add_argument("--learning-rate", type=float, default=0.01)
+    return parser
 
 
 def arguments(description: str | None, methods: Mapping[str, Method]) -> argparse.ArgumentParser:
     """The options of a script with these methods."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = parser_of(description, steps=200, size=SIZE)
     parser.add_argument("--seeds", type=int, default=3, help="how many, from --first-seed on")
     parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=200, help="of each method")
     parser.add_argument("--scribble-steps", type=int, default=300, help="before, on the scribbles alone")
-    parser.add_argument("--size", type=int, default=SIZE, help="pixels of an image's width")
     parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--network", default=NETWORK)
-    parser.add_argument("--pretrained", help="random: without ImageNet's weights")
-    parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument(
         "--new-layers-rate", type=float, default=10.0, help="relative; 1 without pretrained ones"
     )
@@ -287,13 +305,20 @@ def data_of(options: argparse.Namespace) -> tuple[list[Sample], list[Sample]]:
     return samples, list(trimmed(options.data, scored, options.size))
 
 
+def data_by_seed(
+    options: argparse.Namespace, samples: list[Sample], held_out: list[Sample]
+) -> Iterator[tuple[int, Batches]]:
+    """Each seed that is asked for, with the batches that it draws."""
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        yield seed, Batches(samples, CLASSES, options.batch, seed, Augmentation(), held_out, options.batch)
+
+
 def run_all(options: argparse.Namespace, methods: Mapping[str, Method]) -> None:
     """All runs that are asked for, seed by seed."""
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     samples, held_out = data_of(options)
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
-        data = Batches(samples, CLASSES, options.batch, seed, Augmentation(), held_out, options.batch)
+    for seed, data in data_by_seed(options, samples, held_out):
         for name in options.methods:
             print(run(methods[name], name, seed, data, options.out, protocol_of(options)), flush=True)
             report(options.out, tuple(methods))

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from camvid import regularized
-from camvid_runs import split, trimmed
-from short_runs import ShortRuns, parser_of
+from camvid_runs import parser_of, plain, split, trimmed
+from short_runs import ShortRuns
 from sklearn.cluster import KMeans
 
 from selflabel import Energy, Problem, solve
@@ -115,7 +115,7 @@ def clusterings(runs: ShortRuns, samples: list[Sample], held_out: list[Sample]) 
     for name, clustering in CLUSTERINGS.items():
         before = [mean_loss(runs.loaded("scribbles"), clustering.loss, part) for part in parts]
         objective = Regularized((WeightedLoss(name, clustering.weight, clustering.loss),))
-        net = runs.trained(name.replace(" ", "-"), objective, without, "scribbles")
+        net = runs.trained(plain(name), objective, without, "scribbles")
         figures = []
         for earlier, part in zip(before, parts, strict=True):
             best = []

@@ -9,6 +9,7 @@ nothing. Prints a Markdown table of mean IoU over the classes, and writes it to 
 """
 
 import statistics
+from dataclasses import replace
 
 import torch
 from camvid import METHODS
@@ -17,7 +18,9 @@ from camvid_runs import (
     SCRIBBLES,
     Method,
     arguments,
+    data_by_seed,
     data_of,
+    mean_iou,
     network_of,
     plain,
     protocol_of,
@@ -25,10 +28,8 @@ from camvid_runs import (
 )
 
 from selflabel.affinity import GaussianKernel
-from selflabel.datasets.augment import Augmentation
-from selflabel.datasets.samples import Sample
 from selflabel.networks import MeanFieldLayer, WithMeanField
-from selflabel.training import Batches, SeedsOnly, evaluate, load_weights
+from selflabel.training import SeedsOnly, load_weights
 
 LAYER = "trained CRF layer"
 CHOSEN = (SCRIBBLES, "gradient descent, dense")
@@ -36,13 +37,6 @@ RUNS = {name: METHODS[name] for name in CHOSEN} | {LAYER: Method(SeedsOnly(), la
 
 WEIGHTS = (0.0, 0.3, 1.0, 3.0)
 """Of both kernels."""
-
-
-def score(net: torch.nn.Module, samples: list[Sample]) -> float:
-    """The mean IoU of some samples."""
-    found = evaluate(net, Batches(samples, CLASSES, 4, held_out=samples).validation(), CLASSES)
-    assert found is not None
-    return found.mean_iou
 
 
 def post_processed(net: torch.nn.Module, weight: float) -> torch.nn.Module:
@@ -59,8 +53,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     samples, held_out = data_of(options)
     found: dict[str, list[float]] = {}
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
-        data = Batches(samples, CLASSES, options.batch, seed, Augmentation(), held_out, options.batch)
+    for seed, data in data_by_seed(options, samples, held_out):
+        chosen_on = replace(data, held_out=samples[::8])
         for name in options.methods:
             method = RUNS[name]
             found.setdefault(name, []).append(
@@ -70,11 +64,9 @@ def main() -> None:
                 continue
             net = network_of(method, protocol_of(options))
             load_weights(options.out / plain(name) / str(seed) / "last.pt", net)
-            best = max(WEIGHTS, key=lambda weight: score(post_processed(net, weight), samples[::8]))
+            best = max(WEIGHTS, key=lambda weight: mean_iou(post_processed(net, weight), chosen_on))
             print(name, seed, "weight", best, flush=True)
-            found.setdefault(f"{name}, then mean field", []).append(
-                score(post_processed(net, best), held_out)
-            )
+            found.setdefault(f"{name}, then mean field", []).append(mean_iou(post_processed(net, best), data))
     lines = ["| method | mean IoU | runs |", "| --- | --- | --- |"]
     lines += [f"| {name} | {statistics.mean(each):.3f} | {len(each)} |" for name, each in found.items()]
     (options.out / "crf.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -18,8 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from camvid_runs import CLASSES, split, trimmed
-from short_runs import ShortRuns, parser_of
+from camvid_runs import CLASSES, SIZE, parser_of, plain, split, trimmed
+from short_runs import ShortRuns
 
 from selflabel.affinity import Dense
 from selflabel.datasets.samples import Batch, Sample
@@ -29,7 +29,7 @@ from selflabel.losses.image_tags import expansion_loss
 from selflabel.training import Objective, PseudoLabels, Regularized, SeedsOnly, WeightedLoss
 from selflabel.training.objectives import Logits, Terms, WeightedMean, pixels
 
-SIZE, BATCH = 240, 8
+BATCH = 8
 CUES = 0.1
 """Share of the pixels of an image that a class marks as its own at most."""
 
@@ -126,8 +126,7 @@ def main() -> None:
 
     lines.append(line("expansion", "tags", net))
     for name, objective in OBJECTIVES.items():
-        folder = name.replace(", ", "+").replace(" ", "-")
-        lines.append(line(name, folder, runs.trained(folder, objective, cued, "tags")))
+        lines.append(line(name, plain(name), runs.trained(plain(name), objective, cued, "tags")))
     (options.out / "image_tags.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from camvid_runs import NETWORK
+from camvid_runs import mean_iou
 
 from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.samples import Sample
 from selflabel.networks import network
-from selflabel.training import SGD, Batches, Objective, TrainingSettings, evaluate, load_weights, train
+from selflabel.training import SGD, Batches, Objective, TrainingSettings, load_weights, train
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ShortRuns:
 
     @classmethod
     def of(cls, options: argparse.Namespace, classes: int, batch: int) -> "ShortRuns":
-        """As the options of `parser_of` say."""
+        """As the options of `camvid_runs.parser_of` say."""
         options.out.mkdir(parents=True, exist_ok=True)
         return cls(
             options.out,
@@ -70,20 +70,4 @@ class ShortRuns:
 
     def mean_iou(self, net: torch.nn.Module, samples: list[Sample]) -> float:
         """Over the classes of some samples."""
-        data = Batches(samples, self.classes, self.batch, held_out=samples)
-        found = evaluate(net, data.validation(), self.classes)
-        assert found is not None
-        return found.mean_iou
-
-
-def parser_of(description: str | None, *, steps: int, size: int) -> argparse.ArgumentParser:
-    """The options that they have in common."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=steps, help="of each training")
-    parser.add_argument("--size", type=int, default=size, help="pixels of a whole image's width")
-    parser.add_argument("--network", default=NETWORK)
-    parser.add_argument("--pretrained", help="random: without ImageNet's weights")
-    parser.add_argument("--learning-rate", type=float, default=0.01)
-    return parser
+        return mean_iou(net, Batches(samples, self.classes, self.batch, held_out=samples))

@@ -65,16 +65,13 @@ def _labelers() -> "Table":
         annotator = (
             registry.NO_ANNOTATOR if labeler.annotator is None else registry.name_of(labeler.annotator)
         )
-        settings = [
-            f"{key}={registry.spelled(getattr(labeler.affinity, key))}" for key in _fields(labeler.affinity)
-        ]
         shown.add_row(
             name,
             energy.coupling.name,
             energy.relaxation.name,
             f"{energy.coupling_weight:g}",
             f"{energy.pairwise_weight:g}",
-            Text("\n".join([registry.name_of(labeler.affinity), *settings])),
+            Text("\n".join([registry.name_of(labeler.affinity), *_settings(labeler.affinity)])),
             annotator,
             Text("\n".join(_terms(labeler))),
         )
@@ -83,18 +80,16 @@ def _labelers() -> "Table":
 
 def _terms(labeler: "Labeler") -> list[str]:
     """The further terms of the energy, by name, each with its options and those of its own affinity."""
-    from selflabel.cli.config import registry
-
     found = []
     for number, term in enumerate(labeler.energy.regularizers):
-        found += [term.name, *(f"{key}={registry.spelled(getattr(term, key))}" for key in _fields(term))]
+        found += [term.name, *_settings(term)]
         for affinity in labeler.affinities[number : number + 1]:
-            options = [f"{key}={registry.spelled(getattr(affinity, key))}" for key in _fields(affinity)]
-            found += [f"affinity.{option}" for option in options]
+            found += [f"affinity.{setting}" for setting in _settings(affinity)]
     return found
 
 
-def _fields(value: object) -> list[str]:
+def _settings(value: object) -> list[str]:
+    """The options of an instance with their values, as one writes them."""
     from selflabel.cli.config import registry
 
-    return list(registry.option_defaults(type(value)))
+    return [f"{key}={registry.spelled(getattr(value, key))}" for key in registry.option_defaults(type(value))]

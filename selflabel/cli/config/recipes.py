@@ -40,16 +40,17 @@ def self_labeling(options: TrainingOptions) -> SelfLabeling:
     """Self-labeling with the solver and the energy of the options. Raises `ValueError` as `objective` does."""
     method = TRUST_REGION if options.method == "trust-region" else ADM
     name = options.solver or method.solver.name
-    kind = known("solver", name, registry.SOLVERS)
-    terms = default_objective(kind()).energy.regularizers
-    given = by_part(options.set, (*PARTS, *(term.name for term in terms)), "solver")
+    base = default_objective(known("solver", name, registry.SOLVERS)())
+    terms = (term.name for term in base.energy.regularizers)
+    given = by_part(options.set, (*PARTS, *terms), "solver")
     _check_none(given["loss"], "self-labeling has no loss to set options of")
-    base = default_objective(registry.configured(kind(), given["solver"]))
+    solver = registry.configured(base.solver, given["solver"])
     energy, affinities = registry.terms_with(base.energy, base.affinities, given)
     error = options.error_probability
     return replace(
         base,
         energy=registry.energy_with(energy, options),
+        solver=solver,
         affinity=_affinity(base.affinity, options, given["affinity"]),
         affinities=affinities,
         max_steps=base.max_steps if options.max_steps is None else options.max_steps,

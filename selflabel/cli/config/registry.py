@@ -95,19 +95,17 @@ def labeler(options: LabelerOptions, *, predicted: bool = False) -> Labeler:
     terms = tuple(term.name for term in base.energy.regularizers)
     settings = by_part(options.set, ("annotator", "affinity", *terms), "solver")
     energy, affinities = terms_with(base.energy, base.affinities, settings)
-    base = replace(
-        base, solver=configured(base.solver, settings["solver"]), energy=energy, affinities=affinities
-    )
+    solver = configured(base.solver, settings["solver"])
     annotator = _annotator(base.annotator, options.annotator)
     if settings["annotator"] and annotator is None:
         raise ValueError(f"there is no annotator to set {settings['annotator'][0]} of")
     return Labeler(
-        solver=base.solver,
-        energy=energy_with(base.energy, options),
+        solver=solver,
+        energy=energy_with(energy, options),
         affinity=configured(affinity_with(base.affinity, options), settings["affinity"]),
         annotator=None if annotator is None else configured(annotator, settings["annotator"]),
         max_steps=base.max_steps if options.max_steps is None else options.max_steps,
-        affinities=base.affinities,
+        affinities=affinities,
     )
 
 
