@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from math import isfinite
 
+from selflabel.files.lists import encoding_of
+
 BOX_SUFFIXES = (".txt",)
 
 BOX_FORM = (
@@ -28,8 +30,12 @@ def decode_boxes(data: bytes) -> tuple[RelativeBox, ...]:
     Raises `ValueError`, with the line, for what is no box: polygons, pixels instead of shares, boxes that leave the
     image by more than a hundredth.
     """
+    try:
+        text = data.decode(encoding_of(data) or "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{BOX_FORM}; got no text") from error
     found = []
-    for place, line in enumerate(data.decode("utf-8-sig").splitlines(), start=1):
+    for place, line in enumerate(text.splitlines(), start=1):
         words = line.split()
         if not words:
             continue

@@ -143,13 +143,19 @@ def _without_numbers(path: Path, lines: Sequence[Line]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _decoded(path: Path, form: str) -> str:
-    """The text of a file."""
-    data = read_file(path, MOST_TEXT_BYTES)
+def encoding_of(data: bytes) -> str | None:
+    """UTF-16 or UTF-32 if the bytes of a text show it, UTF-8 if they begin with its mark, else None."""
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
     if encoding is None and b"\0" in data:  # ASCII letters in UTF-16 have a zero byte each
         low, high = data[::2].count(0), data[1::2].count(0)
         encoding = "utf-16-le" if high > low else "utf-16-be"
+    return encoding
+
+
+def _decoded(path: Path, form: str) -> str:
+    """The text of a file."""
+    data = read_file(path, MOST_TEXT_BYTES)
+    encoding = encoding_of(data)
     try:
         return data.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:

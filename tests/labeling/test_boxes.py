@@ -117,6 +117,17 @@ def test_boxes_of_files_become_pixels() -> None:
     assert in_pixels(boxes, (40, 80), None) == (Box(20, 10, 60, 30, 1), Box(79, 20, 80, 21, 3))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_boxes_in_the_encodings_of_windows(encoding: str) -> None:
+    line = "2 0.5 0.25 0.125 0.5"
+    assert decode_boxes(line.encode(encoding)) == decode_boxes(line.encode())
+
+
+def test_boxes_that_are_no_text() -> None:
+    with pytest.raises(ValueError, match=r"lines of YOLO.*got no text"):
+        decode_boxes(b"\xd8\xff\xe0 0.5")
+
+
 @pytest.mark.parametrize("annotator", [None, ProductAnnotator()])
 def test_other_annotators_take_no_boxes(annotator: ProductAnnotator | None) -> None:
     with pytest.raises(ValueError, match=r"grab-cut, which alone takes boxes, got (none|product)"):
