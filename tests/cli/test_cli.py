@@ -367,6 +367,7 @@ def test_solvers_lists_all_that_is_registered() -> None:
             for option in registry.option_defaults(kind):
                 assert option in result.output
     assert "normalized-cut" in result.output
+    assert "per_pixel=true" in result.output
     assert "affinity.sigma_xy=40" in result.output
 
 

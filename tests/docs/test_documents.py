@@ -71,10 +71,22 @@ def problem_of(words: list[str]) -> str | None:
         case ["python" | "bash", script, *arguments] if not (ROOT / script).is_file():
             return f"no file {script}"
         case ["python", script, *arguments]:
-            source = (ROOT / script).read_text()
+            source = "".join(path.read_text() for path in with_helpers(ROOT / script))
             unknown = [word for word in arguments if word.startswith("--") and f'"{word}"' not in source]
             return f"{script} has no {unknown}" if unknown else None
     return None
+
+
+def with_helpers(script: Path) -> set[Path]:
+    """A script and the modules of the examples that it imports, at any remove."""
+    found, waiting = set[Path](), {script}
+    while waiting:
+        found |= waiting
+        names = {
+            name for path in waiting for name in re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.M)
+        }
+        waiting = {path for name in names if (path := ROOT / f"examples/{name}.py").is_file()} - found
+    return found
 
 
 def idle(callback: Callable[..., object]) -> Callable[..., None]:
@@ -179,6 +191,7 @@ def test_the_readme_has_all_of_it() -> None:
         ("pytest -m swift", "swift"),
         ("python tests/speed.py", "tests/speed.py"),
         ("python tests/benchmarks/speed.py --image 3", "--image"),
+        ("python examples/crf.py DATA/camvid --seed 3", "--seed"),
         ("bash run", "no file run"),
     ],
 )

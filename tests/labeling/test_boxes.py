@@ -14,6 +14,7 @@ from selflabel.annotators.grab_cut import Box
 from selflabel.files.box_files import RelativeBox, decode_boxes
 from selflabel.files.label_files import read_index
 from selflabel.labeling.boxes import in_pixels, predicted_in_boxes
+from selflabel.labeling.plan import make_plan
 
 COLORS = {0: (40, 90, 60), 1: (200, 60, 50), 3: (60, 80, 210)}
 DISKS = {1: (14, 14, 7), 3: (44, 30, 9)}
@@ -80,6 +81,7 @@ def test_what_is_done_is_done_again_when_a_box_changes(tmp_path: Path) -> None:
         ("-1 0.5 0.5 0.2 0.2", "shares of the image"),
         ("0 0.5 nan 0.2 0.2", "shares of the image"),
         ("0 0.95 0.5 0.2 0.2", "line 1: the box leaves the image"),
+        ("0 0.5 0.05 0.2 0.2", "line 1: the box leaves the image"),
         ("0 30 24 10 12", "pixels"),
         ("3 0.5 0.5 0.2 0.2", "there are 4 classes"),
         ("0 0.5 0.5 1 1", "leave some background"),
@@ -109,6 +111,12 @@ def test_options_that_do_not_go_with_boxes(options: tuple[object, ...], message:
     said = label(tmp_path, tmp_path / "out", *options)
     assert said.startswith("2 ")
     assert message in " ".join(said.split())
+
+
+def test_a_plan_has_boxes_alone(tmp_path: Path) -> None:
+    scene(tmp_path, "a", (1,))
+    with pytest.raises(ValueError, match="expected boxes alone, got seeds or predictions"):
+        make_plan(tmp_path / "images", tmp_path / "images", boxes=tmp_path / "boxes")
 
 
 def test_boxes_of_files_become_pixels() -> None:
