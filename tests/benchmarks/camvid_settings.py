@@ -16,7 +16,7 @@ from camvid import DENSE, HARD, METHODS, NEAREST, SOFT, regularized
 from camvid_runs import BALANCED, FULL, Method, arguments, run_all
 
 from selflabel import Energy
-from selflabel.affinity import GaussianKernel
+from selflabel.affinity import GaussianKernel, SparseNonlocal
 from selflabel.losses import (
     DenseCRFLoss,
     GatedCRFLoss,
@@ -37,6 +37,9 @@ def weighted(objective: SelfLabeling, pairwise: float, weight: float) -> SelfLab
 
 SOFT_DENSE = replace(SOFT, energy=Energy(COLLISION, QUADRATIC_POTTS, 0.3, 6.0), affinity=DENSE)
 HARD_DENSE = replace(HARD, solver=FrankWolfe(), affinity=DENSE, max_steps=10)
+NONLOCAL = SparseNonlocal(sigma=15.0, sigma_xy=50.0)
+"""The kernel of DENSE, of 3000 neighbors a pixel on these images; that one is normalized."""
+
 GATE = (GaussianKernel(1.0, 6.0, 25.5),)
 
 VARIANTS: Mapping[str, Method] = {
@@ -48,6 +51,9 @@ VARIANTS: Mapping[str, Method] = {
     "soft, 20, weight 3": Method(weighted(SOFT, 20.0, 3.0)),
     "soft, 6, weight 3, sigma 20": Method(
         replace(weighted(SOFT, 6.0, 3.0), affinity=replace(NEAREST, sigma=20.0))
+    ),
+    "soft, 20, weight 3, sigma 20": Method(
+        replace(weighted(SOFT, 20.0, 3.0), affinity=replace(NEAREST, sigma=20.0))
     ),
     "soft, 6, weight 1": Method(weighted(SOFT, 6.0, 1.0)),
     "soft, 2, weight 1": Method(weighted(SOFT, 2.0, 1.0)),
@@ -66,6 +72,9 @@ VARIANTS: Mapping[str, Method] = {
     "descent nearest, 0.1": regularized(0.1, PottsLoss(NEAREST)),
     "descent dense, 1": regularized(1.0, DenseCRFLoss(DENSE)),
     "descent dense, 0.2": regularized(0.2, DenseCRFLoss(DENSE)),
+    "descent non-local, 3e-4": regularized(3e-4, PottsLoss(NONLOCAL)),
+    "descent non-local, 1e-4": regularized(1e-4, PottsLoss(NONLOCAL)),
+    "hard non-local, 1e-3, weight 3": Method(replace(weighted(HARD, 1e-3, 3.0), affinity=NONLOCAL)),
     "normalized cut, 0.03": regularized(0.03, NormalizedCutLoss(DENSE)),
     "normalized cut, 0.3": regularized(0.3, NormalizedCutLoss(DENSE)),
     "kernel cut, 0.2": regularized(0.2, KernelCutLoss(DENSE, gamma=0.03)),

@@ -129,6 +129,7 @@ def test_annotators(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _, out = camvid(monkeypatch, tmp_path, *methods, example="annotators.py")
     lines = (out / "gap.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["full", "weak", *own]
+    assert len(list((out / "predictions").iterdir())) == 4  # each image once, for both methods
 
 
 def test_clustering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
