@@ -222,18 +222,29 @@ def scores_in(out: Path, methods: tuple[str, ...], seeds: tuple[int, ...] | None
     return found
 
 
+def share_of(full: list[Score], scores: list[Score]) -> float | None:
+    """Of the mean of full masks, over the seeds that both have; None without any."""
+    both = {score.seed for score in full} & {score.seed for score in scores}
+    if not both:
+        return None
+    one, other = (
+        statistics.mean(score.iou for score in each if score.seed in both) for each in (scores, full)
+    )
+    return one / other
+
+
 def table(scores: list[Score]) -> str:
     """Mean over the seeds, spread, share of the better full masks and minutes, one line a method."""
-    means = {
-        method: statistics.mean(score.iou for score in scores if score.method == method)
-        for method in dict.fromkeys(score.method for score in scores)
+    methods = {
+        name: [score for score in scores if score.method == name]
+        for name in dict.fromkeys(score.method for score in scores)
     }
-    full = max((means[name] for name in (FULL, BALANCED) if name in means), default=0.0)
     lines = ["| method | mean IoU | of full masks | runs | minutes |", "| --- | --- | --- | --- | --- |"]
-    for method, mean in means.items():
-        mine = [score for score in scores if score.method == method]
+    for method, mine in methods.items():
+        mean = statistics.mean(score.iou for score in mine)
         spread = f" ± {statistics.stdev(score.iou for score in mine):.3f}" if len(mine) > 1 else ""
-        share = f"{100 * mean / full:.1f} %" if full else ""
+        shares = [share_of(methods.get(name, []), mine) for name in (FULL, BALANCED)]
+        share = f"{100 * min(found):.1f} %" if (found := [one for one in shares if one is not None]) else ""
         minutes = statistics.median(score.seconds for score in mine) / 60
         lines.append(f"| {method} | {mean:.3f}{spread} | {share} | {len(mine)} | {minutes:.1f} |")
     return "\n".join(lines) + "\n"
@@ -302,7 +313,7 @@ def data_of(options: argparse.Namespace) -> tuple[list[Sample], list[Sample]]:
     samples = list(trimmed(options.data, training, options.size, scribbles))
     if options.length < 1:
         samples = [replace(one, seeds=shortened(one.seeds, options.length)) for one in samples]
-    return samples, list(trimmed(options.data, scored, options.size))
+    return samples, list(trimmed(options.data, scored, options.size, scribbles))
 
 
 def data_by_seed(

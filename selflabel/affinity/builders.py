@@ -125,6 +125,7 @@ class SparseNonlocal:
     samples: int = 16
     neighbors: int | None = None
     random_state: int = 0
+    symmetric: bool = True
 
     def __post_init__(self) -> None:
         check_positive("sigma", self.sigma)
@@ -138,7 +139,7 @@ class SparseNonlocal:
         """The sparse non-local affinity of the image."""
         neighbors = _in_space(self.neighbors, len(image.shape) - 2)
         return SparseNonlocalAffinity.from_image(
-            image, self.sigma, self.sigma_xy, self.samples, neighbors, self.random_state
+            image, self.sigma, self.sigma_xy, self.samples, neighbors, self.random_state, self.symmetric
         )
 
 

@@ -22,7 +22,7 @@ DENSE_CRF_KERNELS = (GaussianKernel(1.0, 100.0, 15.0),)
 """The published kernel of dense CRF losses; (1.0, 60.0, 12.0) with ResNet-101."""
 
 POST_PROCESSING = (GaussianKernel(3.0, 30.0, 5.0), GaussianKernel(5.0, 2.0, None))
-"""Appearance and smoothness as in Mayer et al., Sec. 4.2."""
+"""Appearance and smoothness as in Mayer et al., Sec. 5.4."""
 
 
 @dataclass(frozen=True, eq=False)

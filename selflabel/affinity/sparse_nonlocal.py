@@ -18,7 +18,7 @@ from selflabel.affinity.stencil import (
     checked_features,
     twice_squared,
 )
-from selflabel.kinds import check_count
+from selflabel.kinds import check_count, check_kind
 
 FARTHEST = 3.0
 """In bandwidths: pairs beyond it are not drawn. They have a hundredth of the mass of the kernel in the plane."""
@@ -34,6 +34,10 @@ class SparseNonlocalAffinity(Stencil):
     take it (as Veksler & Boykov, CVPR 2022; the drawing is ours). All pixels and images have the same offsets, which
     `random_state` decides: looking up far neighbors is slicing, too.
 
+    ``symmetric=True``, the default, replaces ``W`` by ``D^-½ W D^-½`` with ``D_ii = 1 + Σ_j w_ij``: the degree, in
+    which a pixel itself counts as in dense affinities. The neighbors of a pixel have a mass of about 1 then, and λ is
+    on the scale of the other affinities; without it they have that of the kernel, thousands for wide ones.
+
     f are colors in 0..255 units, or any features in their own. Cost: one pass over the pairs; memory: one number for
     each.
     """
@@ -47,13 +51,15 @@ class SparseNonlocalAffinity(Stencil):
         samples: int = 16,
         neighbors: int | None = None,
         random_state: int = 0,
+        symmetric: bool = True,
     ) -> "SparseNonlocalAffinity":
         """From an image ``[b c *s]``, uint8 in 0..255 or floats in [0, 1]; sigma in 0..255 units, sigma_xy in pixels.
 
         samples: far neighbors m in each of two opposite directions, those drawn twice counted twice. neighbors: 4 or 8
         on the grid (6 or 26 in 3-D), the smaller one by default.
         """
-        return cls.from_features(as_image(image).colors, sigma, sigma_xy, samples, neighbors, random_state)
+        colors = as_image(image).colors
+        return cls.from_features(colors, sigma, sigma_xy, samples, neighbors, random_state, symmetric)
 
     @classmethod
     def from_features(
@@ -64,22 +70,28 @@ class SparseNonlocalAffinity(Stencil):
         samples: int = 16,
         neighbors: int | None = None,
         random_state: int = 0,
+        symmetric: bool = True,
     ) -> "SparseNonlocalAffinity":
         """From any feature map, sigma in its units."""
         check_positive("sigma", sigma)
         check_positive("sigma_xy", sigma_xy)
         check_count(samples, "samples")
         check_count(random_state, "random_state", 0)
+        check_kind(symmetric, bool, "symmetric as True or False", "one of both")
         features = checked_features(features)
         size = tuple(features.shape[2:])
         near = grid_offsets(2 * len(size) if neighbors is None else neighbors, len(size))
         factors = {offset: _gaussian(offset, sigma_xy) for offset in near}
         factors |= _drawn(size, sigma_xy, samples, frozenset(near), random_state)
-        return cls(
-            size,
-            tuple(factors),
-            tuple(_weights(features, offset, sigma) * factor for offset, factor in factors.items()),
-        )
+        weights = tuple(_weights(features, offset, sigma) * factor for offset, factor in factors.items())
+        found = cls(size, tuple(factors), weights)
+        return found._normalized() if symmetric else found
+
+    def _normalized(self) -> "SparseNonlocalAffinity":
+        """``D^-½ W D^-½``."""
+        scale = (1 + self.degree()).rsqrt()
+        weights = (pairs.weight * pairs.first(scale) * pairs.second(scale) for pairs in self.pairs())
+        return type(self)(self.size, self.offsets, tuple(weights))
 
 
 def _gaussian(offset: Offset, sigma_xy: float) -> float:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder, Grid
@@ -113,8 +114,9 @@ class GrabCutAnnotator:
     ) -> Float[Tensor, "1 k *s"]:
         """Probabilities of one image ``[1 c h w]`` from boxes: seeds are `box_seeds`, to be given to the solver, too.
 
-        The first mixture of a class is that of all pixels in its boxes. Raises `ValueError` without boxes, for boxes
-        that cover or leave the image, and for classes that there are not.
+        A class has no probability outside its boxes; where boxes overlap, both have. The first mixture of a class is
+        that of all pixels in its boxes. Raises `ValueError` without boxes, for boxes that cover or leave the image, and
+        for classes that there are not.
         """
         image = as_image(image)
         size = (image.shape[2], image.shape[3])
@@ -127,13 +129,15 @@ class GrabCutAnnotator:
         if max(classes) >= num_classes:
             raise ValueError(f"expected classes below {num_classes} in boxes, got {max(classes)}")
         inside = seeds.clone()
+        present = torch.tensor([0, *sorted(classes)])
+        allowed = (present == 0).view(-1, 1, 1).repeat(1, *size)
         for box in sorted(
             boxes, key=lambda box: -(box.x1 - box.x0) * (box.y1 - box.y0)
         ):  # the smaller one wins
             inside[box.y0 : box.y1, box.x0 : box.x1] = box.label
-        present = torch.tensor([0, *sorted(classes)])
-        *_, last = self.turns(image, seeds, present, inside)
-        return self._posterior(last, seeds, present, num_classes)[None]
+            allowed[present == box.label, box.y0 : box.y1, box.x0 : box.x1] = True
+        *_, last = self.turns(image, seeds, present, inside, allowed)
+        return self._posterior(last, seeds, present, num_classes, allowed)[None]
 
     def turns(
         self,
@@ -141,8 +145,12 @@ class GrabCutAnnotator:
         seeds: Integer[Tensor, "*s"],
         present: Integer[Tensor, " present"],
         first: Integer[Tensor, "*s"] | None = None,
+        allowed: Bool[Tensor, "present *s"] | None = None,
     ) -> Iterator[GrabCutRound]:
-        """The rounds of one image ``[1 c *s]``. `first`: the labels of the first mixtures, if not the seeds."""
+        """The rounds of one image ``[1 c *s]``. `first`: the labels of the first mixtures, if not the seeds.
+
+        allowed: where each class may be, all pixels have one; anywhere if not given.
+        """
         features = mixture_features(image, self.mixture)[0]
         numbers = torch.full((UNLABELED + 1,), UNLABELED)
         numbers[present] = torch.arange(len(present))
@@ -155,17 +163,20 @@ class GrabCutAnnotator:
             if labels is not None:
                 mixtures = mixtures.refitted(features, labels.numpy().ravel(), self.mixture)
             scores = torch.from_numpy(mixtures.scores(features))
-            after, energy = self._cut(scores, own, affinity, labels)
+            after, energy = self._cut(scores, own, affinity, labels, allowed)
             yield GrabCutRound(present[after[0].cpu()], energy, scores)
             if labels is not None and torch.equal(after, labels):
                 return
             labels = after
 
     def _cut(
-        self, scores: Tensor, seeds: Tensor, affinity: Affinity, labels: Tensor | None
+        self, scores: Tensor, seeds: Tensor, affinity: Affinity, labels: Tensor | None, allowed: Tensor | None
     ) -> tuple[Integer[Tensor, "1 *s"], float]:
         """The labels of a graph cut from the last ones, and E; seeds count as pixels of their class."""
         costs = (-self.power * scores).view(1, -1, *seeds.shape[1:])
+        if allowed is not None:  # more than all pairs of a pixel could save
+            saved = self.pairwise_weight * float(affinity.degree().max())
+            costs = costs.masked_fill(~allowed.to(costs.device), float(costs.max()) + saved + 1)
         energy = Energy(pairwise_weight=self.pairwise_weight)
         problem = Problem.from_costs(energy, costs, seeds, affinity)
         start = None if labels is None else one_hot(labels, costs.shape[1], costs.dtype)
@@ -179,6 +190,8 @@ class GrabCutAnnotator:
         seeds: Integer[Tensor, "*s"],
         present: Integer[Tensor, " present"],
         num_classes: int,
+        allowed: Bool[Tensor, "present *s"] | None = None,
     ) -> Float[Tensor, "k *s"]:
-        probs = (self.power * last.scores).softmax(0).view(-1, *seeds.shape)
+        logits = (self.power * last.scores).view(-1, *seeds.shape)
+        probs = (logits if allowed is None else logits.masked_fill(~allowed, -inf)).softmax(0)
         return spread(probs.to(seeds.device), present.to(seeds.device), num_classes)

@@ -33,6 +33,7 @@ REGULARIZERS: Mapping[str, Mapping[str, Any]] = {
         "solver": "total-variation",
         "relaxation": "isotropic-total-variation",
         "affinity": "edge-stop",
+        "max_steps": 200,
     },
     "dense-crf": {
         "solver": "mean-field",

@@ -48,8 +48,9 @@ def expansion_loss(
     T are the classes present but the background. ``G_k = Σ_j d^(j-1) σ^k_(j) / Σ_j d^(j-1)``, global weighted rank
     pooling, is a mean of σ^k from its largest value on, with decays d for images of 41 x 41 pixels; d = 0 is the
     maximum, 1 the mean. A class that is there must cover a part of the image, one that is not must be nowhere. Without
-    a background (None) its term is left out; where T is empty or full, that mean is 0. Raises `ValueError` for
-    `present` of another shape, a background that is no class, and decays outside [0, 1].
+    a background (None) its term is left out; where T is empty or full, that mean is 0. Images without any class, the
+    background included, are those of which nothing is known: they do not count, and of them alone the loss is zero.
+    Raises `ValueError` for `present` of another shape, a background that is no class, and decays outside [0, 1].
 
     Cost: a sort of the pixels of each class.
     """
@@ -73,7 +74,8 @@ def expansion_loss(
         value = there + absent
         if background is not None:
             value = value - _log(_pooled(ranked[:, background], background_decay))
-        return value.mean()
+        known = present.any(1)
+        return (value * known).sum() / known.sum().clamp_min(1)
 
 
 def _check_decay(name: str, value: float) -> None:
@@ -130,7 +132,7 @@ def _mean_field(log_probs: Tensor, affinity: Affinity, iterations: int) -> Tenso
 
 
 class ExpansionLoss(nn.Module):
-    """`expansion_loss`, the classes of an image being those of its seeds."""
+    """`expansion_loss`, the classes of an image being those of its seeds; images without seeds do not count."""
 
     def __init__(
         self,

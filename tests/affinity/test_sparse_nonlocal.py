@@ -1,5 +1,6 @@
 """Sparse non-local affinities: in expectation the dense one of the same kernel."""
 
+from dataclasses import replace
 from math import exp
 
 import pytest
@@ -9,7 +10,9 @@ from torch import Tensor
 
 from selflabel import Energy, Problem, solve
 from selflabel.affinity import SparseNonlocal, SparseNonlocalAffinity
-from selflabel.solvers import GradientDescent, GraphCut
+from selflabel.driver import Solver
+from selflabel.labeling.presets import default_labeler
+from selflabel.solvers import GradientDescent, GraphCut, MeanField
 from selflabel.terms import BILINEAR, COLLISION, COLLISION_DIVERGENCE, potts
 
 SIZE = (9, 11)
@@ -21,7 +24,7 @@ def image() -> Tensor:
 
 def made(random_state: int = 0, samples: int = 6) -> SparseNonlocalAffinity:
     return SparseNonlocalAffinity.from_image(
-        image(), sigma=90.0, sigma_xy=2.5, samples=samples, random_state=random_state
+        image(), 90.0, 2.5, samples, random_state=random_state, symmetric=False
     )
 
 
@@ -80,7 +83,9 @@ def test_graph_cut_and_gradient_descent_take_it() -> None:
     pixels = torch.where(truth[:, None] == 1, 0.2, pixels)
     seeds = torch.full_like(truth, 255)
     seeds[:, 14:16, 14], seeds[:, 0, :], seeds[:, 11, ::2] = 1, 0, 0
-    affinity = SparseNonlocalAffinity.from_image(pixels, sigma=15.0, sigma_xy=8.0, samples=40)
+    affinity = SparseNonlocalAffinity.from_image(
+        pixels, sigma=15.0, sigma_xy=8.0, samples=40, symmetric=False
+    )
     for solver, energy in (
         (GraphCut(), Energy(coupling_weight=0.01, pairwise_weight=1.0)),
         (GradientDescent(), Energy(COLLISION, COLLISION_DIVERGENCE, coupling_weight=0.01)),
@@ -89,6 +94,31 @@ def test_graph_cut_and_gradient_descent_take_it() -> None:
         found = solve(problem, solver).labels.argmax(1)
         assert float((found == truth).double().mean()) > 0.98
         assert float((found[truth == 1] == 1).double().mean()) > 0.9
+
+
+@pytest.mark.quick
+def test_symmetric_normalization_is_that_of_the_matrix() -> None:
+    plain = made().as_matrix()[0]
+    scale = (1 + plain.sum(1)).rsqrt()
+    normalized = SparseNonlocal(90.0, 2.5, 6)(image())
+    torch.testing.assert_close(normalized.as_matrix()[0], scale[:, None] * plain * scale)
+    assert float(normalized.degree().mean()) < 1 < float(plain.sum(1).mean())
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("solver", [GraphCut(), GradientDescent(), MeanField()])
+def test_presets_label_with_it(solver: Solver) -> None:
+    """Its pairs are as strong as those that the weights of the presets are for."""
+    truth = torch.zeros(1, 40, 40, dtype=torch.int64)
+    truth[:, 8:30, 12:34] = 1
+    colors = torch.where(truth[:, None] == 1, 0.4, 0.5) + 0.02 * torch.randn(
+        1, 3, 40, 40, generator=torch.Generator().manual_seed(1)
+    )
+    seeds = torch.full_like(truth, 255)
+    seeds[:, 20, 16:24], seeds[:, 3, 4:30] = 1, 0
+    labeler = replace(default_labeler(solver), affinity=SparseNonlocal(sigma_xy=10.0))
+    found = labeler.label(colors[0], seeds[0], 2).labels.argmax(1)
+    assert float((found == truth).double().mean()) > 0.97
 
 
 @pytest.mark.quick
@@ -115,3 +145,5 @@ def test_settings_out_of_range(unchecked: None) -> None:
             SparseNonlocal(**change)
     with pytest.raises(ValueError, match="expected samples as a whole number >= 1"):
         SparseNonlocalAffinity.from_image(image(), samples=0)
+    with pytest.raises(ValueError, match="expected symmetric as True or False"):
+        SparseNonlocalAffinity.from_image(image(), symmetric=1)  # type: ignore[arg-type]

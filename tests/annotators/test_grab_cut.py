@@ -107,6 +107,25 @@ def test_boxes() -> None:
     assert float((labels == truth).float().mean()) > 0.9
 
 
+@pytest.mark.parametrize("power", [0.0, 0.3])
+def test_a_class_stays_in_its_boxes(power: float) -> None:
+    """However alike objects of two classes are: pixels of one box would be of the other's class."""
+    image = 0.2 * torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    image[:, :, 6:14, 4:12] += 0.7
+    image[:, :, 6:14, 18:26] += 0.7
+    boxes = [Box(2, 4, 14, 16, 1), Box(16, 4, 28, 16, 2), Box(12, 14, 20, 18, 2)]
+    annotator = GrabCutAnnotator(MixtureAnnotator(places=False), power=power, rounds=3)
+    probs = annotator.predict_in_boxes(image, boxes, 3)[0]
+    inside = torch.zeros(3, 20, 30, dtype=torch.bool)
+    inside[0] = True
+    for box in boxes:
+        inside[box.label, box.y0 : box.y1, box.x0 : box.x1] = True
+    assert torch.equal(probs > 0, inside)
+    present, first = torch.arange(3), torch.where(inside[1], 1, torch.where(inside[2], 2, 0))
+    for turn in annotator.turns(image, box_seeds(boxes, (20, 30)), present, first, inside):
+        assert bool(inside.gather(0, turn.labels[None]).all())
+
+
 def test_boxes_that_are_none_are_refused() -> None:
     image, _, _ = scene(2)
     for corners in ((5, 5, 5, 9), (-1, 0, 4, 4), (0, 7, 4, 4)):

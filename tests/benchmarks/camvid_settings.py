@@ -2,7 +2,7 @@
 
     python tests/benchmarks/camvid_settings.py DATA/camvid --out runs/camvid-settings --aside 12 --steps 200 --seeds 1
 
-Options are those of the example. docs/benchmarks.md has the figures.
+Options are those of the example. examples/results/README.md has the figures.
 """
 
 import sys
@@ -38,7 +38,6 @@ def weighted(objective: SelfLabeling, pairwise: float, weight: float) -> SelfLab
 SOFT_DENSE = replace(SOFT, energy=Energy(COLLISION, QUADRATIC_POTTS, 0.3, 6.0), affinity=DENSE)
 HARD_DENSE = replace(HARD, solver=FrankWolfe(), affinity=DENSE, max_steps=10)
 NONLOCAL = SparseNonlocal(sigma=15.0, sigma_xy=50.0)
-"""The kernel of DENSE, of 3000 neighbors a pixel on these images; that one is normalized."""
 
 GATE = (GaussianKernel(1.0, 6.0, 25.5),)
 
@@ -72,9 +71,9 @@ VARIANTS: Mapping[str, Method] = {
     "descent nearest, 0.1": regularized(0.1, PottsLoss(NEAREST)),
     "descent dense, 1": regularized(1.0, DenseCRFLoss(DENSE)),
     "descent dense, 0.2": regularized(0.2, DenseCRFLoss(DENSE)),
-    "descent non-local, 3e-4": regularized(3e-4, PottsLoss(NONLOCAL)),
-    "descent non-local, 1e-4": regularized(1e-4, PottsLoss(NONLOCAL)),
-    "hard non-local, 1e-3, weight 3": Method(replace(weighted(HARD, 1e-3, 3.0), affinity=NONLOCAL)),
+    "descent non-local, 1": regularized(1.0, PottsLoss(NONLOCAL)),
+    "descent non-local, 3": regularized(3.0, PottsLoss(NONLOCAL)),
+    "hard non-local, 2, weight 3": Method(replace(HARD, affinity=NONLOCAL)),
     "normalized cut, 0.03": regularized(0.03, NormalizedCutLoss(DENSE)),
     "normalized cut, 0.3": regularized(0.3, NormalizedCutLoss(DENSE)),
     "kernel cut, 0.2": regularized(0.2, KernelCutLoss(DENSE, gamma=0.03)),

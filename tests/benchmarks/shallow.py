@@ -1,4 +1,4 @@
-"""Shallow proposals from scribbles: GrabCut, kernel cut and graph cut, scored against the masks of the packs.
+"""Shallow proposals from scribbles: graph cut, kernel cut, GrabCut and others, scored against the packs' masks.
 
     SELFLABEL_DATA=... python tests/benchmarks/shallow.py --images 12
 
@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,12 +27,21 @@ from selflabel.labels import UNLABELED
 
 PACKS = ("acdc", "camvid", "bsds")
 METHODS = {
-    "graph cut, product annotator": ("graph-cut", None),
-    "kernel cut, product annotator": ("kernel-cut", None),
-    "graph cut, mixture annotator": ("graph-cut", "mixture"),
-    "GrabCut (graph cut, grab-cut annotator)": ("graph-cut", "grab-cut"),
-    "kernel cut, grab-cut annotator": ("kernel-cut", "grab-cut"),
+    "graph cut": LabelerOptions(solver="graph-cut"),
+    "graph cut, sparse non-local": LabelerOptions(solver="graph-cut", affinity="sparse-nonlocal"),
+    "gradient descent": LabelerOptions(solver="gradient-descent"),
+    "gradient descent, sparse non-local": LabelerOptions(
+        solver="gradient-descent", affinity="sparse-nonlocal"
+    ),
+    "kernel cut": LabelerOptions(solver="kernel-cut"),
+    "normalized cut with seeds": LabelerOptions(
+        solver="kernel-cut", coupling_weight=0.0, pairwise_weight=0.0
+    ),
+    "graph cut, mixture": LabelerOptions(solver="graph-cut", annotator="mixture"),
+    "GrabCut": LabelerOptions(solver="graph-cut", annotator="grab-cut"),
+    "kernel cut, grab-cut": LabelerOptions(solver="kernel-cut", annotator="grab-cut"),
 }
+"""Without a named annotator, the product of forest and random walk."""
 
 
 def pictures(pack: str, part: str, count: int) -> Iterator[Picture]:
@@ -86,8 +96,7 @@ def main() -> int:
     print("| method | " + " | ".join(f"{pack}: mIoU, s" for pack in options.packs) + " |")
     print("| --- |" + " --- |" * len(options.packs))
     for name in options.methods:
-        solver, annotator = METHODS[name]
-        labeler = registry.labeler(LabelerOptions(solver=solver, annotator=annotator, set=tuple(options.set)))
+        labeler = registry.labeler(replace(METHODS[name], set=tuple(options.set)))
         cells = []
         for pack in options.packs:
             chosen = list(pictures(pack, options.part, options.images))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.filters import draw_filters
 from support.folders import contents, make_folders
 from support.runs import call
@@ -12,8 +13,10 @@ from typer.testing import Result
 from selflabel.cli.annotate import MODELS, REGULARIZERS, AnnotateOptions, preset
 from selflabel.cli.config import registry
 from selflabel.compat.pydensecrf import densecrf
+from selflabel.driver import Result as SolveResult
 from selflabel.files.label_files import read_index
 from selflabel.labeling.one import label
+from selflabel.labels import UNLABELED
 from selflabel.networks.efficientnet import Variant
 
 FOREST = ("--set", "annotator.trees=5", "--set", "annotator.blocks=1", "--set", "annotator.best=20")
@@ -70,7 +73,7 @@ def test_regularized_labels_are_those_of_label(
     options = {
         "total-variation": (
             *("--solver", "total-variation", "--affinity", "edge-stop", "--pairwise-weight", weight),
-            *("--relaxation", "isotropic-total-variation", "--coupling-weight", "1"),
+            *("--relaxation", "isotropic-total-variation", "--coupling-weight", "1", "--max-steps", "200"),
         ),
         "dense-crf": (
             *("--solver", "mean-field", "--affinity", "dense", "--sigma", "5", "--sigma-xy", "30"),
@@ -82,6 +85,22 @@ def test_regularized_labels_are_those_of_label(
     again = call("label", folders["images"], *files, *annotator, *options, *common)
     assert again.exit_code == 0, again.output
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
+
+
+def test_total_variation_is_solved_to_its_tolerance() -> None:
+    """The weight of a network's predictions needs more sweeps than those of labeling."""
+    here = Path()
+    options = AnnotateOptions(
+        images=here, out=here, seeds=here, probs=here, model="global", regularizer="total-variation"
+    )
+    labeler = registry.labeler(preset(options), predicted=True)
+    generator = torch.Generator().manual_seed(2)
+    image = torch.rand(3, 60, 60, generator=generator)
+    probs = torch.rand(4, 60, 60, generator=generator).softmax(0)
+    seeds = torch.full((60, 60), UNLABELED)
+    found = labeler.label(image, seeds, 4, probs)
+    assert found.results == (SolveResult.CONVERGED,)
+    assert int(found.steps) > 20
 
 
 def test_the_dense_crf_is_that_of_pydensecrf(folders: dict[str, Path]) -> None:

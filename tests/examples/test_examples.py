@@ -109,6 +109,33 @@ def test_camvid_aside_from_shorter_scribbles(monkeypatch: pytest.MonkeyPatch, tm
     assert (out / "labels-of-the-random-walker.npz").stat().st_mtime_ns == written
 
 
+def test_camvid_from_clicks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", train=4, val=1)
+    (data / "scribbles").rename(data / "clicks")
+    small = ("--seeds", 1, "--steps", 1, "--scribble-steps", 1, "--size", 32, "--batch", 2)
+    untrained = ("--network", "unet:2", "--new-layers-rate", 1, "--methods", "pCE")
+    start(monkeypatch, "camvid.py", data, "--out", tmp_path / "out", *untrained, *small, "--clicks")
+    assert [row["method"] for row in rows(tmp_path / "out" / "scores.csv")] == ["pCE"]
+
+
+@pytest.mark.quick
+def test_shares_of_full_masks_are_of_the_same_seeds() -> None:
+    runs = runpy.run_path(str(EXAMPLES / "camvid_runs.py"))
+    scores = [
+        runs["Score"](*one, 60.0)
+        for one in (
+            ("full masks", 1, 0.5),
+            ("full masks", 2, 0.7),
+            ("full masks, balanced", 1, 0.625),
+            ("pCE", 1, 0.5),
+            ("pCE", 2, 0.4),
+            ("soft, nearest", 3, 0.6),
+        )
+    ]
+    cells = [line.split(" | ") for line in runs["table"](scores).splitlines()[2:]]
+    assert [cell[2] for cell in cells] == ["80.0 %", "100.0 %", "75.0 %", ""]
+
+
 def test_supervision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found, _ = camvid(monkeypatch, tmp_path, example="supervision.py")
     assert len(found) == 6

@@ -104,6 +104,18 @@ def test_constraint_and_its_gradient_are_the_formulas() -> None:
     torch.testing.assert_close(slope.flatten(2), (probs - target) / pixels, rtol=1e-6, atol=1e-9)
 
 
+def test_images_of_which_nothing_is_known_do_not_count() -> None:
+    logits = logits_of().requires_grad_()
+    unknown = torch.tensor([[False] * 3, [True, False, False]])
+    loss = expansion_loss(logits, unknown)
+    torch.testing.assert_close(loss, expansion_loss(logits[1:], unknown[1:]))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert float(gradient[0].abs().max()) == 0 < float(gradient[1].abs().max())
+    nothing = expansion_loss(logits, torch.zeros_like(unknown))
+    (gradient,) = torch.autograd.grad(nothing, logits)
+    assert float(nothing.detach()) == float(gradient.abs().max()) == 0
+
+
 def test_modules_take_the_classes_of_the_seeds() -> None:
     case = make_case(Energy(), "grid4")
     logits = case.probs.log()
