@@ -223,14 +223,14 @@ def scores_in(out: Path, methods: tuple[str, ...], seeds: tuple[int, ...] | None
 
 
 def share_of(full: list[Score], scores: list[Score]) -> float | None:
-    """Of the mean of full masks, over the seeds that both have; None without any."""
+    """Of the mean of full masks, over the seeds that both have; None without any, and of zero."""
     both = {score.seed for score in full} & {score.seed for score in scores}
     if not both:
         return None
     one, other = (
         statistics.mean(score.iou for score in each if score.seed in both) for each in (scores, full)
     )
-    return one / other
+    return one / other if other else None
 
 
 def table(scores: list[Score]) -> str:
