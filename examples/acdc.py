@@ -10,7 +10,6 @@ to OUT, a Markdown table of mean Dice (all validation images together) and HD95 
 structures. Interrupted, it goes on where it stopped.
 """
 
-import argparse
 import csv
 import statistics
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from run_options import add_methods, claim, parser_of
 
 from selflabel import Energy
 from selflabel.affinity import Contrast, Dense, GaussianKernel, Grid
@@ -169,16 +169,11 @@ def table(scores: list[Score]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--size", type=int, default=SIZE, help="pixels of a side of the images")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser = parser_of(__doc__, steps=500, size=SIZE)
+    add_methods(parser, METHODS, seeds=3)
     options = parser.parse_args()
+    claim(parser, options, "methods", "seeds")
     torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
     scores: list[Score] = []
     for seed in range(1, options.seeds + 1):
         for method in options.methods:

@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from camvid import METHODS
-from camvid_runs import FULL, SCRIBBLES, Method, arguments, run_all, scores_in
+from camvid_runs import FULL, SCRIBBLES, Method, parsed, run_all, scores_in
 
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators import Annotator
@@ -89,7 +89,7 @@ ANNOTATED: Mapping[str, Method] = {name: METHODS[name] for name in ENDS} | {
 
 
 def main() -> None:
-    options = arguments(__doc__, ANNOTATED).parse_args()
+    options = parsed(__doc__, ANNOTATED)
     run_all(
         options,
         {name: with_kept(method, options.out / "predictions") for name, method in ANNOTATED.items()},

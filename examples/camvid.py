@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from camvid_runs import BALANCED, FULL, SCRIBBLES, Method, arguments, run_all
+from camvid_runs import BALANCED, FULL, SCRIBBLES, Method, parsed, run_all
 
 from selflabel import Energy
 from selflabel.affinity import Dense, GaussianKernel, Grid
@@ -78,4 +78,4 @@ METHODS: Mapping[str, Method] = {
 """The grid of Zhang & Boykov 2025, Table 4, and the baselines of the papers."""
 
 if __name__ == "__main__":
-    run_all(arguments(__doc__, METHODS).parse_args(), METHODS)
+    run_all(parsed(__doc__, METHODS), METHODS)

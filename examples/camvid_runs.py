@@ -11,6 +11,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from run_options import add_methods, claim, count, parser_of
 
 from selflabel import label
 from selflabel.datasets.augment import Augmentation
@@ -91,6 +92,10 @@ def split(root: Path, aside: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return stems, read_split(root, "val")
     drives = [list(drive) for _, drive in groupby(sorted(stems), lambda stem: stem.rstrip("0123456789"))]
     last = tuple(stem for drive in drives for stem in drive[-aside:])
+    if len(last) == len(stems):
+        raise ValueError(
+            f"expected images to train with, got all {len(stems)} of train.txt kept aside: fewer"
+        )
     return tuple(stem for stem in stems if stem not in last), last
 
 
@@ -262,36 +267,41 @@ def report(out: Path, methods: tuple[str, ...]) -> str:
     return text
 
 
-def parser_of(description: str | None, *, steps: int, size: int) -> argparse.ArgumentParser:
+def network_parser(description: str | None, *, steps: int, size: int = SIZE) -> argparse.ArgumentParser:
     """The options that all scripts on street scenes have."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=steps, help="of each training or method")
-    parser.add_argument("--size", type=int, default=size, help="pixels of a whole image's width")
-    parser.add_argument("--network", default=NETWORK)
+    parser = parser_of(description, steps=steps, size=size)
+    parser.add_argument("--network", default=NETWORK, help=NETWORK)
     parser.add_argument("--pretrained", help="random: without ImageNet's weights")
-    parser.add_argument("--learning-rate", type=float, default=0.01)
+    parser.add_argument("--learning-rate", type=float, default=0.01, help="0.01")
     return parser
 
 
 def arguments(description: str | None, methods: Mapping[str, Method]) -> argparse.ArgumentParser:
     """The options of a script with these methods."""
-    parser = parser_of(description, steps=200, size=SIZE)
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from --first-seed on")
-    parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--scribble-steps", type=int, default=300, help="before, on the scribbles alone")
-    parser.add_argument("--batch", type=int, default=BATCH)
+    parser = network_parser(description, steps=200)
+    add_methods(parser, methods, seeds=3)
+    parser.add_argument("--first-seed", type=int, default=1, help="1")
     parser.add_argument(
-        "--new-layers-rate", type=float, default=10.0, help="relative; 1 without pretrained ones"
+        "--scribble-steps", type=count, default=300, help="before, on the scribbles alone: 300"
     )
-    parser.add_argument("--methods", nargs="+", default=list(methods), choices=list(methods))
+    parser.add_argument("--batch", type=count, default=BATCH, help=f"{BATCH} images")
+    parser.add_argument(
+        "--new-layers-rate", type=float, help="relative; if not given, 10 beside pretrained layers"
+    )
     parser.add_argument(
         "--aside", type=int, default=0, metavar="N", help="score N training images of each drive"
     )
-    parser.add_argument("--clicks", action="store_true", help="from the folder of clicks")
+    parser.add_argument("--clicks", action="store_true", help="seeds are those of the folder of clicks")
     parser.add_argument("--length", type=float, default=1.0, help="share of each stroke that is kept")
     return parser
+
+
+def parsed(description: str | None, methods: Mapping[str, Method]) -> argparse.Namespace:
+    """The options of a script with these methods, whose OUT has runs of the same protocol alone."""
+    parser = arguments(description, methods)
+    options = parser.parse_args()
+    claim(parser, options, "methods", "seeds", "first_seed")
+    return options
 
 
 def protocol_of(options: argparse.Namespace) -> Protocol:
@@ -302,7 +312,9 @@ def protocol_of(options: argparse.Namespace) -> Protocol:
         options.network,
         options.pretrained,
         options.learning_rate,
-        options.new_layers_rate,
+        (10.0 if options.network.startswith("deeplabv3plus") else 1.0)
+        if options.new_layers_rate is None
+        else options.new_layers_rate,
     )
 
 
@@ -311,7 +323,7 @@ def data_of(options: argparse.Namespace) -> tuple[list[Sample], list[Sample]]:
     training, scored = split(options.data, options.aside)
     scribbles = "clicks" if options.clicks else "scribbles"
     samples = list(trimmed(options.data, training, options.size, scribbles))
-    if options.length < 1:
+    if options.length != 1:
         samples = [replace(one, seeds=shortened(one.seeds, options.length)) for one in samples]
     return samples, list(trimmed(options.data, scored, options.size, scribbles))
 
@@ -327,7 +339,6 @@ def data_by_seed(
 def run_all(options: argparse.Namespace, methods: Mapping[str, Method]) -> None:
     """All runs that are asked for, seed by seed."""
     torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
     samples, held_out = data_of(options)
     for seed, data in data_by_seed(options, samples, held_out):
         for name in options.methods:

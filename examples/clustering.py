@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from camvid import regularized
-from camvid_runs import parser_of, plain, split, trimmed
+from camvid_runs import network_parser, plain, split, trimmed
+from run_options import claim
 from short_runs import ShortRuns
 from sklearn.cluster import KMeans
 
@@ -141,13 +142,14 @@ def regularizers(
 
 
 def main() -> None:
-    parser = parser_of(__doc__, steps=200, size=SIZE)
+    parser = network_parser(__doc__, steps=200, size=SIZE)
     parser.add_argument(
         "--aside", type=int, default=12, help="images of each drive to choose the weight with"
     )
     parser.add_argument("--ground", type=int, nargs="+", default=GROUND, help="classes of the one side")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.1, 0.3, 1.0])
     options = parser.parse_args()
+    claim(parser, options, "weights")
     torch.set_num_threads(1)
     runs = ShortRuns.of(options, 2, BATCH)
     training, aside = split(options.data, options.aside)

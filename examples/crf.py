@@ -17,11 +17,11 @@ from camvid_runs import (
     CLASSES,
     SCRIBBLES,
     Method,
-    arguments,
     data_by_seed,
     data_of,
     mean_iou,
     network_of,
+    parsed,
     plain,
     protocol_of,
     run,
@@ -35,7 +35,7 @@ LAYER = "trained CRF layer"
 CHOSEN = (SCRIBBLES, "gradient descent, dense")
 RUNS = {name: METHODS[name] for name in CHOSEN} | {LAYER: Method(SeedsOnly(), layer=True)}
 
-WEIGHTS = (0.0, 0.3, 1.0, 3.0)
+WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0)
 """Of both kernels."""
 
 
@@ -48,9 +48,8 @@ def post_processed(net: torch.nn.Module, weight: float) -> torch.nn.Module:
 
 
 def main() -> None:
-    options = arguments(__doc__, RUNS).parse_args()
+    options = parsed(__doc__, RUNS)
     torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
     samples, held_out = data_of(options)
     found: dict[str, list[float]] = {}
     for seed, data in data_by_seed(options, samples, held_out):

@@ -18,7 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from camvid_runs import CLASSES, SIZE, parser_of, plain, split, trimmed
+from camvid_runs import CLASSES, network_parser, plain, split, trimmed
+from run_options import claim
 from short_runs import ShortRuns
 
 from selflabel.affinity import Dense
@@ -111,7 +112,11 @@ def with_cues(net: torch.nn.Module, samples: list[Sample]) -> list[Sample]:
 
 
 def main() -> None:
-    options = parser_of(__doc__, steps=300, size=SIZE).parse_args()
+    parser = network_parser(__doc__, steps=300)
+    options = parser.parse_args()
+    if options.steps == 1:
+        parser.error("expected --steps 2 or more: a step's time is from the end of the one before")
+    claim(parser, options)
     torch.set_num_threads(1)
     runs = ShortRuns.of(options, CLASSES, BATCH)
     training, val = split(options.data, 0)

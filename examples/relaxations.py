@@ -8,7 +8,6 @@ mean Dice over the three structures on the validation images, and writes it to O
 it goes on where it stopped.
 """
 
-import argparse
 import csv
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import torch
 from acdc import BATCH, CLASSES, SIZE, SOFT, folders
+from run_options import claim, parser_of
 
 from selflabel.datasets.shortened import shortened
 from selflabel.networks import network
@@ -76,16 +76,12 @@ def table(scores: Sequence[tuple[str, float, float]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--size", type=int, default=SIZE, help="pixels of a side of the images")
+    parser = parser_of(__doc__, steps=300, size=SIZE)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lengths", type=float, nargs="+", default=list(LENGTHS), choices=list(LENGTHS))
     options = parser.parse_args()
+    claim(parser, options, "lengths")
     torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
     scores: list[tuple[str, float, float]] = []
     for length in sorted(options.lengths, reverse=True):
         known: dict[SelfLabeling, float] = {}  # the base objective is in both rows: one run

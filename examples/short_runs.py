@@ -27,8 +27,7 @@ class ShortRuns:
 
     @classmethod
     def of(cls, options: argparse.Namespace, classes: int, batch: int) -> "ShortRuns":
-        """As the options of `camvid_runs.parser_of` say."""
-        options.out.mkdir(parents=True, exist_ok=True)
+        """As the options of `camvid_runs.network_parser` say."""
         return cls(
             options.out,
             options.steps,

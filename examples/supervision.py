@@ -8,7 +8,7 @@ what do scribbles on the others add? Nothing is fitted before; all take the step
 """
 
 from camvid import DENSE, METHODS
-from camvid_runs import FULL, Method, arguments, run_all
+from camvid_runs import FULL, Method, parsed, run_all
 
 from selflabel.losses import DenseCRFLoss
 from selflabel.training import Regularized, SeedsOnly, WeightedLoss
@@ -25,4 +25,4 @@ MIXTURES = {
 }
 
 if __name__ == "__main__":
-    run_all(arguments(__doc__, MIXTURES).parse_args(), MIXTURES)
+    run_all(parsed(__doc__, MIXTURES), MIXTURES)

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
 from camvid import DENSE, HARD, METHODS, NEAREST, SOFT, regularized
-from camvid_runs import BALANCED, FULL, Method, arguments, run_all
+from camvid_runs import BALANCED, FULL, Method, parsed, run_all
 
 from selflabel import Energy
 from selflabel.affinity import GaussianKernel, SparseNonlocal
@@ -83,4 +83,4 @@ VARIANTS: Mapping[str, Method] = {
 }
 
 if __name__ == "__main__":
-    run_all(arguments(__doc__, VARIANTS).parse_args(), VARIANTS)
+    run_all(parsed(__doc__, VARIANTS), VARIANTS)

@@ -87,7 +87,7 @@ def camvid(
     """The rows of its scores, and where it wrote them."""
     data, out = make_data(path / "data", train=4, val=1), path / "out"
     small = ("--seeds", 1, "--steps", 1, "--scribble-steps", 1, "--size", 32, "--batch", 2)
-    untrained = ("--network", "unet:2", "--new-layers-rate", 1)
+    untrained = ("--network", "unet:2")
     start(monkeypatch, example, data, "--out", out, *untrained, *small, *options)
     return rows(out / "scores.csv") if (out / "scores.csv").exists() else [], out
 
@@ -113,9 +113,52 @@ def test_camvid_from_clicks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     data = make_data(tmp_path / "data", train=4, val=1)
     (data / "scribbles").rename(data / "clicks")
     small = ("--seeds", 1, "--steps", 1, "--scribble-steps", 1, "--size", 32, "--batch", 2)
-    untrained = ("--network", "unet:2", "--new-layers-rate", 1, "--methods", "pCE")
+    untrained = ("--network", "unet:2", "--methods", "pCE")
     start(monkeypatch, "camvid.py", data, "--out", tmp_path / "out", *untrained, *small, "--clicks")
     assert [row["method"] for row in rows(tmp_path / "out" / "scores.csv")] == ["pCE"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "example", ["camvid.py", "acdc.py", "clustering.py", "image_tags.py", "relaxations.py"]
+)
+def test_a_folder_holds_runs_of_one_protocol(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], example: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "options.json").write_text('{"steps": "7"}')
+    with pytest.raises(SystemExit, match="2"):
+        start(monkeypatch, example, tmp_path, "--out", out, "--steps", 8)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "holds runs with steps 7 instead of 8" in said
+    assert "take another --out" in said
+    assert [file.name for file in out.iterdir()] == ["options.json"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--seeds", 0), "expected a whole number from 1 on, got 0"),
+        (("--methods", "soft"), "'soft, nearest'"),
+    ],
+)
+def test_wrong_options_of_examples(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[object, ...],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        start(monkeypatch, "camvid.py", tmp_path, "--out", tmp_path / "out", *options)
+    assert message in capsys.readouterr().err
+
+
+def test_images_that_are_all_kept_aside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got all 4 of train"):
+        camvid(monkeypatch, tmp_path, "--aside", 9)
 
 
 @pytest.mark.quick
