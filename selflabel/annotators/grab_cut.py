@@ -115,8 +115,8 @@ class GrabCutAnnotator:
         """Probabilities of one image ``[1 c h w]`` from boxes: seeds are `box_seeds`, to be given to the solver, too.
 
         A class has no probability outside its boxes; where boxes overlap, both have. The first mixture of a class is
-        that of all pixels in its boxes. Raises `ValueError` without boxes, for boxes that cover or leave the image, and
-        for classes that there are not.
+        that of the pixels in its boxes, where boxes overlap that of the smallest one. Raises `ValueError` without
+        boxes, for boxes that cover or leave the image or that smaller ones cover, and for classes that there are not.
         """
         image = as_image(image)
         size = (image.shape[2], image.shape[3])
@@ -136,6 +136,12 @@ class GrabCutAnnotator:
         ):  # the smaller one wins
             inside[box.y0 : box.y1, box.x0 : box.x1] = box.label
             allowed[present == box.label, box.y0 : box.y1, box.x0 : box.x1] = True
+        covered = sorted(classes - set(torch.unique(inside).tolist()))
+        if covered:
+            raise ValueError(
+                f"expected boxes of class {covered[0]} with a pixel that no smaller box covers, got none: there is "
+                f"nothing to learn its colors from; leave them out"
+            )
         *_, last = self.turns(image, seeds, present, inside, allowed)
         return self._posterior(last, seeds, present, num_classes, allowed)[None]
 

@@ -304,6 +304,7 @@ def _label_all(work: "Generator[Outcome, None, None]", plan: "Plan", options: La
     screen.dim(report.dim)
     if len(report.classes) > 1 or (options.num_classes or 1) > 1 or options.probs is not None:
         screen.of_one_class(report.of_one_class, predicted=options.probs is not None)
+    screen.empty_boxes(report.empty_boxes)
     screen.listed("labeled again", [(each.stem, each.reason) for each in report.stale], "yellow")
     screen.failures([(failure.stem, failure.reason) for failure in report.failures])
     if interrupted:

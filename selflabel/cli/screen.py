@@ -6,7 +6,7 @@ Notes are records of the standard `logging`, as those of the library are; ``--qu
 import logging
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import rich.table
 import typer
@@ -151,6 +151,19 @@ def of_one_class(stems: Sequence[str], predicted: bool) -> None:
         note(
             f"{count} whole of one class, the only one with seeds there ({some(stems)}): draw seeds of what else is in "
             f"them, or {'say --all-classes, which lets all of the prediction win' if predicted else others}"
+        )
+
+
+def empty_boxes(by_stem: Mapping[str, int]) -> None:
+    """A warning of boxes without a pixel of their class."""
+    if by_stem:
+        count = sum(by_stem.values())
+        said = (
+            "1 box has no pixel of its class" if count == 1 else f"{count} boxes have no pixel of their class"
+        )
+        warn(
+            f"{said} ({some(list(by_stem))}): all in them looks like the background; a lower --pairwise-weight keeps "
+            f"smaller objects"
         )
 
 

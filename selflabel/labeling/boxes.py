@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from selflabel.affinity.image import Image
@@ -54,3 +55,8 @@ def predicted_in_boxes(
         return torch.ones(1, *image.shape[1:])
     everything = annotator.predict_in_boxes(Image(image[None]), boxes, max(classes) + 1)[0]
     return everything[torch.tensor(classes)]
+
+
+def empty_boxes(boxes: Sequence[Box], index: UInt8[np.ndarray, "h w"]) -> int:
+    """How many boxes have no pixel of their class in these labels."""
+    return sum(not (index[box.y0 : box.y1, box.x0 : box.x1] == box.label).any() for box in boxes)

@@ -18,7 +18,7 @@ from selflabel.files.images import decode_image, stored_size
 from selflabel.files.label_files import decode_index
 from selflabel.files.opening import about, read_file
 from selflabel.files.probabilities import Probabilities, decode_probabilities
-from selflabel.labeling.boxes import in_pixels
+from selflabel.labeling.boxes import empty_boxes, in_pixels
 from selflabel.labeling.classes import check_same_size, check_seeds, known_classes
 from selflabel.labeling.lines import CPU, Record
 from selflabel.labeling.one import FileLabels, entropy_of, file_labels, solution_of, solved_of, task_of
@@ -129,6 +129,7 @@ def write_outputs(
         labeled=float((labels.index != UNLABELED).mean()),
         changed=None if labels.changes is None else labels.changes.changed,
         changed_far=None if labels.changes is None else labels.changes.far,
+        empty_boxes=None if inputs.boxes is None else empty_boxes(inputs.boxes, labels.index),
         entropy=labels.entropy,
         brightest=round(float(inputs.image.max()), 6),
         device=device,

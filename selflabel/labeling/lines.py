@@ -50,7 +50,8 @@ class Record:
     classes: those that could win.
     energy_before, energy_after: energies of the start and of the labels, sums over the image.
     bound: a lower bound of the energy, if the solver has one.
-    seeded, labeled: shares of the pixels. changed, changed_far: `Changes` of a given prediction.
+    seeded, labeled: shares of the pixels. changed, changed_far: `Changes` of a given prediction. empty_boxes: how many
+    boxes have no pixel of their class, if there are boxes.
     entropy: mean over pixels, in nats. brightest: the largest number of the image, in [0, 1].
     device: that solved it: `CPU`, or the name of a GPU, whose labels differ from the CPU's by rounding.
     seconds: reading and writing included; the only field that differs between two runs.
@@ -71,6 +72,7 @@ class Record:
     labeled: float
     changed: float | None
     changed_far: float | None
+    empty_boxes: int | None
     entropy: float
     brightest: float
     device: str
@@ -142,6 +144,9 @@ def _record(line: Entry) -> Record:
         labeled=_number(line, "labeled", 0.0, 1.0),
         changed=_share_or_none(line, "changed"),
         changed_far=_share_or_none(line, "changed_far"),
+        empty_boxes=None
+        if line["empty_boxes"] is None
+        else _whole("empty_boxes", line["empty_boxes"], 0, MOST_PIXELS),
         entropy=_number_or_nan(line, "entropy"),
         brightest=_number(line, "brightest", 0.0, 1.0),
         device=_text(line, "device"),

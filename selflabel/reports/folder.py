@@ -70,6 +70,11 @@ class FolderReport:
         return tuple(record.stem for record in alone if 0 < record.seeded < 1)
 
     @property
+    def empty_boxes(self) -> Mapping[str, int]:
+        """How many boxes have no pixel of their class, by the stem of the image; those without such boxes left out."""
+        return {record.stem: record.empty_boxes for record in self.records if record.empty_boxes}
+
+    @property
     def classes(self) -> frozenset[int]:
         """The classes that could win in any of the images."""
         return frozenset(number for record in self.records for number in record.classes)

@@ -138,6 +138,12 @@ def test_boxes_that_are_none_are_refused() -> None:
         ANNOTATOR.predict_in_boxes(image, [Box(0, 0, 31, 4)], 2)
     with pytest.raises(ValueError, match="classes below 2"):
         ANNOTATOR.predict_in_boxes(image, [Box(0, 0, 4, 4, 2)], 2)
+    for boxes in (
+        [Box(2, 2, 8, 8, 1), Box(2, 2, 8, 8, 2)],
+        [Box(2, 2, 8, 8, 1), Box(2, 2, 5, 8, 2), Box(5, 2, 8, 8, 2)],
+    ):
+        with pytest.raises(ValueError, match="class 1 with a pixel that no smaller box covers"):
+            ANNOTATOR.predict_in_boxes(image, boxes, 3)
     for boxes in ([], [Box(0, 0, 30, 28)]):
         with pytest.raises(ValueError, match="leave some background"):
             ANNOTATOR.predict_in_boxes(image, boxes, 2)

@@ -71,6 +71,18 @@ def test_what_is_done_is_done_again_when_a_box_changes(tmp_path: Path) -> None:
     assert after == {"a": True, "b": False}
 
 
+def test_boxes_that_stay_empty_are_counted(tmp_path: Path) -> None:
+    """A box of one pixel of the background's color is smoothed away."""
+    scene(tmp_path, "a", (1,))
+    with (tmp_path / "boxes" / "a.txt").open("a") as file:
+        file.write("\n2 0.75 0.75 0.02 0.02")
+    said = label(tmp_path, tmp_path / "out", "--set", "annotator.mixture.places=false")
+    assert said.startswith("0"), said
+    assert "1 box has no pixel of its class (a)" in " ".join(said.split())
+    scene(tmp_path, "a", (1,))
+    assert "no pixel" not in label(tmp_path, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -85,6 +85,7 @@ TAKES: dict[str, Callable[[object], bool]] = {
     "seeded": lambda value: _is_float(value) and 0 <= value <= 1,  # type: ignore[operator]
     "labeled": lambda value: _is_float(value) and 0 <= value <= 1,  # type: ignore[operator]
     "changed": lambda value: value is None or (_is_float(value) and 0 <= value <= 1),  # type: ignore[operator]
+    "empty_boxes": lambda value: value is None,
     "changed_far": lambda value: value is None or (_is_float(value) and 0 <= value <= 1),  # type: ignore[operator]
     "seconds": lambda value: _is_float(value) and value >= 0,  # type: ignore[operator]
 }
