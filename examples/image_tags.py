@@ -3,23 +3,24 @@
     pip install '.[pretrained]'
     python examples/image_tags.py DATA/camvid --out runs/image_tags
 
-Images are quarters of those of camvid.py, 120 x 90 pixels, of which the classes are known and nothing else. A
-pretrained network lowers the expansion loss (Kolesnikov & Lampert, ECCV 2016). The surest pixels of each class that is
-there become cues, and four networks go on from there: with the seeding loss on the cues, with expansion beside it, and
-with constrain-to-boundary or, in its place, the dense CRF loss, which needs no mean field. Prints, and writes to OUT, a
-Markdown table of mean IoU over the 11 classes on the quarters of the validation images, and of seconds a step.
+Images are tiles of those of camvid.py, of which the classes are known and nothing else: whole street scenes have nearly
+all classes, so that their tags tell nothing apart. A pretrained network lowers the expansion loss (Kolesnikov &
+Lampert, ECCV 2016). The surest pixels of each class that is there become cues, and four networks go on from there: with
+the seeding loss on the cues, with expansion beside it, and with constrain-to-boundary or, in its place, the dense CRF
+loss, which needs no mean field. Prints, and writes to OUT, a Markdown table of mean IoU over the 11 classes on the
+tiles of the validation images, and of seconds a step.
 """
 
 import csv
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import torch
 from camvid_runs import CLASSES, network_parser, plain, split, trimmed
-from run_options import claim
+from run_options import claim, count
 from short_runs import ShortRuns
 
 from selflabel.affinity import Dense
@@ -30,7 +31,7 @@ from selflabel.losses.image_tags import expansion_loss
 from selflabel.training import Objective, PseudoLabels, Regularized, SeedsOnly, WeightedLoss
 from selflabel.training.objectives import Logits, Terms, WeightedMean, pixels
 
-BATCH = 8
+BATCH = 32
 CUES = 0.1
 """Share of the pixels of an image that a class marks as its own at most."""
 
@@ -76,19 +77,21 @@ def seconds(history: Path) -> float:
     return statistics.median(after - before for before, after in pairwise(ends))
 
 
-def quarters(root: Path, stems: tuple[str, ...], size: int) -> list[Sample]:
-    """Four samples an image, without seeds."""
+def tiles(root: Path, stems: tuple[str, ...], size: int, side: int) -> list[Sample]:
+    """As many samples along each side of an image, without seeds."""
     found = []
     for one in trimmed(root, stems, size):
         assert one.mask is not None
-        height, width = one.mask.shape[0] // 2, one.mask.shape[1] // 2
-        for number in range(4):
-            rows = slice(number // 2 * height, (number // 2 + 1) * height)
-            columns = slice(number % 2 * width, (number % 2 + 1) * width)
+        height, width = one.mask.shape[0] // side, one.mask.shape[1] // side
+        for row, column in product(range(side), repeat=2):
+            rows = slice(row * height, (row + 1) * height)
+            columns = slice(column * width, (column + 1) * width)
             mask = one.mask[rows, columns].contiguous()
             image = one.image[:, rows, columns].contiguous()
             nothing = torch.full_like(mask, UNLABELED)
-            found.append(replace(one, stem=f"{one.stem}_{number}", image=image, seeds=nothing, mask=mask))
+            found.append(
+                replace(one, stem=f"{one.stem}_{row}_{column}", image=image, seeds=nothing, mask=mask)
+            )
     return found
 
 
@@ -113,6 +116,7 @@ def with_cues(net: torch.nn.Module, samples: list[Sample]) -> list[Sample]:
 
 def main() -> None:
     parser = network_parser(__doc__, steps=300)
+    parser.add_argument("--tiles", type=count, default=4, help="along each side of an image: 4")
     options = parser.parse_args()
     if options.steps == 1:
         parser.error("expected --steps 2 or more: a step's time is from the end of the one before")
@@ -120,7 +124,7 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = ShortRuns.of(options, CLASSES, BATCH)
     training, val = split(options.data, 0)
-    samples, held_out = (quarters(options.data, stems, options.size) for stems in (training, val))
+    samples, held_out = (tiles(options.data, stems, options.size, options.tiles) for stems in (training, val))
     net = runs.trained("tags", Tags(), samples)
     cued = with_cues(net, samples)
     lines = ["| losses | mean IoU | seconds a step |", "| --- | --- | --- |"]
