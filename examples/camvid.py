@@ -22,7 +22,7 @@ import torch
 from camvid_runs import BALANCED, FULL, SCRIBBLES, Method, parsed, run_all
 
 from selflabel import Energy
-from selflabel.affinity import Dense, GaussianKernel, Grid
+from selflabel.affinity import Dense, GaussianKernel, Grid, SparseNonlocal
 from selflabel.annotators import GrabCutAnnotator
 from selflabel.labeling.presets import default_labeler
 from selflabel.losses import DenseCRFLoss, GatedCRFLoss, KernelCutLoss, NormalizedCutLoss, PottsLoss
@@ -32,6 +32,7 @@ from selflabel.training import FullMasks, Regularized, SeedsOnly, SelfLabeling, 
 
 NEAREST = Grid(neighbors=8, by_distance=True)
 DENSE = Dense(sigma=15.0, sigma_xy=50.0, symmetric=True)
+NONLOCAL = SparseNonlocal(sigma=15.0, sigma_xy=50.0)
 
 
 def regularized(weight: float, loss: torch.nn.Module) -> Method:
@@ -63,6 +64,7 @@ METHODS: Mapping[str, Method] = {
     "hard, dense": Method(replace(HARD, solver=FrankWolfe(), affinity=DENSE, max_steps=10, weight=1.0)),
     "gradient descent, nearest": regularized(1.0, PottsLoss(NEAREST)),
     "gradient descent, dense": regularized(1.0, DenseCRFLoss(DENSE)),
+    "gradient descent, sparse non-local": regularized(1.0, PottsLoss(NONLOCAL)),
     "robust trust region": Method(replace(HARD, error_probability=0.1, weight=1.0)),
     "normalized cut": regularized(0.03, NormalizedCutLoss(DENSE)),
     "kernel cut": regularized(0.2, KernelCutLoss(DENSE, gamma=0.03)),

@@ -12,11 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
-from camvid import DENSE, HARD, METHODS, NEAREST, SOFT, regularized
+from camvid import DENSE, HARD, METHODS, NEAREST, NONLOCAL, SOFT, regularized
 from camvid_runs import BALANCED, FULL, Method, parsed, run_all
 
 from selflabel import Energy
-from selflabel.affinity import GaussianKernel, SparseNonlocal
+from selflabel.affinity import GaussianKernel
 from selflabel.losses import (
     DenseCRFLoss,
     GatedCRFLoss,
@@ -37,7 +37,6 @@ def weighted(objective: SelfLabeling, pairwise: float, weight: float) -> SelfLab
 
 SOFT_DENSE = replace(SOFT, energy=Energy(COLLISION, QUADRATIC_POTTS, 0.3, 6.0), affinity=DENSE)
 HARD_DENSE = replace(HARD, solver=FrankWolfe(), affinity=DENSE, max_steps=10)
-NONLOCAL = SparseNonlocal(sigma=15.0, sigma_xy=50.0)
 
 GATE = (GaussianKernel(1.0, 6.0, 25.5),)
 
