@@ -42,10 +42,7 @@ def _classes(title: str, table: Mapping[str, type], options: str) -> "Table":
     shown.add_column("what it does")
     shown.add_column(options)
     for name, kind in table.items():
-        defaults = [
-            f"{key}={registry.spelled(value)}" for key, value in registry.option_defaults(kind).items()
-        ]
-        shown.add_row(Text(name), Text(summary(kind)), Text("\n".join(defaults)))
+        shown.add_row(Text(name), Text(summary(kind)), Text("\n".join(registry.settings_of(kind()))))
     return shown
 
 
@@ -55,7 +52,7 @@ def _labelers() -> "Table":
 
     from selflabel.cli.config import registry
 
-    shown = Table()
+    shown = Table(title="What `selflabel label` takes by default with each solver", title_justify="left")
     titles = ("--solver", "--coupling", "--relaxation", "η", "λ", "--affinity", "--annotator", "--set TERM.")
     for title in titles:
         shown.add_column(title)
@@ -71,7 +68,7 @@ def _labelers() -> "Table":
             energy.relaxation.name,
             f"{energy.coupling_weight:g}",
             f"{energy.pairwise_weight:g}",
-            Text("\n".join([registry.name_of(labeler.affinity), *_settings(labeler.affinity)])),
+            Text("\n".join([registry.name_of(labeler.affinity), *registry.settings_of(labeler.affinity)])),
             annotator,
             Text("\n".join(_terms(labeler))),
         )
@@ -80,16 +77,11 @@ def _labelers() -> "Table":
 
 def _terms(labeler: "Labeler") -> list[str]:
     """The further terms of the energy, by name, each with its options and those of its own affinity."""
-    found = []
-    for number, term in enumerate(labeler.energy.regularizers):
-        found += [term.name, *_settings(term)]
-        for affinity in labeler.affinities[number : number + 1]:
-            found += [f"affinity.{setting}" for setting in _settings(affinity)]
-    return found
-
-
-def _settings(value: object) -> list[str]:
-    """The options of an instance with their values, as one writes them."""
     from selflabel.cli.config import registry
 
-    return [f"{key}={registry.spelled(getattr(value, key))}" for key in registry.option_defaults(type(value))]
+    found = []
+    for number, term in enumerate(labeler.energy.regularizers):
+        found += [term.name, *registry.settings_of(term)]
+        for affinity in labeler.affinities[number : number + 1]:
+            found += [f"affinity.{setting}" for setting in registry.settings_of(affinity)]
+    return found

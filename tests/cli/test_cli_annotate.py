@@ -147,6 +147,12 @@ def test_a_weight_of_ones_own(folders: dict[str, Path]) -> None:
         (["probs"], [], "--model combined needs --seeds: the folder of scribbles"),
         (["probs"], ["--model", "local"], "--model local needs --seeds"),
         (["seeds"], ["--model", "global"], "--model global needs --probs"),
+        (
+            ["probs"],
+            ["--model", "global", "--all-classes"],
+            "--all-classes needs --seeds: without, it changes",
+        ),
+        (["probs"], ["--model", "global", "--num-classes", "3"], "--num-classes needs --seeds"),
         (["seeds", "probs"], ["--model", "local"], "--model local does not look at --probs: leave it out"),
         (["seeds", "probs"], ["--model", "regional"], "there is no model 'regional'"),
         (["seeds", "probs"], ["--regularizer", "crf"], "there is no regularizer 'crf'"),

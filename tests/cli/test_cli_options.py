@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 from selflabel.affinity.builders import Contrast, Dense, Grid, Window
 from selflabel.cli import app
 from selflabel.cli.config import registry
+from selflabel.cli.config.losses import LOSSES
 from selflabel.cli.config.options import LabelerOptions
 from selflabel.labeling.settings import describe
 from selflabel.numerics.linear.conjugate_gradients import ConjugateGradients
@@ -98,8 +99,17 @@ def test_wrong_options_are_explained(tmp_path: Path, options: list[str], message
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", [("--unlabeled", "0"), ("--seeds-offset", "-1"), ("--values", "0,255")])
-def test_options_of_seeds_need_seeds(tmp_path: Path, option: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--unlabeled", "0"),
+        ("--seeds-offset", "-1"),
+        ("--values", "0,255"),
+        ("--num-classes", "3"),
+        ("--all-classes",),
+    ],
+)
+def test_options_of_seeds_need_seeds(tmp_path: Path, option: tuple[str, ...]) -> None:
     images, _, _ = make_folders(tmp_path, 1)
     arguments = ["label", str(images), "--probs", str(images), "--out", str(tmp_path / "out"), *option]
     result = CliRunner().invoke(app, arguments)
@@ -172,3 +182,27 @@ def test_the_check_leaves_other_errors_to_the_images() -> None:
 def test_affinities_that_can_never_work_are_not_made(kind: type, options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=rf"expected .*, got {next(iter(options.values()))}"):
         kind(**options)
+
+
+def test_listed_options_can_be_set_as_they_are_listed() -> None:
+    for table in (registry.SOLVERS, registry.ANNOTATORS, registry.AFFINITIES, LOSSES):
+        for kind in table.values():
+            for option in registry.settings_of(kind()):
+                assert registry.configured(kind(), [option]) == kind(), option
+
+
+def test_solvers_lists_what_can_be_set() -> None:
+    listed = " ".join(CliRunner().invoke(app, ["solvers"]).output.split())
+    for option in ("walker.strength=7", "affinity.sigma=9", "mixture.places=true", "windows.share=2"):
+        assert f" {option} " in listed
+    for no_option in ("walker=walker", " affinity=grid", "windows=Windows", "sizes="):
+        assert no_option not in listed
+    assert "What `selflabel label` takes by default with each solver" in listed
+
+
+def test_the_scale_of_kmeans_is_told_and_so_are_all_networks() -> None:
+    listed = " ".join(CliRunner().invoke(app, ["solvers"]).output.replace("│", " ").split())
+    assert "factor is 1e-4 where none is given" in listed
+    told = " ".join(CliRunner().invoke(app, ["train", "--help"]).output.replace("│", " ").split())
+    for words in ("of kmeans, which is in squared 0..255 units, 1e-4", "crf:NETWORK: any of these"):
+        assert words in told

@@ -19,6 +19,7 @@ from selflabel.affinity import Dense
 from selflabel.cli.config import recipes
 from selflabel.cli.config.losses import LOSSES
 from selflabel.cli.config.options import TrainingOptions
+from selflabel.cli.config.toml import read_table
 from selflabel.files.label_files import read_index
 from selflabel.files.probabilities import read_probabilities
 from selflabel.losses import GatedCRFLoss, KernelCutLoss
@@ -151,9 +152,11 @@ def test_without_validation_images(tmp_path: Path) -> None:
 def test_labels_can_be_kept(root: Path, tmp_path: Path) -> None:
     kept = train(root, tmp_path / "run", "--no-augment", "--warm-start", "--relabel-every", 2)
     assert kept.exit_code == 0, kept.output
-    moved = train(root, tmp_path / "other", "--warm-start")
-    assert moved.exit_code == 2
-    assert "augmentations that move them" in moved.output
+    for flags in (("--warm-start",), ("--relabel-every", 2)):
+        moved = train(root, tmp_path / "other", *flags)
+        assert moved.exit_code == 2
+        assert f"{flags[0]} needs images that stay where they are" in moved.output
+        assert f"add --no-augment, or leave {flags[0]} out" in moved.output
 
 
 # --- options ---
@@ -281,6 +284,22 @@ def test_the_monitor_of_gradient_descent_is_the_loss_that_it_lowers(options: Tra
     )
 
 
+def test_kmeans_in_squared_colors_has_a_small_factor() -> None:
+    for loss, weight in (("kmeans", 2e-4), ("kmeans=0.5", 1.0), ("kmeans=1", 2.0)):
+        found = recipes.objective(TrainingOptions(method="gd", loss=loss, weight=2.0))
+        assert isinstance(found, Regularized)
+        assert found.parts[0].weight == pytest.approx(weight)
+
+
+def test_the_window_of_the_gated_crf_is_described(root: Path, tmp_path: Path) -> None:
+    gated = ("--method", "gd", "--loss", "gated-crf", "--radius", 2, "--sigma", 20.0, "--sigma-xy", 3.0)
+    assert train(root, tmp_path / "run", *gated, steps=2).exit_code == 0
+    found = read_table(tmp_path / "run" / "config.toml", "objective")["gated-crf"]
+    assert found == {"weight": 1.0, "affinity": {"is": "Window", "sigma": 20.0, "sigma_xy": 3.0, "radius": 2}}
+    again = train(root, tmp_path / "again", "--config", tmp_path / "run" / "config.toml", steps=2)
+    assert again.exit_code == 0, again.output
+
+
 def test_losses_without_an_energy_have_no_monitor() -> None:
     for loss in ("normalized-cut", "entropy", "potts+normalized-cut", "potts+dense-crf"):
         assert recipes.monitor(TrainingOptions(method="gd", loss=loss)) is None
@@ -293,6 +312,19 @@ def test_losses_without_an_energy_have_no_monitor() -> None:
         (["--solver", "meanfield"], "did you mean mean-field?"),
         (["--method", "gd", "--loss", "crf"], "there is no loss 'crf'"),
         (["--method", "gd", "--loss", "potts=x"], "expected --loss NAME or NAME=FACTOR, got 'potts=x'"),
+        (["--method", "gd", "--loss", "2*potts"], "got '2*potts': a factor as in potts=2"),
+        (
+            ["--method", "gd", "--loss", "normalized-cut", "--set", "loss.weight=2"],
+            "a loss has no option weight: its weight is given as --loss normalized-cut=2",
+        ),
+        (
+            ["--method", "gd", "--loss", "normalized-cut", "--set", "loss.gamma=2"],
+            "normalized-cut has no option 'gamma'",
+        ),
+        (
+            ["--solver", "graph-cut", "--set", "normalized-cut.weight=0.1"],
+            "graph-cut has no normalized-cut to set weight=0.1 of: only --solver kernel-cut has one",
+        ),
         (["--method", "gd", "--solver", "graph-cut"], "the method gd with potts has no --solver"),
         (["--method", "pce", "--sigma", 3.0], "the method pce has no --sigma"),
         (["--method", "pce", "--set", "affinity.sigma=3"], "has no affinity to set options of: sigma=3"),

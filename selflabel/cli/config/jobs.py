@@ -117,6 +117,7 @@ def prepare(
     )
     if isinstance(objective, SelfLabeling):
         objective.check(len(class_names))
+        _check_fixed(options, batches)
     return TrainingJob(options, batches, objective, settings, monitor, class_names, gray)
 
 
@@ -270,6 +271,17 @@ def _augmentation(options: TrainingOptions) -> Augmentation | None:
             raise ValueError(f"without augmentation there is no augment.{given[0]} to set")
         return None
     return registry.configured(Augmentation(), given)
+
+
+def _check_fixed(options: TrainingOptions, batches: Batches) -> None:
+    """Raise `ValueError` if labels are to be kept of images that augmentations move."""
+    flags = {"--relabel-every": options.relabel_every is not None, "--warm-start": options.warm_start}
+    kept = [flag for flag, is_given in flags.items() if is_given]
+    if kept and not batches.fixed:
+        raise ValueError(
+            f"{kept[0]} needs images that stay where they are, got augmentations that move them: add --no-augment, or "
+            f"leave {kept[0]} out"
+        )
 
 
 def _settings(options: TrainingOptions) -> TrainingSettings:

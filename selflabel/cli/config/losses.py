@@ -36,10 +36,13 @@ class Part(enum.Enum):
 class LossKind(ABC):
     """A loss still to be built: a frozen dataclass of its own options.
 
-    pairwise: its weight is λ (``--pairwise-weight``), else η. affinity: the default one; None for losses without.
-    any_affinity: others of another kind fit, too. relaxed: it takes a relaxation. part: None if it is no energy's.
+    name: as on the command line. factor: on its weight, where none is given. pairwise: its weight is λ
+    (``--pairwise-weight``), else η. affinity: the default one; None for losses without. any_affinity: others of another
+    kind fit, too. relaxed: it takes a relaxation. part: None if it is no energy's.
     """
 
+    name: ClassVar[str]
+    factor: ClassVar[float] = 1.0
     pairwise: ClassVar[bool] = False
     affinity: ClassVar[AffinityBuilder | None] = None
     any_affinity: ClassVar[bool] = True
@@ -59,6 +62,7 @@ class LossKind(ABC):
 class Potts(LossKind):
     """The Potts relaxation of the prediction."""
 
+    name: ClassVar[str] = "potts"
     pairwise: ClassVar[bool] = True
     affinity: ClassVar[AffinityBuilder | None] = Grid()
     relaxed: ClassVar[bool] = True
@@ -74,6 +78,7 @@ class Potts(LossKind):
 class DenseCRF(LossKind):
     """The dense CRF loss (Tang et al. 2018)."""
 
+    name: ClassVar[str] = "dense-crf"
     pairwise: ClassVar[bool] = True
     affinity: ClassVar[AffinityBuilder | None] = Dense()
     part: ClassVar[Part | None] = Part.PAIRWISE
@@ -91,6 +96,7 @@ class DenseCRF(LossKind):
 class NormalizedCutKind(LossKind):
     """The normalized cut loss, seeds clamped."""
 
+    name: ClassVar[str] = "normalized-cut"
     pairwise: ClassVar[bool] = True
     affinity: ClassVar[AffinityBuilder | None] = Dense()
 
@@ -103,6 +109,7 @@ class NormalizedCutKind(LossKind):
 class KernelCutKind(LossKind):
     """Dense CRF and `gamma` times normalized cut."""
 
+    name: ClassVar[str] = "kernel-cut"
     pairwise: ClassVar[bool] = True
     affinity: ClassVar[AffinityBuilder | None] = Dense()
 
@@ -117,6 +124,7 @@ class KernelCutKind(LossKind):
 class GatedCRF(LossKind):
     """The gated CRF loss; `unlabeled_only`: pixels with a seed are no destinations."""
 
+    name: ClassVar[str] = "gated-crf"
     pairwise: ClassVar[bool] = True
     affinity: ClassVar[AffinityBuilder | None] = Window()
     any_affinity: ClassVar[bool] = False
@@ -134,6 +142,7 @@ class GatedCRF(LossKind):
 class Entropy(LossKind):
     """Shannon's entropy of the prediction where there is no seed."""
 
+    name: ClassVar[str] = "entropy"
     part: ClassVar[Part | None] = Part.ENTROPY
 
     def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
@@ -145,6 +154,8 @@ class Entropy(LossKind):
 class NonExist(LossKind):
     """Classes without seeds in an image are not there."""
 
+    name: ClassVar[str] = "non-exist"
+
     def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
         """No settings."""
         return NonExistLoss()
@@ -152,7 +163,10 @@ class NonExist(LossKind):
 
 @dataclass(frozen=True)
 class KMeans(LossKind):
-    """Every class has one color."""
+    """Every class has one color; in squared 0..255 units, so its factor is 1e-4 where none is given: `kmeans=1e-4`."""
+
+    name: ClassVar[str] = "kmeans"
+    factor: ClassVar[float] = 1e-4
 
     def build(self, affinity: AffinityBuilder, relaxation: Relaxation | Variation) -> Loss:
         """No settings."""
@@ -162,6 +176,8 @@ class KMeans(LossKind):
 @dataclass(frozen=True)
 class Expansion(LossKind):
     """Classes with seeds in an image cover a part of it, others are nowhere; `background`: its class, or none."""
+
+    name: ClassVar[str] = "expansion"
 
     background: int | None = 0
 
@@ -174,6 +190,7 @@ class Expansion(LossKind):
 class ConstrainToBoundary(LossKind):
     """The prediction is like its own mean field after some `iterations`."""
 
+    name: ClassVar[str] = "constrain-to-boundary"
     affinity: ClassVar[AffinityBuilder | None] = CRF
 
     iterations: int = 10
@@ -183,15 +200,16 @@ class ConstrainToBoundary(LossKind):
         return ConstrainToBoundaryLoss(affinity, self.iterations)
 
 
-LOSSES: dict[str, type[LossKind]] = {
-    "potts": Potts,
-    "dense-crf": DenseCRF,
-    "normalized-cut": NormalizedCutKind,
-    "kernel-cut": KernelCutKind,
-    "gated-crf": GatedCRF,
-    "entropy": Entropy,
-    "non-exist": NonExist,
-    "kmeans": KMeans,
-    "expansion": Expansion,
-    "constrain-to-boundary": ConstrainToBoundary,
-}
+_ALL: tuple[type[LossKind], ...] = (
+    Potts,
+    DenseCRF,
+    NormalizedCutKind,
+    KernelCutKind,
+    GatedCRF,
+    Entropy,
+    NonExist,
+    KMeans,
+    Expansion,
+    ConstrainToBoundary,
+)
+LOSSES: dict[str, type[LossKind]] = {kind.name: kind for kind in _ALL}

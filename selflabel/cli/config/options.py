@@ -92,6 +92,9 @@ SOURCES = {
 }
 """Options that say how files are read: without the files they would change nothing."""
 
+OF_SEEDS = ("num_classes", "all_classes")
+"""Options about the classes of seeds, which change nothing without seeds; boxes have a number of classes, too."""
+
 
 def check_sources(options: SourceOptions, annotator: str | None) -> None:
     """Raise `ValueError` for options about files that are not given, and for classes that nothing predicts."""
@@ -99,7 +102,7 @@ def check_sources(options: SourceOptions, annotator: str | None) -> None:
         raise ValueError(f"--annotator {annotator} needs --seeds, which it learns from: give them")
     if options.all_classes and options.probs is None:
         raise ValueError("--all-classes needs --probs: without, only classes with seeds can win")
-    for source, names in SOURCES.items():
+    for source, names in (*SOURCES.items(), ("seeds", OF_SEEDS)):
         for name in names if getattr(options, source) is None else ():
             if getattr(options, name) != getattr(SourceOptions, name):
                 flag = name.replace("_", "-")
@@ -186,7 +189,8 @@ class MethodOptions:
         str | None,
         Option(
             "gd: potts, dense-crf, normalized-cut, kernel-cut, gated-crf, entropy, non-exist, kmeans, expansion or "
-            "constrain-to-boundary; several as potts+entropy=0.1, each with a factor on its weight.",
+            "constrain-to-boundary; several as potts+entropy=0.1, each with a factor on its weight: 1 where none is "
+            "given; of kmeans, which is in squared 0..255 units, 1e-4.",
             shown="potts",
         ),
     ] = None
@@ -285,7 +289,8 @@ class NetworkOptions:
         str,
         Option(
             "unet or unet:WIDTH, deeplabv3plus-efficientnet-lite0 or ...:STRIDE (8 or 16; lite1, lite2), basic-unet, "
-            "deeplabv3plus-mobilenetv2, segformer, vit-linear, smp:ARCH:ENCODER, or package.module:factory."
+            "deeplabv3plus-mobilenetv2, segformer, vit-linear, smp:ARCH:ENCODER, package.module:factory, or "
+            "crf:NETWORK: any of these with a dense CRF behind it, trained with it."
         ),
     ] = "unet"
     pretrained: Annotated[

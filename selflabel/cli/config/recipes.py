@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from selflabel.affinity.builders import AffinityBuilder, Grid
+from selflabel.affinity.builders import AffinityBuilder, Grid, Window
 from selflabel.cli.config import registry
 from selflabel.cli.config.declarations import declared, known
 from selflabel.cli.config.losses import LOSSES, LossKind, Part
 from selflabel.cli.config.options import DEFAULTS, METHODS, PARTS, AffinityOptions, TrainingOptions, by_part
 from selflabel.energy import Energy
 from selflabel.labeling.settings import describe
+from selflabel.losses import GatedCRFLoss, Loss
 from selflabel.terms import BILINEAR, STANDARD
 from selflabel.training.monitor import Monitor
 from selflabel.training.objectives import FullMasks, Objective, Regularized, SeedsOnly, WeightedLoss
@@ -44,6 +45,7 @@ def self_labeling(options: TrainingOptions) -> SelfLabeling:
     terms = (term.name for term in base.energy.regularizers)
     given = by_part(options.set, (*PARTS, *terms), "solver")
     _check_none(given["loss"], "self-labeling has no loss to set options of")
+    registry.check_terms(base.solver, given["solver"])
     solver = registry.configured(base.solver, given["solver"])
     energy, affinities = registry.terms_with(base.energy, base.affinities, given)
     error = options.error_probability
@@ -113,26 +115,41 @@ def _entries(text: str | None) -> tuple[_Entry, ...]:
 
 def _entry(text: str) -> _Entry:
     name, _, factor = text.partition("=")
+    if "*" in name:
+        raise _no_factor(text)
     kind = known("loss", name, LOSSES)()
     try:
-        return _Entry(name, kind, float(factor) if factor else 1.0)
+        return _Entry(name, kind, float(factor) if factor else kind.factor)
     except ValueError:
-        raise ValueError(f"expected --loss NAME or NAME=FACTOR, got {text!r}") from None
+        raise _no_factor(text) from None
+
+
+def _no_factor(text: str) -> ValueError:
+    return ValueError(f"expected --loss NAME or NAME=FACTOR, got {text!r}: a factor as in {DEFAULT_LOSS}=2")
 
 
 def direct(options: TrainingOptions) -> Regularized:
     """Gradient descent on ``NAME[=FACTOR]`` losses, joined by "+".
 
-    A pairwise loss has weight·λ·factor, any other weight·η·factor (λ = η = 1 where not given). Raises
-    `ValueError` as `objective` does.
+    A pairwise loss has weight·λ·factor, any other weight·η·factor (λ = η = 1 where not given; the factor is then
+    `LossKind.factor`). Raises `ValueError` as `objective` does.
     """
     given = by_part(options.set, PARTS, "loss")
     _check_none(given["solver"], "gradient descent has no solver to set options of")
     entries = _entries(options.loss)
+    _check_no_weight(given["loss"], entries[0].name)
     if len(entries) > 1:
         there = [name for entry in entries for name in registry.option_defaults(type(entry.kind))]
         _check_none([o for o in given["loss"] if _key(o) not in there], "none of the losses has this option")
     return Regularized(tuple(_regularizer(entry, options, given, len(entries) == 1) for entry in entries))
+
+
+def _check_no_weight(given: Sequence[str], loss: str) -> None:
+    """Raise `ValueError` for a weight among options of losses, with the place that it has."""
+    for option in given:
+        if _key(option).rpartition(".")[2] == "weight":
+            factor = option.partition("=")[2].strip()
+            raise ValueError(f"a loss has no option weight: its weight is given as --loss {loss}={factor}")
 
 
 def _key(option: str) -> str:
@@ -226,7 +243,7 @@ def described(objective: Objective) -> dict[str, object]:
         return {
             part.name: {
                 "weight": part.weight,
-                "affinity": describe(getattr(part.loss, "affinity", None)),
+                "affinity": _described_affinity(part.loss),
                 "relaxation": describe(getattr(part.loss, "relaxation", None)),
             }
             for part in objective.parts
@@ -234,6 +251,15 @@ def described(objective: Objective) -> dict[str, object]:
     found = describe(objective)
     assert isinstance(found, dict)
     return found
+
+
+def _described_affinity(loss: Loss) -> object:
+    """The builder of a loss's affinity in plain values; the window that the gated CRF computes by itself likewise."""
+    if not isinstance(loss, GatedCRFLoss):
+        return describe(getattr(loss, "affinity", None))
+    (kernel,) = loss.kernels  # as `GatedCRF.build` makes it
+    window = {"sigma": kernel.sigma_rgb, "sigma_xy": kernel.sigma_xy, "radius": loss.radius}
+    return {"is": Window.__name__, **window}
 
 
 def _check_used(options: TrainingOptions) -> None:

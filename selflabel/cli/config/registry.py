@@ -26,6 +26,7 @@ from selflabel.cli.config.options import (
     SourceOptions,
     by_part,
 )
+from selflabel.driver import Solver
 from selflabel.energy import Energy
 from selflabel.files.probabilities import ProbabilityFormat
 from selflabel.labeling.labeler import Labeler
@@ -73,6 +74,7 @@ __all__ = [
     "SOFT",
     "SOLVERS",
     "affinity_with",
+    "check_terms",
     "configured",
     "default_labeler",
     "energy_with",
@@ -80,6 +82,7 @@ __all__ = [
     "name_of",
     "option_defaults",
     "probability_format",
+    "settings_of",
     "spelled",
 ]
 
@@ -95,6 +98,7 @@ def labeler(options: LabelerOptions, *, predicted: bool = False) -> Labeler:
     terms = tuple(term.name for term in base.energy.regularizers)
     settings = by_part(options.set, ("annotator", "affinity", *terms), "solver")
     energy, affinities = terms_with(base.energy, base.affinities, settings)
+    check_terms(base.solver, settings["solver"])
     solver = configured(base.solver, settings["solver"])
     annotator = _annotator(base.annotator, options.annotator)
     if settings["annotator"] and annotator is None:
@@ -134,6 +138,21 @@ def terms_with(
         for affinity, part in zip(affinities, parts[: len(affinities)], strict=True)
     )
     return replace(energy, regularizers=changed), built
+
+
+def check_terms(solver: Solver, settings: Sequence[str]) -> None:
+    """Raise `ValueError` for an option of a term that this solver's energy lacks, with the solvers that have it."""
+    for setting in settings:
+        name, dot, option = setting.partition(".")
+        having = [
+            other
+            for other, kind in SOLVERS.items()
+            if name in [term.name for term in kind.default_energy.regularizers]
+        ]
+        if dot and having:
+            raise ValueError(
+                f"{solver.name} has no {name} to set {option} of: only --solver {' or '.join(having)} has one"
+            )
 
 
 def configured(instance: T, options: Sequence[str]) -> T:
@@ -179,6 +198,27 @@ def option_defaults(kind: type) -> dict[str, object]:
     return found
 
 
+def settings_of(instance: object, prefix: str = "") -> list[str]:
+    """The options of a frozen dataclass and of its parts as ``key=value``, all that `configured` sets."""
+    found: list[str] = []
+    hints = typing.get_type_hints(type(instance))
+    for key in option_defaults(type(instance)):
+        value = getattr(instance, key)
+        if _is_parsed(spelled(value), hints[key]):
+            found.append(f"{prefix}{key}={spelled(value)}")
+        if is_dataclass(value):
+            found += settings_of(value, f"{prefix}{key}.")
+    return found
+
+
+def _is_parsed(text: str, hint: Any) -> bool:
+    try:
+        _parse("", text, hint)
+    except ValueError:
+        return False
+    return True
+
+
 def spelled(value: object) -> str:
     """A default as the command line takes it."""
     if isinstance(value, enum.Enum):
@@ -189,13 +229,13 @@ def spelled(value: object) -> str:
 
 
 def name_of(value: object) -> str:
-    """The name of an annotator, an affinity, a solver or one of its parts; of others, of the class."""
+    """The name of an annotator, an affinity, a solver or one of its parts; of others, their own or of the class."""
     tables: tuple[Mapping[str, type], ...] = (SOLVERS, ANNOTATORS, AFFINITIES)
     for table in (*tables, *(table for _, table in PARTS.values())):
         for name, kind in table.items():
             if type(value) is kind:
                 return name
-    return type(value).__name__
+    return str(getattr(value, "name", type(value).__name__))
 
 
 def energy_with(base: Energy, options: EnergyOptions) -> Energy:
