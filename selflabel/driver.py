@@ -20,7 +20,7 @@ from selflabel.kernels.tracing import opaque
 from selflabel.kinds import check_count, check_kind
 from selflabel.labels import channels_first
 from selflabel.problem import Problem
-from selflabel.terms import Regularizer
+from selflabel.terms import NormalizedCut, Regularizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,9 +171,14 @@ def check_fit(solver: Solver, energy: Energy, affinity: Affinity) -> None:
     """Raise `ValueError` if the solver cannot minimize this energy on this affinity. No pixel is read."""
     for regularizer in energy.regularizers:
         if not isinstance(regularizer, solver.regularizers):
+            others = (
+                "kernel-cut or gradient-descent"
+                if isinstance(regularizer, NormalizedCut)
+                else "gradient-descent"
+            )
             raise ValueError(
                 f"{solver.name}: expected an energy without the regularizer {regularizer.name!r}, which this solver "
-                f"does not minimize: leave it out, or use the gradient-descent solver"
+                f"does not minimize: leave it out, or use the {others} solver"
             )
     if solver.needs_edges and not isinstance(affinity, SparseAffinity):
         raise ValueError(

@@ -118,6 +118,10 @@ def size_remedy(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
         return "they have no axis of channels, `[:, 0]`"
     if len(given) == len(wanted):
         return "a single image needs a batch axis, `[None]`"
+    if given[2:] == wanted:
+        return "a single image needs a batch axis, `seeds[None]`"
+    if given[1:] == wanted:
+        return "a single image needs a batch axis, `[None]` for both predictions and seeds"
     if given[0] != wanted[0]:
         return "expected as many predictions as images"
     if len(given) - 1 != len(wanted):

@@ -73,6 +73,10 @@ class Batch:
         if self.masks is not None:
             object.__setattr__(self, "masks", as_index(self.masks, "masks"))
         object.__setattr__(self, "stems", checked(self.stems, tuple[str, ...], "stems"))
+        if len(self.stems) != len(images):
+            raise ValueError(
+                f"expected a stem for each of the {len(images)} images of a batch, got {len(self.stems)}"
+            )
         checked(self.moved, tuple[Symmetry | None, ...], "moved")
         check_count(1 if self.num_classes is None else self.num_classes, "num_classes")
 

@@ -110,6 +110,8 @@ class GatedCRFLoss(nn.Module):
         seeds: Integer[Tensor, "b *t"],
     ) -> Float[Tensor, ""]:
         """The loss; images and seeds may be larger or smaller than the logits."""
+        check_logits(logits)
+        check_tensor(images, "images")
         return gated_crf_loss(
             logits,
             images,

@@ -152,6 +152,9 @@ SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
     "stride 4": ((2, 3, 16, 16), (2, 64, 64), r"size=\(64, 64\), mode='bilinear'"),
     "stride 4 of a volume": ((1, 3, 4, 16, 16), (1, 8, 64, 64), "trilinear"),
     "no batch axis": ((3, 64, 64), (1, 64, 64), "batch axis"),
+    "no batch axis of seeds": ((1, 3, 64, 60), (64, 60), r"batch axis, `seeds\[None\]`"),
+    "no batch axis at all": ((3, 64, 60), (64, 60), r"`\[None\]` for both"),
+    "volumes without": ((3, 8, 64, 60), (8, 64, 60), r"`\[None\]` for both"),
     "another batch": ((2, 3, 64, 64), (1, 64, 64), "as many predictions as images"),
     "channels last": ((1, 64, 60, 3), (1, 64, 60), r"movedim\(-1, 1\)"),
     "other axes": ((1, 3, 8, 64, 64), (1, 64, 64), r"\[b d h w\]"),
@@ -163,6 +166,17 @@ def test_sizes_that_differ_come_with_their_remedy(name: str) -> None:
     given, wanted, message = SHAPES[name]
     with pytest.raises(ValueError, match=message):
         raise ValueError(size_remedy(given, wanted))
+
+
+def test_seeds_of_a_single_image_come_with_the_way_to_a_batch(
+    rng: np.random.Generator, unchecked: None
+) -> None:
+    image, logits, seeds = scene(rng)
+    affinity = Grid()(image)
+    with pytest.raises(ValueError, match=r"`seeds\[None\]`"):
+        Problem.from_logits(GraphCut.default_energy, logits, seeds[0], affinity)
+    with pytest.raises(ValueError, match=r"`\[None\]` for both predictions and seeds"):
+        Problem.from_logits(GraphCut.default_energy, logits[0], seeds[0], affinity)
 
 
 def test_logits_at_a_stride_are_to_be_resized(rng: np.random.Generator) -> None:

@@ -339,3 +339,10 @@ def test_batches_take_whole_floats_as_classes_and_no_fractions(unchecked: None) 
             Batch(("a",), images, wrong)
         with pytest.raises(ValueError, match=f"expected masks as whole numbers, the classes, got {found}"):
             Batch(("a",), images, seeds.long(), wrong)
+
+
+def test_batches_have_as_many_stems_as_images(unchecked: None) -> None:
+    images, seeds = torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), UNLABELED)
+    for stems in ((), ("a", "b")):
+        with pytest.raises(ValueError, match=f"a stem for each of the 1 images of a batch, got {len(stems)}"):
+            Batch(stems, images, seeds)

@@ -14,6 +14,7 @@ from selflabel.labels import UNLABELED, classes_present
 from selflabel.losses import (
     DenseCRFLoss,
     EntropyLoss,
+    GatedCRFLoss,
     KernelCutLoss,
     KMeansLoss,
     Loss,
@@ -189,7 +190,7 @@ def test_modules_on_the_device(name: str) -> None:
     torch.testing.assert_close(gradient.cpu(), expected_gradient, rtol=1e-3, atol=1e-5)
 
 
-TAKE_IMAGES = (PottsLoss, DenseCRFLoss, NormalizedCutLoss, KernelCutLoss, KMeansLoss)
+TAKE_IMAGES = (PottsLoss, DenseCRFLoss, NormalizedCutLoss, KernelCutLoss, KMeansLoss, GatedCRFLoss)
 
 
 @pytest.mark.parametrize("kind", TAKE_IMAGES)
