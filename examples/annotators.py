@@ -7,7 +7,9 @@ The data, network and protocol of camvid.py, whose options these are; runs on sc
 from the same OUT. All training images are labeled by three models: local (a random forest an image, on a pretrained
 network's first layers), global (the network that has fitted the scribbles), and combined (the mean of both), raw, with
 total variation and with a dense CRF, as `selflabel annotate` does. A network goes on from the scribbles on each of the
-nine. Prints the gap between full masks and scribbles, and the share of it that each closes; writes OUT/gap.md.
+nine. All dense labels, masks among them, weigh classes as the scribbles do, or the gap would be one of class balance.
+Prints the gap between full masks and scribbles, and the share of it that each closes, over the seeds that all have;
+writes OUT/gap.md.
 """
 
 import hashlib
@@ -19,8 +21,8 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from camvid import METHODS
-from camvid_runs import FULL, SCRIBBLES, Method, parsed, run_all, scores_in
+from camvid import BALANCE, METHODS
+from camvid_runs import BALANCED, SCRIBBLES, Method, parsed, run_all, scores_in
 
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators import Annotator
@@ -77,10 +79,10 @@ def annotated(model: str, regularizer: str) -> Method:
         images=ANY, out=ANY, seeds=ANY, probs=probs, model=model, regularizer=regularizer
     )
     labeler = registry.labeler(preset(options), predicted=predicted)
-    return Method(SeedsOnly(), labeler, predicted=predicted)
+    return Method(SeedsOnly(BALANCE), labeler, predicted=predicted)
 
 
-ENDS = (FULL, SCRIBBLES)
+ENDS = (BALANCED, SCRIBBLES)
 ANNOTATED: Mapping[str, Method] = {name: METHODS[name] for name in ENDS} | {
     f"{model}, {regularizer}": annotated(model, regularizer)
     for regularizer in REGULARIZERS
@@ -95,12 +97,17 @@ def main() -> None:
         {name: with_kept(method, options.out / "predictions") for name, method in ANNOTATED.items()},
     )
     scores = scores_in(options.out, tuple(ANNOTATED))
-    means = {
-        name: statistics.mean(one.iou for one in scores if one.method == name)
+    by_method = {
+        name: {one.seed: one.iou for one in scores if one.method == name}
         for name in dict.fromkeys(one.method for one in scores)
     }
+    common = set.intersection(*(set(each) for each in by_method.values()))
+    if not common or not set(ENDS) <= by_method.keys():
+        print(f"no gap yet: a seed of all of {', '.join((*ENDS, *options.methods))} is missing")
+        return
+    means = {name: statistics.mean(each[seed] for seed in common) for name, each in by_method.items()}
     others = [(name, mean) for name, mean in means.items() if name not in ENDS]
-    text = gap_markdown(Gap(means[FULL], means[SCRIBBLES]), others)
+    text = gap_markdown(Gap(means[BALANCED], means[SCRIBBLES]), others)
     (options.out / "gap.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -78,7 +78,7 @@ def seconds(history: Path) -> float:
 
 
 def tiles(root: Path, stems: tuple[str, ...], size: int, side: int) -> list[Sample]:
-    """As many samples along each side of an image, without seeds."""
+    """As many samples along each side of an image, those of no class left out; without seeds."""
     found = []
     for one in trimmed(root, stems, size):
         assert one.mask is not None
@@ -87,6 +87,8 @@ def tiles(root: Path, stems: tuple[str, ...], size: int, side: int) -> list[Samp
             rows = slice(row * height, (row + 1) * height)
             columns = slice(column * width, (column + 1) * width)
             mask = one.mask[rows, columns].contiguous()
+            if bool((mask == UNLABELED).all()):
+                continue
             image = one.image[:, rows, columns].contiguous()
             nothing = torch.full_like(mask, UNLABELED)
             found.append(

@@ -192,10 +192,14 @@ def test_crf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert all(0 <= float(line.split("|")[2]) <= 1 for line in lines[2:])
 
 
-def test_annotators(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_annotators(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     draw_filters(monkeypatch)
     own = ("local, none", "combined, total-variation", "global, dense-crf")
-    methods = ("--methods", "full masks", "pCE", *own)
+    camvid(monkeypatch, tmp_path, "--methods", own[0], example="annotators.py")
+    assert "no gap yet" in capsys.readouterr().out
+    methods = ("--methods", "full masks, balanced", "pCE", *own)
     _, out = camvid(monkeypatch, tmp_path, *methods, example="annotators.py")
     lines = (out / "gap.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["full", "weak", *own]
