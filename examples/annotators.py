@@ -28,6 +28,7 @@ from selflabel.affinity.image import ImageLike, as_image
 from selflabel.annotators import Annotator
 from selflabel.cli.annotate import MODELS, REGULARIZERS, AnnotateOptions, preset
 from selflabel.cli.config import registry
+from selflabel.files.atomic import write_atomic
 from selflabel.reports.gap import Gap, gap_markdown
 from selflabel.training import SeedsOnly
 
@@ -54,9 +55,7 @@ class Kept:
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             made = self.annotator.predict(image, seeds, num_classes)
-            with file.with_suffix(".part").open("wb") as part:
-                np.save(part, made.half().numpy())
-            file.with_suffix(".part").replace(file)
+            write_atomic(file, lambda part: np.save(part, made.half().numpy()))
         return torch.from_numpy(np.load(file)).float()
 
 

@@ -18,6 +18,7 @@ from selflabel.datasets.augment import Augmentation
 from selflabel.datasets.letterbox import Letterbox
 from selflabel.datasets.samples import Folder, Sample, read_split
 from selflabel.datasets.shortened import shortened
+from selflabel.files.atomic import write_atomic
 from selflabel.files.folders import listing
 from selflabel.files.images import IMAGE_SUFFIXES, image_size
 from selflabel.labeling.labeler import Labeler
@@ -123,9 +124,7 @@ def labeled(
         for one in samples:
             probs = None if net is None else net.eval()(one.image[None])[0].softmax(0)
             made.append(label(one.image, one.seeds, labeler, num_classes=CLASSES, probs=probs).index)
-        with file.with_suffix(".part").open("wb") as part:
-            np.savez_compressed(part, labels=np.stack(made))
-        file.with_suffix(".part").replace(file)
+        write_atomic(file, lambda part: np.savez_compressed(part, labels=np.stack(made)))
     with np.load(file) as kept:
         found = torch.from_numpy(kept["labels"]).long()
     return [replace(one, seeds=seeds) for one, seeds in zip(samples, found, strict=True)]
@@ -276,8 +275,8 @@ def network_parser(description: str | None, *, steps: int, size: int = SIZE) -> 
     return parser
 
 
-def arguments(description: str | None, methods: Mapping[str, Method]) -> argparse.ArgumentParser:
-    """The options of a script with these methods."""
+def parsed(description: str | None, methods: Mapping[str, Method]) -> argparse.Namespace:
+    """The options of a script with these methods, whose OUT has runs of the same protocol alone."""
     parser = network_parser(description, steps=200)
     add_methods(parser, methods, seeds=3)
     parser.add_argument("--first-seed", type=int, default=1, help="1")
@@ -293,12 +292,6 @@ def arguments(description: str | None, methods: Mapping[str, Method]) -> argpars
     )
     parser.add_argument("--clicks", action="store_true", help="seeds are those of the folder of clicks")
     parser.add_argument("--length", type=float, default=1.0, help="share of each stroke that is kept")
-    return parser
-
-
-def parsed(description: str | None, methods: Mapping[str, Method]) -> argparse.Namespace:
-    """The options of a script with these methods, whose OUT has runs of the same protocol alone."""
-    parser = arguments(description, methods)
     options = parser.parse_args()
     claim(parser, options, "methods", "seeds", "first_seed")
     return options
@@ -306,15 +299,14 @@ def parsed(description: str | None, methods: Mapping[str, Method]) -> argparse.N
 
 def protocol_of(options: argparse.Namespace) -> Protocol:
     """As the options say."""
+    new_layers_rate = 10.0 if options.network.startswith("deeplabv3plus") else 1.0
     return Protocol(
         options.steps,
         options.scribble_steps,
         options.network,
         options.pretrained,
         options.learning_rate,
-        (10.0 if options.network.startswith("deeplabv3plus") else 1.0)
-        if options.new_layers_rate is None
-        else options.new_layers_rate,
+        new_layers_rate if options.new_layers_rate is None else options.new_layers_rate,
     )
 
 

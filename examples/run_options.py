@@ -5,6 +5,8 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from selflabel.files.atomic import write_atomic
+
 
 def count(text: str) -> int:
     """A whole number from 1 on."""
@@ -51,9 +53,7 @@ def claim(parser: argparse.ArgumentParser, options: argparse.Namespace, *free: s
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "options.json"
     if not file.exists():
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(given, indent=2), encoding="utf-8")
-        part.replace(file)
+        write_atomic(file, lambda part: part.write(json.dumps(given, indent=2).encode()))
     before = json.loads(file.read_text(encoding="utf-8"))
     names = [name for name in {**before, **given} if before.get(name) != given.get(name)]
     if names:
