@@ -102,6 +102,8 @@ def test_symmetric_normalization_is_that_of_the_matrix() -> None:
     scale = (1 + plain.sum(1)).rsqrt()
     normalized = SparseNonlocal(90.0, 2.5, 6)(image())
     torch.testing.assert_close(normalized.as_matrix()[0], scale[:, None] * plain * scale)
+    by_default = SparseNonlocalAffinity.from_image(image(), 90.0, 2.5, 6)
+    assert torch.equal(by_default.as_matrix(), normalized.as_matrix())
     assert float(normalized.degree().mean()) < 1 < float(plain.sum(1).mean())
 
 

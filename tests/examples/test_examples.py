@@ -197,13 +197,15 @@ def test_annotators(
 ) -> None:
     draw_filters(monkeypatch)
     own = ("local, none", "combined, total-variation", "global, dense-crf")
-    camvid(monkeypatch, tmp_path, "--methods", own[0], example="annotators.py")
+    _, out = camvid(monkeypatch, tmp_path, "--methods", own[0], example="annotators.py")
+    written = {file: file.stat().st_mtime_ns for file in (out / "predictions").iterdir()}
     assert "no gap yet" in capsys.readouterr().out
     methods = ("--methods", "full masks, balanced", "pCE", *own)
-    _, out = camvid(monkeypatch, tmp_path, *methods, example="annotators.py")
+    camvid(monkeypatch, tmp_path, *methods, example="annotators.py")
     lines = (out / "gap.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["full", "weak", *own]
     assert len(list((out / "predictions").iterdir())) == 4  # each image once, for both methods
+    assert {file: file.stat().st_mtime_ns for file in written} == written
 
 
 def test_clustering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
