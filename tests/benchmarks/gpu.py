@@ -10,7 +10,8 @@ can be moved, at the speed of a large copy. "Must move" counts every input that 
 writes once, as if all between stayed in registers; labels are ``4 b k n`` bytes. `kernels`: jobs that have kernels in
 Triton are timed with them and without. `waits`: how often a call waits for the device. `first, s`: the first call,
 which may compile. `peak`: memory beyond that of the inputs. Published recipes (`gpu_peers.py`) are timed beside. With
-`--compiled` the hot functions are timed once more as torch.compile fuses them, which takes minutes.
+`--compiled` the hot functions are timed once more as torch.compile fuses them, which takes minutes. With `--profile`
+the kernels of each job that has some in Triton are written to a file, by the time that the device spends in them.
 
 What fails is reported, and the rest goes on. Exit code 1 if a result differs or a job fails, 2 if there is no such
 device.
@@ -34,6 +35,7 @@ import torch
 from gpu_base import NUMBER, SMALL, Family, Job, Sizes
 from gpu_checks import checks
 from gpu_jobs import FAMILIES, hot_functions
+from gpu_profile import profiled
 
 from selflabel.kernels import backend
 
@@ -110,10 +112,11 @@ class Clock:
 
 @dataclass
 class Report:
-    """Lines that are printed as they come, and what failed."""
+    """Lines that are printed as they come, and what failed. `kernels`: the file for those of the jobs, if any."""
 
     lines: list[str]
     failures: list[str]
+    kernels: Path | None = None
 
     def add(self, line: str) -> None:
         self.lines.append(line)
@@ -149,6 +152,9 @@ def time_family(
     try:
         for job in family.jobs(sizes, clock.device):
             report.add(row(job, clock, speed, kernels))
+            if report.kernels and kernels == "triton":
+                with report.kernels.open("a", encoding="utf-8") as file:
+                    file.write("\n".join(profiled(job.name, job.work)) + "\n")
     except (
         Exception
     ) as problem:  # the next job of a generator that failed does not come, the next family does
@@ -225,6 +231,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="sizes for a try-out")
     parser.add_argument("--out", type=Path, help="also write the report to this file")
+    parser.add_argument("--profile", type=Path, help="write the kernels of the jobs to this file")
     parser.add_argument("--jobs", default=",".join(every), help=f"some of {', '.join(every)}")
     parser.add_argument("--compiled", action="store_true", help="also with torch.compile")
     options = parser.parse_args()
@@ -258,7 +265,7 @@ def main() -> None:
         )
         sys.exit(2)
     model = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    report, start = Report([], []), time.perf_counter()
+    report, start = Report([], [], options.profile), time.perf_counter()
     sizes = SMALL if options.small else Sizes()
     report.add(
         "# On a GPU\n\nMade by `tests/benchmarks/gpu.py`, whose first lines say what the columns are.\n"
