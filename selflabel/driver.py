@@ -6,7 +6,7 @@ The file is not called after the function: importing it would put a module where
 import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -33,6 +33,7 @@ class Step:
     - `bound`: a lower bound of the energy;
     - `converged`: the images that are finished, whose labels change no more;
     - `start_energy`: the energy of the labels that the solver started from, in its first step;
+    - `steps`: how many steps each image has taken, of a solver that counts them itself;
     - `is_look_due`: False where finished images cost so little that the host need not wait for the device to know
       whether all are.
     """
@@ -42,6 +43,7 @@ class Step:
     bound: Float[Tensor, " b"] | None = None
     converged: Bool[Tensor, " b"] | None = None
     start_energy: Float[Tensor, " b"] | None = None
+    steps: Int64[Tensor, " b"] | None = None
     is_look_due: bool = True
 
     def __repr__(self) -> str:
@@ -49,28 +51,34 @@ class Step:
         return f"{type(self).__name__}(labels: {extent(tuple(self.labels.shape))}{energy})"
 
 
+Part = Callable[[], Tensor] | Tensor | None
+
+
 class LazyStep(Step):
-    """A step that computes its labels when they are read; read them before the solver's next step."""
+    """A step of which functions compute what is read, each time; read it before the solver's next step.
+
+    Where no look is due nothing is read, unless every step is recorded: the solver counts its steps itself.
+    """
 
     def __init__(
         self,
-        labels: Callable[[], Float[Tensor, "b k *s"]] | Float[Tensor, "b k *s"],
-        energy: Float[Tensor, " b"] | None = None,
-        bound: Float[Tensor, " b"] | None = None,
-        converged: Bool[Tensor, " b"] | None = None,
-        start_energy: Float[Tensor, " b"] | None = None,
+        labels: Part,
+        energy: Part,
+        converged: Part,
+        start_energy: Float[Tensor, " b"],
+        steps: Part = None,
         is_look_due: bool = True,
     ) -> None:
-        values = {"energy": energy, "bound": bound, "converged": converged, "start_energy": start_energy}
-        object.__setattr__(self, "is_look_due", is_look_due)
-        for name, value in {"read": labels, **values}.items():
+        parts = {"labels": labels, "energy": energy, "converged": converged, "steps": steps}
+        given = {"start_energy": start_energy, "is_look_due": is_look_due, "parts": parts}
+        for name, value in given.items():
             object.__setattr__(self, name, value)
 
-    @property
-    def labels(self) -> Float[Tensor, "b k *s"]:
-        """Computed at each reading."""
-        read: Callable[[], Tensor] | Tensor = self.read  # type: ignore[attr-defined]
-        return read if isinstance(read, Tensor) else read()
+    def __getattribute__(self, name: str) -> Any:
+        if name not in ("labels", "energy", "converged", "steps"):
+            return object.__getattribute__(self, name)
+        part: Part = self.parts[name]
+        return part() if callable(part) else part
 
 
 @runtime_checkable
@@ -237,14 +245,17 @@ def solve(
         return replace(solution, marginals=found)
 
 
-def _checked(step: Step | None, solver: Solver, like: Tensor) -> Step | None:
-    """The step. Raise `SolveError` unless it is one, with one number an image."""
-    if step is None:
-        return None
-    if not isinstance(step, Step):
-        raise SolveError(
-            f"{solver.name}: expected `iterate` to yield a Step, got a {type(step).__name__}: yield Step(labels)"
-        )
+def _a_step(step: object, solver: Solver) -> Step | None:
+    """The step, or None. Raise `SolveError` for anything else."""
+    if step is None or isinstance(step, Step):
+        return step
+    raise SolveError(
+        f"{solver.name}: expected `iterate` to yield a Step, got a {type(step).__name__}: yield Step(labels)"
+    )
+
+
+def _check_numbers(step: Step, solver: Solver, like: Tensor) -> None:
+    """Raise `SolveError` unless the step has one number an image."""
     for name in ("energy", "bound", "converged", "start_energy"):
         value = getattr(step, name)
         if value is not None and tuple(value.shape) != (len(like),):
@@ -252,7 +263,6 @@ def _checked(step: Step | None, solver: Solver, like: Tensor) -> Step | None:
                 f"{solver.name}: expected the {name} of a step in the shape {(len(like),)}, one number an image, got "
                 f"{tuple(value.shape)}"
             )
-    return step
 
 
 def _read(step: Step, solver: Solver, like: Tensor) -> Tensor:
@@ -300,18 +310,22 @@ def _run(
     steps = torch.zeros(batch, dtype=torch.int64, device=labels.device)
     step = Step(labels)
     iterator = solver.iterate(problem, labels)
-    following = _checked(next(iterator, None), solver, labels)
+    following = _a_step(next(iterator, None), solver)
     given = None if following is None else following.start_energy
     start_energy = problem.value(labels) if given is None else given
     energies, bound = [start_energy], None
+    is_watched = trace or callback is not None
     for count in range(1, max_steps + 1):
         if count > 1:
-            following = _checked(next(iterator, None), solver, labels)
+            following = _a_step(next(iterator, None), solver)
         if following is None:
             done = torch.ones_like(done)
             break
         step = following
-        steps += ~done
+        if isinstance(step, LazyStep) and not (step.is_look_due or is_watched or count == max_steps):
+            continue
+        _check_numbers(step, solver, labels)
+        steps = steps + ~done if step.steps is None else step.steps
         bound = step.bound if step.bound is not None else bound
         if trace:
             energies.append(
@@ -322,7 +336,7 @@ def _run(
             callback(count, Step(copy, step.energy, step.bound, step.converged, step.start_energy))
         if step.converged is not None:
             done = done | step.converged
-            if (step.is_look_due or trace or callback is not None) and bool(done.all()):
+            if (step.is_look_due or is_watched) and bool(done.all()):
                 break
     found = _read(step, solver, labels)
     _check_sums(found, solver)

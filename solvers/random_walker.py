@@ -56,7 +56,8 @@ class RandomWalker:
     to 2e-7 on photographs and 1e-5 at worst. Smaller images, and pixels too far from seeds for windows, take
     `Elimination` on the CPU: up to 16 megapixels of unknown labels (4 with more than 8 neighbors, 2 without Numba),
     and 8000 pixels with any neighbors. Larger ones take `ConjugateGradients`. On a GPU, nearest neighbors take
-    `Multigrid`, the others and walks without predictions `ConjugateGradients`.
+    `Multigrid` where predictions weigh something, and what the CPU takes where they do not (with Numba); others
+    `ConjugateGradients`.
 
     *Cost*: time is linear in pixels if one in 300 is a seed, or predictions weigh a hundredth; else that of the
     method. Memory: at most 1600 + 115 K bytes a pixel (tests/benchmarks/growth.py), a third of it where windows
@@ -122,12 +123,9 @@ class RandomWalker:
     def _is_large(self, affinity: Stencil, labels: Tensor) -> bool:
         """Is the image one for windows?"""
         pixels, most = labels[0, 0].numel(), ELIMINATED[-1][0]
-        return (
-            _compiled(labels)
-            and pixels > self.large_pixels
-            and _pairs(affinity) <= most * pixels
-            and _is_flat(labels)
-        )
+        is_flat = labels.device.type == "cpu" and labels.ndim == 4
+        few = is_flat and pixels > self.large_pixels and _pairs(affinity) <= most * pixels
+        return few and _is_compiled()
 
     def _finish(self, problem: Problem, walk: RandomWalk, known: KnownLabels, box: Box) -> Iterator[Step]:
         """Solve for the free pixels. All of them lie in the box; the walk is that of its pixels."""
@@ -136,8 +134,10 @@ class RandomWalker:
         if walk.coupling == 0:
             walk, reached = average_unseeded(replace(walk, probs=walk.probs.double()), free)
             fixed, free = torch.where(free & ~reached, walk.probs, fixed), reached
-        method = method_by_size(walk.affinity, free) if self.method is None else self.method
-        for values, done in method.solve(walk.system(fixed, free), labels):
+        method, system = self.method, walk.system(fixed, free)
+        if method is None:
+            method = method_by_size(walk.affinity, free, system.ties)
+        for values, done in method.solve(system, labels):
             solution = (values + fixed).clamp_(min=0)
             solution = solution.div_(solution.sum(1, keepdim=True)).to(labels.dtype)
             solution = known.put(box, solution)
@@ -146,29 +146,32 @@ class RandomWalker:
 
 
 def method_by_size(
-    affinity: SparseAffinity, free: Bool[Tensor, "b 1 *s"], largest: tuple[tuple[int, int], ...] | None = None
+    affinity: SparseAffinity,
+    free: Bool[Tensor, "b 1 *s"],
+    ties: float = 0.0,
+    largest: tuple[tuple[int, int], ...] | None = None,
 ) -> LinearSolver:
     """`Elimination` on the CPU for images up to the `largest`: (pairs per pixel, free pixels). None: as measured.
 
-    Larger ones take `ConjugateGradients`; on other devices `Multigrid` those that it is for.
+    Larger ones take `ConjugateGradients`. On other devices `Multigrid` those that it is for; without ties nearest
+    neighbors go to the CPU and back, if they are compiled for it: faster than what conjugate gradients do on both.
     """
     if free.device.type != "cpu":
-        return Multigrid() if fits(affinity) else ConjugateGradients()
+        if fits(affinity) and ties > 0:
+            return Multigrid()
+        if not fits(affinity) or not _is_compiled():
+            return ConjugateGradients()
     if largest is None:
-        largest = ELIMINATED if _compiled(free) else FACTORIZED
+        largest = ELIMINATED if _is_compiled() else FACTORIZED
     pixels, unknown = free[0, 0].numel(), int(free.flatten(1).count_nonzero(1).max())
     per_pixel = _pairs(affinity) / pixels
     most = max((most for pairs, most in largest if per_pixel <= pairs), default=0)
-    is_small = unknown <= FEW_PIXELS or (_is_flat(free) and unknown <= most)
+    is_small = unknown <= FEW_PIXELS or (free.ndim == 4 and unknown <= most)
     return Elimination() if is_small else ConjugateGradients()
 
 
-def _compiled(labels: Tensor) -> bool:
-    return backend(Routine.ELIMINATION, labels.device, torch.float64) is Backend.CPU
-
-
-def _is_flat(labels: Tensor) -> bool:
-    return labels.device.type == "cpu" and labels.ndim == 4
+def _is_compiled() -> bool:
+    return backend(Routine.ELIMINATION, torch.device("cpu"), torch.float64) is Backend.CPU
 
 
 def _pairs(affinity: SparseAffinity) -> int:

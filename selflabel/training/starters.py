@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder, Contrast
@@ -146,18 +146,21 @@ class KeptLabels:
             for number, one in zip(missing, self._solved(problem, batch, missing), strict=True):
                 found[number] = one
         labels = problem.probs.clone(memory_format=torch.contiguous_format)
-        zero = lifted(labels.new_zeros(()), labels.shape[1])
-        rows, parts = list[int](), list[Tensor]()
-        for number, (one, symmetry) in enumerate(zip(found, moved, strict=True)):
-            if one is not None:
-                labels[number] = zero
-                rows += [number * labels.shape[1] + each for each in one.classes]
-                parts.append(symmetry(one.labels.to(labels.device, non_blocking=True)))
-        if parts:
-            places = torch.tensor(rows, pin_memory=labels.is_cuda).to(labels.device, non_blocking=True)
-            labels.flatten(0, 1).index_copy_(
-                0, places, lifted(torch.cat(parts).to(labels.dtype), labels.shape[1])
+        classes = labels.shape[1]
+        some = [number for number, one in enumerate(found) if one is not None]
+        if some:
+            labels.index_fill_(
+                0, _indices(some, labels), float(lifted(torch.zeros((), dtype=labels.dtype), classes))
             )
+        for symmetry in dict.fromkeys(moved[number] for number in some):
+            rows, parts = list[int](), list[Tensor]()
+            for number in some:
+                one = found[number]
+                if one is not None and moved[number] == symmetry:
+                    rows += [number * classes + each for each in one.classes]
+                    parts.append(one.labels.to(labels.device, non_blocking=True))
+            values = lifted(symmetry(torch.cat(parts)).to(labels.dtype), classes)
+            labels.flatten(0, 1).index_copy_(0, _indices(rows, labels), values)
         return labels
 
     def _solved(self, problem: Problem, batch: Batch, numbers: Sequence[int]) -> list[Kept | None]:
@@ -202,6 +205,11 @@ def _kept(labels: UInt8[Tensor, "k *s"]) -> Kept:
     some = labels[occurs].cpu()
     # pinned, a copy to the GPU waits for nothing
     return Kept(tuple(occurs.nonzero().flatten().tolist()), some.pin_memory() if labels.is_cuda else some)
+
+
+def _indices(places: Sequence[int], like: Tensor) -> Int64[Tensor, " n"]:
+    """On the device of a tensor; a copy there waits for nothing."""
+    return torch.tensor(places, pin_memory=like.is_cuda).to(like.device, non_blocking=True)
 
 
 def _seeded(seeds: Seeds) -> Bool[Tensor, " b"]:

@@ -184,15 +184,19 @@ def row(job: Job, clock: Clock, speed: float, kernels: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def variants(family: Family, device: torch.device) -> Iterator[tuple[str, bool]]:
-    """With kernels and without, or in torch alone."""
+def variants(family: Family, device: torch.device, twice: bool) -> Iterator[tuple[str, bool]]:
+    """With kernels where there are some, and in torch alone: where there are none, or if it is to be timed twice."""
     kernels = device.type == "cuda" and backend.has_triton()
-    if kernels and any(routine in backend.GPU_DTYPES for routine in family.routines):
+    has_some = kernels and any(routine in backend.GPU_DTYPES for routine in family.routines)
+    if has_some:
         yield "triton", True
-    yield "torch", False
+    if twice or not has_some:
+        yield "torch", False
 
 
-def time_all(report: Report, names: list[str], sizes: Sizes, device: torch.device) -> None:
+def time_all(
+    report: Report, names: list[str], sizes: Sizes, device: torch.device, twice: bool = True
+) -> None:
     """The table of the chosen families."""
     clock = Clock(device, sizes.repeats)
     speed = clock.bandwidth(sizes.copied)
@@ -200,7 +204,7 @@ def time_all(report: Report, names: list[str], sizes: Sizes, device: torch.devic
     report.add(HEADER)
     for name in names:
         family = FAMILIES[name]
-        for kernels, with_triton in variants(family, device):
+        for kernels, with_triton in variants(family, device, twice):
             if with_triton:
                 time_family(report, family, sizes, clock, speed, kernels)
             else:
@@ -233,6 +237,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="also write the report to this file")
     parser.add_argument("--profile", type=Path, help="write the kernels of the jobs to this file")
     parser.add_argument("--jobs", default=",".join(every), help=f"some of {', '.join(every)}")
+    parser.add_argument("--once", action="store_true", help="what has kernels is not timed without them, too")
     parser.add_argument("--compiled", action="store_true", help="also with torch.compile")
     options = parser.parse_args()
     options.jobs = options.jobs.split(",")
@@ -275,7 +280,7 @@ def main() -> None:
         check(report, 24 if options.small else 64, device)
     names = [name for name in FAMILIES if name in options.jobs]
     if names:
-        time_all(report, names, sizes, device)
+        time_all(report, names, sizes, device, not options.once)
     if options.compiled:
         time_compiled(report, sizes, device)
     report.add(f"\n{time.perf_counter() - start:.0f} seconds.")

@@ -12,7 +12,7 @@ from selflabel.affinity.stencil import Stencil
 from selflabel.driver import solve
 from selflabel.energy import Energy
 from selflabel.kernels.backend import Backend, Routine
-from selflabel.kernels.gpu.descent import SearchState, decide
+from selflabel.kernels.gpu.descent import SearchState, deciding
 from selflabel.numerics.descent.coordinates import SQUARE_ROOTS
 from selflabel.numerics.descent.gpu_search import GPUSearch, StepRules, supports
 from selflabel.numerics.descent.line_search import LineSearch, TorchSearch, Trial
@@ -234,19 +234,21 @@ def test_decisions_are_those_of_the_solver(generator: torch.Generator, kernel_de
     search = Replayed(trials)
     expected = _conjugate(search, RULES.rtol, torch.zeros(batch, dtype=torch.float64))
     shares = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
-    whole = [torch.zeros(batch, dtype=torch.int32, device=kernel_device) for _ in range(3)]
+    whole = [torch.zeros(batch, dtype=torch.int32, device=kernel_device) for _ in range(4)]
     numbers = [torch.zeros(batch, dtype=torch.float64, device=kernel_device) for _ in range(4)]
     progress = SearchState(*whole, *numbers)
-    told = []
+    told, counted = [], torch.zeros(batch, dtype=torch.int32)
     for number in range(steps):
-        sides = progress.sides.clone()
+        sides, going = progress.sides.clone(), progress.done.cpu() == 0
         sums = (trials[:, :, number, None] * shares).to(kernel_device).contiguous()
-        decide(progress, sums, RULES, is_first=number == 0)
+        deciding(progress, sums, RULES, is_first=number == 0)()
         told.append(
             [x.cpu().clone() for x in (progress.done, progress.turns, progress.betas, progress.rates)]
         )
         if number == 0:
             continue
+        counted += going
+        assert torch.equal(progress.steps.cpu(), counted)
         step = next(expected)
         assert step.energy is not None
         assert step.converged is not None

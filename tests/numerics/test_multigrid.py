@@ -244,8 +244,27 @@ def test_what_it_is_not_for_takes_conjugate_gradients(case: str, monkeypatch: py
 def test_other_devices_take_it_for_nearest_neighbors() -> None:
     free = torch.ones(1, 1, 6, 6, dtype=torch.bool, device="meta")
     features = torch.zeros(1, 1, 6, 6)
-    assert method_by_size(GridAffinity.from_features(features, neighbors=8), free) == Multigrid()
-    assert method_by_size(WindowAffinity.from_features(features, 2), free) == ConjugateGradients()
+    assert method_by_size(GridAffinity.from_features(features, neighbors=8), free, 0.2) == Multigrid()
+    assert method_by_size(WindowAffinity.from_features(features, 2), free, 0.2) == ConjugateGradients()
+
+
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=pytest.mark.needs_numba), False])
+def test_other_devices_leave_walks_without_ties_to_compiled_elimination(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An array of a device that can be counted in: its device alone is another."""
+
+    class Elsewhere(Tensor):
+        device = torch.device("cuda")
+
+    monkeypatch.setattr("selflabel.kernels.backend.has_numba", lambda: compiled)
+    free = torch.ones(1, 1, 6, 6, dtype=torch.bool).as_subclass(Elsewhere)
+    near, far = (
+        GridAffinity.from_features(torch.zeros(1, 1, 6, 6)),
+        WindowAffinity.from_features(torch.zeros(1, 1, 6, 6), 2),
+    )
+    assert method_by_size(near, free) == (Elimination() if compiled else ConjugateGradients())
+    assert method_by_size(far, free) == ConjugateGradients()
 
 
 def test_the_error_is_checked() -> None:

@@ -308,13 +308,13 @@ def test_method_by_unknown_labels_and_neighbors() -> None:
     features, free = torch.zeros(2, 1, 100, 100), torch.ones(2, 1, 100, 100, dtype=torch.bool)
     near = GridAffinity.from_features(features, neighbors=8)
     far, too_far = (WindowAffinity.from_features(features, radius) for radius in (2, 3))
-    assert isinstance(method_by_size(near, free, largest), Elimination)
-    assert isinstance(method_by_size(far, free, largest), ConjugateGradients)
+    assert isinstance(method_by_size(near, free, largest=largest), Elimination)
+    assert isinstance(method_by_size(far, free, largest=largest), ConjugateGradients)
     free[0, 0, 3, 4] = False
-    assert isinstance(method_by_size(far, free, largest), ConjugateGradients)
+    assert isinstance(method_by_size(far, free, largest=largest), ConjugateGradients)
     free[1, 0, 5, 6] = False  # now both images have one unknown label less
-    assert isinstance(method_by_size(far, free, largest), Elimination)
-    assert isinstance(method_by_size(too_far, free, largest), ConjugateGradients)
+    assert isinstance(method_by_size(far, free, largest=largest), Elimination)
+    assert isinstance(method_by_size(too_far, free, largest=largest), ConjugateGradients)
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from selflabel.kernels.gpu.formulas import coupling
-from selflabel.kernels.gpu.launch import Kernel, blocks, helper
+from selflabel.kernels.gpu.launch import Kernel, Launch, blocks, helper
 from selflabel.kernels.gpu.stencil import StencilPairs, add_pairs, place
 from selflabel.kernels.gpu.tiles import Tiles
 
@@ -37,12 +37,14 @@ class Points(NamedTuple):
 
 
 class SearchState(NamedTuple):
-    """What `decide` changes: a number for each image ``[b]``, in int32 or float64."""
+    """What `deciding` changes: a number for each image ``[b]``, in int32 or float64."""
 
     sides: Tensor
     """int32: the current point."""
     done: Tensor
     """int32: 1 for images that are left alone."""
+    steps: Tensor
+    """int32: trials so far, but the first one and those since the image is done."""
     turns: Tensor
     """int32: 1 where the direction becomes ``-n + beta d``, limited for a step of the next rate."""
     betas: Tensor
@@ -55,7 +57,7 @@ class SearchState(NamedTuple):
 
 
 class StepRules(NamedTuple):
-    """How `decide` decides: `solvers.gradient_descent`."""
+    """How trials are decided about: `solvers.gradient_descent`."""
 
     rtol: float
     quiet_steps: float
@@ -237,7 +239,7 @@ def _sum(sums, tiles, BLOCK: tl.constexpr):
 
 @Kernel
 def _decide(
-    sides, done, turns, betas, rates, energies, quiet, sums, tiles,
+    sides, done, steps, turns, betas, rates, energies, quiet, sums, tiles,
     rtol, quiet_steps, least_rate, most_growth, slack, FIRST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     image = tl.program_id(0)
@@ -268,6 +270,7 @@ def _decide(
             # or refused, and what was left of the direction is not downhill
             is_turning = accepted | (start >= 0)
             is_over = (still >= quiet_steps) | ((accepted == 0) & (rate < least_rate))
+            tl.store(steps + image, tl.load(steps + image) + 1)
             tl.store(sides + image, tl.load(sides + image) ^ accepted.to(tl.int32))
             tl.store(energies + image, tl.where(accepted, energy, before))
             tl.store(done + image, is_over.to(tl.int32))
@@ -277,33 +280,34 @@ def _decide(
             tl.store(quiet + image, still)
 
 
-def move(points: Points, given: Given, limits: Limits, progress: SearchState) -> None:
+def moving(points: Points, given: Given, limits: Limits, progress: SearchState) -> Launch:
     """Roots of the trial: a step of the rate along the direction, of norm one again; the direction turns first."""
     batch, classes, pixels = points.direction.shape
     tiles = Tiles.of((1, classes, 1, pixels))
     size = tiles.rows * tiles.columns
-    _move(
-        (blocks(pixels, size), batch), *points, progress.sides, progress.done, given.free, given.allowed,
-        *progress[2:5], pixels, classes, *limits[:3], tiles.classes, size,
+    return Launch(
+        _move, (blocks(pixels, size), batch), *points, progress.sides, progress.done, given.free, given.allowed,
+        progress.turns, progress.betas, progress.rates, pixels, classes, *limits[:3], tiles.classes, size,
     )  # fmt: skip
 
 
-def measure(
+def measuring(
     points: Points, given: Given, pairs: StencilPairs, formulas: Formulas, tiles: Tiles, limits: Limits,
     progress: SearchState, sums: Tensor,
-) -> None:  # fmt: skip
+) -> Launch:  # fmt: skip
     """Gradient and curvature at the trial; `sums` ``[b 5 tiles]`` in float64: energy, d·g', d·g, n·g and n·g'.
 
     Letters as in `numerics.descent.line_search`.
     """
     batch, classes, _ = points.direction.shape
-    _measure(
-        (tiles.count, batch), *points, progress.sides, progress.done, given.target, given.free, *pairs, sums,
-        len(pairs.offsets), *tiles.size, classes, *formulas[2:], limits.curvature,
+    return Launch(
+        _measure, (tiles.count, batch), *points, progress.sides, progress.done, given.target, given.free, *pairs,
+        sums, len(pairs.offsets), *tiles.size, classes, *formulas[2:], limits.curvature,
         formulas.coupling, formulas.relaxation, tiles.classes, tiles.rows, tiles.columns,
     )  # fmt: skip
 
 
-def decide(progress: SearchState, sums: Tensor, rules: StepRules, *, is_first: bool = False) -> None:
-    """Accept or refuse the trials that `measure` has summed up; the first one, at the start, is taken as it is."""
-    _decide((len(sums),), *progress, sums, sums.shape[2], *map(float, rules), is_first, SUMS)
+def deciding(progress: SearchState, sums: Tensor, rules: StepRules, *, is_first: bool = False) -> Launch:
+    """Accept or refuse the trials that `measuring` has summed up; the first one, at the start, is taken as it is."""
+    rest = sums.shape[2], *map(float, rules), is_first, SUMS
+    return Launch(_decide, (len(sums),), *progress, sums, *rest)

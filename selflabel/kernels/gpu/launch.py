@@ -58,25 +58,12 @@ class Kernel:
             with torch.cuda.device(device):
                 self._launch(device.index or 0, grid, arguments)
 
-    def _launch(self, device: int, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-        if self._jit is None:
-            self._made(arguments)
-        key: list[object] = [device, arguments[self._numbers :]]
-        for place in self._arrays:
-            array = arguments[place]
-            key += array.dtype, array.data_ptr() % ALIGNED
-        for place in self._whole:
-            number = arguments[place]
-            key.append(number < 2**31)
-            if self._names[place] == "pixels":
-                key += number % ALIGNED == 0, number == 1
-        form = tuple(key)
-        compiled = self._compiled.get(form)
-        if compiled is None or not self._direct:
-            self._compiled[form] = self._jit[grid](
-                *arguments, num_warps=self._warps
-            )  # None from the interpreter
-            return
+    def compiled(self, device: int, arguments: tuple[Any, ...]) -> Any:
+        """What was compiled for arguments of this form; None if nothing was, or Triton launches it by itself."""
+        return self._compiled.get(self._form(device, arguments)) if self._direct else None
+
+    def run(self, compiled: Any, device: int, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        """Launch what was compiled for arguments of this form, on the current device."""
         stream = torch._C._cuda_getCurrentRawStream(device)
         sizes = (*grid, 1, 1)[:3]
         # no metadata, and no hooks before and after
@@ -87,6 +74,28 @@ class Kernel:
             self._direct = False
             self._jit[grid](*arguments, num_warps=self._warps)
 
+    def _launch(self, device: int, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        if self._jit is None:
+            self._made(arguments)
+        compiled = self.compiled(device, arguments)
+        if compiled is None:
+            made = self._jit[grid](*arguments, num_warps=self._warps)
+            self._compiled[self._form(device, arguments)] = made  # None from the interpreter
+        else:
+            self.run(compiled, device, grid, arguments)
+
+    def _form(self, device: int, arguments: tuple[Any, ...]) -> tuple[object, ...]:
+        form: list[object] = [device, arguments[self._numbers :]]
+        for place in self._arrays:
+            array = arguments[place]
+            form += array.dtype, array.data_ptr() % ALIGNED
+        for place in self._whole:
+            number = arguments[place]
+            form.append(number < 2**31)
+            if self._names[place] == "pixels":
+                form += number % ALIGNED == 0, number == 1
+        return tuple(form)
+
     def _made(self, arguments: tuple[Any, ...]) -> None:
         """The function for Triton, which must know the alignment of arrays to read them in vectors."""
         given = list(enumerate(arguments[: self._numbers]))
@@ -94,6 +103,24 @@ class Kernel:
         self._whole = [place for place, each in given if isinstance(each, int)]
         fixed = [self._names[place] for place in self._whole if self._names[place] != "pixels"]
         self._jit = triton.jit(self._function, do_not_specialize=fixed)
+
+
+class Launch:
+    """A launch with given arguments, to be repeated: the form is looked up once. Cheap until it is called."""
+
+    def __init__(self, kernel: Kernel, grid: tuple[int, ...], *arguments: Any) -> None:
+        self._kernel, self._grid, self._arguments = kernel, grid, arguments
+        self._device: int | None = arguments[0].device.index
+        self._compiled: Any = None
+
+    def __call__(self) -> None:
+        """Launch once more."""
+        device = self._device
+        if self._compiled is not None and device == torch.cuda.current_device():
+            self._kernel.run(self._compiled, device, self._grid, self._arguments)
+            return
+        self._kernel(self._grid, *self._arguments)
+        self._compiled = self._kernel.compiled(device or 0, self._arguments)
 
 
 def blocks(count: int, block: int) -> int:

@@ -1,7 +1,7 @@
 """Conjugate gradients on square roots of labels in kernels for a GPU: three launches a step, and no wait."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from selflabel.affinity.stencil import Stencil
@@ -56,14 +56,13 @@ class GPUSearch:
         assert isinstance(affinity, Stencil), "checked by `supports`"
         assert product is not None, "checked by `supports`"
         self._shape, self._rules = tuple(labels.shape), rules
-        self._tiles = Tiles.of(self._shape)
-        self._formulas = descent.Formulas(
+        tiles = Tiles.of(self._shape)
+        energy_formulas = descent.Formulas(
             COUPLINGS[energy.coupling],
             formulas.RELAXATIONS[energy.relaxation.name],
             float(energy.coupling_weight),  # the types of numbers are those of the first launch
             float(energy.pairwise_weight),
         )
-        self._pairs = StencilPairs(*affinity.flat)
         batch, roots = len(labels), labels.flatten(2).contiguous().sqrt()
         zeros = torch.zeros_like(roots)
         self._points = descent.Points(
@@ -73,7 +72,7 @@ class GPUSearch:
             direction=zeros,
         )
         # each an array of its own: kernels are compiled for arrays that begin at multiples of 16 bytes
-        whole = [zeros.new_zeros(batch, dtype=torch.int32) for _ in range(3)]
+        whole = [zeros.new_zeros(batch, dtype=torch.int32) for _ in range(4)]
         numbers = [zeros.new_zeros(batch, dtype=torch.float64) for _ in range(4)]
         self._progress = descent.SearchState(*whole, *numbers)
         allowed = problem.probs.new_ones(labels.shape[:2]) if problem.classes is None else problem.classes
@@ -82,7 +81,13 @@ class GPUSearch:
             problem.free.flatten(1).float(),
             allowed.float().contiguous(),
         )
-        self._sums = zeros.new_zeros(batch, 5, self._tiles.count, dtype=torch.float64)
+        self._sums = zeros.new_zeros(batch, 5, tiles.count, dtype=torch.float64)
+        arrays = self._points, self._given
+        self._move = descent.moving(*arrays, LIMITS, self._progress)
+        self._measure = descent.measuring(
+            *arrays, StencilPairs(*affinity.flat), energy_formulas, tiles, LIMITS, self._progress, self._sums
+        )
+        self._decide = descent.deciding(self._progress, self._sums, rules)
 
     def labels(self) -> Float[Tensor, "b k *s"]:
         """A copy at the current point: one pass over the labels."""
@@ -97,25 +102,20 @@ class GPUSearch:
         """The images whose labels change no more; steps cost nothing there."""
         return self._progress.done != 0
 
+    def steps(self) -> Int64[Tensor, " b"]:
+        """How many each image has taken."""
+        return self._progress.steps.long()
+
     def begin(self) -> None:
         """Evaluate the energy and turn downhill."""
         self._try()
-        descent.decide(self._progress, self._sums, self._rules, is_first=True)
+        descent.deciding(self._progress, self._sums, self._rules, is_first=True)()
 
     def step(self) -> None:
         """A trial of each image that is not done, accepted or refused."""
         self._try()
-        descent.decide(self._progress, self._sums, self._rules)
+        self._decide()
 
     def _try(self) -> None:
-        descent.move(self._points, self._given, LIMITS, self._progress)
-        descent.measure(
-            self._points,
-            self._given,
-            self._pairs,
-            self._formulas,
-            self._tiles,
-            LIMITS,
-            self._progress,
-            self._sums,
-        )
+        self._move()
+        self._measure()

@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from selflabel.kernels.memory import Array
 from selflabel.numerics.linear.system import RandomWalk
 
 
@@ -22,11 +23,14 @@ def average_unseeded(
     probs, reached = walk.probs.clone(), free.clone()
     edges, pixels = walk.affinity.edges(), free[0].numel()
     first, second = edges.first.cpu().numpy(), edges.second.cpu().numpy()
+    whole: tuple[int, Array] | None = None
     for number in range(len(probs)):
-        linked = np.flatnonzero(walk.scale * edges.weight[number].cpu().numpy() > 0)
-        ones = np.ones(len(linked), np.int8)
-        graph = csr_array((ones, (first[linked], second[linked])), shape=(pixels, pixels))
-        count, region = connected_components(graph, directed=False)
+        linked = walk.scale * edges.weight[number].cpu().numpy() > 0
+        if linked.all():  # as in most images
+            whole = _regions(first, second, pixels) if whole is None else whole
+            count, region = whole
+        else:
+            count, region = _regions(first[linked], second[linked], pixels)
         is_free = free[number].flatten().cpu().numpy()
         seeded = np.zeros(count, bool)
         seeded[region[~is_free]] = True
@@ -41,3 +45,10 @@ def average_unseeded(
         values[:, here] = (sums / torch.from_numpy(size).to(probs))[:, members]
         reached[number].view(-1)[here] = False
     return replace(walk, probs=probs), reached
+
+
+def _regions(first: Array, second: Array, pixels: int) -> tuple[int, Array]:
+    """How many regions pairs connect, and the number of each pixel's."""
+    graph = csr_array((np.ones(len(first), np.int8), (first, second)), shape=(pixels, pixels))
+    count, region = connected_components(graph, directed=False)
+    return count, region
