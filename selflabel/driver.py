@@ -63,14 +63,15 @@ class LazyStep(Step):
     def __init__(
         self,
         labels: Part,
-        energy: Part,
-        converged: Part,
-        start_energy: Float[Tensor, " b"],
+        energy: Part = None,
+        bound: Float[Tensor, " b"] | None = None,
+        converged: Part = None,
+        start_energy: Float[Tensor, " b"] | None = None,
         steps: Part = None,
         is_look_due: bool = True,
     ) -> None:
         parts = {"labels": labels, "energy": energy, "converged": converged, "steps": steps}
-        given = {"start_energy": start_energy, "is_look_due": is_look_due, "parts": parts}
+        given = {"bound": bound, "start_energy": start_energy, "is_look_due": is_look_due, "parts": parts}
         for name, value in given.items():
             object.__setattr__(self, name, value)
 

@@ -250,7 +250,7 @@ def _conjugate(search: LineSearch, rtol: float, start_energy: Float[Tensor, " b"
         stuck = ~accepted & (rate < LEAST_RATE)
         energy = torch.where(accepted, trial.energy, energy)
         done = done | (quiet >= QUIET_STEPS) | stuck
-        yield LazyStep(search.labels, energy, done, start_energy)
+        yield LazyStep(search.labels, energy, converged=done, start_energy=start_energy)
         limited_away = ~accepted & (trial.slope_start >= 0)  # what was left of the direction is not downhill
         beta = torch.where(accepted, hestenes_stiefel(trial), 0.0)
         search.turn(accepted | limited_away, beta, rate)
@@ -277,7 +277,9 @@ def _on_gpu(
     for number in count(1):
         search.step()
         is_look_due = number % STEPS_BETWEEN_LOOKS == 0
-        yield LazyStep(search.labels, search.energies, search.done, start_energy, search.steps, is_look_due)
+        yield LazyStep(
+            search.labels, search.energies, None, search.done, start_energy, search.steps, is_look_due
+        )
 
 
 def _linear(

@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selflabel.kernels.processors import usable_processors
+
 Array = NDArray[Any]
 
-KEPT_BYTES = 256 << 20
-"""Bytes of free working memory that are kept for the next use."""
+KEPT_BYTES = (64 << 20) * max(4, usable_processors())
+"""Bytes of free working memory that are kept for the next use: each thread may work on an image of its own."""
 
 
 SMALL_BYTES = 64 << 20

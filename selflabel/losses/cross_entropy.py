@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selflabel.inputs import check_tensor, widened
-from selflabel.kinds import check_count
+from selflabel.kinds import check_count, checked
 from selflabel.labels import UNLABELED, check_index_type, one_hot, unlabeled
 from selflabel.losses.base import check_logits, checked_seeds, full_precision, mean_per_pixel
 from selflabel.terms import entropy, total
@@ -18,29 +18,41 @@ def partial_cross_entropy(
     class_weights: Float[Tensor, " k"] | None = None,
     *,
     ignore_index: int = UNLABELED,
+    by_image: bool = False,
 ) -> Float[Tensor, ""]:
     """``-Σ_{i∈Ω} v_i ln σ_i^{ȳ_i} / Σ_{i∈Ω} v_i`` over the seeds Ω (Tang et al., CVPR 2018, Sec. 4.1).
 
-    ``v_i`` is the weight of the pixel's class, 1 by default: the mean over the *labeled* pixels of the batch. Without
-    labeled pixels it is zero, and still attached to the logits. Pixels of `ignore_index` do not count. Raises
+    ``v_i`` is the weight of the pixel's class, 1 by default: the mean over the *labeled* pixels of the batch. With
+    `by_image` it is the mean over the images with labels, of each one's mean: scribbles count as much as full masks.
+    Without labeled pixels it is zero, and still attached to the logits. Pixels of `ignore_index` do not count. Raises
     `ValueError` for seeds or weights that do not fit the classes.
     """
     seeds = checked_seeds(logits, seeds, ignore_index)
     weights = None if class_weights is None else _checked_weights(class_weights, widened(logits))
-    return cross_entropy_of_checked(logits, seeds, weights)
+    return cross_entropy_of_checked(logits, seeds, weights, by_image=checked(by_image, bool, "by_image"))
 
 
 def cross_entropy_of_checked(
-    logits: Float[Tensor, "b k *s"], seeds: Int64[Tensor, "b *s"], weights: Float[Tensor, " k"] | None = None
+    logits: Float[Tensor, "b k *s"],
+    seeds: Int64[Tensor, "b *s"],
+    weights: Float[Tensor, " k"] | None = None,
+    *,
+    by_image: bool = False,
 ) -> Float[Tensor, ""]:
     """`partial_cross_entropy` of seeds and weights that are known to fit: nothing waits for a GPU."""
     with full_precision(logits):
         logits = widened(logits)
         weights = logits.new_ones(logits.shape[1]) if weights is None else weights.to(logits)
-        losses = F.cross_entropy(logits, seeds, weights, ignore_index=UNLABELED, reduction="sum")
         # unlabeled pixels have weight 0; to select the others, a GPU would have to wait for their number
-        mass = F.pad(weights, (0, UNLABELED + 1 - len(weights)))[seeds].sum()
-        return losses / mass.clamp_min(torch.finfo(logits.dtype).tiny)
+        masses = F.pad(weights, (0, UNLABELED + 1 - len(weights)))[seeds]
+        least = torch.finfo(logits.dtype).tiny
+        if not by_image:
+            losses = F.cross_entropy(logits, seeds, weights, ignore_index=UNLABELED, reduction="sum")
+            return losses / masses.sum().clamp_min(least)
+        each = F.cross_entropy(logits, seeds, weights, ignore_index=UNLABELED, reduction="none")
+        mass = masses.flatten(1).sum(1)
+        means = each.flatten(1).sum(1) / mass.clamp_min(least)
+        return means.sum() / (mass > 0).sum().clamp_min(1)
 
 
 def _checked_weights(class_weights: Tensor, logits: Tensor) -> Tensor:

@@ -62,10 +62,12 @@ def pixels(logits: Logits) -> Float64[Tensor, ""]:
 class SeedsOnly:
     """The partial cross entropy of the seeds alone (pCE); also the first term of the others.
 
-    class_weights: one per class, for `partial_cross_entropy`; see `selflabel.losses.click_weights`.
+    class_weights: one per class, for `partial_cross_entropy`; see `selflabel.losses.click_weights`. by_image: all
+    images with seeds count alike, instead of all seeds. Beside full masks, scribbles would hardly count else.
     """
 
     class_weights: tuple[float, ...] | None = None
+    by_image: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -81,21 +83,21 @@ class SeedsOnly:
         return None
 
     def terms(self, logits: Logits, batch: Batch, pseudo_labels: PseudoLabels | None, ramp: float) -> Terms:
-        """A mean over the labeled pixels, without the warm-up."""
+        """A mean over the labeled pixels, or over the images that have some, without the warm-up."""
         return {"seeds": self._term(logits, batch.seeds, batch)}
 
     def _term(self, logits: Logits, index: Int64[Tensor, "b *s"], batch: Batch) -> WeightedMean:
         """The cross entropy of seeds or masks of a batch."""
-        labeled = index != UNLABELED
-        if self.class_weights is None and batch.num_classes == logits.shape[1]:
-            value = cross_entropy_of_checked(logits, index)
+        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights).float()
+        if weights is None and batch.num_classes == logits.shape[1]:
+            value = cross_entropy_of_checked(logits, index, by_image=self.by_image)
         else:
-            weights = None if self.class_weights is None else logits.new_tensor(self.class_weights).float()
-            value = partial_cross_entropy(logits, index, weights)
-            if weights is not None:
-                mass = torch.where(labeled, weights[index.masked_fill(~labeled, 0)], 0.0).sum()
-                return WeightedMean(value, mass.double())
-        return WeightedMean(value, labeled.sum().double())
+            value = partial_cross_entropy(logits, index, weights, by_image=self.by_image)
+        labeled = index != UNLABELED
+        mass = (
+            labeled if weights is None else torch.where(labeled, weights[index.masked_fill(~labeled, 0)], 0.0)
+        )
+        return WeightedMean(value, ((mass.flatten(1).sum(1) > 0) if self.by_image else mass).sum().double())
 
 
 def _check_class_weights(weights: tuple[float, ...] | None) -> None:

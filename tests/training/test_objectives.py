@@ -1,12 +1,14 @@
 """Objectives: seeds, masks and direct losses are their formulas."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from support.cases import CLASSES, SOFT, batch, network, samples
 from torch import nn
 
-from selflabel.datasets.samples import collate
+from selflabel.datasets.samples import Batch, collate
 from selflabel.losses.gated_crf import GatedCRFLoss
 from selflabel.losses.modules import EntropyLoss, NonExistLoss, PottsLoss
 from selflabel.training import (
@@ -37,6 +39,33 @@ def test_the_objectives_are_their_formulas() -> None:
         assert tuple(terms) == objective.names == (name,)
         assert float(terms[name].value) == pytest.approx(expected, rel=1e-5)
         assert float(terms[name].mass) == pytest.approx(factor[classes].sum())
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 3.0, 0.5)])
+@pytest.mark.parametrize("checked", [False, True])
+def test_images_count_alike(weights: tuple[float, ...] | None, checked: bool) -> None:
+    """However many seeds each has; images without any do not count."""
+    data = batch(4)
+    seeds = data.seeds.clone()
+    seeds[0], seeds[1, :, 3:] = 255, 255
+    data = replace(data, seeds=seeds)
+    data = data.checked(CLASSES) if checked else data
+    logits = network()(data.images).detach()
+    one_by_one = [
+        SeedsOnly(weights).terms(logits[[n]], collate_one(data, n), None, 1.0)["seeds"].value
+        for n in (1, 2, 3)
+    ]
+    found = SeedsOnly(weights, by_image=True).terms(logits, data, None, 1.0)["seeds"]
+    torch.testing.assert_close(found.value, torch.stack(one_by_one).mean())
+    assert float(found.mass) == 3
+    nothing = replace(data, seeds=torch.full_like(seeds, 255))
+    empty = SeedsOnly(weights, by_image=True).terms(logits.requires_grad_(), nothing, None, 1.0)["seeds"]
+    assert (float(empty.value.detach()), float(empty.mass)) == (0, 0)
+    assert empty.value.requires_grad
+
+
+def collate_one(data: Batch, number: int) -> Batch:
+    return Batch(data.stems[number : number + 1], data.images[[number]], data.seeds[[number]])
 
 
 def test_direct_losses_have_their_weights_and_the_warm_up() -> None:

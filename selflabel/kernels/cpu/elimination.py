@@ -90,7 +90,8 @@ def absorb(
     depth = (2 * threads - 1).bit_length() if threads > 1 and len(free) >= large_pixels else 0
     whole = np.stack([np.zeros(3, np.int64), grid.size], 1).ravel()
     top = plan(whole, np.empty(0, np.int32), free, grid, depth)
-    cuts = [bounds for bounds in top.box if is_cut(bounds, depth)]
+    # rows of the table, which is filled in below; a loop over all boxes would keep other images' threads waiting
+    cuts = [top.box[number] for number in np.flatnonzero(top.box[:, DEPTH] == depth)] if depth else []
     parts = run_parallel(
         [
             partial(plan, bounds[:PARENT], top.pixel[bounds[RIM] : bounds[END]], free, grid, 0)
