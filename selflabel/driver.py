@@ -6,6 +6,7 @@ The file is not called after the function: importing it would put a module where
 import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -277,24 +278,23 @@ def _read(step: Step, solver: Solver, like: Tensor) -> Tensor:
     return labels
 
 
-def _check_sums(labels: Tensor, solver: Solver) -> None:
-    """Raise `SolveError` unless labels are distributions; nan and inf pass, as a `Result` of their image."""
-    off = torch.maximum((labels.sum(1) - 1).abs(), -labels.amin(1)).flatten(1).amax(1)
-    wrong = (off > SUM_TOLERANCE) & off.isfinite()
-    if bool(wrong.any()):
-        raise SolveError(
-            f"{solver.name}: images {wrong.nonzero().flatten().tolist()} of the batch: expected labels >= 0 that sum "
-            f"to one over the classes, got some off by {float(off[wrong].max()):g}: check what its `iterate` yields"
-        )
+def _normalized(labels: Float[Tensor, "b k *s"], solver: Solver) -> Float[Tensor, "b k *s"]:
+    """The labels; those of an image with sums that are off by rounding, divided by these. The host waits once.
 
-
-def _normalized(labels: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
-    """The labels; those of an image with sums that are off by rounding, divided by these."""
+    Raises `SolveError` unless labels are distributions; nan and inf pass, as a `Result` of their image.
+    """
     sums = labels.sum(1, keepdim=True)
-    off = ((sums - 1).abs() > LARGEST_OFF).flatten(1).any(1)
-    if not bool(off.any()):
+    off = (sums - 1).abs_().flatten(1).amax(1)
+    sums_off, all_off = torch.stack([off, torch.maximum(off, -labels.flatten(1).amin(1))]).tolist()
+    wrong = {number: size for number, size in enumerate(all_off) if SUM_TOLERANCE < size < inf}
+    if wrong:
+        raise SolveError(
+            f"{solver.name}: images {list(wrong)} of the batch: expected labels >= 0 that sum to one over the "
+            f"classes, got some off by {max(wrong.values()):g}: check what its `iterate` yields"
+        )
+    if not any(size > LARGEST_OFF for size in sums_off):
         return labels
-    return torch.where(off.view(-1, *[1] * (labels.ndim - 1)), labels / sums, labels)
+    return torch.where((off > LARGEST_OFF).view(-1, *[1] * (labels.ndim - 1)), labels / sums, labels)
 
 
 def _run(
@@ -339,14 +339,12 @@ def _run(
             done = done | step.converged
             if (step.is_look_due or is_watched) and bool(done.all()):
                 break
-    found = _read(step, solver, labels)
-    _check_sums(found, solver)
-    labels = channels_first(problem.feasible(_normalized(found)))
+    labels = channels_first(problem.feasible(_normalized(_read(step, solver, labels), solver)))
     energy = problem.value(labels) if step.energy is None else problem.certain(step.energy, labels)
-    finite = torch.isfinite(labels.flatten(1).sum(1)) & torch.isfinite(energy)
+    finite = torch.isfinite(labels.flatten(1).sum(1) + energy)
     results = tuple(
         Result.NONFINITE if not ok else Result.CONVERGED if end else Result.MAX_STEPS
-        for ok, end in zip(finite.tolist(), done.tolist(), strict=True)
+        for ok, end in torch.stack([finite, done], 1).tolist()
     )
     if throw and Result.NONFINITE in results:
         bad = [i for i, result in enumerate(results) if result is Result.NONFINITE]

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Integer, Num
 from torch import Tensor
 
 from selflabel.affinity.protocol import Affinity, SparseAffinity
-from selflabel.affinity.weights import are_weights, check_weights
+from selflabel.affinity.weights import are_weights, blocks, check_weights
 from selflabel.energy import Energy
 from selflabel.inputs import (
     as_tensor,
@@ -337,8 +337,8 @@ class Problem:
         """``λ Σ w_ij`` of each image."""
         assert isinstance(self.affinity, SparseAffinity), "asked for by `certain` alone"
         sums = torch.zeros(len(self.probs), dtype=torch.float64, device=self.probs.device)
-        for pairs in self.affinity.pairs():
-            sums += total(pairs.weight)
+        for block in blocks(self.affinity):
+            sums += total(block)
         return self.energy.pairwise_weight * sums
 
     def _value(self, labels: Float[Tensor, "b k *s"]) -> Float[Tensor, " b"]:

@@ -6,7 +6,7 @@ offset pairs the pixels of a box with those of the same box moved by the offset,
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from math import inf, prod
 from types import EllipsisType
@@ -32,6 +32,12 @@ def boxes(offset: Offset, size: tuple[int, ...]) -> tuple[Box, Box]:
     first = [slice(max(0, -o), max(0, min(n, n - o))) for o, n in zip(offset, size, strict=True)]
     second = [slice(max(0, o), max(0, min(n, n + o))) for o, n in zip(offset, size, strict=True)]
     return (..., *first), (..., *second)
+
+
+@lru_cache(maxsize=64)
+def _on_device(offsets: tuple[Offset, ...], device: torch.device) -> Int[Tensor, "m 3"]:
+    """Kept: to copy them there is to wait."""
+    return torch.tensor(offsets, dtype=torch.int32, device=device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +98,20 @@ class Stencil:
     def flat(self) -> tuple[Float[Tensor, "b m n"], Int[Tensor, "m 3"]]:
         """Weights by the first pixel of a pair, zero for pairs across the border; and offsets on three axes.
 
-        For kernels on a GPU. Cost: once a pass over the pairs and a wait.
+        For kernels on a GPU. Cost: once a pass over the pairs.
         """
         weights = self.weights[0].new_zeros(self.shape[0], len(self.offsets), *self.size)
         for number, (offset, weight) in enumerate(zip(self.offsets, self.weights, strict=True)):
             weights[:, number][boxes(offset, self.size)[0]] = weight[:, 0]
-        offsets = [(0,) * (3 - len(self.size)) + offset for offset in self.offsets]
-        return weights.flatten(2), torch.tensor(offsets, dtype=torch.int32, device=weights.device)
+        offsets = tuple((0,) * (3 - len(self.size)) + offset for offset in self.offsets)
+        return weights.flatten(2), _on_device(offsets, weights.device)
+
+    @property
+    def blocks(self) -> tuple[Tensor, ...]:
+        """Arrays that have every weight once, and zeros: one where there are kernels for it."""
+        first = self.weights[0]
+        has_kernels = backend(Routine.STENCIL, first.device, first.dtype) is Backend.GPU
+        return (self.flat[0],) if has_kernels else self.weights
 
     def has_kernels(self, labels: Float[Tensor, "b k *s"]) -> bool:
         """Are there kernels for these labels, of which no graph is recorded? Places are counted in 32 bits."""

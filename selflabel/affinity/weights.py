@@ -5,25 +5,40 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from selflabel.affinity.protocol import SparseAffinity
+from selflabel.affinity.stencil import Stencil
 
 LARGEST_WEIGHT = 1e100
 """The largest weight of a term or a pair: products of two, and their sums over an image, are finite in float64."""
 
 
 def weight_range(affinity: SparseAffinity) -> tuple[Tensor, Tensor]:
-    """The least and the largest weight of a pair, in float64, nan if any is; 0 without pairs."""
-    blocks = [pairs.weight for pairs in affinity.pairs() if pairs.weight.numel()]
-    if not blocks:
+    """The least and the largest weight of a pair, nan if any is; 0 without pairs."""
+    return _range([pairs.weight for pairs in affinity.pairs()])
+
+
+def _range(weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+    some = [block for block in weights if block.numel()]
+    if not some:
         nothing = torch.zeros((), dtype=torch.float64)
         return nothing, nothing
-    extremes = torch.stack([torch.stack(block.aminmax()).double() for block in blocks])
+    if len(some) == 1:
+        least, largest = some[0].aminmax()
+        return least, largest
+    extremes = torch.stack([torch.stack(block.aminmax()).double() for block in some])
     return extremes[:, 0].amin(), extremes[:, 1].amax()
 
 
 def are_weights(affinity: SparseAffinity) -> Bool[Tensor, ""]:
     """Does `check_weights` pass? On the device of the weights, without a wait."""
-    least, largest = weight_range(affinity)
+    least, largest = _range(blocks(affinity))
     return (least >= 0) & (largest <= LARGEST_WEIGHT)
+
+
+def blocks(affinity: SparseAffinity) -> list[Tensor]:
+    """Arrays ``[b ...]`` that have every weight of a pair once, and zeros: as few as there are."""
+    if isinstance(affinity, Stencil):
+        return list(affinity.blocks)
+    return [pairs.weight for pairs in affinity.pairs()]
 
 
 def check_weights(affinity: SparseAffinity) -> None:

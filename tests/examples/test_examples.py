@@ -120,7 +120,7 @@ def test_camvid_from_clicks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-    "example", ["camvid.py", "acdc.py", "clustering.py", "image_tags.py", "relaxations.py"]
+    "example", ["camvid.py", "acdc.py", "clustering.py", "image_tags.py", "photographs.py", "relaxations.py"]
 )
 def test_a_folder_holds_runs_of_one_protocol(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], example: str
@@ -218,6 +218,21 @@ def test_clustering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         figures = [float(figure) for figure in line.split("|")[2:-1]]
         assert len(figures) == 6
         assert all(figure >= 0 for figure in figures)
+
+
+def test_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data, out = make_data(tmp_path / "data", train=4, val=1), tmp_path / "out"
+    small = ("--steps", 1, "--size", 32)
+    start(monkeypatch, "photographs.py", data, "--out", out, *small, "--count", 3)
+    written = {file: file.stat().st_mtime_ns for file in out.glob("*.npy")}
+    start(monkeypatch, "photographs.py", data, "--out", out, *small, "--count", 4)
+    assert len(written) == 3
+    assert {file: file.stat().st_mtime_ns for file in written} == written
+    lines = (out / "photographs.md").read_text().splitlines()[2:]
+    assert len(lines) == 6
+    cells = [line.split("|")[2:-1] for line in lines]
+    assert all(0 <= float(score) <= 1 for row in cells for score in row[:2])
+    assert all(row[2].endswith("of 2 ") for row in cells[1:])
 
 
 def test_image_tags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

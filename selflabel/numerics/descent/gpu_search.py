@@ -6,6 +6,7 @@ from torch import Tensor
 
 from selflabel.affinity.stencil import Stencil
 from selflabel.kernels.gpu import descent, formulas
+from selflabel.kernels.gpu.launch import blocks
 from selflabel.kernels.gpu.stencil import StencilPairs
 from selflabel.kernels.gpu.tiles import Tiles
 from selflabel.numerics.descent.coordinates import LEAST_CURVATURE, ROOT_FLOOR, ROOT_LEFT, ROOT_REACH
@@ -71,10 +72,11 @@ class GPUSearch:
             curvature=zeros.new_ones(2, batch, zeros.shape[2]),
             direction=zeros,
         )
-        # each an array of its own: kernels are compiled for arrays that begin at multiples of 16 bytes
-        whole = [zeros.new_zeros(batch, dtype=torch.int32) for _ in range(4)]
-        numbers = [zeros.new_zeros(batch, dtype=torch.float64) for _ in range(4)]
-        self._progress = descent.SearchState(*whole, *numbers)
+        # kernels are compiled for arrays that begin at multiples of 16 bytes
+        padded = blocks(batch, 4) * 4
+        whole = zeros.new_zeros(4, padded, dtype=torch.int32)[:, :batch]
+        numbers = zeros.new_zeros(4, padded, dtype=torch.float64)[:, :batch]
+        self._progress = descent.SearchState(*whole.unbind(), *numbers.unbind())
         allowed = problem.probs.new_ones(labels.shape[:2]) if problem.classes is None else problem.classes
         self._given = descent.Given(
             product.target(problem.probs).flatten(2).contiguous(),
