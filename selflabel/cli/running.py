@@ -11,6 +11,7 @@ from rich.progress import Progress, TaskID
 
 from selflabel.cli import screen
 from selflabel.cli.config.jobs import TrainingJob
+from selflabel.cli.config.recipes import seeds
 from selflabel.cli.run_folder import about, read_scores, write_scores
 from selflabel.datasets.samples import UnusableFiles
 from selflabel.datasets.survey import Survey, survey
@@ -165,6 +166,7 @@ def run(job: TrainingJob, out: Path, device: torch.device, bar: Progress, title:
         job.batches,
         settings,
         out,
+        pretraining=seeds(job.options),
         monitor=job.monitor,
         callbacks=(shown,),
         resume=True,

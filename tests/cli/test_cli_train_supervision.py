@@ -6,7 +6,10 @@ import pytest
 import torch
 from support.runs import call, make_data, train, weights
 
-from selflabel.training import load_checkpoint
+from selflabel.cli.config import recipes
+from selflabel.cli.config.options import TrainingOptions
+from selflabel.training import SeedsOnly, load_checkpoint
+from selflabel.training import train as train_network
 
 
 @pytest.fixture
@@ -85,6 +88,34 @@ def test_masks_of_all_images_are_full_supervision(tmp_path: Path) -> None:
         weights(tmp_path / "seeds" / "last.pt"), weights(tmp_path / "masks" / "last.pt"), strict=True
     ):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("method", ["pce", "gd", "adm"])
+def test_images_count_alike_beside_full_masks(method: str) -> None:
+    """Seeds of the objective, of the steps before and of the objective that is monitored."""
+    for stems, by_image in ((None, False), ("full.txt", True)):
+        options = TrainingOptions(method=method, full_stems=stems)
+        objective, monitor = recipes.objective(options), recipes.monitor(options)
+        term = objective if isinstance(objective, SeedsOnly) else objective.seeds  # type: ignore[attr-defined]
+        assert term == recipes.seeds(options) == SeedsOnly(by_image=by_image)
+        assert monitor is None or monitor.objective.seeds == term
+
+
+def test_the_first_steps_count_images_alike_beside_full_masks(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def watched(*given: object, **named: object) -> object:
+        asked.append(named["pretraining"])
+        return train_network(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("selflabel.cli.running.train", watched)
+    for name, options in (("mixed", MIXED), ("plain", ())):
+        if name == "plain":  # every image needs scribbles
+            (root / "train.txt").write_text("t0\n")
+        assert train(root, tmp_path / name, "--method", "pce", *options).exit_code == 0
+    assert asked == [SeedsOnly(by_image=True), SeedsOnly()]
 
 
 def test_curated_scribbles_are_a_run_of_their_own(tmp_path: Path) -> None:

@@ -259,7 +259,11 @@ class DataOptions:
     ] = False
     full_stems: Annotated[
         str | None,
-        Option("List in DATA of training images whose masks are their seeds.", metavar="FILE", shown="none"),
+        Option(
+            "List in DATA of training images whose masks are their seeds; images then count alike, not pixels.",
+            metavar="FILE",
+            shown="none",
+        ),
     ] = None
     unlabeled_stems: Annotated[
         str | None,

@@ -31,10 +31,15 @@ def objective(options: TrainingOptions) -> Objective:
     known("method", method, dict.fromkeys(METHODS))
     _check_used(options)
     if method == "pce":
-        return SeedsOnly()
+        return seeds(options)
     if method == "full":
         return FullMasks()
     return direct(options) if method == "gd" else self_labeling(options)
+
+
+def seeds(options: TrainingOptions) -> SeedsOnly:
+    """The term of the seeds. Where some images have full masks all count alike: else scribbles would hardly count."""
+    return SeedsOnly(by_image=options.full_stems is not None)
 
 
 def self_labeling(options: TrainingOptions) -> SelfLabeling:
@@ -59,6 +64,7 @@ def self_labeling(options: TrainingOptions) -> SelfLabeling:
         weight=base.weight if options.weight is None else options.weight,
         error_probability=method.error_probability if error is None else error,
         present_only=options.present_only,
+        seeds=seeds(options),
         starter=_starter(options, base),
     )
 
@@ -96,7 +102,7 @@ def monitor(options: TrainingOptions) -> Monitor | None:
         coupling_weight=energy.coupling_weight * sum(entropies),
         pairwise_weight=energy.pairwise_weight * one.factor * one.kind.orders(affinity),
     )
-    measure = SelfLabeling(energy, ADM.solver, affinity, weight=_direct_weight(options))
+    measure = SelfLabeling(energy, ADM.solver, affinity, weight=_direct_weight(options), seeds=seeds(options))
     return Monitor(measure, solve=False)
 
 
@@ -141,7 +147,8 @@ def direct(options: TrainingOptions) -> Regularized:
     if len(entries) > 1:
         there = [name for entry in entries for name in registry.option_defaults(type(entry.kind))]
         _check_none([o for o in given["loss"] if _key(o) not in there], "none of the losses has this option")
-    return Regularized(tuple(_regularizer(entry, options, given, len(entries) == 1) for entry in entries))
+    losses = tuple(_regularizer(entry, options, given, len(entries) == 1) for entry in entries)
+    return Regularized(losses, seeds(options))
 
 
 def _check_no_weight(given: Sequence[str], loss: str) -> None:
