@@ -10,6 +10,7 @@ weights with (Tang et al., CVPR 2018, Sec. 5.1: normalized cut on photographs; h
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ class Photograph:
     def read(cls, root: Path, stem: str, size: int) -> "Photograph":
         """The image, `size` pixels on its longer side."""
         full = Folder(root, (stem,), UNLABELED, None, 3, masks="masks")[0]
-        box = Letterbox(*full.seeds.shape, size)
+        box = Letterbox(full.seeds.shape[0], full.seeds.shape[1], size)
         top, left = (round(edge * size / box.side) for edge in (box.top, box.left))
         inside = slice(top, size - top), slice(left, size - left)
         assert full.mask is not None, "asked for"
@@ -124,7 +125,7 @@ def main() -> None:
         file = options.out / f"{stem}.npy"
         if not file.exists():
             values = np.array(scores(Photograph.read(options.data, stem, options.size), options.steps))
-            write_atomic(file, lambda part, values=values: np.save(part, values))
+            write_atomic(file, partial(np.save, arr=values))
         found[stem] = np.load(file).tolist()
     lines = table(found)
     (options.out / "photographs.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
