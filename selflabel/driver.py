@@ -285,7 +285,7 @@ def _normalized(labels: Float[Tensor, "b k *s"], solver: Solver) -> Float[Tensor
     """
     sums = labels.sum(1, keepdim=True)
     off = (sums - 1).abs_().flatten(1).amax(1)
-    sums_off, all_off = torch.stack([off, torch.maximum(off, -labels.flatten(1).amin(1))]).tolist()
+    sums_off, all_off = torch.stack([off, torch.maximum(off, -labels.amin(1).flatten(1).amin(1))]).tolist()
     wrong = {number: size for number, size in enumerate(all_off) if SUM_TOLERANCE < size < inf}
     if wrong:
         raise SolveError(

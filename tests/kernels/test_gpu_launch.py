@@ -6,7 +6,7 @@ import pytest
 import torch
 import triton
 
-from selflabel.kernels.gpu.launch import Kernel, padded, power_of_two, tile
+from selflabel.kernels.gpu.launch import Kernel, Launch, padded, power_of_two, tile
 
 pytestmark = pytest.mark.needs_triton
 
@@ -105,6 +105,35 @@ def test_other_versions_of_triton_launch_by_themselves(monkeypatch: pytest.Monke
     for launches in (1, 2, 3):
         kernel((1,), torch.zeros(4), 1.0, 5, True)
         assert jit.launches == launches
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_launch_that_is_repeated_is_prepared_once(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, jit = stub(fails, monkeypatch)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    asked: list[object] = []
+    form = Kernel._form
+
+    def watched(*given: Any) -> tuple[object, ...]:
+        asked.append(given)
+        return form(*given)
+
+    monkeypatch.setattr(Kernel, "_form", watched)
+    x = torch.zeros(64)
+    launch = Launch(kernel, (3,), x, 1.0, 5, True)
+    assert not asked
+    launch()
+    before = len(asked)
+    launch()
+    launch()
+    if fails:  # each is Triton's own, as are those of the kernel from then on
+        assert jit.launches == 3
+        kernel((3,), x, 1.0, 5, True)
+        assert jit.launches == 4
+        return
+    assert len(asked) == before
+    assert (jit.launches, len(jit.compiled.runs)) == (1, 2)
+    assert jit.compiled.runs[0] == (3, 1, 1, 7, "function", "metadata", None, None, None, x, 1.0, 5, True)
 
 
 @pytest.mark.parametrize(

@@ -110,17 +110,16 @@ class Launch:
 
     def __init__(self, kernel: Kernel, grid: tuple[int, ...], *arguments: Any) -> None:
         self._kernel, self._grid, self._arguments = kernel, grid, arguments
-        self._device: int | None = arguments[0].device.index
+        self._device: int = arguments[0].device.index or 0
         self._compiled: Any = None
 
     def __call__(self) -> None:
         """Launch once more."""
-        device = self._device
-        if self._compiled is not None and device == torch.cuda.current_device():
-            self._kernel.run(self._compiled, device, self._grid, self._arguments)
-            return
-        self._kernel(self._grid, *self._arguments)
-        self._compiled = self._kernel.compiled(device or 0, self._arguments)
+        if self._compiled is not None and self._device == torch.cuda.current_device():
+            self._kernel.run(self._compiled, self._device, self._grid, self._arguments)
+        else:
+            self._kernel(self._grid, *self._arguments)
+            self._compiled = self._kernel.compiled(self._device, self._arguments)
 
 
 def blocks(count: int, block: int) -> int:
