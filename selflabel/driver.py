@@ -58,7 +58,7 @@ Part = Callable[[], Tensor] | Tensor | None
 class LazyStep(Step):
     """A step of which functions compute what is read, each time; read it before the solver's next step.
 
-    Where no look is due nothing is read, unless every step is recorded: the solver counts its steps itself.
+    If the solver counts its steps, nothing is read of one that no look is due for, unless each is recorded.
     """
 
     def __init__(
@@ -72,7 +72,9 @@ class LazyStep(Step):
         is_look_due: bool = True,
     ) -> None:
         parts = {"labels": labels, "energy": energy, "converged": converged, "steps": steps}
+        is_skipped = not is_look_due and steps is not None and bound is None
         given = {"bound": bound, "start_energy": start_energy, "is_look_due": is_look_due, "parts": parts}
+        given["is_skipped"] = is_skipped
         for name, value in given.items():
             object.__setattr__(self, name, value)
 
@@ -258,7 +260,7 @@ def _a_step(step: object, solver: Solver) -> Step | None:
 
 def _check_numbers(step: Step, solver: Solver, like: Tensor) -> None:
     """Raise `SolveError` unless the step has one number an image."""
-    for name in ("energy", "bound", "converged", "start_energy"):
+    for name in ("energy", "bound", "converged", "start_energy", "steps"):
         value = getattr(step, name)
         if value is not None and tuple(value.shape) != (len(like),):
             raise SolveError(
@@ -323,10 +325,11 @@ def _run(
             done = torch.ones_like(done)
             break
         step = following
-        if isinstance(step, LazyStep) and not (step.is_look_due or is_watched or count == max_steps):
+        if isinstance(step, LazyStep) and step.is_skipped and not is_watched and count < max_steps:
             continue
         _check_numbers(step, solver, labels)
-        steps = steps + ~done if step.steps is None else step.steps
+        if step.steps is None:
+            steps += ~done
         bound = step.bound if step.bound is not None else bound
         if trace:
             energies.append(
@@ -334,11 +337,14 @@ def _run(
             )
         if callback is not None:
             copy = problem.feasible(_read(step, solver, labels)).clone()
-            callback(count, Step(copy, step.energy, step.bound, step.converged, step.start_energy))
+            callback(
+                count, Step(copy, step.energy, step.bound, step.converged, step.start_energy, step.steps)
+            )
         if step.converged is not None:
             done = done | step.converged
             if (step.is_look_due or is_watched) and bool(done.all()):
                 break
+    steps = steps if step.steps is None else step.steps
     labels = channels_first(problem.feasible(_normalized(_read(step, solver, labels), solver)))
     energy = problem.value(labels) if step.energy is None else problem.certain(step.energy, labels)
     finite = torch.isfinite(labels.flatten(1).sum(1) + energy)

@@ -12,7 +12,7 @@ LARGEST_WEIGHT = 1e100
 
 
 def weight_range(affinity: SparseAffinity) -> tuple[Tensor, Tensor]:
-    """The least and the largest weight of a pair, nan if any is; 0 without pairs."""
+    """The least and the largest weight of a pair, in float64, nan if any is; 0 without pairs."""
     return _range([pairs.weight for pairs in affinity.pairs()])
 
 
@@ -23,7 +23,7 @@ def _range(weights: list[Tensor]) -> tuple[Tensor, Tensor]:
         return nothing, nothing
     if len(some) == 1:
         least, largest = some[0].aminmax()
-        return least, largest
+        return least.double(), largest.double()  # `LARGEST_WEIGHT` in float32 is inf
     extremes = torch.stack([torch.stack(block.aminmax()).double() for block in some])
     return extremes[:, 0].amin(), extremes[:, 1].amax()
 

@@ -23,9 +23,9 @@ def partial_cross_entropy(
     """``-Σ_{i∈Ω} v_i ln σ_i^{ȳ_i} / Σ_{i∈Ω} v_i`` over the seeds Ω (Tang et al., CVPR 2018, Sec. 4.1).
 
     ``v_i`` is the weight of the pixel's class, 1 by default: the mean over the *labeled* pixels of the batch. With
-    `by_image` it is the mean over the images with labels, of each one's mean: scribbles count as much as full masks.
-    Without labeled pixels it is zero, and still attached to the logits. Pixels of `ignore_index` do not count. Raises
-    `ValueError` for seeds or weights that do not fit the classes.
+    `by_image` it is the mean over the images with labels of some weight, of each one's mean: scribbles count as much as
+    full masks. Without labeled pixels it is zero, and still attached to the logits. Pixels of `ignore_index` do not
+    count. Raises `ValueError` for seeds or weights that do not fit the classes.
     """
     seeds = checked_seeds(logits, seeds, ignore_index)
     weights = None if class_weights is None else _checked_weights(class_weights, widened(logits))

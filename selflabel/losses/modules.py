@@ -52,9 +52,11 @@ class PartialCrossEntropy(nn.Module):
         *,
         by_frequency: bool = False,
         ignore_index: int = UNLABELED,
+        by_image: bool = False,
     ) -> None:
         super().__init__()
         given = {"class_weights": class_weights, "by_frequency": by_frequency, "ignore_index": ignore_index}
+        given["by_image"] = by_image
         check_arguments(PartialCrossEntropy.__init__, given)
         if class_weights is not None and not isinstance(class_weights, Tensor):
             class_weights = torch.tensor(class_weights, dtype=torch.float32)
@@ -62,7 +64,7 @@ class PartialCrossEntropy(nn.Module):
             raise ValueError("expected class_weights or by_frequency, got both: leave one out")
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.by_frequency, self.ignore_index = by_frequency, ignore_index
+        self.by_frequency, self.ignore_index, self.by_image = by_frequency, ignore_index, by_image
 
     def forward(self, logits: Logits, images: Images, seeds: Seeds) -> Scalar:
         """The images do not matter."""
@@ -70,7 +72,9 @@ class PartialCrossEntropy(nn.Module):
         if self.by_frequency:
             known = checked_seeds(logits, seeds, self.ignore_index)
             weights = click_weights(class_frequencies(known, logits.shape[1]))
-        return partial_cross_entropy(logits, seeds, weights, ignore_index=self.ignore_index)
+        return partial_cross_entropy(
+            logits, seeds, weights, ignore_index=self.ignore_index, by_image=self.by_image
+        )
 
 
 class EntropyLoss(nn.Module):

@@ -2,10 +2,9 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from shutil import disk_usage
 from threading import Thread
@@ -18,6 +17,7 @@ from selflabel.datasets.samples import Batch, Folder
 from selflabel.kernels.processors import usable_processors
 from selflabel.training.batches import Batches, DataSource
 from selflabel.training.distributed import Process
+from selflabel.training.fork_server import context_of_workers
 from selflabel.training.step import TrainingError
 
 MOST_WORKERS = 4
@@ -71,28 +71,29 @@ def load(
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pinned,
-        multiprocessing_context=_context() if workers else None,
+        multiprocessing_context=context_of_workers(__name__) if workers else None,
         prefetch_factor=AHEAD if workers else None,
         worker_init_fn=_end_with_parent,
         generator=torch.Generator(),  # else workers' seeds would be drawn from the network's random numbers
     )
-    iterator = iter(loader)
-    while True:
-        try:
-            item = next(iterator)
-        except StopIteration:
-            return
-        except (RuntimeError, OSError, EOFError) as error:
-            if not workers or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
-                raise
-            first, *_ = str(error).split("\n")
-            raise TrainingError(  # torch has no class for it, and may be in the midst of a batch of the worker
-                f"a process that loads batches has ended, perhaps for lack of memory: give fewer workers (0: batches "
-                f"are loaded in this process): {first}"
-            ) from error
+    for item in _loaded(loader, workers):
         if isinstance(item, _Failure):
             raise item.error
         yield item
+
+
+def _loaded(loader: Iterable[Any], workers: int) -> Iterator[Any]:
+    """What it loads. Raises `TrainingError` where a worker, or what starts them, has ended."""
+    try:
+        yield from loader
+    except (RuntimeError, OSError, EOFError) as error:
+        if not workers or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
+            raise
+        first, *_ = str(error).split("\n")
+        raise TrainingError(  # torch has no class for it, and may be in the midst of a batch of the worker
+            f"a process that loads batches has ended, perhaps for lack of memory: give fewer workers (0: batches "
+            f"are loaded in this process): {first}"
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +134,3 @@ def _end_after(wait: Callable[[], None]) -> None:
 
 def _as_it_is(item: Any) -> Any:
     return item
-
-
-def _context() -> BaseContext:
-    """Of workers. The fork server imports this module for all of them: by themselves four took four times as long."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])  # the first is the default
-    return context

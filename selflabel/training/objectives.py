@@ -158,7 +158,7 @@ class WeightedLoss:
 class Regularized:
     """Gradient descent on the network: ``pCE + Σ_r weight_r · loss_r(σ)`` (Zhang & Boykov 2025, eq. 4).
 
-    Every loss is a mean over the pixels of the batch: weights are relative to a mean over the seeds.
+    Every loss is a mean over the pixels of the batch: weights are relative to the mean of the seeds.
     """
 
     parts: tuple[WeightedLoss, ...]

@@ -45,7 +45,7 @@ class SelfLabeling:
 
         L(σ, y) = pCE(σ) + weight / N · [η Σ_{i∉Ω} H(y_i, σ_i) + λ Σ_ij w_ij P(y_i, y_j) - τ Σ_{i∉Ω} S(y_i)]
 
-    The bracket is `Energy`, a sum over the N pixels of the batch; pCE is a mean over the seeds. The solver lowers
+    The bracket is `Energy`, a sum over the N pixels of the batch; pCE is the mean of the `seeds`. The solver lowers
     it in y, the network in σ.
 
     - hard self-labeling (grid Potts by graph cut): a solver of hard labels, such as `GraphCut`;

@@ -172,6 +172,17 @@ def test_weights_of_pairs_are_checked(kind: str, value: float) -> None:
     replace(problem, energy=Energy(pairwise_weight=0.0)).check()  # there they do not matter
 
 
+def test_an_infinite_weight_of_the_only_offset_is_refused() -> None:
+    """In float32 the largest weight would be infinite, too."""
+    weights = torch.ones(1, 1, 1, 5)
+    weights[..., 2] = torch.inf
+    affinity = Stencil((1, 6), ((0, 1),), (weights,))
+    seeds = torch.full((1, 1, 6), UNLABELED)
+    problem = Problem(GraphCut.default_energy, torch.full((1, 2, 1, 6), 0.5), seeds, affinity)
+    with pytest.raises(ValueError, match=r"weights of pairs from 0 to 1e\+100, got some from 1 to inf"):
+        solve(problem, GraphCut())
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_shapes_are_checked() -> None:
     case = make_case(MIXED, "grid4")

@@ -167,6 +167,14 @@ def test_weights_by_frequency_ignore_what_is_to_be_ignored() -> None:
     assert not torch.equal(PartialCrossEntropy()(logits, case.image, case.seeds), expected)
 
 
+def test_images_may_count_alike() -> None:
+    case = case_of()
+    logits = draw_logits(case)
+    expected = partial_cross_entropy(logits, case.seeds, by_image=True)
+    assert torch.equal(PartialCrossEntropy(by_image=True)(logits, case.image, case.seeds), expected)
+    assert not torch.equal(PartialCrossEntropy()(logits, case.image, case.seeds), expected)
+
+
 def test_errors(unchecked: None) -> None:
     with pytest.raises(ValueError, match="class_weights or by_frequency, got both"):
         PartialCrossEntropy(WEIGHTS, by_frequency=True)

@@ -1,5 +1,6 @@
 """Batches that other processes load: the same, in the same order, and their errors."""
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -12,6 +13,7 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from support.cases import CLASSES, Constant, batch, network, sample, samples
@@ -34,6 +36,7 @@ from selflabel.training import (
     train,
 )
 from selflabel.training.distributed import ALONE
+from selflabel.training.fork_server import context_of_workers
 from selflabel.training.loading import default_workers, load
 
 TURNS = Augmentation(flip=True, rotate90=True, degrees=10.0, brightness=0.1)
@@ -170,9 +173,16 @@ def test_whatever_torch_says_of_a_worker_that_is_killed(
         yield from ()
         raise error
 
-    monkeypatch.setattr(loading, "DataLoader", ended)
-    with pytest.raises(TrainingError, match="has ended"):
-        next(load(Constant(batch()), range(1), ALONE, workers=1))
+    class CannotBegin:
+        """The server ends before it has started a worker."""
+
+        def __iter__(self) -> Iterator[Batch]:
+            raise error
+
+    for loader in (ended, lambda *_, **__: CannotBegin()):
+        monkeypatch.setattr(loading, "DataLoader", loader)
+        with pytest.raises(TrainingError, match="has ended"):
+            next(load(Constant(batch()), range(1), ALONE, workers=1))
     with pytest.raises(type(error)) as raised:
         next(load(Constant(batch()), range(1), ALONE))
     assert raised.value is error
@@ -278,3 +288,60 @@ def test_copies_wait_unless_they_come_from_pinned_memory(monkeypatch: pytest.Mon
     assert flags == [False] * 3 + [True] * 3
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self + 1)
     assert torch.equal(given.pin_memory().seeds, given.seeds + 1)
+
+
+OTHER_FOLDER = """
+import sys
+from dataclasses import dataclass, replace
+from multiprocessing import forkserver, set_forkserver_preload
+from support.cases import CLASSES, batch
+from selflabel.training.distributed import ALONE
+from selflabel.training.loading import load
+
+@dataclass(frozen=True)
+class Telling:
+    classes: int = CLASSES
+    fixed: bool = True
+    def training(self, step, process):
+        return replace(batch(), stems=(sys.modules["numpy"].__file__, str("json.tool" in sys.modules), ""))
+
+if __name__ == "__main__":
+    set_forkserver_preload(["__main__", "json.tool"])
+    print(*next(load(Telling(), range(2), ALONE, workers=1)).stems)
+    print("selflabel.training.loading" in forkserver._forkserver._preload_modules)
+"""
+
+
+@pytest.mark.skipif(
+    "forkserver" not in multiprocessing.get_all_start_methods(), reason="there is no fork server"
+)
+def test_workers_import_from_where_this_process_does(tmp_path: Path) -> None:
+    """Not from the current folder, which a server that Python starts looks into first; what others want is kept."""
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts" / "script.py"
+    script.write_text(OTHER_FOLDER)
+    for name in ("numpy", "queue", "typing_extensions"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')\n")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(np.__file__), "True", "True"]
+
+
+def test_without_a_fork_server_workers_are_new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    assert context_of_workers("selflabel").get_start_method() == "spawn"
+
+
+def test_the_environment_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "somewhere")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    before = dict(os.environ)
+    context_of_workers("selflabel.training.loading")
+    assert dict(os.environ) == before

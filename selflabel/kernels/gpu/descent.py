@@ -1,9 +1,9 @@
 """Steps of square roots of labels, and their energies and gradients: a step reads and writes each array once.
 
-Three launches a step, and no wait: `move` turns the direction and goes ahead along it, `measure` evaluates the trial,
-and `decide` accepts or refuses it and chooses the next rate, for each image by itself. An image has two points, the
-current one and that of the last trial; `sides` says which is which, so that a trial is accepted without a copy. Images
-that are done cost nothing. Sums are made in a fixed order: the same bytes on every run.
+Three launches a step, and no wait: `moving` turns the direction and goes ahead along it, `measuring` evaluates the
+trial, and `deciding` accepts or refuses it and chooses the next rate, for each image by itself. An image has two
+points, the current one and that of the last trial; `sides` says which is which, so that a trial is accepted without a
+copy. Images that are done cost nothing. Sums are made in a fixed order: the same bytes on every run.
 """
 
 from typing import NamedTuple

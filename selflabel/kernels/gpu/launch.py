@@ -46,7 +46,7 @@ class Kernel:
         self._jit: Any = None
         self._arrays: list[int] = []
         self._whole: list[int] = []
-        self._direct = True
+        self.is_direct = True
         self._compiled: dict[tuple[object, ...], Any] = {}
 
     def __call__(self, grid: tuple[int, ...], *arguments: Any) -> None:
@@ -60,7 +60,7 @@ class Kernel:
 
     def compiled(self, device: int, arguments: tuple[Any, ...]) -> Any:
         """What was compiled for arguments of this form; None if nothing was, or Triton launches it by itself."""
-        return self._compiled.get(self._form(device, arguments)) if self._direct else None
+        return self._compiled.get(self._form(device, arguments)) if self.is_direct else None
 
     def run(self, compiled: Any, device: int, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
         """Launch what was compiled for arguments of this form, on the current device."""
@@ -71,7 +71,7 @@ class Kernel:
         try:
             compiled.run(*sizes, stream, *about, *arguments)
         except TypeError:  # Triton 3.2 takes other arguments
-            self._direct = False
+            self.is_direct = False
             self._jit[grid](*arguments, num_warps=self._warps)
 
     def _launch(self, device: int, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
@@ -115,7 +115,8 @@ class Launch:
 
     def __call__(self) -> None:
         """Launch once more."""
-        if self._compiled is not None and self._device == torch.cuda.current_device():
+        is_direct = self._compiled is not None and self._kernel.is_direct
+        if is_direct and self._device == torch.cuda.current_device():
             self._kernel.run(self._compiled, self._device, self._grid, self._arguments)
         else:
             self._kernel(self._grid, *self._arguments)
