@@ -13,7 +13,7 @@ from torch import Tensor
 import selflabel
 from selflabel.affinity import Affinity
 from selflabel.affinity.builders import AffinityBuilder, Grid
-from selflabel.driver import LazyStep, Result, Solution, SolveError, Solver, Step, solve
+from selflabel.driver import Result, Solution, SolveError, Solver, Step, solve
 from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.problem import Problem
@@ -380,53 +380,3 @@ def test_the_device_is_not_waited_for_where_no_look_is_due() -> None:
     asked.clear()
     solve(problem, Cheap(), trace=True)
     assert asked == [1, 2]
-
-
-@dataclass(frozen=True)
-class Numbering(Fade):
-    """Counts its steps itself, and asks for a look at each fourth; ends by itself after so many."""
-
-    last: int = 100
-
-    def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
-        taken, most = torch.zeros(len(labels), dtype=torch.int64), torch.tensor([2, 8])
-
-        def finished() -> Tensor:
-            return taken >= torch.tensor([2, 6])
-
-        for count in range(1, self.last + 1):
-            taken.add_(1).clamp_(max=most)
-            yield LazyStep(
-                labels,
-                converged=finished,
-                steps=taken.clone,
-                is_look_due=count % 4 == 0,
-                energy=problem.value(labels),
-            )
-
-
-@pytest.mark.parametrize(
-    ("last", "limit", "steps", "results"),
-    [
-        (100, 50, [2, 8], ["CONVERGED", "CONVERGED"]),  # seen at the second look
-        (100, 3, [2, 3], ["CONVERGED", "MAX_STEPS"]),
-        (3, 50, [2, 3], ["CONVERGED", "CONVERGED"]),  # to return says that all have converged
-        (5, 50, [2, 5], ["CONVERGED", "CONVERGED"]),
-    ],
-)
-def test_steps_of_a_solver_that_counts_them(
-    last: int, limit: int, steps: list[int], results: list[str]
-) -> None:
-    problem = make_case(ENERGY, "grid4").problem
-    solution = solve(problem, Numbering(last=last), max_steps=limit)
-    assert solution.steps.tolist() == steps
-    assert [result.name for result in solution.results] == results
-    told: list[list[int]] = []
-
-    def watch(number: int, step: Step) -> None:
-        assert step.steps is not None
-        told.append(step.steps.tolist())
-
-    watched = solve(problem, Numbering(last=last), max_steps=limit, callback=watch)
-    assert told == [[min(number, 2), number] for number in range(1, len(told) + 1)]
-    assert told[-1] == watched.steps.tolist()

@@ -181,7 +181,7 @@ def test_shares_of_full_masks_are_of_the_same_seeds() -> None:
 
 def test_supervision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found, _ = camvid(monkeypatch, tmp_path, example="supervision.py")
-    assert len(found) == 6
+    assert len(found) == 8
     assert all(0 <= float(row["iou"]) <= 1 for row in found)
 
 
