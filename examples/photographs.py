@@ -5,7 +5,7 @@
 BSDS has regions, no classes that images share. So each photograph gets a network of its own, a small U-Net without
 pretrained weights, which fits its scribbles; from there it takes as many steps more on the scribbles alone, or on them
 and a loss. Mean IoU of the regions, over the photographs; those of every third one are reported apart, to choose
-weights with (Tang et al., CVPR 2018, Sec. 5.1: normalized cut on photographs; half an hour on one core for all sixty).
+weights with (Tang et al., CVPR 2018, Sec. 5.1: normalized cut on photographs; forty minutes on one core for all sixty).
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from camvid import regularized
+from clustering import DENSE
 from run_options import claim, count, parser_of
 
-from selflabel.affinity import Dense
 from selflabel.datasets.letterbox import Letterbox
 from selflabel.datasets.samples import Batch, Folder, read_split
 from selflabel.files.atomic import write_atomic
@@ -25,28 +26,20 @@ from selflabel.labels import UNLABELED
 from selflabel.losses import DenseCRFLoss, NormalizedCutLoss
 from selflabel.metrics.confusion import confusion, iou, mean_of_defined
 from selflabel.networks import network
-from selflabel.training import Objective, Regularized, SeedsOnly, WeightedLoss, advance
-
-DENSE = Dense(sigma=15.0, sigma_xy=20.0)
-"""The paper's 40 pixels are of images twice as large."""
+from selflabel.training import Objective, SeedsOnly, advance
 
 RATE = 1e-2
 CHOOSING = 3
 """Of so many photographs one is for choosing weights."""
 
 
-def regularized(weight: float, loss: torch.nn.Module) -> Objective:
-    """Scribbles and one loss on the prediction."""
-    return Regularized((WeightedLoss("regularizer", weight, loss),))
-
-
 LOSSES: Mapping[str, Objective] = {
     "scribbles alone": SeedsOnly(),
-    "normalized cut, 0.1": regularized(0.1, NormalizedCutLoss(DENSE)),
-    "normalized cut, 0.3": regularized(0.3, NormalizedCutLoss(DENSE)),
-    "normalized cut, 1": regularized(1.0, NormalizedCutLoss(DENSE)),
-    "dense CRF, 0.3": regularized(0.3, DenseCRFLoss(DENSE)),
-    "dense CRF, 1": regularized(1.0, DenseCRFLoss(DENSE)),
+    "normalized cut, 0.1": regularized(0.1, NormalizedCutLoss(DENSE)).objective,
+    "normalized cut, 0.3": regularized(0.3, NormalizedCutLoss(DENSE)).objective,
+    "normalized cut, 1": regularized(1.0, NormalizedCutLoss(DENSE)).objective,
+    "dense CRF, 0.3": regularized(0.3, DenseCRFLoss(DENSE)).objective,
+    "dense CRF, 1": regularized(1.0, DenseCRFLoss(DENSE)).objective,
 }
 
 
@@ -72,9 +65,8 @@ class Photograph:
 
     def score(self, net: torch.nn.Module) -> float:
         """Mean IoU of the regions."""
-        with (
-            torch.no_grad()
-        ):  # in the mode of training: the statistics of this image are those it was fitted with
+        # in the mode of training: the statistics of this image are those it was fitted with
+        with torch.no_grad():
             found = net(self.batch.images).argmax(1)[0]
         return float(mean_of_defined(iou(confusion(self.mask.byte().numpy(), found.byte().numpy()))))
 

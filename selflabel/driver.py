@@ -72,9 +72,7 @@ class LazyStep(Step):
         is_look_due: bool = True,
     ) -> None:
         parts = {"labels": labels, "energy": energy, "converged": converged, "steps": steps}
-        is_skipped = not is_look_due and steps is not None and bound is None
         given = {"bound": bound, "start_energy": start_energy, "is_look_due": is_look_due, "parts": parts}
-        given["is_skipped"] = is_skipped
         for name, value in given.items():
             object.__setattr__(self, name, value)
 
@@ -83,6 +81,11 @@ class LazyStep(Step):
             return object.__getattribute__(self, name)
         part: Part = self.parts[name]
         return part() if callable(part) else part
+
+    @property
+    def can_be_skipped(self) -> bool:
+        """True if a later step says all that this one does."""
+        return not self.is_look_due and self.parts["steps"] is not None and self.bound is None
 
 
 @runtime_checkable
@@ -325,7 +328,7 @@ def _run(
             done = torch.ones_like(done)
             break
         step = following
-        if isinstance(step, LazyStep) and step.is_skipped and not is_watched and count < max_steps:
+        if isinstance(step, LazyStep) and step.can_be_skipped and not is_watched and count < max_steps:
             continue
         _check_numbers(step, solver, labels)
         if step.steps is None:

@@ -123,9 +123,13 @@ class RandomWalker:
     def _is_large(self, affinity: Stencil, labels: Tensor) -> bool:
         """Is the image one for windows?"""
         pixels, most = labels[0, 0].numel(), ELIMINATED[-1][0]
-        is_flat = labels.device.type == "cpu" and labels.ndim == 4
-        few = is_flat and pixels > self.large_pixels and _pairs(affinity) <= most * pixels
-        return few and _is_compiled()
+        return (
+            labels.device.type == "cpu"
+            and labels.ndim == 4
+            and _is_compiled()
+            and pixels > self.large_pixels
+            and _pairs(affinity) <= most * pixels
+        )
 
     def _finish(self, problem: Problem, walk: RandomWalk, known: KnownLabels, box: Box) -> Iterator[Step]:
         """Solve for the free pixels. All of them lie in the box; the walk is that of its pixels."""

@@ -11,12 +11,8 @@ LARGEST_WEIGHT = 1e100
 """The largest weight of a term or a pair: products of two, and their sums over an image, are finite in float64."""
 
 
-def weight_range(affinity: SparseAffinity) -> tuple[Tensor, Tensor]:
-    """The least and the largest weight of a pair, in float64, nan if any is; 0 without pairs."""
-    return _range([pairs.weight for pairs in affinity.pairs()])
-
-
-def _range(weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+def weight_range(weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The least and the largest weight of these blocks, in float64, nan if any is; 0 without pairs."""
     some = [block for block in weights if block.numel()]
     if not some:
         nothing = torch.zeros((), dtype=torch.float64)
@@ -30,7 +26,7 @@ def _range(weights: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 def are_weights(affinity: SparseAffinity) -> Bool[Tensor, ""]:
     """Does `check_weights` pass? On the device of the weights, without a wait."""
-    least, largest = _range(blocks(affinity))
+    least, largest = weight_range(blocks(affinity))
     return (least >= 0) & (largest <= LARGEST_WEIGHT)
 
 
@@ -43,7 +39,8 @@ def blocks(affinity: SparseAffinity) -> list[Tensor]:
 
 def check_weights(affinity: SparseAffinity) -> None:
     """Raise `ValueError` for weights that are nan, negative or too large: there is no minimum, or no way to find it."""
-    least, largest = torch.stack(weight_range(affinity)).tolist()
+    weights = [pairs.weight for pairs in affinity.pairs()]  # without zeros: the message says the least
+    least, largest = torch.stack(weight_range(weights)).tolist()
     if not (least >= 0 and largest <= LARGEST_WEIGHT):
         raise ValueError(
             f"expected weights of pairs from 0 to {LARGEST_WEIGHT:g}, got some from {least:g} to {largest:g}: check "

@@ -14,12 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selflabel.kernels.processors import usable_processors
+from selflabel.kernels.threads import num_threads
 
 Array = NDArray[Any]
 
-KEPT_BYTES = (64 << 20) * max(4, usable_processors())
-"""Bytes of free working memory that are kept for the next use: each thread may work on an image of its own."""
+KEPT_BYTES = 256 << 20
+"""Bytes of free working memory that are kept for the next use, at least."""
+
+KEPT_BY_THREAD = 64 << 20
+"""The same for each thread, where these are more: each may work on an image of its own."""
 
 
 SMALL_BYTES = 64 << 20
@@ -104,9 +107,14 @@ def _gigabytes(nbytes: int) -> str:
 class FreeBlocks:
     """Blocks of bytes that nobody uses, at most `limit` bytes in all. Threads may share it."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, least: int, by_thread: int = 0) -> None:
+        """The limit: so many bytes, or so many for each thread, whichever are more."""
+        self._least, self._by_thread = least, by_thread
         self._blocks: dict[int, Array] = {}
+
+    @property
+    def limit(self) -> int:
+        return max(self._least, self._by_thread * num_threads())
 
     @property
     def nbytes(self) -> int:
@@ -126,7 +134,7 @@ class FreeBlocks:
             self._blocks[id(block)] = block
 
 
-FREE = FreeBlocks(KEPT_BYTES)
+FREE = FreeBlocks(KEPT_BYTES, KEPT_BY_THREAD)
 
 
 @contextmanager

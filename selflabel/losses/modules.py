@@ -55,8 +55,12 @@ class PartialCrossEntropy(nn.Module):
         by_image: bool = False,
     ) -> None:
         super().__init__()
-        given = {"class_weights": class_weights, "by_frequency": by_frequency, "ignore_index": ignore_index}
-        given["by_image"] = by_image
+        given = {
+            "class_weights": class_weights,
+            "by_frequency": by_frequency,
+            "ignore_index": ignore_index,
+            "by_image": by_image,
+        }
         check_arguments(PartialCrossEntropy.__init__, given)
         if class_weights is not None and not isinstance(class_weights, Tensor):
             class_weights = torch.tensor(class_weights, dtype=torch.float32)

@@ -4,9 +4,9 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing.context import BaseContext
+
+from selflabel.kernels import inherited
 
 DEFAULT = "__main__"
 """What Python itself lets the server import."""
@@ -26,33 +26,15 @@ def context_of_workers(module: str) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     others = getattr(forkserver._forkserver, "_preload_modules", [DEFAULT])
     context.set_forkserver_preload([*others, *({module} - set(others))])
-    with _same_path(), _interrupt_held():
+    # Ctrl-C, which reaches all processes of a terminal, is for this one
+    with inherited.variables(_same_path()), inherited.signals_held([signal.SIGINT]):
         forkserver.ensure_running()
     return context
 
 
-@contextmanager
-def _same_path() -> Iterator[None]:
-    """A process that starts meanwhile imports from where this one does; its own way, the current folder comes first."""
-    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-    instead = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-    before = {name: os.environ.get(name) for name in instead}
-    os.environ.update(instead)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _interrupt_held() -> Iterator[None]:
-    """Ctrl-C, which reaches all processes of a terminal, is for this one: the server and its workers never see it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _same_path() -> dict[str, str]:
+    """With these variables a process imports from where this one does; its own way, the current folder comes first."""
+    return {
+        "PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path),
+        "PYTHONSAFEPATH": "1",
+    }

@@ -93,11 +93,12 @@ class SeedsOnly:
             value = cross_entropy_of_checked(logits, index, by_image=self.by_image)
         else:
             value = partial_cross_entropy(logits, index, weights, by_image=self.by_image)
-        labeled = index != UNLABELED
-        mass = (
-            labeled if weights is None else torch.where(labeled, weights[index.masked_fill(~labeled, 0)], 0.0)
-        )
-        return WeightedMean(value, ((mass.flatten(1).sum(1) > 0) if self.by_image else mass).sum().double())
+        mass = labeled = index != UNLABELED
+        if weights is not None:
+            mass = torch.where(labeled, weights[index.masked_fill(~labeled, 0)], 0.0)
+        if self.by_image:
+            mass = mass.flatten(1).sum(1) > 0
+        return WeightedMean(value, mass.sum().double())
 
 
 def _check_class_weights(weights: tuple[float, ...] | None) -> None:

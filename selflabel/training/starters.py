@@ -1,5 +1,6 @@
 """Labels of the seeds alone, as the start of solves; kept by image and moved with it."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from selflabel.affinity.builders import AffinityBuilder, Contrast
 from selflabel.datasets.samples import Batch
+from selflabel.datasets.symmetry import Symmetry
 from selflabel.driver import Solver, solve
 from selflabel.energy import Energy
 from selflabel.kinds import check_count, check_fields
@@ -146,19 +148,17 @@ class KeptLabels:
             for number, one in zip(missing, self._solved(problem, batch, missing), strict=True):
                 found[number] = one
         labels = problem.probs.clone(memory_format=torch.contiguous_format)
-        classes = labels.shape[1]
+        classes, alike = labels.shape[1], defaultdict[Symmetry, list[tuple[int, Kept]]](list)
+        for number, (one, symmetry) in enumerate(zip(found, moved, strict=True)):
+            if one is not None:
+                alike[symmetry].append((number, one))
         some = [number for number, one in enumerate(found) if one is not None]
         if some:
-            labels.index_fill_(
-                0, _indices(some, labels), float(lifted(torch.zeros((), dtype=labels.dtype), classes))
-            )
-        for symmetry in dict.fromkeys(moved[number] for number in some):
-            rows, parts = list[int](), list[Tensor]()
-            for number in some:
-                one = found[number]
-                if one is not None and moved[number] == symmetry:
-                    rows += [number * classes + each for each in one.classes]
-                    parts.append(one.labels.to(labels.device, non_blocking=True))
+            zero = float(lifted(torch.zeros((), dtype=labels.dtype), classes))
+            labels.index_fill_(0, _indices(some, labels), zero)
+        for symmetry, group in alike.items():
+            rows = [number * classes + each for number, one in group for each in one.classes]
+            parts = [one.labels.to(labels.device, non_blocking=True) for _, one in group]
             values = lifted(symmetry(torch.cat(parts)).to(labels.dtype), classes)
             labels.flatten(0, 1).index_copy_(0, _indices(rows, labels), values)
         return labels

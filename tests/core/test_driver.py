@@ -8,17 +8,17 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from support.problems import make_case, random_labels
+from support.toys import ToySolver
 from torch import Tensor
 
 import selflabel
 from selflabel.affinity import Affinity
-from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.driver import Result, Solution, SolveError, Solver, Step, solve
 from selflabel.energy import Energy
 from selflabel.labels import UNLABELED, one_hot
 from selflabel.problem import Problem
 from selflabel.solvers import GradientDescent, GraphCut, MeanField
-from selflabel.terms import BILINEAR, COLLISION_DIVERGENCE, QUADRATIC, Regularizer
+from selflabel.terms import BILINEAR, COLLISION_DIVERGENCE, QUADRATIC
 
 ENERGY = Energy(QUADRATIC, BILINEAR)
 
@@ -46,7 +46,7 @@ class Counting:
 
 
 @dataclass(frozen=True)
-class Fade:
+class Fade(ToySolver):
     """Half-way to the middle in each step, for as many steps as each image is given (None: for ever)."""
 
     steps: tuple[int | None, ...] = (None, None)
@@ -55,12 +55,6 @@ class Fade:
 
     name: ClassVar[str] = "fade"
     default_energy: ClassVar[Energy] = ENERGY
-    default_affinity: ClassVar[AffinityBuilder] = Grid()
-    needs_edges: ClassVar[bool] = False
-    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
-
-    def check(self, energy: Energy, affinity: Affinity) -> None:
-        """Anything fits."""
 
     def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
         count = 0
@@ -78,19 +72,13 @@ class Fade:
 
 
 @dataclass(frozen=True)
-class Yields:
+class Yields(ToySolver):
     """The given steps, and no more."""
 
     given: tuple[Step, ...]
 
     name: ClassVar[str] = "yields"
     default_energy: ClassVar[Energy] = ENERGY
-    default_affinity: ClassVar[AffinityBuilder] = Grid()
-    needs_edges: ClassVar[bool] = False
-    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
-
-    def check(self, energy: Energy, affinity: Affinity) -> None:
-        """Anything fits."""
 
     def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
         yield from self.given

@@ -2,37 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
 import torch
 from support.problems import make_case
+from support.toys import ToySolver
 from torch import Tensor
 
-from selflabel.affinity import Affinity
-from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.driver import LazyStep, Step, solve
 from selflabel.energy import Energy
 from selflabel.problem import Problem
-from selflabel.terms import Regularizer
-
-ENERGY = Energy()
 
 
 @dataclass(frozen=True)
-class Numbering:
+class Numbering(ToySolver):
     """Counts its steps itself, and asks for a look at each fourth; ends by itself after so many."""
 
     last: int = 100
-
-    name: ClassVar[str] = "numbering"
-    default_energy: ClassVar[Energy] = ENERGY
-    default_affinity: ClassVar[AffinityBuilder] = Grid()
-    needs_edges: ClassVar[bool] = False
-    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
-
-    def check(self, energy: Energy, affinity: Affinity) -> None:
-        """Anything fits."""
 
     def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
         taken, most = torch.zeros(len(labels), dtype=torch.int64), torch.tensor([2, 8])
@@ -63,7 +49,7 @@ class Numbering:
 def test_steps_of_a_solver_that_counts_them(
     last: int, limit: int, steps: list[int], results: list[str]
 ) -> None:
-    problem = make_case(ENERGY, "grid4").problem
+    problem = make_case(Energy(), "grid4").problem
     solution = solve(problem, Numbering(last=last), max_steps=limit)
     assert solution.steps.tolist() == steps
     assert [result.name for result in solution.results] == results

@@ -194,6 +194,16 @@ def test_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.FREE.nbytes == 9600
 
 
+def test_memory_is_kept_for_each_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that label have one thread each, and keep no more than the least."""
+    kept = FreeBlocks(10_000, 4_000)
+    for threads, limit in ((1, 10_000), (2, 10_000), (3, 12_000)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert kept.limit == limit
+    kept.give(np.empty(11_000, np.uint8))
+    assert kept.nbytes == 11_000
+
+
 def test_memory_of_an_owner_is_free_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "FREE", FreeBlocks(10_000))
     owner = torch.nn.Identity()

@@ -9,31 +9,24 @@ import torch
 from support import contract
 from support.contract import CONTRACT, Check
 from support.problems import Case, make_case
+from support.toys import ToySolver
 from torch import Tensor
 
-from selflabel.affinity import Affinity
-from selflabel.affinity.builders import AffinityBuilder, Grid
 from selflabel.driver import SolveError, Solver, Step
 from selflabel.energy import Energy
 from selflabel.problem import Problem
 from selflabel.solvers import GraphCut
-from selflabel.terms import Regularizer
 
 ENERGY = GraphCut.default_energy
 
 
 @dataclass(frozen=True)
-class Base:
+class Base(ToySolver):
     """Right as it is: one closed form, or one sweep of cuts."""
 
     name: ClassVar[str] = "broken"
     default_energy: ClassVar[Energy] = ENERGY
-    default_affinity: ClassVar[AffinityBuilder] = Grid()
     needs_edges: ClassVar[bool] = True
-    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
-
-    def check(self, energy: Energy, affinity: Affinity) -> None:
-        """Anything fits."""
 
     def iterate(self, problem: Problem, labels: Tensor) -> Iterator[Step]:
         for step in GraphCut().iterate(problem, labels):

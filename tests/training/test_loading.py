@@ -109,7 +109,7 @@ class Dying:
 
 
 SCRIPT = """
-import os, signal
+import os, signal, sys
 from dataclasses import dataclass, replace
 from support.cases import CLASSES, batch
 from selflabel.training.distributed import ALONE
@@ -120,9 +120,14 @@ class Telling:
     classes: int = CLASSES
     fixed: bool = True
     def training(self, step, process):
-        return replace(batch(), stems=(str(os.getpid()),) * 3)
+        told = str(os.getpid()), sys.modules["numpy"].__file__, str("json.tool" in sys.modules)
+        return replace(batch(), stems=told)
 
 if __name__ == "__main__":
+"""
+"""A worker that tells of itself: its number, where it has NumPy from, and whether it has what others want."""
+
+KILLED = """
     print(next(load(Telling(), range(9), ALONE, workers=1)).stems[0], flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -131,7 +136,7 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_workers_end_with_the_process_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT + KILLED)
     done = subprocess.run(
         [sys.executable, str(script)], env=environment(), stdout=subprocess.PIPE, text=True, timeout=300
     )
@@ -291,23 +296,9 @@ def test_copies_wait_unless_they_come_from_pinned_memory(monkeypatch: pytest.Mon
 
 
 OTHER_FOLDER = """
-import sys
-from dataclasses import dataclass, replace
-from multiprocessing import forkserver, set_forkserver_preload
-from support.cases import CLASSES, batch
-from selflabel.training.distributed import ALONE
-from selflabel.training.loading import load
-
-@dataclass(frozen=True)
-class Telling:
-    classes: int = CLASSES
-    fixed: bool = True
-    def training(self, step, process):
-        return replace(batch(), stems=(sys.modules["numpy"].__file__, str("json.tool" in sys.modules), ""))
-
-if __name__ == "__main__":
+    from multiprocessing import forkserver, set_forkserver_preload
     set_forkserver_preload(["__main__", "json.tool"])
-    print(*next(load(Telling(), range(2), ALONE, workers=1)).stems)
+    print(*next(load(Telling(), range(2), ALONE, workers=1)).stems[1:])
     print("selflabel.training.loading" in forkserver._forkserver._preload_modules)
 """
 
@@ -319,7 +310,7 @@ def test_workers_import_from_where_this_process_does(tmp_path: Path) -> None:
     """Not from the current folder, which a server that Python starts looks into first; what others want is kept."""
     (tmp_path / "scripts").mkdir()
     script = tmp_path / "scripts" / "script.py"
-    script.write_text(OTHER_FOLDER)
+    script.write_text(SCRIPT + OTHER_FOLDER)
     for name in ("numpy", "queue", "typing_extensions"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')\n")
     done = subprocess.run(

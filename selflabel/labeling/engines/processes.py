@@ -9,12 +9,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from selflabel.kernels import inherited
 from selflabel.kernels.malloc import keep_freed_memory
 
 J = TypeVar("J")
@@ -58,7 +60,7 @@ class Worker:
         self.pipe, child = context.Pipe()
         ours = [self.pipe, *(other.pipe for other in others)] if forks else []
         self.process: BaseProcess = context.Process(target=_serve, args=(child, ours), daemon=True)
-        with _interrupts_held(), one_thread():
+        with inherited.signals_held(ENDING), one_thread():
             self.process.start()
         child.close()
         self.job: object = None
@@ -181,32 +183,9 @@ def _cause_of_death(process: BaseProcess) -> str:
     return f"the process that labeled it ended with exit code {code}"
 
 
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C and other signals back while a process starts: the child inherits that from its first line on."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """Limit processes that start meanwhile to one thread, by variables that numpy and torch read at import."""
-    before = {variable: os.environ.get(variable) for variable in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for variable, value in before.items():
-            if value is None:
-                del os.environ[variable]
-            else:
-                os.environ[variable] = value
+    return inherited.variables(dict.fromkeys(THREAD_VARIABLES, "1"))
 
 
 @contextlib.contextmanager
