@@ -6,7 +6,7 @@ import signal
 import sys
 from multiprocessing.context import BaseContext
 
-from selflabel.kernels import inherited
+from selflabel.kernels import child_processes
 
 DEFAULT = "__main__"
 """What Python itself lets the server import."""
@@ -27,7 +27,7 @@ def context_of_workers(module: str) -> BaseContext:
     others = getattr(forkserver._forkserver, "_preload_modules", [DEFAULT])
     context.set_forkserver_preload([*others, *({module} - set(others))])
     # Ctrl-C, which reaches all processes of a terminal, is for this one
-    with inherited.variables(_same_path()), inherited.signals_held([signal.SIGINT]):
+    with child_processes.variables(_same_path()), child_processes.signals_held([signal.SIGINT]):
         forkserver.ensure_running()
     return context
 

@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from selflabel.kernels import inherited
+from selflabel.kernels import child_processes
 from selflabel.kernels.malloc import keep_freed_memory
 
 J = TypeVar("J")
@@ -60,7 +60,7 @@ class Worker:
         self.pipe, child = context.Pipe()
         ours = [self.pipe, *(other.pipe for other in others)] if forks else []
         self.process: BaseProcess = context.Process(target=_serve, args=(child, ours), daemon=True)
-        with inherited.signals_held(ENDING), one_thread():
+        with child_processes.signals_held(ENDING), one_thread():
             self.process.start()
         child.close()
         self.job: object = None
@@ -185,7 +185,7 @@ def _cause_of_death(process: BaseProcess) -> str:
 
 def one_thread() -> AbstractContextManager[None]:
     """Limit processes that start meanwhile to one thread, by variables that numpy and torch read at import."""
-    return inherited.variables(dict.fromkeys(THREAD_VARIABLES, "1"))
+    return child_processes.variables(dict.fromkeys(THREAD_VARIABLES, "1"))
 
 
 @contextlib.contextmanager
