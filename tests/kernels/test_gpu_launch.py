@@ -56,7 +56,9 @@ def test_what_is_compiled_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel((3, 2), x, 1.0, 5, True)
     kernel((3, 2), x, 2.0, 6, True)
     assert jit.launches == 1
-    assert jit.compiled.runs == [(3, 2, 1, 7, "function", "metadata", None, None, None, x, 2.0, 6, True)]
+    assert jit.compiled.runs == [
+        (3, 2, 1, 7, "function", "metadata", None, None, None, x.data_ptr(), 2.0, 6, True)
+    ]
 
 
 def test_other_forms_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +125,8 @@ def test_a_launch_that_is_repeated_is_prepared_once(fails: bool, monkeypatch: py
     launch = Launch(kernel, (3,), x, 1.0, 5, True)
     assert not asked
     launch()
-    before = len(asked)
     launch()
+    before = len(asked)
     launch()
     if fails:  # each is Triton's own, as are those of the kernel from then on
         assert jit.launches == 3
@@ -133,7 +135,21 @@ def test_a_launch_that_is_repeated_is_prepared_once(fails: bool, monkeypatch: py
         return
     assert len(asked) == before
     assert (jit.launches, len(jit.compiled.runs)) == (1, 2)
-    assert jit.compiled.runs[0] == (3, 1, 1, 7, "function", "metadata", None, None, None, x, 1.0, 5, True)
+    assert jit.compiled.runs[0] == (
+        3,
+        1,
+        1,
+        7,
+        "function",
+        "metadata",
+        None,
+        None,
+        None,
+        x.data_ptr(),
+        1.0,
+        5,
+        True,
+    )
 
 
 @pytest.mark.parametrize(

@@ -121,17 +121,17 @@ def test_sweeps_and_ways_between_grids(
     def swept(y: Tensor, factor: float) -> Tensor:
         return y + factor * grid.inverse * (right - grid.apply(y))
 
-    kernels.sweep(values, right, own, result, shape, 0.7, sums=sums)
+    kernels.sweeping(values, right, own, result, shape, 0.7, sums=sums)()
     close(result, swept(values, 0.7), 1e-5)
     products = (swept(values, 0.7).double() * right.double()).flatten(2).sum(2)
     torch.testing.assert_close(sums.sum(2), products, rtol=1e-5, atol=1e-4)
-    kernels.sweep(values, right, own, result, shape, 0.7, 0.4)
+    kernels.sweeping(values, right, own, result, shape, 0.7, 0.4)()
     close(result, swept(0.4 * grid.inverse * right, 0.7), 1e-5)
     coarse = torch.empty(len(right), classes, *((n + 1) // 2 for n in size), device=kernel_device)
-    kernels.restrict(values, right, own, shares, coarse, shape)
+    kernels.restricting(values, right, own, shares, coarse, shape)()
     close(coarse, between.restrict(right - grid.apply(values)), 1e-5)
     moved = values.clone()
-    kernels.prolong(moved, coarse, shares, shape)
+    kernels.prolonging(moved, coarse, shares, shape)()
     close(moved, values + between.prolong(coarse), 1e-5)
 
 

@@ -6,7 +6,7 @@ is kept for each form of its arguments, and launched without more.
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -58,18 +58,23 @@ class Kernel:
             with torch.cuda.device(device):
                 self._launch(device.index or 0, grid, arguments)
 
-    def compiled(self, device: int, arguments: tuple[Any, ...]) -> Any:
+    def prepared(self, device: int, arguments: tuple[Any, ...]) -> "Prepared | None":
         """What was compiled for arguments of this form; None if nothing was, or Triton launches it by itself."""
-        return self._compiled.get(self._form(device, arguments)) if self.is_direct else None
+        form, given = self._form(device, arguments)
+        compiled = self._compiled.get(form)
+        return Prepared(compiled, given) if self.is_direct and compiled is not None else None
 
-    def run(self, compiled: Any, device: int, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-        """Launch what was compiled for arguments of this form, on the current device."""
+    def run(
+        self, prepared: "Prepared", device: int, grid: tuple[int, ...], arguments: tuple[Any, ...]
+    ) -> None:
+        """Launch what was prepared for these arguments, on the current device."""
+        compiled, given = prepared
         stream = torch._C._cuda_getCurrentRawStream(device)
         sizes = (*grid, 1, 1)[:3]
         # no metadata, and no hooks before and after
         about = compiled.function, compiled.packed_metadata, None, None, None
         try:
-            compiled.run(*sizes, stream, *about, *arguments)
+            compiled.run(*sizes, stream, *about, *given)
         except TypeError:  # Triton 3.2 takes other arguments
             self.is_direct = False
             self._jit[grid](*arguments, num_warps=self._warps)
@@ -77,24 +82,27 @@ class Kernel:
     def _launch(self, device: int, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
         if self._jit is None:
             self._made(arguments)
-        compiled = self.compiled(device, arguments)
-        if compiled is None:
+        prepared = self.prepared(device, arguments)
+        if prepared is None:
             made = self._jit[grid](*arguments, num_warps=self._warps)
-            self._compiled[self._form(device, arguments)] = made  # None from the interpreter
+            self._compiled[self._form(device, arguments)[0]] = made  # None from the interpreter
         else:
-            self.run(compiled, device, grid, arguments)
+            self.run(prepared, device, grid, arguments)
 
-    def _form(self, device: int, arguments: tuple[Any, ...]) -> tuple[object, ...]:
+    def _form(self, device: int, arguments: tuple[Any, ...]) -> tuple[tuple[object, ...], list[Any]]:
+        """What compiled code depends on, and arguments for it: addresses for arrays, which Triton would look up."""
         form: list[object] = [device, arguments[self._numbers :]]
+        given = list(arguments)
         for place in self._arrays:
             array = arguments[place]
-            form += array.dtype, array.data_ptr() % ALIGNED
+            given[place] = address = array.data_ptr()
+            form += array.dtype, address % ALIGNED
         for place in self._whole:
             number = arguments[place]
             form.append(number < 2**31)
             if self._names[place] == "pixels":
                 form += number % ALIGNED == 0, number == 1
-        return tuple(form)
+        return tuple(form), given
 
     def _made(self, arguments: tuple[Any, ...]) -> None:
         """The function for Triton, which must know the alignment of arrays to read them in vectors."""
@@ -105,22 +113,30 @@ class Kernel:
         self._jit = triton.jit(self._function, do_not_specialize=fixed)
 
 
+class Prepared(NamedTuple):
+    """A compiled kernel, and the arguments that it is run with."""
+
+    compiled: Any
+    given: list[Any]
+
+
 class Launch:
     """A launch with given arguments, to be repeated: the form is looked up once. Cheap until it is called."""
 
     def __init__(self, kernel: Kernel, grid: tuple[int, ...], *arguments: Any) -> None:
         self._kernel, self._grid, self._arguments = kernel, grid, arguments
         self._device: int = arguments[0].device.index or 0
-        self._compiled: Any = None
+        self._prepared: Prepared | None = None
 
     def __call__(self) -> None:
         """Launch once more."""
-        is_direct = self._compiled is not None and self._kernel.is_direct
-        if is_direct and self._device == torch.cuda.current_device():
-            self._kernel.run(self._compiled, self._device, self._grid, self._arguments)
+        kernel, prepared = self._kernel, self._prepared
+        if prepared is None:
+            prepared = self._prepared = kernel.prepared(self._device, self._arguments)
+        if prepared is not None and kernel.is_direct and self._device == torch.cuda.current_device():
+            kernel.run(prepared, self._device, self._grid, self._arguments)
         else:
-            self._kernel(self._grid, *self._arguments)
-            self._compiled = self._kernel.compiled(self._device, self._arguments)
+            kernel(self._grid, *self._arguments)
 
 
 def blocks(count: int, block: int) -> int:

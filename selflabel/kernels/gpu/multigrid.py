@@ -10,7 +10,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.launch import Kernel, blocks, helper, power_of_two
+from selflabel.kernels.gpu.launch import Kernel, Launch, blocks, helper, power_of_two
 from selflabel.kernels.gpu.stencil import place
 
 CLASSES = 8
@@ -283,36 +283,36 @@ def _divide(sums, rz, ratio, count, TURNS: tl.constexpr, BLOCK: tl.constexpr):
         tl.store(ratio + row, tl.where(found > 0, before / tl.where(found > 0, found, 1.0), 0.0))
 
 
-def sweep(
+def sweeping(
     values: Tensor, right: Tensor, grid: GridArrays, result: Tensor, shape: Shape, factor: float,
     start: float | None = None, sums: Tensor | None = None,
-) -> None:  # fmt: skip
+) -> Launch:  # fmt: skip
     """``result = y + factor D⁻¹ (b - A y)``, where y is `values`, or ``start D⁻¹ b`` if there is a start.
 
     `sums` ``[b k tiles]`` takes the parts of ``result · b``. Cost: a pass.
     """
-    _sweep(
-        shape.programs, right if start is not None else values, right, *grid, result,
+    return Launch(
+        _sweep, shape.programs, right if start is not None else values, right, *grid, result,
         result if sums is None else sums, 0.0 if start is None else start, factor, *shape.size, shape.classes,
         start is not None, sums is not None, shape.directions, *shape.tile,
     )  # fmt: skip
 
 
-def restrict(
+def restricting(
     values: Tensor, right: Tensor, grid: GridArrays, shares: Tensor, result: Tensor, shape: Shape
-) -> None:
+) -> Launch:
     """``result = Pᵀ (b - A y)`` on the coarser grid. Cost: two passes, from the cache for the most part."""
-    _restrict(
-        shape.coarse.programs, values, right, grid.weights, grid.hold, shares, result, *shape.size, shape.classes,
-        shape.directions, *shape.tile,
+    return Launch(
+        _restrict, shape.coarse.programs, values, right, grid.weights, grid.hold, shares, result, *shape.size,
+        shape.classes, shape.directions, *shape.tile,
     )  # fmt: skip
 
 
-def prolong(values: Tensor, coarse: Tensor, shares: Tensor, shape: Shape) -> None:
+def prolonging(values: Tensor, coarse: Tensor, shares: Tensor, shape: Shape) -> Launch:
     """``y += P coarse``, in place."""
-    _prolong(
-        shape.programs, values, coarse, shares, *shape.size, shape.classes, shape.directions, *shape.tile
-    )
+    return Launch(
+        _prolong, shape.programs, values, coarse, shares, *shape.size, shape.classes, shape.directions, *shape.tile
+    )  # fmt: skip
 
 
 class Vectors(NamedTuple):
@@ -341,34 +341,36 @@ class Numbers(NamedTuple):
     """``[b ...]``: the largest residuals of parts of an image."""
 
 
-def multiply(solved: Tensor, vectors: Vectors, grid: GridArrays, numbers: Numbers, shape: Shape) -> None:
+def multiplying(solved: Tensor, vectors: Vectors, grid: GridArrays, numbers: Numbers, shape: Shape) -> Launch:
     """``spare = solved + beta p``, its product, and the parts of the sums of the two. Cost: a pass."""
-    _multiply(
-        shape.programs, solved, vectors.p, vectors.spare, vectors.product, *grid, numbers.beta, numbers.sums,
-        *shape.size, shape.classes, shape.directions, *shape.tile,
+    return Launch(
+        _multiply, shape.programs, solved, vectors.p, vectors.spare, vectors.product, *grid, numbers.beta,
+        numbers.sums, *shape.size, shape.classes, shape.directions, *shape.tile,
     )  # fmt: skip
 
 
-def turn(solved: Tensor, vectors: Vectors, grid: GridArrays, numbers: Numbers, shape: Shape) -> None:
+def turning(
+    solved: Tensor, vectors: Vectors, grid: GridArrays, numbers: Numbers, shape: Shape
+) -> tuple[Launch, Launch, Launch]:
     """``beta``, the next p in `spare`, its product and ``alpha``; `sums` are those of ``r · solved`` before."""
     rows = shape.batch * shape.classes
-    _divide((rows,), numbers.sums, numbers.rz, numbers.beta, shape.tiles, True, SUMMED)
-    multiply(solved, vectors, grid, numbers, shape)
-    _divide((rows,), numbers.sums, numbers.rz, numbers.alpha, shape.tiles, False, SUMMED)
+    beta = Launch(_divide, (rows,), numbers.sums, numbers.rz, numbers.beta, shape.tiles, True, SUMMED)
+    alpha = Launch(_divide, (rows,), numbers.sums, numbers.rz, numbers.alpha, shape.tiles, False, SUMMED)
+    return beta, multiplying(solved, vectors, grid, numbers, shape), alpha
 
 
-def move(vectors: Vectors, numbers: Numbers, shape: Shape) -> None:
+def moving(vectors: Vectors, numbers: Numbers, shape: Shape) -> Launch:
     """``x += alpha p`` and ``r -= alpha A p`` with p in `spare`."""
     pixels = shape.size[0] * shape.size[1] * shape.size[2]
     classes = shape.tile[0]
-    _move(
-        move_programs(shape), vectors.x, vectors.r, vectors.single, vectors.spare, vectors.product,
+    return Launch(
+        _move, move_programs(shape), vectors.x, vectors.r, vectors.single, vectors.spare, vectors.product,
         numbers.alpha, numbers.peaks, pixels, shape.classes, classes, NUMBERS // classes,
     )  # fmt: skip
 
 
 def move_programs(shape: Shape) -> tuple[int, int, int]:
-    """Of `move`: one peak each."""
+    """Of `moving`: one peak each."""
     pixels, classes = shape.size[0] * shape.size[1] * shape.size[2], shape.tile[0]
     return blocks(pixels, NUMBERS // classes), blocks(shape.classes, classes), shape.batch
 

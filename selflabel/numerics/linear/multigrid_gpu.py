@@ -1,6 +1,8 @@
 """Conjugate gradients with multigrid in kernels for a GPU: seven launches a grid and six more an iteration, no wait."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
@@ -13,6 +15,9 @@ from selflabel.kernels.gpu.multigrid import GridArrays, Shape, Vectors
 from selflabel.numerics.linear.grids import WalkGrid, finest
 from selflabel.numerics.linear.hierarchy import COARSEST, FACTORS, inverted, rounding
 from selflabel.numerics.linear.system import System
+
+Calls = list[Callable[[], object]]
+"""One after the other."""
 
 LARGEST = 1 << 31
 """Numbers of an image must be fewer: places are counted in 32 bits."""
@@ -54,18 +59,21 @@ class GPUIterations:
         self._numbers = multigrid.numbers(self._shape, x.device)
         self._numbers.beta.fill_(1)
         begun = Vectors(x, x, top.right, x, spare, product)
-        multigrid.multiply(top.values.zero_(), begun, self._grid, self._numbers, self._shape)
+        multigrid.multiplying(top.values.zero_(), begun, self._grid, self._numbers, self._shape)()
         r = (system.right.flatten(2) - product).contiguous()  # right sides may have classes last
         top.right.copy_(r)
-        self._vectors = begun._replace(r=r, p=torch.zeros_like(x))
+        vectors = begun._replace(r=r, p=torch.zeros_like(x))
+        # in turn: the next p takes the place of the last one
+        cycle, solved = self._cycle(0)
+        self._next = cycle + self._turn(solved, vectors)
+        self._after = cycle + self._turn(solved, vectors._replace(p=vectors.spare, spare=vectors.p))
+        self._x = x
 
     def step(self) -> None:
         """An iteration."""
-        vectors = self._vectors
-        solved = self._cycle(0)
-        multigrid.turn(solved, vectors, self._grid, self._numbers, self._shape)
-        multigrid.move(vectors, self._numbers, self._shape)
-        self._vectors = vectors._replace(p=vectors.spare, spare=vectors.p)
+        for call in self._next:
+            call()
+        self._next, self._after = self._after, self._next
 
     def errors(self) -> Float[Tensor, " b"]:
         """From the largest residual."""
@@ -73,30 +81,40 @@ class GPUIterations:
 
     def values(self) -> Float[Tensor, "b k *s"]:
         """The labels themselves."""
-        return self._vectors.x.view(self._size)
+        return self._x.view(self._size)
 
-    def _cycle(self, number: int) -> Tensor:
-        """`Hierarchy.cycle` of the right side of a level; that of the first leaves the parts of its sums."""
+    def _turn(self, solved: Tensor, vectors: Vectors) -> Calls:
+        """What follows a cycle in an iteration of conjugate gradients, with the next p in `spare`."""
+        turning = multigrid.turning(solved, vectors, self._grid, self._numbers, self._shape)
+        return [*turning, multigrid.moving(vectors, self._numbers, self._shape)]
+
+    def _cycle(self, number: int) -> tuple[Calls, Tensor]:
+        """`Hierarchy.cycle` of the right side of a level, and where its result will be.
+
+        That of the first level leaves the parts of its sums.
+        """
         level = self._levels[number]
         shape, grid, right = level.shape, level.grid, level.right
         new, old = level.values, level.spare
-        multigrid.sweep(old, right, grid, new, shape, FACTORS[1], FACTORS[0])
+        calls: Calls = []
+        calls.append(multigrid.sweeping(old, right, grid, new, shape, FACTORS[1], FACTORS[0]))
         for factor in FACTORS[2:]:
             new, old = old, new
-            multigrid.sweep(old, right, grid, new, shape, factor)
+            calls.append(multigrid.sweeping(old, right, grid, new, shape, factor))
         if number + 1 < len(self._levels):
-            multigrid.restrict(new, right, grid, level.shares, self._levels[number + 1].right, shape)
-            solved = self._cycle(number + 1)
+            coarse = self._levels[number + 1].right
+            below, solved = self._cycle(number + 1)
         else:
             coarse = self._coarsest.new_empty(shape.batch, shape.classes, self._coarsest.shape[1])
-            multigrid.restrict(new, right, grid, level.shares, coarse, shape)
-            solved = torch.matmul(coarse, self._coarsest.mT)
-        multigrid.prolong(new, solved, level.shares, shape)
+            solved = torch.empty_like(coarse)
+            below = [partial(torch.matmul, coarse, self._coarsest.mT, out=solved)]
+        calls += multigrid.restricting(new, right, grid, level.shares, coarse, shape), *below
+        calls.append(multigrid.prolonging(new, solved, level.shares, shape))
         for left, factor in zip(range(len(FACTORS))[::-1], FACTORS[::-1], strict=True):
             new, old = old, new
             sums = self._numbers.sums if number == 0 and left == 0 else None
-            multigrid.sweep(old, right, grid, new, shape, factor, sums=sums)
-        return new
+            calls.append(multigrid.sweeping(old, right, grid, new, shape, factor, sums=sums))
+        return calls, new
 
 
 def _levels(grid: WalkGrid, shape: Shape) -> tuple[list[Level], Tensor]:
