@@ -56,7 +56,7 @@ Part = Callable[[], Tensor] | Tensor | None
 
 
 class LazyStep(Step):
-    """A step of which functions compute what is read, each time; read it before the solver's next step.
+    """A step of which functions compute what is read: labels each time, numbers once. Read it before the next step.
 
     If the solver counts its steps, nothing is read of one that no look is due for, unless each is recorded.
     """
@@ -80,7 +80,12 @@ class LazyStep(Step):
         if name not in ("labels", "energy", "converged", "steps"):
             return object.__getattribute__(self, name)
         part: Part = self.parts[name]
-        return part() if callable(part) else part
+        if not callable(part):
+            return part
+        found = part()
+        if name != "labels":
+            self.parts[name] = found
+        return found
 
     @property
     def can_be_skipped(self) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from selflabel.affinity.filters.lattice_torch import TorchLattice
+from selflabel.affinity.filters.split import SplitFilter
 from selflabel.kernels.backend import Routine
 from selflabel.labels import UNLABELED
 
@@ -124,6 +125,8 @@ def bytes_of_lattice(lattice: Any, channels: int) -> float:
 
     Matrices are those of `TorchLattice`, or the lists of `TritonLattice`.
     """
+    if isinstance(lattice, SplitFilter):
+        return sum(bytes_of_lattice(each, channels) for each in lattice.filters)
     if not isinstance(lattice, TorchLattice):
         lists = 4 * lattice.weight.numel() + sum(each.numel() for each in lattice.neighbors)
         rows = lattice.vertices + sum(each.shape[1] for each in lattice.neighbors)

@@ -24,7 +24,7 @@ from selflabel import (
 from selflabel.affinity import FINE, Affinity, Exact, FilterBuilder
 from selflabel.affinity.filters.lattice_torch import TorchLattice
 from selflabel.affinity.filters.protocol import Filter, LatticeFilter, grid_features
-from selflabel.affinity.filters.shared import SharedFilter
+from selflabel.affinity.filters.split import SplitFilter
 from selflabel.driver import Solver
 from selflabel.labels import UNLABELED
 from selflabel.losses import (
@@ -65,7 +65,7 @@ class LatticeOnGPU(Exact):
             return FINE.build_grid(size, sigmas, dtype, device)
         built = self.build(grid_features(size, sigmas, dtype, device))
         assert isinstance(built, LatticeFilter)
-        return SharedFilter(built)
+        return SplitFilter((built,), images=1)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from selflabel.affinity.filters import lattice_gpu
 from selflabel.affinity.filters.lattice import Lattice
 from selflabel.affinity.filters.lattice_gpu import TritonLattice
 from selflabel.affinity.filters.lattice_torch import TorchLattice, blur, spread
+from selflabel.affinity.filters.protocol import Addition
+from selflabel.affinity.filters.split import SplitFilter
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.kernels.gpu import lattice as kernels
 from selflabel.kernels.gpu import launch, simplices, vertices
@@ -182,12 +184,67 @@ def test_tables_between_blurs(
         assert torch.equal(kept.cpu()[at[at >= 0]], keys[at >= 0])
 
 
-def test_columns_after_the_last_are_zero(kernel_device: torch.device) -> None:
-    values = torch.arange(12.0, device=kernel_device).view(2, 3, 2)
+@pytest.mark.parametrize("first", [0, 2])
+def test_columns_after_the_last_are_zero(first: int, kernel_device: torch.device) -> None:
+    values = torch.arange(20.0, device=kernel_device).view(2, 5, 2)
     to = torch.full((2, 2, 4), math.nan, device=kernel_device)
-    kernels.rows(values, None, to)
-    assert torch.equal(to[..., :3], values.mT)
+    kernels.rows(values, None, to, kernels.Columns(first, 3))()
+    assert torch.equal(to[..., :3], values[:, first : first + 3].mT)
     assert torch.equal(to[..., 3], torch.zeros(2, 2, device=kernel_device))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("images", [1, 2])
+def test_what_is_prepared_takes_parts_of_the_classes(
+    scaled: bool, images: int, generator: torch.Generator, kernel_device: torch.device
+) -> None:
+    """As all at once, of the values at the time of the call: parts of 16 and 8 classes, of 8, and of 4."""
+    given, pixels, classes = features(2, 9, 2, 4.0, generator).to(kernel_device), 9, 21
+    lattices = tuple(TritonLattice.build(part, 1.3, 2) for part in torch.split(given, images))
+    lattice = SplitFilter(lattices, images)
+    values, to = (torch.randn(2, classes, pixels, generator=generator).to(kernel_device) for _ in range(2))
+    scale = torch.rand(2, 1, pixels, generator=generator).to(kernel_device) if scaled else None
+    for most in (16, 8, 4):
+        filled = values.new_zeros(2, classes, pixels)
+        found, expected = to.clone(), to.clone()
+        scratch = filled.new_full((lattice.scratch(most),), math.nan)
+        calls = lattice.prepared(Addition(filled, scale, 0.3, found), scratch)
+        filled.copy_(values)
+        for call in calls:
+            call()
+        lattice.add_scaled(values, scale, 0.3, expected)
+        assert torch.equal(found, expected)
+
+
+def test_large_images_have_lattices_of_their_own(
+    generator: torch.Generator, kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images a lattice, and the last one alone: the same as one lattice, with scales of one image or of all."""
+    given, x = features(3, 20, 2, 4.0, generator), torch.rand(3, 5, 20, generator=generator).to(kernel_device)
+    monkeypatch.setattr("selflabel.affinity.filters.lattice.backend", lambda *_: Backend.GPU)
+    whole = Lattice().build(given.to(kernel_device))
+    monkeypatch.setattr("selflabel.affinity.filters.lattice.PIXELS_OF_A_TABLE", 59)
+    split = Lattice().build(given.to(kernel_device))
+    assert isinstance(whole, TritonLattice)
+    assert isinstance(split, SplitFilter)
+    assert [each.degree().shape[0] for each in split.filters] == [2, 1]
+    assert split.vertices == whole.vertices
+    assert torch.equal(split.degree(), whole.degree())
+    assert torch.equal(split.apply(x), whole.apply(x))
+    for images in (1, 3):
+        scale = torch.rand(images, 1, 20, generator=generator).to(kernel_device)
+        found, expected = x.clone(), x.clone()
+        split.add_scaled(x, scale, 0.4, found)
+        whole.add_scaled(x, scale, 0.4, expected)
+        assert torch.equal(found, expected)
+
+
+def test_scratch_memory_for_no_class(generator: torch.Generator, kernel_device: torch.device) -> None:
+    lattice = TritonLattice.build(features(1, 9, 2, 4.0, generator).to(kernel_device), 1.3, 2)
+    values = torch.zeros(1, 2, 9, device=kernel_device)
+    scratch = values.new_empty(lattice.scratch(1) - 1)
+    with pytest.raises(ValueError, match=f"scratch memory of {lattice.scratch(1)} numbers, got"):
+        lattice.prepared(Addition(values, None, 1.0, values), scratch)
 
 
 def test_an_affinity_and_its_gradient(

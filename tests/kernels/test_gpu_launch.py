@@ -32,8 +32,8 @@ class Jit:
         self.compiled, self.launches = Compiled(fails), 0
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        def launched(*arguments: Any, num_warps: int) -> Compiled:
-            assert num_warps == 4
+        def launched(*arguments: Any, num_warps: int, enable_fp_fusion: bool) -> Compiled:
+            assert (num_warps, enable_fp_fusion) == (4, True)
             self.launches += 1
             return self.compiled
 

@@ -17,13 +17,16 @@ from selflabel.affinity.filters.protocol import (
     check_features_shape,
     grid_features,
 )
-from selflabel.affinity.filters.shared import SharedFilter
+from selflabel.affinity.filters.split import SplitFilter
 from selflabel.kernels.backend import Backend, Routine, backend
 from selflabel.kernels.tracing import opaque
 from selflabel.kinds import check_fields
 
 LEAST_SIGMA_PIXELS = 1.0
 """Kernels of place alone with a smaller bandwidth are filtered exactly: a lattice has no pixels to average over."""
+
+PIXELS_OF_A_TABLE = 1 << 19
+"""On a GPU images share a lattice up to so many pixels: enough to keep it busy, and tables of a few images alone."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,10 @@ class Lattice:
         if kernels is Backend.GPU:
             from selflabel.affinity.filters.lattice_gpu import TritonLattice
 
-            return TritonLattice.build(features.detach(), self.variance, self.radius)
+            images = max(1, PIXELS_OF_A_TABLE // features.shape[1])
+            parts = torch.split(features.detach(), images)
+            built = tuple(TritonLattice.build(part, self.variance, self.radius) for part in parts)
+            return built[0] if len(built) == 1 else SplitFilter(built, images)
         check_features(features)
         if kernels is Backend.CPU:
             from selflabel.affinity.filters.lattice_cpu import CompiledLattice
@@ -123,4 +129,4 @@ def _lattice_of_place(
         assert isinstance(built, CompiledLattice)
         return built.for_any_batch()
     assert isinstance(built, LatticeFilter)
-    return SharedFilter(built)
+    return SplitFilter((built,), images=1)

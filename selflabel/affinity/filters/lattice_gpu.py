@@ -12,13 +12,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from selflabel.affinity.filters.permutohedral import blur_taps, diagonal_factors, gain, key_strides
-from selflabel.affinity.filters.protocol import NOT_FINITE, check_values
+from selflabel.affinity.filters.protocol import NOT_FINITE, Addition, Call, check_values
 from selflabel.kernels.gpu import lattice as kernels
 from selflabel.kernels.gpu import simplices, vertices
 from selflabel.kernels.gpu.launch import padded
 
 PIECE = 64
 """Entries that are summed one after the other, at most."""
+
+SECTOR = 8
+"""Columns of 32 bytes, which is what memory is read in: parts of tables have whole ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +76,7 @@ class TritonLattice:
         """``K values``. Cost O(k n d). Raises `ValueError` for another shape or type than at build."""
         check_values(values, self.batch, self.pixels, torch.float32)
         result = torch.empty_like(values, memory_format=torch.contiguous_format)
-        table = self._blurred(values, None)
-        kernels.slice_rows(table, self._vertex, self.weight, None, result)
+        self._filter(Addition(values, None, 1.0, result, replaces=True))
         return result
 
     @torch.no_grad()
@@ -87,19 +89,61 @@ class TritonLattice:
     ) -> None:
         """``to += factor · diag(scale) K diag(scale) values``, with no further pass over the pixels."""
         check_values(values, self.batch, self.pixels, torch.float32)
-        table = self._blurred(values, scale)
-        kernels.slice_rows(table, self._vertex, self.weight, scale, to, factor)
+        self._filter(Addition(values, scale, factor, to))
 
-    def _blurred(self, values: Tensor, scale: Tensor | None) -> Tensor:
-        entries, width = self.entries, padded(values.shape[1])
-        rows = values.new_empty(self.batch, self.pixels, width)
-        kernels.rows(values.contiguous(), scale, rows)
-        x = values.new_empty(len(entries.rows), width)
-        kernels.splat(rows.view(-1, width), entries, x)
-        for neighbors in self.neighbors:
-            before, x = x, values.new_empty(neighbors.shape[1], width)
-            kernels.blur(before, neighbors, self.taps, x)
-        return x
+    def scratch(self, classes: int) -> int:
+        """Numbers of memory, in float32, in which so many classes are filtered at once: two tables."""
+        return sum(self._halves) * padded(classes)
+
+    def prepared(self, addition: Addition, scratch: Tensor) -> list[Call]:
+        """The calls that do this, in order; as many classes at once as the scratch memory has room for.
+
+        Raises `ValueError` if that is less than for one.
+        """
+        if len(scratch) < self.scratch(1):
+            raise ValueError(f"expected scratch memory of {self.scratch(1)} numbers, got {len(scratch)}")
+        return self._calls(addition, scratch)
+
+    def _filter(self, addition: Addition) -> None:
+        values = addition.values
+        scratch = values.new_empty(self.scratch(values.shape[1]))
+        for call in self._calls(addition._replace(values=values.contiguous()), scratch):
+            call()
+
+    def _calls(self, addition: Addition, scratch: Tensor) -> list[Call]:
+        values, scale, factor, to, replaces = addition
+        calls, classes = list[Call](), values.shape[1]
+        room = max(len(scratch) // sum(self._halves) // SECTOR * SECTOR, padded(1))
+        for first in range(0, classes, room):
+            part = kernels.Columns(first, min(room, classes - first))
+            tables = self._tables(scratch, padded(part.number))
+            pixels, blurred = tables[0], tables[-1]
+            calls.append(kernels.rows(values, scale, pixels.view(self.batch, self.pixels, -1), part))
+            calls += kernels.splat(pixels, self.entries, tables[1])
+            for before, after, neighbors in zip(tables[1:], tables[2:], self.neighbors, strict=False):
+                calls.append(kernels.blur(before, neighbors, self.taps, after))
+            calls.append(
+                kernels.slice_rows(
+                    blurred, self._vertex, self.weight, scale, factor, to, part, adds=not replaces
+                )
+            )
+        return calls
+
+    def _tables(self, scratch: Tensor, width: int) -> list[Tensor]:
+        """Those of the `_counts`, by turns in the second and the first half of the scratch memory."""
+        first, second = (rows * width for rows in self._halves)
+        halves = scratch[first:][:second].view(-1, width), scratch[:first].view(-1, width)
+        return [halves[number % 2][:count] for number, count in enumerate(self._counts)]
+
+    @cached_property
+    def _halves(self) -> tuple[int, int]:
+        """Rows of the two halves of the scratch memory."""
+        return max(self._counts[1::2]), max(self._counts[::2])
+
+    @property
+    def _counts(self) -> tuple[int, ...]:
+        """Rows of the tables: pixels, pieces of vertices, and vertices after each blur."""
+        return self.batch * self.pixels, len(self.entries.rows), *(each.shape[1] for each in self.neighbors)
 
     @property
     def _vertex(self) -> Tensor:

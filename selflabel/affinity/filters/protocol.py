@@ -1,7 +1,7 @@
 """What dense filters share: their protocols, the checks of their inputs, and their gradient."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -51,6 +51,32 @@ class ScalingFilter(Filter, Protocol):
         to: Float[Tensor, "b k n"],
     ) -> None:
         """``to += factor · diag(scale) K diag(scale) values``."""
+
+
+Call = Callable[[], object]
+"""Work that is prepared, to be done again and again."""
+
+
+class Addition(NamedTuple):
+    """``to += factor · diag(scale) K diag(scale) values``, with the values of the time when it is done."""
+
+    values: Float[Tensor, "b k n"]
+    scale: Float[Tensor, "_ 1 n"] | None
+    factor: float
+    to: Float[Tensor, "b k n"]
+    replaces: bool = False
+    """``to = …`` instead."""
+
+
+@runtime_checkable
+class PreparingFilter(ScalingFilter, Protocol):
+    """The same, of which all that is asked for each time can be prepared once, on contiguous values."""
+
+    def scratch(self, classes: int) -> int:
+        """Numbers of memory, in float32, in which so many classes are filtered at once."""
+
+    def prepared(self, addition: Addition, scratch: Tensor) -> list[Call]:
+        """The calls that do this, in order; as many classes at once as the scratch memory has room for."""
 
 
 @runtime_checkable

@@ -1,12 +1,20 @@
 """Weighted sums of filters, each scaled on both sides: what a dense affinity applies."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.filters.protocol import AddingFilter, Filter, ScalingFilter
+from selflabel.affinity.filters.protocol import (
+    AddingFilter,
+    Addition,
+    Call,
+    Filter,
+    PreparingFilter,
+    ScalingFilter,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +35,25 @@ class ScaledFilter:
             to.add_(self.filter.apply(values), alpha=self.weight)
         else:
             to.addcmul_(self.scale, self.filter.apply(self.scale * values), value=self.weight)
+
+    def scratch(self, classes: int) -> int:
+        """Numbers of memory with which `prepared` filters so many classes at once."""
+        return self.filter.scratch(classes) if isinstance(self.filter, PreparingFilter) else 0
+
+    def prepared(
+        self,
+        values: Float[Tensor, "b k n"],
+        to: Float[Tensor, "b k n"],
+        scratch: Tensor,
+        *,
+        replaces: bool = False,
+    ) -> list[Call]:
+        """What `add` does at each time, of contiguous values, or what ``to`` is then; may take the scratch memory."""
+        if isinstance(self.filter, PreparingFilter):
+            addition = Addition(values, self.scale, self.weight, to, replaces)
+            return self.filter.prepared(addition, scratch)
+        added = partial(self.add, values, to)
+        return [to.zero_, added] if replaces else [added]
 
 
 def apply_sum(filters: tuple[ScaledFilter, ...], values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:

@@ -4,11 +4,12 @@ A row is `padded`: its columns are read in vectors, by neighboring threads. All 
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.launch import Kernel, blocks, tile
+from selflabel.kernels.gpu.launch import Kernel, Launch, blocks, tile
 from selflabel.kernels.gpu.simplices import Entries
 
 VECTOR = 4
@@ -21,7 +22,9 @@ def _rows(
     scale,
     to,
     pixels,
+    first,
     columns,
+    classes,
     vectors,
     own_scale,
     SCALED: tl.constexpr,
@@ -33,7 +36,7 @@ def _rows(
     pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = pixel < pixels
-    at = (image.to(tl.int64) * columns + column[None, :]) * pixels + pixel[:, None]
+    at = (image.to(tl.int64) * classes + first + column[None, :]) * pixels + pixel[:, None]
     x = tl.load(values + at, mask=inside[:, None] & (column < columns)[None, :], other=0.0)
     if SCALED:
         x *= tl.load(scale + image * own_scale + pixel, mask=inside, other=0.0)[:, None]
@@ -114,12 +117,14 @@ def _slice(
     factor,
     to,
     pixels,
+    first,
     columns,
+    classes,
     vectors,
     own_scale,
     CORNERS: tl.constexpr,
     SCALED: tl.constexpr,
-    ADDED: tl.constexpr,
+    ADDS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -137,34 +142,33 @@ def _slice(
         total += own[:, None] * tl.load(x + at, mask=inside[:, None] & stored[None, :], other=0.0)
     if SCALED:
         total *= tl.load(scale + image * own_scale + pixel, mask=inside, other=0.0)[:, None]
-    at = (image.to(tl.int64) * columns + column[None, :]) * pixels + pixel[:, None]
+    at = (image.to(tl.int64) * classes + first + column[None, :]) * pixels + pixel[:, None]
     there = inside[:, None] & (column < columns)[None, :]
-    if ADDED:
-        total = tl.load(to + at, mask=there, other=0.0) + factor * total
+    total *= factor
+    if ADDS:
+        total += tl.load(to + at, mask=there, other=0.0)
     tl.store(to + at, total, mask=there)
 
 
-def rows(values: Tensor, scale: Tensor | None, to: Tensor) -> None:
-    """``to[b n width] = scale · values [b k n]``, pixels by rows, zeros in the columns after the last.
+class Columns(NamedTuple):
+    """Some columns of values ``[b k n]``: classes from `first` on."""
+
+    first: int
+    number: int
+
+
+def rows(values: Tensor, scale: Tensor | None, to: Tensor, part: Columns) -> Launch:
+    """``to[b n width] = scale · values [b k n]`` of some columns, pixels by rows, zeros in the columns after the last.
 
     `values` are contiguous; `scale` is ``[b n]`` or ``[1 n]``.
     """
-    batch, columns, pixels = values.shape
+    batch, classes, pixels = values.shape
     width = to.shape[-1]
     height, across = tile(width)
-    _rows(
-        (blocks(pixels, height), blocks(width, across), batch),
-        values,
-        values if scale is None else scale,
-        to,
-        pixels,
-        columns,
-        width // VECTOR,
-        _step(scale),
-        scale is not None,
-        height,
-        across,
-    )
+    return Launch(
+        _rows, (blocks(pixels, height), blocks(width, across), batch), values, values if scale is None else scale,
+        to, pixels, *part, classes, width // VECTOR, _step(scale), scale is not None, height, across,
+    )  # fmt: skip
 
 
 def _step(scale: Tensor | None) -> int:
@@ -172,79 +176,45 @@ def _step(scale: Tensor | None) -> int:
     return 0 if scale is None or len(scale) == 1 else scale.shape[-1]
 
 
-def splat(x: Tensor, entries: Entries, to: Tensor) -> None:
+def splat(x: Tensor, entries: Entries, to: Tensor) -> list[Launch]:
     """``to[v] = Σ weight · x[pixel]`` over the entries of vertex v, in order; further rows of `to` are scratch."""
     count, vertices, width = len(entries.rows), len(entries.table), to.shape[1]
     height, across = tile(width, 4)
     columns = blocks(width, across)
-    _splat(
-        (blocks(count, height), columns),
-        x,
-        entries.pixel,
-        entries.weight,
-        entries.pieces,
-        entries.rows,
-        to,
-        count,
-        width // VECTOR,
-        height,
-        across,
-    )
+    sums = Launch(
+        _splat, (blocks(count, height), columns), x, entries.pixel, entries.weight, entries.pieces, entries.rows, to,
+        count, width // VECTOR, height, across,
+    )  # fmt: skip
     rest = count - vertices
-    if rest:
-        _add_rest(
-            (blocks(rest, height), columns),
-            to,
-            entries.rest_vertex,
-            entries.first_piece,
-            vertices,
-            rest,
-            width // VECTOR,
-            height,
-            across,
-        )
+    if not rest:
+        return [sums]
+    added = Launch(
+        _add_rest, (blocks(rest, height), columns), to, entries.rest_vertex, entries.first_piece, vertices, rest,
+        width // VECTOR, height, across,
+    )  # fmt: skip
+    return [sums, added]
 
 
-def blur(x: Tensor, neighbors: Tensor, taps: Tensor, to: Tensor) -> None:
+def blur(x: Tensor, neighbors: Tensor, taps: Tensor, to: Tensor) -> Launch:
     """``to[r] = Σ_t taps[t] · x[neighbors[t, r]]``; a neighbor that is not there has the number -1."""
     count, width = to.shape
     height, across = tile(width)
-    _blur(
-        (blocks(count, height), blocks(width, across)),
-        x,
-        neighbors,
-        taps,
-        to,
-        count,
-        width // VECTOR,
-        len(taps),
-        height,
-        across,
-    )
+    return Launch(
+        _blur, (blocks(count, height), blocks(width, across)), x, neighbors, taps, to, count, width // VECTOR,
+        len(taps), height, across,
+    )  # fmt: skip
 
 
 def slice_rows(
-    x: Tensor, vertex: Tensor, weight: Tensor, scale: Tensor | None, to: Tensor, factor: float | None = None
-) -> None:
-    """``to[b k n] = scale · Σ_c weight[b n c] · x[vertex[b n c]]``; with a factor, added so many times."""
-    batch, columns, pixels = to.shape
+    x: Tensor, vertex: Tensor, weight: Tensor, scale: Tensor | None, factor: float, to: Tensor, part: Columns, *,
+    adds: bool,
+) -> Launch:  # fmt: skip
+    """``to[b k n] = factor · scale · Σ_c weight[b n c] · x[vertex[b n c]]`` in some columns, or ``+=`` (`adds`)."""
+    batch, classes, pixels = to.shape
     width = x.shape[1]
     height, across = tile(width)
-    _slice(
-        (blocks(pixels, height), blocks(columns, across), batch),
-        x,
-        vertex,
-        weight,
-        weight if scale is None else scale,
-        1.0 if factor is None else float(factor),
-        to,
-        pixels,
-        columns,
-        width // VECTOR,
-        _step(scale),
-        vertex.shape[-1],
-        scale is not None,
-        factor is not None,
-        height,
-        across,
-    )
+    return Launch(
+        _slice, (blocks(pixels, height), blocks(part.number, across), batch), x, vertex, weight,
+        weight if scale is None else scale, float(factor), to, pixels, *part, classes, width // VECTOR, _step(scale),
+        vertex.shape[-1], scale is not None, adds, height, across,
+    )  # fmt: skip

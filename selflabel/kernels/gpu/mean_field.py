@@ -9,7 +9,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.launch import Kernel, blocks, power_of_two
+from selflabel.kernels.gpu.launch import Kernel, Launch, blocks, power_of_two
 
 UNLABELED = tl.constexpr(255)
 """The seed of a pixel without one."""
@@ -184,26 +184,19 @@ class Labels(NamedTuple):
     filtered: Tensor
 
 
-def energies(labels: Labels, terms: Terms) -> Tensor:
-    """``η Σ -y·ln σ + λ Σ_ij W_ij (1 - y_i·y_j) - τ Σ S(y)`` in float64, by blocks of pixels: ``[b blocks]``."""
+def parts_of(labels: Tensor) -> Tensor:
+    """For energies by blocks of pixels: ``[b blocks]`` in float64."""
+    batch, classes, pixels = labels.shape
+    return labels.new_empty(batch, blocks(pixels, _tile(classes)[1]), dtype=torch.float64)
+
+
+def measuring(labels: Labels, terms: Terms, parts: Tensor) -> Launch:
+    """``η Σ -y·ln σ + λ Σ_ij W_ij (1 - y_i·y_j) - τ Σ S(y)`` by blocks of pixels."""
     batch, classes, pixels = labels.value.shape
-    across, height = _tile(classes)
-    parts = labels.value.new_empty(batch, blocks(pixels, height), dtype=torch.float64)
-    _energy(
-        (parts.shape[1], batch),
-        *labels,
-        terms.unary,
-        terms.seeds,
-        parts,
-        terms.pairwise,
-        terms.temperature,
-        terms.floor,
-        pixels,
-        classes,
-        across,
-        height,
-    )
-    return parts
+    return Launch(
+        _energy, (parts.shape[1], batch), *labels, terms.unary, terms.seeds, parts, terms.pairwise,
+        terms.temperature, terms.floor, pixels, classes, *_tile(classes),
+    )  # fmt: skip
 
 
 class State(NamedTuple):
@@ -228,33 +221,30 @@ class State(NamedTuple):
         return cls(energies, done, ones.int(), ones, done.int(), torch.full_like(ones, int(swept)).int())
 
 
-def decided(parts: Tensor, before: State, rtol: float, rules: SweepRules) -> State:
-    """After a trial with these `energies`. Where they rise, it is not accepted.
+def deciding(parts: Tensor, before: State, after: State, rtol: float, rules: SweepRules) -> Launch:
+    """The state after a trial with these energies. Where they rise, it is not accepted.
 
     After such a sweep all steps of the image visit all pixels; after such a step of all, the next one is half as long.
     An image is done if a step of all pixels gains less than `rtol` of its energy, or if no step is short enough.
     """
-    after = State(*map(torch.empty_like, before))
     flags = (state.done.view(torch.uint8) for state in (before, after))
     rest = (
-        before.energies,
-        before.rates,
-        before.ages,
-        before.swept,
-        after.energies,
-        after.accepted,
-        after.rates,
-        after.ages,
-        after.swept,
-    )
+        before.energies, before.rates, before.ages, before.swept,
+        after.energies, after.accepted, after.rates, after.ages, after.swept,
+    )  # fmt: skip
     numbers = rtol, rules.far, rules.revisit, rules.rise, rules.shortest, parts.shape[1]
-    _decide((len(parts),), parts, *flags, *rest, *numbers, 1024)
-    return after
+    return Launch(_decide, (len(parts),), parts, *flags, *rest, *numbers, 1024)
 
 
-def update(
-    current: Labels, trial: Labels, state: State, terms: Terms, moved: Tensor | None, *, is_first: bool
-) -> None:
+def updating(
+    current: Labels,
+    trial: Labels,
+    state: State,
+    terms: Terms,
+    moved: Tensor | None,
+    *,
+    is_first: bool = False,
+) -> Launch:
     """One step in the logits, from the trial where it is accepted, else from the current labels.
 
     Writes the new trial to ``current.value``, and to `trial` the labels that it starts from: the two change roles.
@@ -263,26 +253,9 @@ def update(
     """
     batch, classes, pixels = current.value.shape
     across, height = _tile(classes)
-    _update(
-        (blocks(pixels, height), batch),
-        *current,
-        *trial,
-        state.accepted,
-        state.rates,
-        state.ages,
-        state.swept,
-        state.swept if moved is None else moved,
-        terms.unary,
-        terms.seeds,
-        terms.allowed,
-        terms.pairwise,
-        terms.temperature,
-        terms.floor,
-        terms.rules.revisit,
-        -1.0 if is_first else terms.rules.settled**2,
-        pixels,
-        classes,
-        moved is not None,
-        across,
-        height,
-    )
+    return Launch(
+        _update, (blocks(pixels, height), batch), *current, *trial, state.accepted, state.rates, state.ages,
+        state.swept, state.swept if moved is None else moved, terms.unary, terms.seeds, terms.allowed,
+        terms.pairwise, terms.temperature, terms.floor, terms.rules.revisit,
+        -1.0 if is_first else terms.rules.settled**2, pixels, classes, moved is not None, across, height,
+    )  # fmt: skip
