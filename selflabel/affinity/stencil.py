@@ -114,10 +114,14 @@ class Stencil:
         return (self.flat[0],) if has_kernels else self.weights
 
     def has_kernels(self, labels: Float[Tensor, "b k *s"]) -> bool:
-        """Are there kernels for these labels, of which no graph is recorded? Places are counted in 32 bits."""
+        """Are there kernels for these labels, of which no graph is recorded? Places are counted in 32 bits.
+
+        They take the weights in float32, and labels in float64, too.
+        """
+        weights = self.weights[0]
         return (
-            backend(Routine.STENCIL, labels.device, labels.dtype) is Backend.GPU
-            and self.weights[0].dtype == labels.dtype
+            backend(Routine.STENCIL, labels.device, weights.dtype) is Backend.GPU
+            and labels.dtype in (weights.dtype, torch.float64)
             and (labels.shape[0], *labels.shape[2:]) == self.shape
             and prod(self.size) * max(labels.shape[1], len(self.offsets)) < 1 << 31
             and not (labels.requires_grad and torch.is_grad_enabled())

@@ -69,6 +69,23 @@ def test_every_size(kind: str, size: tuple[int, ...], classes: int, kernel_devic
     torch.testing.assert_close(single.degree().cpu().double(), affinity.degree(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("relaxation", RELAXATIONS, ids=lambda r: r.name)
+def test_labels_in_double_precision(relaxation: Relaxation, kernel_device: torch.device) -> None:
+    """With weights in single precision, as where an energy is in doubt."""
+    affinity, labels = drawn("grid8", (5, 7), 3, kernel_device)
+    single, values = there(affinity, kernel_device), labels.to(kernel_device)
+    precise = single.to(torch.float64)
+    assert single.has_kernels(values)
+    assert not precise.has_kernels(values)
+    expected, slope = potts_and_grad(values, precise, relaxation)
+    found, other = potts_and_grad(values, single, relaxation)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(potts(values, single, relaxation), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(other.value, slope.value, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(other.curvature, slope.curvature, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(single.apply(values), precise.apply(values), rtol=1e-12, atol=1e-12)
+
+
 def test_the_formulas_are_those_of_terms() -> None:
     assert list(formulas.RELAXATIONS) == [relaxation.name for relaxation in RELAXATIONS]
 
