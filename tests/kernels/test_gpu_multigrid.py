@@ -1,6 +1,7 @@
 """Multigrid by kernels in Triton, against torch."""
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from selflabel.affinity.stencil import Stencil
 from selflabel.kernels.backend import Backend
-from selflabel.kernels.gpu import grids
+from selflabel.kernels.gpu import cycle, grids
 from selflabel.kernels.gpu import multigrid as kernels
 from selflabel.kernels.gpu.multigrid import GridArrays, Shape
 from selflabel.numerics.linear import hierarchy, multigrid, multigrid_gpu
@@ -76,15 +77,28 @@ def test_coarser_grids(size: tuple[int, ...], batch: int, kernel_device: torch.d
         own, free = arrays_of(grid)
         between = interpolation(grid)
         coarser = coarsen(grid, between)
-        close(grids.invert(own.weights, own.hold, free, shape), grid.inverse)
-        shares = grids.interpolate(own.weights, free, shape)
+        made = GridArrays(own.weights, own.hold, torch.full_like(own.hold, torch.nan))
+        grids.invert(made, free, shape)
+        close(made.inverse, grid.inverse)
+        shares = torch.full_like(between.shares, torch.nan).flatten(2)
+        grids.interpolate(own.weights, free, shares, shape)
         close(shares, between.shares)
         if len(size) == 3 and kernel_device.type == "cpu":  # a minute in the interpreter
             return
-        weights, hold = grids.coarsen(own.weights, own.hold, free, shares, shape)
-        close(weights, coarser.weights)
-        close(hold, coarser.hold)
+        found, _ = arrays_of(replace(coarser, weights=torch.full_like(coarser.weights, torch.nan)))
+        grids.coarsen(own, free, shares, found, shape)
+        close(found.weights, coarser.weights)
+        close(found.hold, coarser.hold)
         grid, shape = coarser, shape.coarse
+
+
+@pytest.mark.parametrize("size", [(5, 7), (2, 3, 2)])
+def test_the_matrix_of_a_grid(size: tuple[int, ...], kernel_device: torch.device) -> None:
+    problem = drawn(size, 1, kernel_device)
+    grid = grid_of(problem)
+    assert bool((grid.inverse == 0).any())
+    found = grids.matrix(arrays_of(grid)[0], Shape.of(tuple(problem.probs.shape)))
+    torch.testing.assert_close(found, grid.matrix(), rtol=1e-12, atol=0)
 
 
 @pytest.fixture
@@ -135,6 +149,49 @@ def test_sweeps_and_ways_between_grids(
     close(moved, values + between.prolong(coarse), 1e-5)
 
 
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_cycle_through_small_grids(
+    classes: int, kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all grids but the finest; in several rounds of pixels, and of the coarsest alone."""
+    monkeypatch.setattr(hierarchy, "COARSEST", 6)
+    monkeypatch.setattr(cycle, "BLOCK", 16)
+    problem = drawn((9, 10), classes, kernel_device)
+    grids_of = hierarchy.Hierarchy.build(grid_of(problem))
+    shape = Shape.of(tuple(problem.probs.shape))
+    shapes = [shape.coarse, shape.coarse.coarse, shape.coarse.coarse.coarse]
+    assert [each.size[1:] for each in shapes] == [grid.size for grid in grids_of.grids[1:]]
+    arena, places, views = multigrid_gpu._arena(shapes, problem.probs)
+    arena.fill_(torch.nan)
+    levels = [multigrid_gpu.Level.of(*each) for each in zip(shapes, views, strict=True)]
+    for level, grid in zip(levels, grids_of.grids[1:], strict=True):
+        for array, expected in zip(level.grid, (grid.weights, grid.hold, grid.inverse), strict=True):
+            array.copy_(expected.view(array.shape))
+    for level, between in zip(levels[:-1], grids_of.between[1:], strict=True):
+        level.shares.copy_(between.shares.flatten(2))
+    for first in (0, 2):
+        right = torch.randn(2, classes, *shapes[first].size[1:], device=kernel_device)
+        right *= grids_of.grids[1 + first].inverse > 0
+        levels[first].right.copy_(right.flatten(2))
+        cycle.cycling(arena, places[first:], grids_of.inverse, hierarchy.FACTORS, classes)()
+        close(levels[first].spare, grids_of.cycle(right, 1 + first), 1e-5)
+
+
+def test_which_grids_are_small(kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never the finest, and none of a volume but the coarsest."""
+    monkeypatch.setattr(multigrid_gpu, "COARSEST", 6)
+    for most, size, expected in ((30, (5, 6), 1), (8, (5, 6), 2), (8, (5, 2), 1), (900, (3, 3, 2), 1)):
+        monkeypatch.setattr(cycle, "MOST_PIXELS", most)
+        shape = Shape.of((1, 1, *size))
+        shapes = [shape]
+        while prod(shapes[-1].size) > 6:
+            shapes.append(shapes[-1].coarse)
+        arena, places, views = multigrid_gpu._arena(shapes, torch.empty(0, device=kernel_device))
+        levels = tuple(multigrid_gpu.Level.of(*each) for each in zip(shapes, views, strict=True))
+        assert multigrid_gpu.Levels(levels, arena, arena, places).first_small == expected
+        assert all(begin % 4 == 0 for place in places for begin in place[2:])
+
+
 def system_of(problem: Problem) -> System:
     assert isinstance(problem.affinity, Stencil)
     walk = RandomWalk(problem.affinity, 1.7, 0.1, problem.probs)
@@ -154,14 +211,16 @@ def test_iterations(kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
     runs = GPUIterations(system, start), TorchIterations(system, start)
     assert isinstance(system.affinity, Stencil)
     grid = finest(system.affinity, system.scale, system.ties, system.free, torch.float32)
-    assert [level.shape.size for level in runs[0]._levels] == [(1, 5, 6), (1, 3, 3)]
-    for level in runs[0]._levels:
+    made = runs[0]._hierarchy
+    assert [level.shape.size for level in made.levels] == [(1, 5, 6), (1, 3, 3), (1, 2, 2)]
+    assert made.first_small == 1
+    for level in made.levels[:-1]:
         between = interpolation(grid)
         close(level.shares, between.shares)
         for found, expected in zip(level.grid, (grid.weights, grid.hold, grid.inverse), strict=True):
             close(found, expected)
         grid = coarsen(grid, between)
-    close(runs[0]._coarsest, hierarchy.inverted(grid))
+    close(made.inverse, hierarchy.inverted(grid))
     for _ in range(2):
         for run in runs:
             run.step()

@@ -7,8 +7,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from selflabel.kernels.gpu.launch import Kernel, blocks, helper
-from selflabel.kernels.gpu.multigrid import Shape, towards
+from selflabel.kernels.gpu.launch import Kernel, blocks, helper, power_of_two
+from selflabel.kernels.gpu.multigrid import GridArrays, Shape, towards
 
 PIXELS = 256
 """Of a program."""
@@ -175,35 +175,61 @@ def _hold(
     tl.store(result + image * (deep * high * wide) + coarse, total, mask=there)
 
 
-def invert(weights: Tensor, hold: Tensor, free: Tensor, shape: Shape) -> Tensor:
-    """The inverse of the diagonal ``[b n]``; 0 where pixels are not free, or nothing ties them."""
-    inverse = torch.empty_like(hold)
-    _invert(_grid(shape), weights, hold, free, inverse, *shape.size, shape.directions, PIXELS)
-    return inverse
+@Kernel
+def _matrix(weights, hold, inverse, to, depth, height, width, DIRECTIONS: tl.constexpr, SIZE: tl.constexpr):
+    row, image = tl.program_id(0) + tl.zeros((1,), tl.int32), tl.program_id(1).to(tl.int64)
+    z, y, x = coordinates(row, height, width)
+    pixels = depth * height * width
+    column = tl.arange(0, SIZE)
+    weights += image * (DIRECTIONS // 2) * pixels
+    diagonal = tl.load(hold + image * pixels + row).to(tl.float64)
+    dense = tl.zeros((SIZE,), tl.float64)
+    for t in tl.static_range(DIRECTIONS):
+        if t != DIRECTIONS // 2:
+            far, listed, exists = towards(t, z, y, x, row >= 0, depth, height, width, DIRECTIONS)
+            weight = tl.load(weights + listed, mask=exists, other=0.0).to(tl.float64)
+            diagonal += weight
+            dense -= tl.where(column == row + far, weight, 0.0)
+    dense = tl.where(column == row, diagonal, dense)
+    # without equations of their own pixels stay as they are
+    mine = tl.load(inverse + image * pixels + row) > 0
+    theirs = tl.load(inverse + image * pixels + column, mask=column < pixels, other=0.0) > 0
+    dense = tl.where(mine & theirs, dense, (column == row).to(tl.float64))
+    tl.store(to + (image * pixels + row) * pixels + column, dense, mask=column < pixels)
 
 
-def interpolate(weights: Tensor, free: Tensor, shape: Shape) -> Tensor:
+def invert(grid: GridArrays, free: Tensor, shape: Shape) -> None:
+    """The inverse of the diagonal into `grid.inverse`; 0 where pixels are not free, or nothing ties them."""
+    _invert(
+        _programs(shape), grid.weights, grid.hold, free, grid.inverse, *shape.size, shape.directions, PIXELS
+    )
+
+
+def interpolate(weights: Tensor, free: Tensor, shares: Tensor, shape: Shape) -> None:
     """The shares ``[b c n]`` of fine pixels, 0 where they are not free."""
     axes = 3 if shape.directions == 27 else 2
-    shares = weights.new_zeros(len(weights), 2**axes, weights.shape[2])
+    shares.zero_()
     for odd in range(1, axes + 1):
-        _interpolate(_grid(shape), weights, shares, *shape.size, odd, shape.directions, PIXELS)
-    return shares.mul_(free.view(len(free), 1, -1))
+        _interpolate(_programs(shape), weights, shares, *shape.size, odd, shape.directions, PIXELS)
+    shares.mul_(free.view(len(free), 1, -1))
 
 
-def coarsen(
-    weights: Tensor, hold: Tensor, free: Tensor, shares: Tensor, shape: Shape
-) -> tuple[Tensor, Tensor]:
-    """Weights ``[b m n]`` and hold ``[b n]`` of the coarser grid."""
-    size = shape.coarse.size[0] * shape.coarse.size[1] * shape.coarse.size[2]
-    coarser = weights.new_empty(*weights.shape[:2], size)
-    held = hold.new_empty(len(hold), size)
-    parts = blocks(size, PIXELS)
+def coarsen(grid: GridArrays, free: Tensor, shares: Tensor, coarser: GridArrays, shape: Shape) -> None:
+    """Weights and hold of the coarser grid."""
+    parts = blocks(coarser.hold.shape[1], PIXELS)
     sizes = *shape.size, shape.directions, PIXELS
-    _weigh((parts, shape.directions // 2, shape.batch), weights, free, shares, coarser, *sizes)
-    _hold((parts, shape.batch), weights, hold, free, shares, held, *sizes)
-    return coarser, held
+    given = grid.weights, free, shares, coarser.weights
+    _weigh((parts, shape.directions // 2, shape.batch), *given, *sizes)
+    _hold((parts, shape.batch), grid.weights, grid.hold, free, shares, coarser.hold, *sizes)
 
 
-def _grid(shape: Shape) -> tuple[int, int]:
+def matrix(grid: GridArrays, shape: Shape) -> Tensor:
+    """The matrix of a small grid in float64, with a unit diagonal for pixels without equations: ``[b n n]``."""
+    count = grid.hold.shape[1]
+    to = torch.empty(shape.batch, count, count, dtype=torch.float64, device=grid.hold.device)
+    _matrix((count, shape.batch), *grid, to, *shape.size, shape.directions, power_of_two(count))
+    return to
+
+
+def _programs(shape: Shape) -> tuple[int, int]:
     return blocks(shape.size[0] * shape.size[1] * shape.size[2], PIXELS), shape.batch

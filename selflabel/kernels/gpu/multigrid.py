@@ -1,4 +1,4 @@
-"""Multigrid in Triton: sweeps, restriction and prolongation between grids, and conjugate gradients around them.
+"""Multigrid in Triton: sweeps, and restriction and prolongation between grids.
 
 A program works on some classes of a tile of pixels. Values lie class by class, ``[b k n]``, weights by the first pixel
 of a pair, for the second half of all directions (`numerics.linear.grids`). No program writes what another reads.
@@ -6,7 +6,6 @@ of a pair, for the second half of all directions (`numerics.linear.grids`). No p
 
 from typing import NamedTuple
 
-import torch
 import triton.language as tl
 from torch import Tensor
 
@@ -21,9 +20,6 @@ NUMBERS = 512
 
 COLUMNS = 32
 """Pixels of a row of a tile: 128 bytes of float32."""
-
-SUMMED = 1024
-"""Numbers that are added up at once."""
 
 
 class GridArrays(NamedTuple):
@@ -113,49 +109,45 @@ def outflow(
     return total
 
 
-@Kernel
-def _sweep(
-    values, right, weights, hold, inverse, result, sums, start, factor, depth, height, width, classes,
-    STARTS: tl.constexpr, SUMS: tl.constexpr, DIRECTIONS: tl.constexpr,
-    CLASSES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+@helper
+def swept(
+    values, right, weights, hold, inverse, start, factor, at, inside, z, y, x, valid, depth, height, width,
+    STARTS: tl.constexpr, DIRECTIONS: tl.constexpr,
 ):  # fmt: skip
-    image, pixels = tl.program_id(2).to(tl.int64), depth * height * width
-    z, y, x, valid = place(depth, height, width, ROWS, COLUMNS)
-    i, k = (z * height + y) * width + x, tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)[:, None]
-    inside, at = (k < classes) & valid[None, :], k * pixels + i[None, :]
-    first = image * classes * pixels
-    inverse += image * pixels
-    scale = tl.load(inverse + i, mask=valid, other=0.0)[None, :]
-    b = tl.load(right + first + at, mask=inside, other=0.0)
-    own = start * scale * b if STARTS else tl.load(values + first + at, mask=inside, other=0.0)
+    """``y + factor D⁻¹ (b - A y)``, and b, of an image's pixels in some classes; for STARTS see `outflow`."""
+    here = (z * height + y) * width + x
+    scale = tl.load(inverse + here, mask=valid, other=0.0)[None, :]
+    b = tl.load(right + at, mask=inside, other=0.0)
+    own = start * scale * b if STARTS else tl.load(values + at, mask=inside, other=0.0)
     flow = outflow(
-        values + first, inverse, start, weights + image * (DIRECTIONS // 2) * pixels, own, at, inside,
-        z, y, x, valid, depth, height, width, STARTS, DIRECTIONS,
-    )  # fmt: skip
-    held = tl.load(hold + image * pixels + i, mask=valid, other=0.0)[None, :] * own
-    new = own + factor * scale * (b - held - flow)
-    tl.store(result + first + at, new, mask=inside)
-    if SUMS:
-        total = tl.sum(new.to(tl.float64) * b.to(tl.float64), 1)
-        k = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)
-        row = image * classes + k
-        tl.store(sums + row * tl.num_programs(0) + tl.program_id(0), total, mask=k < classes)
+        values,
+        inverse,
+        start,
+        weights,
+        own,
+        at,
+        inside,
+        z,
+        y,
+        x,
+        valid,
+        depth,
+        height,
+        width,
+        STARTS,
+        DIRECTIONS,
+    )
+    held = tl.load(hold + here, mask=valid, other=0.0)[None, :] * own
+    return own + factor * scale * (b - held - flow), b
 
 
-@Kernel
-def _restrict(
-    values, right, weights, hold, shares, result, depth, height, width, classes,
-    DIRECTIONS: tl.constexpr, CLASSES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+@helper
+def restricted(
+    values, right, weights, hold, shares, k, classes, cz, cy, cx, there, total, depth, height, width,
+    DIRECTIONS: tl.constexpr,
 ):  # fmt: skip
-    image, pixels = tl.program_id(2).to(tl.int64), depth * height * width
-    deep, high, wide = (depth + 1) // 2, (height + 1) // 2, (width + 1) // 2
-    cz, cy, cx, there = place(deep, high, wide, ROWS, COLUMNS)
-    k = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)[:, None]
-    first, parents = image * classes * pixels, 8 if DIRECTIONS == 27 else 4
-    values += first
-    right += first
-    weights += image * (DIRECTIONS // 2) * pixels
-    total = tl.zeros((CLASSES, ROWS * COLUMNS), tl.float32)
+    """``total + Pᵀ (b - A y)`` of an image's coarse pixels in some classes."""
+    pixels = depth * height * width
     for s in range(DIRECTIONS):
         dy, dx = s // 3 % 3 - 1, s % 3 - 1
         dz = s // 9 - 1 if DIRECTIONS == 27 else 0
@@ -163,7 +155,7 @@ def _restrict(
         valid = there & (z >= 0) & (z < depth) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
         i = (z * height + y) * width + x
         side = (dz < 0) * 4 + (dy < 0) * 2 + (dx < 0) * 1
-        share = tl.load(shares + (image * parents + side) * pixels + i, mask=valid, other=0.0)
+        share = tl.load(shares + side * pixels + i, mask=valid, other=0.0)
         inside, at = (k < classes) & valid[None, :], k * pixels + i[None, :]
         b = tl.load(right + at, mask=inside, other=0.0)
         own = tl.load(values + at, mask=inside, other=0.0)
@@ -185,8 +177,67 @@ def _restrict(
             False,
             DIRECTIONS,
         )
-        held = tl.load(hold + image * pixels + i, mask=valid, other=0.0)[None, :] * own
+        held = tl.load(hold + i, mask=valid, other=0.0)[None, :] * own
         total += share[None, :] * (b - held - flow)
+    return total
+
+
+@helper
+def prolonged(
+    values, coarse, shares, k, at, inside, z, y, x, valid, depth, height, width, DIRECTIONS: tl.constexpr
+):
+    """``y + P coarse`` of an image's pixels in some classes."""
+    deep, high, wide = (depth + 1) // 2, (height + 1) // 2, (width + 1) // 2
+    i, pixels = (z * height + y) * width + x, depth * height * width
+    parents: tl.constexpr = 8 if DIRECTIONS == 27 else 4
+    total = tl.load(values + at, mask=inside, other=0.0)
+    for side in tl.static_range(parents):
+        cz, cy, cx = z // 2 + side // 4, y // 2 + side // 2 % 2, x // 2 + side % 2
+        exists = valid & (cz < deep) & (cy < high) & (cx < wide)
+        share = tl.load(shares + side * pixels + i, mask=exists, other=0.0)
+        there = k * (deep * high * wide) + ((cz * high + cy) * wide + cx)[None, :]
+        total += share[None, :] * tl.load(coarse + there, mask=inside & exists[None, :], other=0.0)
+    return total
+
+
+@Kernel
+def _sweep(
+    values, right, weights, hold, inverse, result, sums, start, factor, depth, height, width, classes,
+    STARTS: tl.constexpr, SUMS: tl.constexpr, DIRECTIONS: tl.constexpr,
+    CLASSES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    image, pixels = tl.program_id(2).to(tl.int64), depth * height * width
+    z, y, x, valid = place(depth, height, width, ROWS, COLUMNS)
+    i, k = (z * height + y) * width + x, tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)[:, None]
+    inside, at = (k < classes) & valid[None, :], k * pixels + i[None, :]
+    first = image * classes * pixels
+    new, b = swept(
+        values + first, right + first, weights + image * (DIRECTIONS // 2) * pixels, hold + image * pixels,
+        inverse + image * pixels, start, factor, at, inside, z, y, x, valid, depth, height, width, STARTS, DIRECTIONS,
+    )  # fmt: skip
+    tl.store(result + first + at, new, mask=inside)
+    if SUMS:
+        total = tl.sum(new.to(tl.float64) * b.to(tl.float64), 1)
+        k = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)
+        row = image * classes + k
+        tl.store(sums + row * tl.num_programs(0) + tl.program_id(0), total, mask=k < classes)
+
+
+@Kernel
+def _restrict(
+    values, right, weights, hold, shares, result, depth, height, width, classes,
+    DIRECTIONS: tl.constexpr, CLASSES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    image, pixels = tl.program_id(2).to(tl.int64), depth * height * width
+    deep, high, wide = (depth + 1) // 2, (height + 1) // 2, (width + 1) // 2
+    cz, cy, cx, there = place(deep, high, wide, ROWS, COLUMNS)
+    k = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)[:, None]
+    first, parents = image * classes * pixels, 8 if DIRECTIONS == 27 else 4
+    total = restricted(
+        values + first, right + first, weights + image * (DIRECTIONS // 2) * pixels, hold + image * pixels,
+        shares + image * parents * pixels, k, classes, cz, cy, cx, there,
+        tl.zeros((CLASSES, ROWS * COLUMNS), tl.float32), depth, height, width, DIRECTIONS,
+    )  # fmt: skip
     coarse = deep * high * wide
     at = k * coarse + ((cz * high + cy) * wide + cx)[None, :]
     tl.store(result + image * classes * coarse + at, total, mask=(k < classes) & there[None, :])
@@ -198,89 +249,17 @@ def _prolong(
     DIRECTIONS: tl.constexpr, CLASSES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     image, pixels = tl.program_id(2).to(tl.int64), depth * height * width
-    deep, high, wide = (depth + 1) // 2, (height + 1) // 2, (width + 1) // 2
     z, y, x, valid = place(depth, height, width, ROWS, COLUMNS)
     i, k = (z * height + y) * width + x, tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)[:, None]
     inside, at = (k < classes) & valid[None, :], k * pixels + i[None, :]
+    parents = 8 if DIRECTIONS == 27 else 4
+    coarser = ((depth + 1) // 2) * ((height + 1) // 2) * ((width + 1) // 2)
     values += image * classes * pixels
-    coarse += image * classes * deep * high * wide
-    parents: tl.constexpr = 8 if DIRECTIONS == 27 else 4
-    total = tl.load(values + at, mask=inside, other=0.0)
-    for side in tl.static_range(parents):
-        cz, cy, cx = z // 2 + side // 4, y // 2 + side // 2 % 2, x // 2 + side % 2
-        exists = valid & (cz < deep) & (cy < high) & (cx < wide)
-        share = tl.load(shares + (image * parents + side) * pixels + i, mask=exists, other=0.0)
-        there = k * (deep * high * wide) + ((cz * high + cy) * wide + cx)[None, :]
-        total += share[None, :] * tl.load(coarse + there, mask=inside & exists[None, :], other=0.0)
+    total = prolonged(
+        values, coarse + image * classes * coarser, shares + image * parents * pixels, k, at, inside, z, y, x, valid,
+        depth, height, width, DIRECTIONS,
+    )  # fmt: skip
     tl.store(values + at, total, mask=inside)
-
-
-@Kernel
-def _multiply(
-    solved, old, new, product, weights, hold, inverse, beta, sums, depth, height, width, classes,
-    DIRECTIONS: tl.constexpr, CLASSES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    image, pixels = tl.program_id(2).to(tl.int64), depth * height * width
-    z, y, x, valid = place(depth, height, width, ROWS, COLUMNS)
-    i, k = (z * height + y) * width + x, tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)[:, None]
-    inside, at = (k < classes) & valid[None, :], k * pixels + i[None, :]
-    first = image * classes * pixels
-    solved += first
-    old += first
-    weights += image * (DIRECTIONS // 2) * pixels
-    bent = tl.load(beta + image * classes + k, mask=k < classes, other=0.0)
-    own = tl.load(solved + at, mask=inside, other=0.0) + bent * tl.load(old + at, mask=inside, other=0.0)
-    flow = tl.zeros_like(own)
-    for t in tl.static_range(DIRECTIONS):
-        if t != DIRECTIONS // 2:
-            far, listed, exists = towards(t, z, y, x, valid, depth, height, width, DIRECTIONS)
-            weight = tl.load(weights + listed, mask=exists, other=0.0)
-            both = inside & exists[None, :]
-            value = tl.load(solved + at + far, mask=both, other=0.0)
-            value += bent * tl.load(old + at + far, mask=both, other=0.0)
-            flow += weight[None, :] * (own - value)
-    flow += tl.load(hold + image * pixels + i, mask=valid, other=0.0)[None, :] * own
-    is_free = tl.load(inverse + image * pixels + i, mask=valid, other=0.0) > 0
-    flow = tl.where(is_free[None, :], flow, 0.0)
-    tl.store(new + first + at, own, mask=inside)
-    tl.store(product + first + at, flow, mask=inside)
-    k = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)
-    row = image * classes + k
-    tl.store(sums + row * tl.num_programs(0) + tl.program_id(0), tl.sum(own * flow, 1), mask=k < classes)
-
-
-@Kernel
-def _move(
-    x, r, single, p, product, alpha, peaks, pixels, classes, CLASSES: tl.constexpr, PIXELS: tl.constexpr
-):
-    image = tl.program_id(2).to(tl.int64)
-    i = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    k = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)[:, None]
-    inside = (k < classes) & (i < pixels)[None, :]
-    at = image * classes * pixels + k * pixels + i[None, :]
-    far = tl.load(alpha + image * classes + k, mask=k < classes, other=0.0)
-    moved = tl.load(x + at, mask=inside, other=0.0) + far * tl.load(p + at, mask=inside, other=0.0)
-    left = tl.load(r + at, mask=inside, other=0.0) - far * tl.load(product + at, mask=inside, other=0.0)
-    tl.store(x + at, moved, mask=inside)
-    tl.store(r + at, left, mask=inside)
-    tl.store(single + at, left.to(tl.float32), mask=inside)
-    size = tl.where(left == left, tl.abs(left), float("inf"))  # a maximum may leave nan out
-    place = (image * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
-    tl.store(peaks + place, tl.max(tl.max(size, 1), 0))
-
-
-@Kernel
-def _divide(sums, rz, ratio, count, TURNS: tl.constexpr, BLOCK: tl.constexpr):
-    row, part = tl.program_id(0), tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.float64)
-    for start in range(0, count, BLOCK):
-        total += tl.load(sums + row * count + start + part, mask=start + part < count, other=0.0)
-    found, before = tl.sum(total, 0), tl.load(rz + row)
-    if TURNS:  # beta: r·z over what it was
-        tl.store(rz + row, found)
-        tl.store(ratio + row, tl.where(before > 0, found / tl.where(before > 0, before, 1.0), 0.0))
-    else:  # alpha: r·z over p·A p
-        tl.store(ratio + row, tl.where(found > 0, before / tl.where(found > 0, found, 1.0), 0.0))
 
 
 def sweeping(
@@ -313,74 +292,3 @@ def prolonging(values: Tensor, coarse: Tensor, shares: Tensor, shape: Shape) -> 
     return Launch(
         _prolong, shape.programs, values, coarse, shares, *shape.size, shape.classes, shape.directions, *shape.tile
     )  # fmt: skip
-
-
-class Vectors(NamedTuple):
-    """Of conjugate gradients, ``[b k n]``; in float64 but for `single`."""
-
-    x: Tensor
-    r: Tensor
-    single: Tensor
-    """r in float32."""
-    p: Tensor
-    spare: Tensor
-    """The next p."""
-    product: Tensor
-    """``A p``."""
-
-
-class Numbers(NamedTuple):
-    """Of each class of each image, ``[b k]``, and parts of sums and maxima; float64."""
-
-    rz: Tensor
-    alpha: Tensor
-    beta: Tensor
-    sums: Tensor
-    """``[b k tiles]``."""
-    peaks: Tensor
-    """``[b ...]``: the largest residuals of parts of an image."""
-
-
-def multiplying(solved: Tensor, vectors: Vectors, grid: GridArrays, numbers: Numbers, shape: Shape) -> Launch:
-    """``spare = solved + beta p``, its product, and the parts of the sums of the two. Cost: a pass."""
-    return Launch(
-        _multiply, shape.programs, solved, vectors.p, vectors.spare, vectors.product, *grid, numbers.beta,
-        numbers.sums, *shape.size, shape.classes, shape.directions, *shape.tile,
-    )  # fmt: skip
-
-
-def turning(
-    solved: Tensor, vectors: Vectors, grid: GridArrays, numbers: Numbers, shape: Shape
-) -> tuple[Launch, Launch, Launch]:
-    """``beta``, the next p in `spare`, its product and ``alpha``; `sums` are those of ``r · solved`` before."""
-    rows = shape.batch * shape.classes
-    beta = Launch(_divide, (rows,), numbers.sums, numbers.rz, numbers.beta, shape.tiles, True, SUMMED)
-    alpha = Launch(_divide, (rows,), numbers.sums, numbers.rz, numbers.alpha, shape.tiles, False, SUMMED)
-    return beta, multiplying(solved, vectors, grid, numbers, shape), alpha
-
-
-def moving(vectors: Vectors, numbers: Numbers, shape: Shape) -> Launch:
-    """``x += alpha p`` and ``r -= alpha A p`` with p in `spare`."""
-    pixels = shape.size[0] * shape.size[1] * shape.size[2]
-    classes = shape.tile[0]
-    return Launch(
-        _move, move_programs(shape), vectors.x, vectors.r, vectors.single, vectors.spare, vectors.product,
-        numbers.alpha, numbers.peaks, pixels, shape.classes, classes, NUMBERS // classes,
-    )  # fmt: skip
-
-
-def move_programs(shape: Shape) -> tuple[int, int, int]:
-    """Of `moving`: one peak each."""
-    pixels, classes = shape.size[0] * shape.size[1] * shape.size[2], shape.tile[0]
-    return blocks(pixels, NUMBERS // classes), blocks(shape.classes, classes), shape.batch
-
-
-def numbers(shape: Shape, device: torch.device) -> Numbers:
-    """Zeros, each array on its own: arrays then begin where kernels expect it."""
-    rz, alpha, beta = (
-        torch.zeros(shape.batch, shape.classes, dtype=torch.float64, device=device) for _ in range(3)
-    )
-    sums = torch.zeros(shape.batch, shape.classes, shape.tiles, dtype=torch.float64, device=device)
-    parts, kinds, _ = move_programs(shape)
-    peaks = torch.zeros(shape.batch, kinds * parts, dtype=torch.float64, device=device)
-    return Numbers(rz, alpha, beta, sums, peaks)

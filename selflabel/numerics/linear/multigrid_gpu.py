@@ -1,8 +1,8 @@
-"""Conjugate gradients with multigrid in kernels for a GPU: seven launches a grid and six more an iteration, no wait."""
+"""Conjugate gradients with multigrid in kernels for a GPU: seven launches a large grid and five more an iteration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import accumulate, pairwise
 from math import prod
 
 import torch
@@ -10,10 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selflabel.affinity.stencil import Stencil
-from selflabel.kernels.gpu import grids, multigrid
-from selflabel.kernels.gpu.multigrid import GridArrays, Shape, Vectors
+from selflabel.kernels.gpu import conjugate_gradients as gradients
+from selflabel.kernels.gpu import cycle, grids, multigrid
+from selflabel.kernels.gpu.conjugate_gradients import Vectors
+from selflabel.kernels.gpu.launch import Launch, blocks
+from selflabel.kernels.gpu.multigrid import GridArrays, Shape
 from selflabel.numerics.linear.grids import WalkGrid, finest
-from selflabel.numerics.linear.hierarchy import COARSEST, FACTORS, inverted, rounding
+from selflabel.numerics.linear.hierarchy import COARSEST, FACTORS, rounding
 from selflabel.numerics.linear.system import System
 
 Calls = list[Callable[[], object]]
@@ -31,7 +34,7 @@ def supports(system: System) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """A grid with a coarser one below it, and the values on it ``[b k n]``, which cycles write."""
+    """A grid, interpolation to it from the next coarser one, and values on it ``[b k n]``, which cycles write."""
 
     shape: Shape
     grid: GridArrays
@@ -39,6 +42,23 @@ class Level:
     right: Tensor
     values: Tensor
     spare: Tensor
+
+    @classmethod
+    def of(cls, shape: Shape, arrays: Sequence[Tensor]) -> "Level":
+        """From memory for arrays of these `sizes_of`."""
+        batch, classes = shape.batch, shape.classes
+        weights, hold, inverse, shares, *values = (
+            array.view(batch, -1, prod(shape.size)) for array in arrays
+        )
+        right, solved, spare = (each.view(batch, classes, -1) for each in values)
+        return cls(shape, GridArrays(weights, hold[:, 0], inverse[:, 0]), shares, right, solved, spare)
+
+
+def sizes_of(shape: Shape) -> list[int]:
+    """Numbers of the arrays of a level: weights, hold, inverse, shares and values."""
+    axes = 3 if shape.directions == 27 else 2
+    rows = [shape.directions // 2, 1, 1, 2**axes, *[shape.classes] * 3]
+    return [shape.batch * count * prod(shape.size) for count in rows]
 
 
 class GPUIterations:
@@ -51,15 +71,15 @@ class GPUIterations:
         self._ties, self._rounding = system.ties, rounding(system)
         single = finest(affinity, system.scale, system.ties, free, torch.float32)
         double = finest(affinity, system.scale, system.ties, free, torch.float64)
-        self._levels, self._coarsest = _levels(single, self._shape)
-        top = self._levels[0]
+        self._hierarchy = Levels.build(single, self._shape)
+        top = self._hierarchy.levels[0]
         self._grid = GridArrays(double.weights.flatten(2), double.hold.flatten(1), top.grid.inverse)
         x = start.double().mul_(free).flatten(2).contiguous()
         spare, product = torch.empty_like(x), torch.empty_like(x)
-        self._numbers = multigrid.numbers(self._shape, x.device)
+        self._numbers = gradients.numbers(self._shape, x.device)
         self._numbers.beta.fill_(1)
         begun = Vectors(x, x, top.right, x, spare, product)
-        multigrid.multiplying(top.values.zero_(), begun, self._grid, self._numbers, self._shape)()
+        gradients.multiplying(top.values.zero_(), begun, self._grid, self._numbers, self._shape)()
         r = (system.right.flatten(2) - product).contiguous()  # right sides may have classes last
         top.right.copy_(r)
         vectors = begun._replace(r=r, p=torch.zeros_like(x))
@@ -85,30 +105,25 @@ class GPUIterations:
 
     def _turn(self, solved: Tensor, vectors: Vectors) -> Calls:
         """What follows a cycle in an iteration of conjugate gradients, with the next p in `spare`."""
-        turning = multigrid.turning(solved, vectors, self._grid, self._numbers, self._shape)
-        return [*turning, multigrid.moving(vectors, self._numbers, self._shape)]
+        turning = gradients.turning(solved, vectors, self._grid, self._numbers, self._shape)
+        return [*turning, gradients.moving(vectors, self._numbers, self._shape)]
 
     def _cycle(self, number: int) -> tuple[Calls, Tensor]:
         """`Hierarchy.cycle` of the right side of a level, and where its result will be.
 
-        That of the first level leaves the parts of its sums.
+        That of the first level leaves the parts of its sums. Small levels are left to one launch.
         """
-        level = self._levels[number]
+        if number == self._hierarchy.first_small:
+            return [self._hierarchy.cycling()], self._hierarchy.levels[number].spare
+        level, coarser = self._hierarchy.levels[number : number + 2]
         shape, grid, right = level.shape, level.grid, level.right
         new, old = level.values, level.spare
-        calls: Calls = []
-        calls.append(multigrid.sweeping(old, right, grid, new, shape, FACTORS[1], FACTORS[0]))
+        calls: Calls = [multigrid.sweeping(old, right, grid, new, shape, FACTORS[1], FACTORS[0])]
         for factor in FACTORS[2:]:
             new, old = old, new
             calls.append(multigrid.sweeping(old, right, grid, new, shape, factor))
-        if number + 1 < len(self._levels):
-            coarse = self._levels[number + 1].right
-            below, solved = self._cycle(number + 1)
-        else:
-            coarse = self._coarsest.new_empty(shape.batch, shape.classes, self._coarsest.shape[1])
-            solved = torch.empty_like(coarse)
-            below = [partial(torch.matmul, coarse, self._coarsest.mT, out=solved)]
-        calls += multigrid.restricting(new, right, grid, level.shares, coarse, shape), *below
+        below, solved = self._cycle(number + 1)
+        calls += multigrid.restricting(new, right, grid, level.shares, coarser.right, shape), *below
         calls.append(multigrid.prolonging(new, solved, level.shares, shape))
         for left, factor in zip(range(len(FACTORS))[::-1], FACTORS[::-1], strict=True):
             new, old = old, new
@@ -117,19 +132,72 @@ class GPUIterations:
         return calls, new
 
 
-def _levels(grid: WalkGrid, shape: Shape) -> tuple[list[Level], Tensor]:
-    """All grids but the coarsest, and the inverse of its matrix."""
-    levels = list[Level]()
-    batch, size, classes = len(grid.hold), grid.size, shape.classes
-    weights, hold = grid.weights.flatten(2), grid.hold.flatten(1)
-    free = grid.free.to(torch.uint8).view(batch, *size)
-    while prod(size) > COARSEST:
-        inverse = grids.invert(weights, hold, free, shape)
-        shares = grids.interpolate(weights, free, shape)
-        right, values, spare = (weights.new_empty(batch, classes, prod(size)) for _ in range(3))
-        levels.append(Level(shape, GridArrays(weights, hold, inverse), shares, right, values, spare))
-        weights, hold = grids.coarsen(weights, hold, free, shares, shape)
-        free = free[(slice(None), *(slice(None, None, 2) for _ in size))].contiguous()
-        size, shape = tuple(free.shape[1:]), shape.coarse
-    full = WalkGrid(weights.view(batch, -1, *size), hold.view(batch, 1, *size), free[:, None] != 0)
-    return levels, inverted(full)
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """All grids; those but the finest lie in one array, where `places` says."""
+
+    levels: tuple[Level, ...]
+    inverse: Tensor
+    """Of the matrix of the coarsest."""
+    arena: Tensor
+    places: tuple[cycle.GridPlace, ...]
+    """Of all levels but the first."""
+
+    @classmethod
+    def build(cls, grid: WalkGrid, shape: Shape) -> "Levels":
+        """From the finest."""
+        shapes = [shape]
+        while prod(shapes[-1].size) > COARSEST:
+            shapes.append(shapes[-1].coarse)
+        arena, places, views = _arena(shapes[1:], grid.weights)
+        weights, hold = grid.weights.flatten(), grid.hold.flatten()
+        rest = [weights.new_empty(size) for size in sizes_of(shape)[2:]]
+        levels = [Level.of(shape, [weights, hold, *rest])]
+        levels += [Level.of(*each) for each in zip(shapes[1:], views, strict=True)]
+        free = grid.free.to(torch.uint8).view(shape.batch, *grid.size)
+        for level, coarser in pairwise(levels):
+            grids.invert(level.grid, free, level.shape)
+            grids.interpolate(level.grid.weights, free, level.shares, level.shape)
+            grids.coarsen(level.grid, free, level.shares, coarser.grid, level.shape)
+            free = free[(slice(None), *(slice(None, None, 2) for _ in grid.size))].contiguous()
+        grids.invert(levels[-1].grid, free, levels[-1].shape)
+        return cls(tuple(levels), _inverse(levels[-1]), arena, places)
+
+    @property
+    def first_small(self) -> int:
+        """The first level that is left to a single launch; the coarsest in any case, and the finest never."""
+        for number, level in enumerate(self.levels[1:-1], 1):
+            if prod(level.shape.size) <= cycle.MOST_PIXELS and level.shape.directions == 9:
+                return number
+        return len(self.levels) - 1
+
+    def cycling(self) -> Launch:
+        """A cycle of the small levels, from the right side of the first to its spare array."""
+        places, classes = self.places[self.first_small - 1 :], self.levels[0].shape.classes
+        return cycle.cycling(self.arena, places, self.inverse, FACTORS, classes)
+
+
+def _arena(
+    shapes: list[Shape], like: Tensor
+) -> tuple[Tensor, tuple[cycle.GridPlace, ...], list[list[Tensor]]]:
+    """Memory for the arrays of levels, each at a multiple of 16 bytes."""
+    sizes = [sizes_of(shape) for shape in shapes]
+    ends = list(accumulate((blocks(size, 4) * 4 for level in sizes for size in level), initial=0))
+    arena, first = like.new_empty(ends[-1]), iter(ends)
+    begins = [[next(first) for _ in level] for level in sizes]
+    places = tuple(
+        cycle.GridPlace(*shape.size[1:], *begin) for shape, begin in zip(shapes, begins, strict=True)
+    )
+    views = [
+        [arena[begin : begin + size] for begin, size in zip(*each, strict=True)]
+        for each in zip(begins, sizes, strict=True)
+    ]
+    return arena, places, views
+
+
+def _inverse(coarsest: Level) -> Tensor:
+    """As `hierarchy.inverted`."""
+    matrix = grids.matrix(coarsest.grid, coarsest.shape)
+    inverse: Tensor = torch.linalg.inv_ex(matrix).inverse  # nobody waits for whether it is singular
+    one = (coarsest.grid.inverse > 0).double()[..., None]
+    return (inverse * one * one.mT).float().contiguous()
