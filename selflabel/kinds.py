@@ -8,7 +8,7 @@ import dataclasses
 import enum
 import types
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from math import isfinite
 from numbers import Integral, Real
 from pathlib import Path
@@ -113,21 +113,39 @@ def _fields(cls: Any) -> tuple[tuple[str, Any], ...]:
 
 def _converted(value: Any, kind: Any) -> Any:
     """The value in the kind; `_WRONG` for one of another kind."""
+    return _converter(kind)(value)
+
+
+@cache
+def _converter(kind: Any) -> Callable[[Any], Any]:
+    """Kept for each kind: losses check their arguments in every step."""
     if kind is Any or kind is object:
-        return value
+        return lambda value: value
     if _is_union(kind):
-        tried = (_converted(value, each) for each in get_args(kind))
-        return next((found for found in tried if found is not _WRONG), _WRONG)
+        each = tuple(map(_converter, get_args(kind)))
+        return lambda value: next(
+            (found for convert in each if (found := convert(value)) is not _WRONG), _WRONG
+        )
     if kind in _PLAIN:
-        return _PLAIN[kind](value)
+        return _PLAIN[kind]
     origin = get_origin(kind) or kind
     if origin is Callable:
-        return value if callable(value) else _WRONG
-    if isinstance(value, type) or (isinstance(value, str) and origin is Sequence):
-        return _WRONG
-    if origin in (tuple, Sequence):
-        return _sequence(value, get_args(kind))
-    return value if isinstance(value, origin) else _WRONG
+        return lambda value: value if callable(value) else _WRONG
+    convert = (
+        partial(_sequence, kinds=get_args(kind))
+        if origin in (tuple, Sequence)
+        else partial(_instance, kind=origin)
+    )
+
+    def converted(value: Any) -> Any:
+        is_other = isinstance(value, type) or (isinstance(value, str) and origin is Sequence)
+        return _WRONG if is_other else convert(value)
+
+    return converted
+
+
+def _instance(value: Any, kind: Any) -> Any:
+    return value if isinstance(value, kind) else _WRONG
 
 
 def _number(value: Any) -> Any:
@@ -169,7 +187,7 @@ def _sequence(value: Any, kinds: tuple[Any, ...]) -> Any:
     each = kinds[:1] * len(values) if _is_open(kinds) else kinds
     if len(each) != len(values):
         return _WRONG
-    found = tuple(_converted(one, kind) for one, kind in zip(values, each, strict=True))
+    found = tuple(_converter(kind)(one) for one, kind in zip(values, each, strict=True))
     if any(one is _WRONG for one in found):
         return _WRONG
     is_same = isinstance(value, tuple) and all(a is b for a, b in zip(found, value, strict=True))

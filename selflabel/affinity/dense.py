@@ -11,7 +11,7 @@ from torch import Tensor
 from selflabel.affinity.filters.lattice import FINE
 from selflabel.affinity.filters.protocol import Filter, FilterBuilder, filter_values, grid_features
 from selflabel.affinity.filters.weighted import ScaledFilter, apply_sum
-from selflabel.affinity.gaussian import GaussianKernel, check_kernels, each
+from selflabel.affinity.gaussian import GaussianKernel, check_kernels, each, on_device
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.stencil import check_spacing, checked_features
 from selflabel.inputs import extent
@@ -49,9 +49,7 @@ class DenseAffinity:
         spacing: tuple[float, ...] | None = None,
     ) -> "DenseAffinity":
         """From an image ``[b c *s]``, uint8 in 0..255 or floats in [0, 1]; arguments as for `from_features`."""
-        return cls.from_features(
-            as_image(image).colors, kernels, filtering=filtering, symmetric=symmetric, spacing=spacing
-        )
+        return cls._from_finite(as_image(image).colors, kernels, filtering, symmetric, spacing)
 
     @classmethod
     @opaque
@@ -70,8 +68,20 @@ class DenseAffinity:
         symmetric normalization) or `Exact` (quadratic). Kernels of place alone are filtered by the same lattice, or
         separably by `Exact` (linear in the pixels). Raises `ValueError` without kernels, or for one without `sigma_xy`.
         """
+        return cls._from_finite(checked_features(features), kernels, filtering, symmetric, spacing)
+
+    @classmethod
+    @opaque
+    def _from_finite(
+        cls,
+        features: Float[Tensor, "b c *s"],
+        kernels: tuple[GaussianKernel, ...],
+        filtering: FilterBuilder,
+        symmetric: bool,
+        spacing: tuple[float, ...] | None,
+    ) -> "DenseAffinity":
+        """Of features whose values were checked, for which a GPU is waited for."""
         check_kind(filtering, FilterBuilder, "a filtering such as FINE", "COARSE, FINE or Exact()")
-        features = checked_features(features)
         size = tuple(features.shape[2:])
         spacing = check_spacing(spacing, size)
         check_kernels(kernels)
@@ -90,9 +100,8 @@ class DenseAffinity:
                 built = filtering.build_grid(size, sigmas, features.dtype, features.device)
             else:
                 place = grid_features(size, sigmas, features.dtype, features.device).expand(len(flat), -1, -1)
-                colors = flat / flat.new_tensor(
-                    each(kernel.sigma_rgb, flat.shape[2], "sigma_rgb", "channels")
-                )
+                widths = each(kernel.sigma_rgb, flat.shape[2], "sigma_rgb", "channels")
+                colors = flat / on_device(widths, flat.dtype, flat.device)
                 built = filtering.build(torch.cat([place, colors], dim=2))
             scale = built.degree()[:, None].clamp_min(1e-12).rsqrt() if symmetric else None
             filters.append(ScaledFilter(built, kernel.weight, scale))

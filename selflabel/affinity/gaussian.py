@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from selflabel.affinity.stencil import check_positive
 from selflabel.kinds import check_fields, checked
@@ -45,6 +50,12 @@ def check_kernels(kernels: Any) -> None:
     checked(kernels, tuple[GaussianKernel, ...], "kernels")
     if not kernels:
         raise ValueError("expected at least one kernel, got none")
+
+
+@lru_cache(maxsize=64)
+def on_device(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Float[Tensor, " _"]:
+    """Kept: to bring a few numbers to a GPU, the host waits for it."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def each(sigma: float | Sequence[float], count: int, name: str, of: str) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
-from math import inf, prod
+from math import inf, isfinite, prod
 from types import EllipsisType
 
 import torch
@@ -218,7 +218,8 @@ def checked_features(features: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s
             f"call .float()"
         )
     check_size(tuple(features.shape[2:]))
-    if not bool(features.isfinite().all()):
+    ends = torch.stack(features.detach().aminmax()).tolist() if features.numel() else []  # nan if any is
+    if not all(map(isfinite, ends)):
         raise ValueError("expected finite features, got nan or inf")
     return widened(features)
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selflabel.affinity.gaussian import GaussianKernel, Sigma, check_kernels, each
+from selflabel.affinity.gaussian import GaussianKernel, Sigma, check_kernels, each, on_device
 from selflabel.affinity.image import ImageLike, as_image
 from selflabel.affinity.stencil import (
     Offset,
@@ -91,12 +91,17 @@ def isotropic(
     place = _common([kernel.sigma_xy for kernel in kernels], len(spacing), "sigma_xy", "axes")
     color = _common([kernel.sigma_rgb for kernel in kernels], features.shape[1], "sigma_rgb", "channels")
     if any(scale != 1 for scale in color):
-        features = features / features.new_tensor(color).view(-1, *[1] * len(spacing))
+        widths = on_device(color, features.dtype, features.device)
+        features = features / widths.view(-1, *[1] * len(spacing))
     spacing = tuple(step / scale for step, scale in zip(spacing, place, strict=True))
-    single = (
-        replace(k, sigma_xy=of_first_axis(k.sigma_xy), sigma_rgb=of_first_axis(k.sigma_rgb)) for k in kernels
-    )
-    return features, tuple(single), spacing
+    return features, tuple(map(_single, kernels)), spacing
+
+
+def _single(kernel: GaussianKernel) -> GaussianKernel:
+    """With the bandwidths of the first axis and channel."""
+    place, color = of_first_axis(kernel.sigma_xy), of_first_axis(kernel.sigma_rgb)
+    is_single = (place, color) == (kernel.sigma_xy, kernel.sigma_rgb)
+    return kernel if is_single else replace(kernel, sigma_xy=place, sigma_rgb=color)
 
 
 def _common(sigmas: list[Sigma], count: int, name: str, of: str) -> tuple[float, ...]:
