@@ -25,8 +25,8 @@ from selflabel.kinds import check_fields
 LEAST_SIGMA_PIXELS = 1.0
 """Kernels of place alone with a smaller bandwidth are filtered exactly: a lattice has no pixels to average over."""
 
-PIXELS_OF_A_TABLE = 1 << 19
-"""On a GPU images share a lattice up to so many pixels: enough to keep it busy, and tables of a few images alone."""
+PIXELS_OF_A_TABLE = 600_000
+"""On a GPU images share a lattice up to so many pixels, two of 513²: enough to keep it busy, in little memory."""
 
 
 @dataclass(frozen=True)
