@@ -76,6 +76,24 @@ def test_sweeps_as_in_torch(
     assert torch.equal(found.steps, expected.steps)
 
 
+def test_memory_for_tables_is_limited(
+    generator: torch.Generator, kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a noisy image, whose lattice has several vertices a pixel: some classes at once, and never less than one."""
+    monkeypatch.setattr("selflabel.affinity.filters.lattice.backend", lambda *_: Backend.GPU)
+    given = problem(21, generator, kernel_device, filtering=FINE)
+    assert isinstance(given.affinity, DenseAffinity)
+    filters, labels = given.affinity.filters, given.probs.flatten(2)
+    needed = [max(scaled.scratch(classes) for scaled in filters) for classes in (1, 8, 16, 21)]
+    limits = (0.0, 1.0, needed[1] / labels.numel(), needed[2] / labels.numel() + 0.1, 1e9)
+    found = []
+    for limit in limits:
+        monkeypatch.setattr(mean_field_gpu, "SCRATCH", limit)
+        found.append(mean_field_gpu._scratch(filters, labels).numel())
+    assert found == [needed[0], needed[0], needed[1], needed[2], needed[3]]
+    assert needed[1] > labels.numel()
+
+
 def test_a_sweep_that_is_refused_is_followed_by_a_step_of_all_pixels(
     generator: torch.Generator, kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,9 +23,9 @@ from selflabel.numerics.descent.mean_field_torch import (
 from selflabel.problem import Problem
 from selflabel.terms import FLOOR
 
-SCRATCH = 10
-"""Times the labels that lattices may take in memory, if one class at a time does not take more: with more classes than
-fit they go over their vertices several times."""
+SCRATCH = 10.5
+"""Times the labels that lattices may take in memory: with more classes than fit they go over their vertices several
+times. The solver keeps five times the labels beside."""
 
 
 def supports(problem: Problem) -> bool:
@@ -118,7 +118,10 @@ class FusedMeanField:
 
 
 def _scratch(filters: tuple[ScaledFilter, ...], labels: Float[Tensor, "b k n"]) -> Tensor:
-    """Memory for all filters, one after the other."""
-    wanted = max(scaled.scratch(labels.shape[1]) for scaled in filters)
-    least = max(scaled.scratch(1) for scaled in filters)
-    return labels.new_empty(max(least, min(wanted, SCRATCH * labels.numel())))
+    """Memory for all filters, one after the other: for as many classes at once as may be, and for one at least."""
+
+    def needed(classes: int) -> int:
+        return max(scaled.scratch(classes) for scaled in filters)
+
+    fitting = (k for k in range(labels.shape[1], 1, -1) if needed(k) <= SCRATCH * labels.numel())
+    return labels.new_empty(needed(next(fitting, 1)))
