@@ -118,7 +118,7 @@ def _converted(value: Any, kind: Any) -> Any:
 
 @cache
 def _converter(kind: Any) -> Callable[[Any], Any]:
-    """Kept for each kind: losses check their arguments in every step."""
+    """Kept for each kind: losses check their arguments in every step. `int | float` and `float | int` are one kind."""
     if kind is Any or kind is object:
         return lambda value: value
     if _is_union(kind):

@@ -13,7 +13,7 @@ from selflabel.affinity.filters.protocol import Filter, FilterBuilder, filter_va
 from selflabel.affinity.filters.weighted import ScaledFilter, apply_sum
 from selflabel.affinity.gaussian import GaussianKernel, check_kernels, each, on_device
 from selflabel.affinity.image import ImageLike, as_image
-from selflabel.affinity.stencil import check_spacing, checked_features
+from selflabel.affinity.stencil import check_size, check_spacing, checked_features
 from selflabel.inputs import extent
 from selflabel.kernels.tracing import opaque
 from selflabel.kinds import check_kind
@@ -83,6 +83,7 @@ class DenseAffinity:
         """Of features whose values were checked, for which a GPU is waited for."""
         check_kind(filtering, FilterBuilder, "a filtering such as FINE", "COARSE, FINE or Exact()")
         size = tuple(features.shape[2:])
+        check_size(size)
         spacing = check_spacing(spacing, size)
         check_kernels(kernels)
         check_kind(symmetric, bool, "symmetric as True or False", "one of both")

@@ -55,7 +55,8 @@ def check_kernels(kernels: Any) -> None:
 @lru_cache(maxsize=64)
 def on_device(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Float[Tensor, " _"]:
     """Kept: to bring a few numbers to a GPU, the host waits for it."""
-    return torch.tensor(numbers, dtype=dtype, device=device)
+    with torch.inference_mode(False):  # what is made there could not take part in training
+        return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def each(sigma: float | Sequence[float], count: int, name: str, of: str) -> tuple[float, ...]:

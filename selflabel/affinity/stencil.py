@@ -116,7 +116,7 @@ class Stencil:
     def has_kernels(self, labels: Float[Tensor, "b k *s"]) -> bool:
         """Are there kernels for these labels, of which no graph is recorded? Places are counted in 32 bits.
 
-        They take the weights in float32, and labels in float64, too.
+        Weights are float32; labels float32 or float64.
         """
         weights = self.weights[0]
         return (

@@ -19,6 +19,7 @@ from selflabel.affinity import (
     Lattice,
 )
 from selflabel.affinity.builders import Contrast, Dense, Grid, Window
+from selflabel.affinity.gaussian import on_device
 from selflabel.affinity.image import Image, as_image
 from selflabel.energy import Energy
 
@@ -106,6 +107,19 @@ def test_dense_errors() -> None:
         DenseAffinity.from_image(FLAT, spacing=(1.0,))
     with pytest.raises(ValueError, match="two or three spatial axes"):
         DenseAffinity.from_features(torch.zeros(1, 3, 7))
+
+
+def test_images_without_pixels() -> None:
+    with pytest.raises(ValueError, match=r"spatial axes with pixels, .* got \(0, 4\)"):
+        DenseAffinity.from_image(torch.rand(1, 3, 0, 4))
+
+
+def test_bandwidths_that_were_seen_in_inference_first() -> None:
+    """They are kept, and must not be refused by the graph of a later call."""
+    with torch.inference_mode():
+        kept = on_device((0.37, 0.41), torch.float32, torch.device("cpu"))
+    assert not kept.is_inference()
+    assert kept is on_device((0.37, 0.41), torch.float32, torch.device("cpu"))
 
 
 def test_published_kernels() -> None:

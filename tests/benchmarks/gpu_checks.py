@@ -65,7 +65,7 @@ class LatticeOnGPU(Exact):
             return FINE.build_grid(size, sigmas, dtype, device)
         built = self.build(grid_features(size, sigmas, dtype, device))
         assert isinstance(built, LatticeFilter)
-        return SplitFilter((built,), images=1)
+        return SplitFilter((built,), images=1, batch=None)
 
 
 @dataclass(frozen=True)

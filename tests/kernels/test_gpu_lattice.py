@@ -201,7 +201,7 @@ def test_what_is_prepared_takes_parts_of_the_classes(
     """As all at once, of the values at the time of the call: parts of 16 and 8 classes, of 8, and of 4."""
     given, pixels, classes = features(2, 9, 2, 4.0, generator).to(kernel_device), 9, 21
     lattices = tuple(TritonLattice.build(part, 1.3, 2) for part in torch.split(given, images))
-    lattice = SplitFilter(lattices, images)
+    lattice = SplitFilter(lattices, images, batch=2)
     values, to = (torch.randn(2, classes, pixels, generator=generator).to(kernel_device) for _ in range(2))
     scale = torch.rand(2, 1, pixels, generator=generator).to(kernel_device) if scaled else None
     for most in (16, 8, 4):
@@ -237,14 +237,20 @@ def test_large_images_have_lattices_of_their_own(
         split.add_scaled(x, scale, 0.4, found)
         whole.add_scaled(x, scale, 0.4, expected)
         assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match="expected values of 3 images, as at build, got 2"):
+        split.apply(x[:2])
+    with pytest.raises(ValueError, match="expected values of 3 images, as at build, got 2"):
+        split.prepared(Addition(x[:2], None, 1.0, x[:2]), x.new_empty(split.scratch(5)))
 
 
-def test_scratch_memory_for_no_class(generator: torch.Generator, kernel_device: torch.device) -> None:
+def test_what_cannot_be_prepared(generator: torch.Generator, kernel_device: torch.device) -> None:
     lattice = TritonLattice.build(features(1, 9, 2, 4.0, generator).to(kernel_device), 1.3, 2)
     values = torch.zeros(1, 2, 9, device=kernel_device)
     scratch = values.new_empty(lattice.scratch(1) - 1)
     with pytest.raises(ValueError, match=f"scratch memory of {lattice.scratch(1)} numbers, got"):
         lattice.prepared(Addition(values, None, 1.0, values), scratch)
+    with pytest.raises(ValueError, match="expected values of shape"):
+        lattice.prepared(Addition(values[:, :, 1:], None, 1.0, values), scratch)
 
 
 def test_an_affinity_and_its_gradient(

@@ -177,6 +177,17 @@ def test_a_cycle_through_small_grids(
         close(levels[first].spare, grids_of.cycle(right, 1 + first), 1e-5)
 
 
+def test_the_coarsest_grid_of_volumes(kernel_device: torch.device) -> None:
+    """Of several images and classes, each in its place."""
+    shape = Shape.of((2, 3, 2, 3, 2))
+    arena, places, (view,) = multigrid_gpu._arena([shape], torch.empty(0, device=kernel_device))
+    level = multigrid_gpu.Level.of(shape, view)
+    right, inverse = torch.randn(2, 3, 12, device=kernel_device), torch.randn(2, 12, 12, device=kernel_device)
+    level.right.copy_(right)
+    cycle.cycling(arena, places, inverse, hierarchy.FACTORS, 3)()
+    close(level.spare, right @ inverse.mT, 1e-5)
+
+
 def test_which_grids_are_small(kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never the finest, and none of a volume but the coarsest."""
     monkeypatch.setattr(multigrid_gpu, "COARSEST", 6)

@@ -61,8 +61,8 @@ class Lattice:
 
         features: already divided by their bandwidths; float32 or float64, values must be of the same type. Cost: a
         sort of n (d + 1) keys an image (compiled: a hashing), and lookups for the vertices of the blur; a filtering is
-        O(k n d). Raises `ValueError` if features have no ``[b n d]`` shape, are empty, not finite, or reach over so
-        many cells that a vertex has no 64-bit key.
+        O(k n d). On a GPU large images have lattices of their own (`SplitFilter`). Raises `ValueError` if features have
+        no ``[b n d]`` shape, are empty, not finite, or reach over so many cells that a vertex has no 64-bit key.
         """
         check_features_shape(features)
         kernels = backend(Routine.LATTICE, features.device, features.dtype)
@@ -72,7 +72,7 @@ class Lattice:
             images = max(1, PIXELS_OF_A_TABLE // features.shape[1])
             parts = torch.split(features.detach(), images)
             built = tuple(TritonLattice.build(part, self.variance, self.radius) for part in parts)
-            return built[0] if len(built) == 1 else SplitFilter(built, images)
+            return built[0] if len(built) == 1 else SplitFilter(built, images, batch=len(features))
         check_features(features)
         if kernels is Backend.CPU:
             from selflabel.affinity.filters.lattice_cpu import CompiledLattice
@@ -129,4 +129,4 @@ def _lattice_of_place(
         assert isinstance(built, CompiledLattice)
         return built.for_any_batch()
     assert isinstance(built, LatticeFilter)
-    return SplitFilter((built,), images=1)
+    return SplitFilter((built,), images=1, batch=None)

@@ -98,8 +98,9 @@ class TritonLattice:
     def prepared(self, addition: Addition, scratch: Tensor) -> list[Call]:
         """The calls that do this, in order; as many classes at once as the scratch memory has room for.
 
-        Raises `ValueError` if that is less than for one.
+        Raises `ValueError` if that is less than for one, and as `apply`.
         """
+        check_values(addition.values, self.batch, self.pixels, torch.float32)
         if len(scratch) < self.scratch(1):
             raise ValueError(f"expected scratch memory of {self.scratch(1)} numbers, got {len(scratch)}")
         return self._calls(addition, scratch)

@@ -21,10 +21,14 @@ class SplitFilter:
 
     filters: tuple[LatticeFilter, ...]
     images: int
+    """Of a filter, at most."""
+    batch: int | None
+    """Images of all filters; None for any number."""
 
     @torch.no_grad()
     def apply(self, values: Float[Tensor, "b k n"]) -> Float[Tensor, "b k n"]:
-        """``K values``. Raises `ValueError` for another number of pixels or type than at build."""
+        """``K values``. Raises `ValueError` for another shape or type than at build."""
+        self._check(values)
         parts = enumerate(torch.split(values, self.images))
         return torch.cat([self._filter(number).apply(part) for number, part in parts])
 
@@ -51,11 +55,17 @@ class SplitFilter:
             calls += scaled.prepared(values, to, scratch, replaces=addition.replaces)
         return calls
 
+    def _check(self, values: Tensor) -> None:
+        """The filters check the rest."""
+        if self.batch not in (None, len(values)):
+            raise ValueError(f"expected values of {self.batch} images, as at build, got {len(values)}")
+
     def _filter(self, number: int) -> LatticeFilter:
         return self.filters[number % len(self.filters)]
 
     def _parts(self, addition: Addition) -> Iterator[tuple[ScaledFilter, Tensor, Tensor]]:
         values, scale, factor, to, _ = addition
+        self._check(values)
         parts = zip(torch.split(values, self.images), torch.split(to, self.images), strict=True)
         for number, (own, result) in enumerate(parts):
             first = number * self.images

@@ -20,14 +20,12 @@ MOST_PIXELS = 4096
 BLOCK = 1024
 """Pixels of a round."""
 
-FIELDS = tl.constexpr(9)
-"""Numbers of a `GridPlace`."""
-
 
 class GridPlace(NamedTuple):
-    """An image of two axes, and where its arrays begin in memory (`multigrid_gpu.Level`); of the coarsest, some do."""
+    """A grid, and where its arrays begin in memory (`multigrid_gpu.Level`); kernels know the fields by number."""
 
     height: int
+    """Rows; in a volume, of which the coarsest grid alone is taken, those of all its slices."""
     width: int
     weights: int
     hold: int
@@ -36,6 +34,15 @@ class GridPlace(NamedTuple):
     right: int
     values: int
     spare: int
+
+
+FIELDS = tl.constexpr(len(GridPlace._fields))
+WEIGHTS = tl.constexpr(GridPlace._fields.index("weights"))
+HOLD = tl.constexpr(GridPlace._fields.index("hold"))
+INVERSE = tl.constexpr(GridPlace._fields.index("inverse"))
+SHARES = tl.constexpr(GridPlace._fields.index("shares"))
+RIGHT = tl.constexpr(GridPlace._fields.index("right"))
+VALUES = tl.constexpr(GridPlace._fields.index("values"))
 
 
 @helper
@@ -53,16 +60,16 @@ def _values(arena, grid, field, row):
 @helper
 def _after(sweep):
     """The field with what a sweep has written: by turns the values and their spare."""
-    return 7 + sweep % 2
+    return VALUES + sweep % 2
 
 
 @helper
 def _begin_grid(arena, grid, image, row, factor, BLOCK: tl.constexpr):
-    """Sweep 0, from zero. All threads see its values, then, as after the functions below."""
+    """Sweep 0, from zero. Ends with a barrier, as the functions below: all threads see what it has written."""
     height, width = _size(grid)
     pixels = height * width
-    inverse = arena + tl.load(grid + 4) + image * pixels
-    right, values = _values(arena, grid, 6, row), _values(arena, grid, 7, row)
+    inverse = arena + tl.load(grid + INVERSE) + image * pixels
+    right, values = _values(arena, grid, RIGHT, row), _values(arena, grid, VALUES, row)
     for first in range(0, pixels, BLOCK):
         i = first + tl.arange(0, BLOCK)
         scale = factor * tl.load(inverse + i, mask=i < pixels, other=0.0)
@@ -75,10 +82,10 @@ def _sweep_grid(arena, grid, image, row, factors, begin, end, BLOCK: tl.constexp
     """Sweeps with these numbers, each from what the last one has written."""
     height, width = _size(grid)
     pixels = height * width
-    weights = arena + tl.load(grid + 2) + image * 4 * pixels
-    hold = arena + tl.load(grid + 3) + image * pixels
-    inverse = arena + tl.load(grid + 4) + image * pixels
-    right = _values(arena, grid, 6, row)
+    weights = arena + tl.load(grid + WEIGHTS) + image * 4 * pixels
+    hold = arena + tl.load(grid + HOLD) + image * pixels
+    inverse = arena + tl.load(grid + INVERSE) + image * pixels
+    right = _values(arena, grid, RIGHT, row)
     for sweep in range(begin, end):
         factor = tl.load(factors + sweep)
         values = _values(arena, grid, _after(sweep - 1), row)
@@ -100,9 +107,9 @@ def _restrict_grid(arena, grid, image, values, right, coarse, BLOCK: tl.constexp
     """Residuals of the values become the right side of the coarser grid."""
     height, width = _size(grid)
     pixels, wide = height * width, (width + 1) // 2
-    weights = arena + tl.load(grid + 2) + image * 4 * pixels
-    hold = arena + tl.load(grid + 3) + image * pixels
-    shares = arena + tl.load(grid + 5) + image * 4 * pixels
+    weights = arena + tl.load(grid + WEIGHTS) + image * 4 * pixels
+    hold = arena + tl.load(grid + HOLD) + image * pixels
+    shares = arena + tl.load(grid + SHARES) + image * 4 * pixels
     count = ((height + 1) // 2) * wide
     for first in range(0, count, BLOCK):
         i = first + tl.arange(0, BLOCK)
@@ -119,7 +126,7 @@ def _prolong_grid(arena, grid, image, values, coarse, BLOCK: tl.constexpr):
     """Those of the coarser grid are added to the values."""
     height, width = _size(grid)
     pixels = height * width
-    shares = arena + tl.load(grid + 5) + image * 4 * pixels
+    shares = arena + tl.load(grid + SHARES) + image * 4 * pixels
     for first in range(0, pixels, BLOCK):
         i = first + tl.arange(0, BLOCK)
         at, valid = i[None, :], i < pixels
@@ -142,10 +149,10 @@ def _cycle(
         grid = places + level * FIELDS
         _begin_grid(arena, grid, image, row, tl.load(factors), BLOCK)
         _sweep_grid(arena, grid, image, row, factors, 1, sweeps, BLOCK)
-        right, values = _values(arena, grid, 6, row), _values(arena, grid, _after(down), row)
-        _restrict_grid(arena, grid, image, values, right, _values(arena, grid + FIELDS, 6, row), BLOCK)
+        right, values = _values(arena, grid, RIGHT, row), _values(arena, grid, _after(down), row)
+        _restrict_grid(arena, grid, image, values, right, _values(arena, grid + FIELDS, RIGHT, row), BLOCK)
     grid, i = places + count * FIELDS, tl.arange(0, COARSEST)
-    b = tl.load(_values(arena, grid, 6, row) + i, mask=i < coarsest, other=0.0)
+    b = tl.load(_values(arena, grid, RIGHT, row) + i, mask=i < coarsest, other=0.0)
     matrix = inverse + image * coarsest * coarsest + i[:, None] * coarsest + i[None, :]
     both = (i < coarsest)[:, None] & (i < coarsest)[None, :]
     solved = tl.sum(tl.load(matrix, mask=both, other=0.0) * b[None, :], 1)

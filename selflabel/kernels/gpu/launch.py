@@ -122,7 +122,10 @@ class Prepared(NamedTuple):
 
 
 class Launch:
-    """A launch with given arguments, to be repeated: the form is looked up once. Cheap until it is called."""
+    """A launch with given arguments, to be repeated: their form is looked up once, and arrays keep their memory.
+
+    Cheap until it is called.
+    """
 
     def __init__(self, kernel: Kernel, grid: tuple[int, ...], *arguments: Any) -> None:
         self._kernel, self._grid, self._arguments = kernel, grid, arguments

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selflabel.affinity.dense import DenseAffinity
+from selflabel.affinity.filters.lattice_gpu import SECTOR
 from selflabel.affinity.filters.protocol import Call
 from selflabel.affinity.filters.weighted import ScaledFilter
 from selflabel.kernels.gpu import mean_field as kernels
@@ -123,5 +124,7 @@ def _scratch(filters: tuple[ScaledFilter, ...], labels: Float[Tensor, "b k n"]) 
     def needed(classes: int) -> int:
         return max(scaled.scratch(classes) for scaled in filters)
 
-    fitting = (k for k in range(labels.shape[1], 1, -1) if needed(k) <= SCRATCH * labels.numel())
+    classes = labels.shape[1]
+    wanted = (classes, *range((classes - 1) // SECTOR * SECTOR, 0, -SECTOR))
+    fitting = (number for number in wanted if needed(number) <= SCRATCH * labels.numel())
     return labels.new_empty(needed(next(fitting, 1)))

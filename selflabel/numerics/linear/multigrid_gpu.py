@@ -84,9 +84,9 @@ class GPUIterations:
         top.right.copy_(r)
         vectors = begun._replace(r=r, p=torch.zeros_like(x))
         # in turn: the next p takes the place of the last one
-        cycle, solved = self._cycle(0)
-        self._next = cycle + self._turn(solved, vectors)
-        self._after = cycle + self._turn(solved, vectors._replace(p=vectors.spare, spare=vectors.p))
+        calls, solved = self._cycle(0)
+        self._next = calls + self._turn(solved, vectors)
+        self._after = calls + self._turn(solved, vectors._replace(p=vectors.spare, spare=vectors.p))
         self._x = x
 
     def step(self) -> None:
@@ -185,8 +185,11 @@ def _arena(
     ends = list(accumulate((blocks(size, 4) * 4 for level in sizes for size in level), initial=0))
     arena, first = like.new_empty(ends[-1]), iter(ends)
     begins = [[next(first) for _ in level] for level in sizes]
+    heights = [shape.size[0] * shape.size[1] for shape in shapes]
+    widths = [shape.size[2] for shape in shapes]
     places = tuple(
-        cycle.GridPlace(*shape.size[1:], *begin) for shape, begin in zip(shapes, begins, strict=True)
+        cycle.GridPlace(height, width, *begin)
+        for height, width, begin in zip(heights, widths, begins, strict=True)
     )
     views = [
         [arena[begin : begin + size] for begin, size in zip(*each, strict=True)]
