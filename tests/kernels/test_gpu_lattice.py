@@ -193,10 +193,9 @@ def test_columns_after_the_last_are_zero(first: int, kernel_device: torch.device
     assert torch.equal(to[..., 3], torch.zeros(2, 2, device=kernel_device))
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize(("images", "scaled"), [(1, True), (2, False)])
 def test_what_is_prepared_takes_parts_of_the_classes(
-    scaled: bool, images: int, generator: torch.Generator, kernel_device: torch.device
+    images: int, scaled: bool, generator: torch.Generator, kernel_device: torch.device
 ) -> None:
     """As all at once, of the values at the time of the call: parts of 16 and 8 classes, of 8, and of 4."""
     given, pixels, classes = features(2, 9, 2, 4.0, generator).to(kernel_device), 9, 21
