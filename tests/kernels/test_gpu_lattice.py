@@ -242,6 +242,21 @@ def test_large_images_have_lattices_of_their_own(
         split.prepared(Addition(x[:2], None, 1.0, x[:2]), x.new_empty(split.scratch(5)))
 
 
+def test_a_table_and_the_next_one_do_not_overlap(
+    generator: torch.Generator, kernel_device: torch.device
+) -> None:
+    """The interpreter would not see it: it works on copies."""
+    lattice = TritonLattice.build(features(2, 9, 2, 4.0, generator).to(kernel_device), 1.3, 2)
+    scratch = torch.empty(lattice.scratch(8), device=kernel_device)
+    places = [
+        (table.data_ptr() - scratch.data_ptr(), 4 * table.numel()) for table in lattice._tables(scratch, 8)
+    ]
+    assert len(places) == len(lattice.neighbors) + 2
+    for (begin, size), (other, another) in pairwise(places):
+        assert begin + size <= other or other + another <= begin
+    assert max(begin + size for begin, size in places) <= 4 * scratch.numel()
+
+
 def test_what_cannot_be_prepared(generator: torch.Generator, kernel_device: torch.device) -> None:
     lattice = TritonLattice.build(features(1, 9, 2, 4.0, generator).to(kernel_device), 1.3, 2)
     values = torch.zeros(1, 2, 9, device=kernel_device)
