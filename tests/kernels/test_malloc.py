@@ -105,6 +105,7 @@ with forked(2) as ready:
 def run(script: str) -> list[int]:
     """In a new process: how often it faults, and how far it grows, depends on what was freed before."""
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    plain |= {"OMP_NUM_THREADS": "1"}  # workers are forks of a process of one thread, and know its functions
     command = [sys.executable, "-c", FAULTS + script]
     ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=plain, cwd=ROOT / "tests")
     return [int(x) for x in ended.stdout.split()]
