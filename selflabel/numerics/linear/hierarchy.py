@@ -69,9 +69,14 @@ class Hierarchy:
 
 def inverted(grid: WalkGrid) -> Float[Tensor, "b n n"]:
     """The inverse of the matrix of a coarsest grid, 0 for pixels without equations; in the precision of the grid."""
-    one = (grid.inverse > 0).flatten(2).double()
-    inverse: Tensor = torch.linalg.inv_ex(grid.matrix()).inverse  # nobody waits for whether it is singular
-    return (inverse * one * one.mT).to(grid.hold.dtype)
+    return inverse_of(grid.matrix(), grid.inverse.flatten(1)).to(grid.hold.dtype)
+
+
+def inverse_of(matrix: Float[Tensor, "b n n"], diagonal: Float[Tensor, "b n"]) -> Float[Tensor, "b n n"]:
+    """That of a matrix in float64, 0 for pixels without equations, where the `diagonal`'s inverse is 0."""
+    one = (diagonal > 0).double()[:, None]
+    inverse: Tensor = torch.linalg.inv_ex(matrix).inverse  # nobody waits for whether it is singular
+    return inverse * one * one.mT
 
 
 def rounding(system: System) -> Float[Tensor, " b"]:

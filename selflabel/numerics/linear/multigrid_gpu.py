@@ -16,7 +16,7 @@ from selflabel.kernels.gpu.conjugate_gradients import Vectors
 from selflabel.kernels.gpu.launch import Launch, blocks
 from selflabel.kernels.gpu.multigrid import GridArrays, Shape
 from selflabel.numerics.linear.grids import WalkGrid, finest
-from selflabel.numerics.linear.hierarchy import COARSEST, FACTORS, rounding
+from selflabel.numerics.linear.hierarchy import COARSEST, FACTORS, inverse_of, rounding
 from selflabel.numerics.linear.system import System
 
 Calls = list[Callable[[], object]]
@@ -160,8 +160,10 @@ class Levels:
             grids.interpolate(level.grid.weights, free, level.shares, level.shape)
             grids.coarsen(level.grid, free, level.shares, coarser.grid, level.shape)
             free = free[(slice(None), *(slice(None, None, 2) for _ in grid.size))].contiguous()
-        grids.invert(levels[-1].grid, free, levels[-1].shape)
-        return cls(tuple(levels), _inverse(levels[-1]), arena, places)
+        coarsest = levels[-1]
+        grids.invert(coarsest.grid, free, coarsest.shape)
+        inverse = inverse_of(grids.matrix(coarsest.grid, coarsest.shape), coarsest.grid.inverse)
+        return cls(tuple(levels), inverse.float().contiguous(), arena, places)
 
     @property
     def first_small(self) -> int:
@@ -196,11 +198,3 @@ def _arena(
         for each in zip(begins, sizes, strict=True)
     ]
     return arena, places, views
-
-
-def _inverse(coarsest: Level) -> Tensor:
-    """As `hierarchy.inverted`."""
-    matrix = grids.matrix(coarsest.grid, coarsest.shape)
-    inverse: Tensor = torch.linalg.inv_ex(matrix).inverse  # nobody waits for whether it is singular
-    one = (coarsest.grid.inverse > 0).double()[..., None]
-    return (inverse * one * one.mT).float().contiguous()
